@@ -1,0 +1,63 @@
+"""An MSISDN is a valid mobile number in international digits, and never prints itself whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import phonenumbers
+
+_MOBILE: Final = {
+    phonenumbers.PhoneNumberType.MOBILE,
+    phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE,
+}
+# Of a masked number the last digits stay, enough for support to tell two apart.
+_SHOWN: Final = 3
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Msisdn:
+    """`digits`: country code and national number without "+", as E.164 writes them."""
+
+    digits: str
+
+    @classmethod
+    def parse(cls, text: str) -> Msisdn:
+        """Read `256772123456`, `+256 772 123456` or `00256772123456`.
+
+        Raises ValueError with a sentence that doesn't repeat the number.
+        """
+        digits = text.strip().removeprefix("+").removeprefix("00")
+        digits = digits.replace(" ", "").replace("-", "")
+        if not (digits.isascii() and digits.isdigit() and 8 <= len(digits) <= 15):  # noqa: PLR2004
+            raise ValueError("must be a mobile number in international form, such as 256772123456")
+        try:
+            number = phonenumbers.parse(f"+{digits}")
+        except phonenumbers.NumberParseException:
+            raise ValueError("must start with a country code, such as 256") from None
+        if not phonenumbers.is_valid_number(number):
+            raise ValueError("is not a number that its country's numbering plan has")
+        if phonenumbers.number_type(number) not in _MOBILE:
+            raise ValueError("is not a mobile number")
+        return cls(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)[1:])
+
+    @property
+    def country(self) -> str:
+        """ISO 3166 code of the number's country, such as UG."""
+        found = phonenumbers.region_code_for_number(phonenumbers.parse(f"+{self.digits}"))
+        return found or ""
+
+    @property
+    def national(self) -> str:
+        """The national significant number; a leading zero that belongs to it stays."""
+        return phonenumbers.national_significant_number(phonenumbers.parse(f"+{self.digits}"))
+
+    @property
+    def masked(self) -> str:
+        """What may appear in logs: `********456`."""
+        return "*" * (len(self.digits) - _SHOWN) + self.digits[-_SHOWN:]
+
+    def __repr__(self) -> str:
+        return f"Msisdn({self.masked})"
+
+    __str__ = __repr__

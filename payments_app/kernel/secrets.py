@@ -1,0 +1,47 @@
+"""A secret at rest is ciphertext under the newest key; older keys still open what they closed."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+
+class SecretUnreadable(Exception):  # noqa: N818  a fact about stored data
+    """None of the SECRET_KEYS opens this ciphertext: the key that closed it is missing."""
+
+
+class Cipher:
+    """Encrypts under the first key, decrypts with any (Fernet: AES-128-CBC with HMAC-SHA256)."""
+
+    def __init__(self, keys: Sequence[str]) -> None:
+        """`keys`: Fernet keys, newest first. Raises ValueError for one that is malformed."""
+        if not keys:
+            raise ValueError("at least one key is needed")
+        self._fernet = MultiFernet([Fernet(key) for key in keys])
+        # Its own key for keyed digests, so that a digest never is an oracle for the cipher.
+        self._digest_key = hashlib.sha256(b"maramoja digest" + keys[-1].encode()).digest()
+
+    def encrypt(self, plain: str) -> str:
+        """Ciphertext as URL-safe base64 text."""
+        return self._fernet.encrypt(plain.encode()).decode()
+
+    def decrypt(self, ciphertext: str) -> str:
+        """Raises SecretUnreadable."""
+        try:
+            return self._fernet.decrypt(ciphertext.encode()).decode()
+        except InvalidToken:
+            raise SecretUnreadable("no key of SECRET_KEYS opens this value") from None
+
+    def rotate(self, ciphertext: str) -> str:
+        """The same secret under the newest key. Raises SecretUnreadable."""
+        try:
+            return self._fernet.rotate(ciphertext.encode()).decode()
+        except InvalidToken:
+            raise SecretUnreadable("no key of SECRET_KEYS opens this value") from None
+
+    def digest(self, text: str) -> str:
+        """A keyed digest (hex), for comparing values that may not be kept, such as numbers."""
+        return hmac.new(self._digest_key, text.encode(), hashlib.sha256).hexdigest()

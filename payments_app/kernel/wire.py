@@ -1,0 +1,57 @@
+"""One HTTP exchange as plain values: what is asked, and what came back or didn't."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request that an adapter wants sent. `timeout_s` bounds the whole exchange."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    timeout_s: float = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer. `body` is cut at the transport's bound, then `truncated` is true."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    elapsed_s: float = 0.0
+    truncated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No complete answer.
+
+    `sent` is False only where it is proven that no byte of the request left this machine
+    (the name didn't resolve, the connection was refused). Anything else may have arrived.
+    """
+
+    why: str
+    sent: bool
+    elapsed_s: float = 0.0
+
+
+class Wire(Protocol):
+    """What an adapter sends through. One claim, one wire: it refuses once the lease is over."""
+
+    def send(self, call: Call) -> Answer | Silence:
+        """Send and wait, bounded by `call.timeout_s`.
+
+        Raises LeaseLost, with nothing sent, when the lease behind this wire is over.
+        """
+        ...
+
+
+class LeaseLost(Exception):  # noqa: N818  it is a fact, not an error of the code
+    """The claim's time was over before this call was to leave: it was not sent."""

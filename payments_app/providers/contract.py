@@ -1,0 +1,181 @@
+"""What a rail must be able to do, in our words. Pure: no framework, no network, no storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from payments_app.kernel.money import Money
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.wire import Wire
+
+
+class Mode(StrEnum):
+    """Whose money: `test` can't reach an account that moves real money."""
+
+    LIVE = "live"
+    TEST = "test"
+
+
+class Verdict(StrEnum):
+    """What one exchange with the provider proves.
+
+    SUCCESSFUL, FAILED: the provider says the payment ended so.
+    PENDING: the provider has it and hasn't ended it.
+    REFUSED: the provider read this request and created nothing for it.
+    NOT_SENT: proven that this request had no effect and may simply be repeated
+      (no connection, no token, throttled).
+    DUPLICATE: the provider already has a payment under this reference.
+    NOT_FOUND: the provider says it has none under this reference (now).
+    UNKNOWN: anything else; only asking can tell.
+    """
+
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+    PENDING = "PENDING"
+    REFUSED = "REFUSED"
+    NOT_SENT = "NOT_SENT"
+    DUPLICATE = "DUPLICATE"
+    NOT_FOUND = "NOT_FOUND"
+    UNKNOWN = "UNKNOWN"
+
+
+class FailureCode(StrEnum):
+    """Why a payment failed: our stable words, whatever rail it was. See failures.py."""
+
+    PAYER_REJECTED = "payer_rejected"
+    PAYER_DID_NOT_APPROVE = "payer_did_not_approve"
+    PAYER_NOT_FOUND = "payer_not_found"
+    PAYER_LIMIT_REACHED = "payer_limit_reached"
+    PAYER_NOT_ACTIVE = "payer_not_active"
+    INSUFFICIENT_FUNDS = "insufficient_funds"
+    PAYEE_NOT_FOUND = "payee_not_found"
+    PAYEE_CANNOT_RECEIVE = "payee_cannot_receive"
+    CANCELLED = "cancelled"
+    CURRENCY_REFUSED = "currency_refused"
+    REQUEST_REFUSED = "request_refused"
+    PROVIDER_NOT_ALLOWED = "provider_not_allowed"
+    PROVIDER_MISCONFIGURED = "provider_misconfigured"
+    PROVIDER_UNAVAILABLE = "provider_unavailable"
+    PROVIDER_ERROR = "provider_error"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """`provider_code` is the provider's own word, kept as it came ("" if it gave none)."""
+
+    code: FailureCode
+    provider_code: str
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One exchange, read. `reply` fields are what is stored as evidence.
+
+    `reason`: a constant word for logs and the payment's story, such as `accepted`, `timeout`.
+    `amount`: what the provider says it moved, when it says so.
+    """
+
+    verdict: Verdict
+    reason: str
+    http_status: int | None = None
+    body: bytes = field(default=b"", repr=False)
+    failure: Failure | None = None
+    provider_transaction_id: str | None = None
+    amount: Money | None = None
+    retry_after_s: float | None = None
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderAccount:
+    """Credentials at a provider: a tenant's own (`id`), or the platform's (`id` is None).
+
+    `version` changes with the credentials, so that a token of the old ones isn't used again.
+    """
+
+    id: UUID | None
+    provider: str
+    mode: Mode
+    base_url: str
+    target_environment: str
+    credentials: Mapping[str, str] = field(repr=False)
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentOrder:
+    """What the provider is told. `reference` (UUIDv4) was committed before this existed."""
+
+    reference: UUID
+    payment_id: UUID
+    money: Money
+    payer: Msisdn
+    payer_message: str | None = None
+    payee_note: str | None = None
+    callback_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an account takes.
+
+    `currencies`: code → decimals that the provider takes.
+    `country`: the only country whose numbers may pay, or None.
+    `text_pattern`/`text_length_max`: what a message to the payer may hold.
+    `checks_per_s`: how often the provider may be asked for a status, or None for no limit.
+    """
+
+    currencies: Mapping[str, int]
+    country: str | None
+    text_pattern: str
+    text_length_max: int
+    checks_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What may be relied upon; the engine refuses to resend where it isn't declared.
+
+    `idempotent_submit`: the same reference sent twice moves money once.
+    `visible_after_s`: a NOT_FOUND younger than this (since the last submission) proves nothing.
+    `resend_after_s`: a NOT_FOUND older than this lets the same reference be sent again.
+    `payer_window_s`: how long the payer has to approve.
+    """
+
+    idempotent_submit: bool
+    visible_after_s: float
+    resend_after_s: float
+    payer_window_s: float
+
+
+class Provider(Protocol):
+    """An adapter: translates, and nothing else. It holds no state, reads no setting, logs nothing."""
+
+    code: str
+    capabilities: Capabilities
+    credential_names: tuple[str, ...]
+
+    def terms(self, account: ProviderAccount) -> Terms:
+        """What this account takes. Raises ValueError for an unknown target environment."""
+        ...
+
+    def prepare(self, account: ProviderAccount, wire: Wire) -> Observation | None:
+        """Get ready to send (a token): None when ready, else a NOT_SENT observation."""
+        ...
+
+    def submit(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:
+        """Ask the payer for the money, under `order.reference`."""
+        ...
+
+    def check(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:
+        """Ask the provider what became of `order.reference`."""
+        ...
+
+    def probe(self, account: ProviderAccount, wire: Wire) -> Observation:
+        """Try the credentials without moving money: PENDING means that they work."""
+        ...

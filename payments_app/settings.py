@@ -1,0 +1,212 @@
+"""Every setting, read once from the environment; a missing or malformed one stops the start."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+from urllib.parse import urlsplit
+
+from cryptography.fernet import Fernet
+from limits import parse_many
+
+from payments_app.providers.contract import Mode, ProviderAccount
+
+T = TypeVar("T")
+
+MTN_DEFAULTS: Final = {
+    "sandbox": "https://sandbox.momodeveloper.mtn.com",
+    "production": "https://proxy.momoapi.mtn.com",
+}
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class SettingInvalid(SystemExit):
+    """A setting is missing or malformed. Ends the process with one line that says which."""
+
+    def __init__(self, name: str, should_be: str) -> None:
+        super().__init__(f"{name} {should_be}. See docs/settings.md.")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The values, typed. See docs/settings.md for what each does."""
+
+    database_url: str = field(repr=False)
+    redis_url: str = field(repr=False)
+    celery_broker_url: str = field(repr=False)
+    secret_keys: tuple[str, ...] = field(repr=False)
+    migration_database_url: str = field(default="", repr=False)
+    public_base_url: str | None = None
+    rate_limit_default: str = "100 per minute"
+    idempotency_ttl_hours: int = 24
+    log_level: str = "INFO"
+    log_format: str = "json"
+    webhook_allow_private_addresses: bool = False
+    platform_accounts: tuple[ProviderAccount, ...] = ()
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Read all settings. Raises SettingInvalid naming the first that is wrong."""
+        read = _Reader(env)
+        redis_url = read.required("REDIS_URL", _redis_url)
+        database_url = read.required("DATABASE_URL", _database_url)
+        return cls(
+            database_url=database_url,
+            migration_database_url=read.optional(
+                "MIGRATION_DATABASE_URL", _database_url, database_url
+            ),
+            redis_url=redis_url,
+            celery_broker_url=read.optional("CELERY_BROKER_URL", _broker_url, redis_url),
+            secret_keys=read.required("SECRET_KEYS", _secret_keys),
+            public_base_url=read.optional("PUBLIC_BASE_URL", _http_url, None),
+            rate_limit_default=read.optional("RATE_LIMIT_DEFAULT", _rate, "100 per minute"),
+            idempotency_ttl_hours=read.optional("IDEMPOTENCY_TTL_HOURS", _hours, 24),
+            log_level=read.optional("LOG_LEVEL", _log_level, "INFO"),
+            log_format=read.optional("LOG_FORMAT", _log_format, "json"),
+            webhook_allow_private_addresses=read.optional(
+                "WEBHOOK_ALLOW_PRIVATE_ADDRESSES", _boolean, default=False
+            ),
+            platform_accounts=_platform_accounts(read),
+        )
+
+
+class _Reader:
+    """Reads one variable at a time; an empty one counts as not set."""
+
+    def __init__(self, env: Mapping[str, str]) -> None:
+        self._env = env
+
+    def text(self, name: str) -> str:
+        return self._env.get(name, "").strip()
+
+    def required(self, name: str, parse: Callable[[str], T]) -> T:
+        value = self.text(name)
+        if not value:
+            raise SettingInvalid(name, f"is missing: it should be {_wanted(parse)}")
+        return self._parsed(name, value, parse)
+
+    def optional(self, name: str, parse: Callable[[str], T], default: T) -> T:
+        value = self.text(name)
+        return self._parsed(name, value, parse) if value else default
+
+    def _parsed(self, name: str, value: str, parse: Callable[[str], T]) -> T:
+        try:
+            return parse(value)
+        except ValueError:
+            # The value isn't repeated: it may be a secret.
+            raise SettingInvalid(name, f"is malformed: it should be {_wanted(parse)}") from None
+
+
+def _wanted(parse: Callable[[str], object]) -> str:
+    return (parse.__doc__ or "").strip()
+
+
+def _database_url(value: str) -> str:
+    """a PostgreSQL address such as postgresql://user:password@host:5432/name"""
+    scheme, _, rest = value.partition("://")
+    if scheme not in ("postgresql", "postgres", "postgresql+psycopg") or not rest:
+        raise ValueError
+    return f"postgresql+psycopg://{rest}"
+
+
+def _redis_url(value: str) -> str:
+    """a Redis address such as redis://host:6379/0"""
+    if not re.match(r"(rediss?|unix)://.", value):
+        raise ValueError
+    return value
+
+
+def _broker_url(value: str) -> str:
+    """a broker address such as redis://host:6379/1 or amqp://user:password@host//"""
+    if not re.match(r"(rediss?|redis\+socket|unix|amqps?|pyamqp)://.", value):
+        raise ValueError
+    return value
+
+
+def _secret_keys(value: str) -> tuple[str, ...]:
+    """comma-separated Fernet keys, newest first (make one with: flask secrets generate-key)"""
+    keys = tuple(key.strip() for key in value.split(",") if key.strip())
+    if not keys:
+        raise ValueError
+    for key in keys:
+        Fernet(key)
+    return keys
+
+
+def _http_url(value: str) -> str:
+    """an address such as https://pay.example.com, without a query"""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+        raise ValueError
+    return value.rstrip("/")
+
+
+def _rate(value: str) -> str:
+    """a rate in Flask-Limiter's notation such as 100 per minute"""
+    parse_many(value)
+    return value
+
+
+def _hours(value: str) -> int:
+    """a whole number of hours from 1 to 8760"""
+    hours = int(value)
+    if not 1 <= hours <= 8760:  # noqa: PLR2004
+        raise ValueError
+    return hours
+
+
+def _log_level(value: str) -> str:
+    """DEBUG, INFO, WARNING, ERROR or CRITICAL"""
+    if value.upper() not in LOG_LEVELS:
+        raise ValueError
+    return value.upper()
+
+
+def _log_format(value: str) -> str:
+    """json or console"""
+    if value not in ("json", "console"):
+        raise ValueError
+    return value
+
+
+def _boolean(value: str) -> bool:
+    """true or false"""
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if value.lower() not in words:
+        raise ValueError
+    return words[value.lower()]
+
+
+def _word(value: str) -> str:
+    """one word without spaces"""
+    if not re.fullmatch(r"\S+", value):
+        raise ValueError
+    return value
+
+
+def _platform_accounts(read: _Reader) -> tuple[ProviderAccount, ...]:
+    """The platform's own MTN account, when any of its variables is set; then all are needed."""
+    names = {
+        "subscription_key": "MTN_COLLECTION_SUBSCRIPTION_KEY",
+        "api_user": "MTN_COLLECTION_API_USER",
+        "api_key": "MTN_COLLECTION_API_KEY",
+    }
+    if not any(read.text(name) for name in names.values()):
+        return ()
+    environment = read.required("MTN_TARGET_ENVIRONMENT", _word)
+    default = MTN_DEFAULTS["sandbox" if environment == "sandbox" else "production"]
+    credentials = {f"collection_{part}": read.required(n, _word) for part, n in names.items()}
+    return (
+        ProviderAccount(
+            id=None,
+            provider="mtn_momo",
+            mode=Mode.TEST if environment == "sandbox" else Mode.LIVE,
+            base_url=read.optional("MTN_BASE_URL", _http_url, default),
+            target_environment=environment,
+            credentials=credentials,
+            version="platform",
+        ),
+    )
