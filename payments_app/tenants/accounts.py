@@ -1,0 +1,325 @@
+"""Which account at a provider a tenant's payment goes through; credentials rest encrypted."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from sqlalchemy import and_, bindparam, select
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningInsert
+from uuid_utils.compat import uuid7
+
+from payments_app.audit.record import record
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.database import database_now, snapshot, transaction
+from payments_app.kernel.secrets import Cipher, SecretUnreadable
+from payments_app.providers.contract import Mode, Provider, ProviderAccount
+from payments_app.tenants.errors import (
+    ProviderAccountInvalid,
+    ProviderAccountMoved,
+    ProviderAccountUnreadable,
+    ProviderNotEnabled,
+)
+from payments_app.tenants.model import ProviderCredentials, Tenant
+
+# The one target environment, at whatever provider, in which no real money moves.
+SANDBOX: Final = "sandbox"
+# How long a process may go on with what it read: a change is in force everywhere after this.
+STALE_MAX_S: Final = 5.0
+# Accounts remembered at once; more only means more reads.
+REMEMBERED_MAX: Final = 4096
+# Of a credential this long, the last characters tell two apart and give nothing away.
+_MASKED_LENGTH_MIN: Final = 16
+_SHOWN: Final = 4
+_WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+_ONE_ACCOUNT: Final = (
+    ProviderCredentials.tenant_id,
+    ProviderCredentials.provider,
+    ProviderCredentials.mode,
+)
+_OWN: Final = select(
+    ProviderCredentials.id,
+    ProviderCredentials.base_url,
+    ProviderCredentials.target_environment,
+    ProviderCredentials.credentials,
+    ProviderCredentials.version,
+).where(
+    ProviderCredentials.tenant_id == bindparam("tenant_id"),
+    ProviderCredentials.provider == bindparam("provider"),
+    ProviderCredentials.mode == bindparam("mode"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account to be stored. `mode`: the keys that may use it."""
+
+    provider: str
+    mode: Mode
+    base_url: str
+    target_environment: str
+    credentials: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """A stored account that may be shown: each credential's name with its masked value."""
+
+    id: UUID
+    provider: str
+    mode: Mode
+    base_url: str
+    target_environment: str
+    credentials: Mapping[str, str]
+    version: int
+    updated_at: datetime
+
+
+def set_account(
+    tenant: Tenant, new: NewAccount, *, cipher: Cipher, actor: str, may_move: bool = False
+) -> AccountView:
+    """Store the tenant's account for that provider and mode, over the one it has.
+
+    Payments in flight are asked for with the credentials of the account they were sent
+    through. Those of another address or environment open nothing there, so a change of these
+    takes `may_move`.
+    Raises ProviderAccountInvalid, ProviderAccountMoved.
+    """
+    _check(new)
+    change = _upsert(tenant, new, cipher, may_move=may_move)
+    with transaction() as session:
+        row = session.scalar(change)
+        if row is None:
+            raise ProviderAccountMoved(
+                "The account would move to another address or environment, and the payments in"
+                " flight could no longer be asked for. Let them end, then say that it may move."
+            )
+        record(
+            session,
+            tenant_id=tenant.id,
+            actor=actor,
+            action="provider_account.set",
+            subject_type="provider_account",
+            subject_id=row.id,
+            detail=_told(row, names=sorted(new.credentials)),
+        )
+    return _view(row, cipher)
+
+
+def list_accounts(tenant: Tenant, cipher: Cipher) -> list[AccountView]:
+    """The tenant's own accounts, credentials masked."""
+    own = (
+        select(ProviderCredentials)
+        .where(ProviderCredentials.tenant_id == tenant.id)
+        .order_by(ProviderCredentials.provider, ProviderCredentials.mode)
+    )
+    with transaction() as session:
+        rows = list(session.scalars(own))
+    return [_view(row, cipher) for row in rows]
+
+
+def check_account(new: NewAccount, provider: Provider) -> None:
+    """Raises ProviderAccountInvalid when the adapter can't work with such an account."""
+    missing = sorted(set(provider.credential_names) - set(new.credentials))
+    unknown = sorted(set(new.credentials) - set(provider.credential_names))
+    if missing or unknown:
+        wrong = [f"lacks {name}" for name in missing] + [f"has no use for {n}" for n in unknown]
+        raise ProviderAccountInvalid(f"An account at {new.provider} {', '.join(wrong)}.")
+    try:
+        provider.terms(_account(None, new.provider, new))
+    except ValueError as error:
+        raise ProviderAccountInvalid(str(error)) from None
+
+
+class ProviderAccounts:
+    """Finds the account for a payment.
+
+    The tenant's own account for the key's mode; else the platform's. A TEST key never reaches
+    an account that isn't a sandbox. A LIVE key may use the platform's whatever its environment:
+    a development installation's platform account is a sandbox, and its keys are live ones.
+
+    Reads are remembered for STALE_MAX_S, per process: a changed account is in force after that.
+    """
+
+    def __init__(
+        self,
+        platform: tuple[ProviderAccount, ...],
+        cipher: Cipher,
+        *,
+        seconds: Callable[[], float] = boot_seconds,
+    ) -> None:
+        self._platform = platform
+        self._cipher = cipher
+        self._seconds = seconds
+        self._remembered: dict[tuple[UUID, str, Mode], tuple[float, ProviderAccount | None]] = {}
+
+    def find(self, *, tenant_id: UUID, provider: str, mode: Mode) -> ProviderAccount:
+        """The account for a new payment. Raises ProviderNotEnabled, ProviderAccountUnreadable."""
+        own = self._own(tenant_id, provider, mode)
+        return _reachable(own or self._platform_account(provider, mode), mode)
+
+    def open(
+        self, *, tenant_id: UUID, provider: str, mode: Mode, account_id: UUID | None
+    ) -> ProviderAccount:
+        """The account that a payment was accepted for; `account_id` None is the platform's.
+
+        Never another one: what one account was asked to do, another knows nothing about.
+        Raises ProviderNotEnabled, ProviderAccountUnreadable.
+        """
+        if account_id is None:
+            return _reachable(self._platform_account(provider, mode), mode)
+        own = self._own(tenant_id, provider, mode)
+        return _reachable(own if own and own.id == account_id else None, mode)
+
+    def platform(self, provider: str | None = None) -> tuple[ProviderAccount, ...]:
+        """The platform's accounts, or those at `provider`."""
+        return tuple(a for a in self._platform if provider in (None, a.provider))
+
+    def forget(self) -> None:
+        """Read anew from now on, in this process."""
+        self._remembered.clear()
+
+    def _platform_account(self, provider: str, mode: Mode) -> ProviderAccount | None:
+        fitting = [
+            account
+            for account in self.platform(provider)
+            if mode is Mode.LIVE or account.mode is Mode.TEST
+        ]
+        return min(fitting, key=lambda account: account.mode is not mode, default=None)
+
+    def _own(self, tenant_id: UUID, provider: str, mode: Mode) -> ProviderAccount | None:
+        key = (tenant_id, provider, mode)
+        now = self._seconds()
+        remembered = self._remembered.get(key)
+        if remembered is not None and now - remembered[0] < STALE_MAX_S:
+            return remembered[1]
+        account = self._read_own(tenant_id, provider, mode)
+        if len(self._remembered) >= REMEMBERED_MAX:
+            self._remembered.clear()
+        self._remembered[key] = (now, account)
+        return account
+
+    def _read_own(self, tenant_id: UUID, provider: str, mode: Mode) -> ProviderAccount | None:
+        wanted = {"tenant_id": tenant_id, "provider": provider, "mode": mode.value}
+        with snapshot() as connection:
+            row = connection.execute(_OWN, wanted).one_or_none()
+        if row is None:
+            return None
+        stored = NewAccount(
+            provider=provider,
+            mode=mode,
+            base_url=row.base_url,
+            target_environment=row.target_environment,
+            credentials=_opened(row.credentials, self._cipher),
+        )
+        return _account(row.id, f"{row.id}:{row.version}", stored)
+
+
+def _account(account_id: UUID | None, version: str, stored: NewAccount) -> ProviderAccount:
+    """Its mode says whether it is a sandbox, not which keys use it."""
+    return ProviderAccount(
+        id=account_id,
+        provider=stored.provider,
+        mode=Mode.TEST if stored.target_environment == SANDBOX else Mode.LIVE,
+        base_url=stored.base_url,
+        target_environment=stored.target_environment,
+        credentials=stored.credentials,
+        version=version,
+    )
+
+
+def _reachable(account: ProviderAccount | None, mode: Mode) -> ProviderAccount:
+    """The last word on TEST keys, wherever the account came from."""
+    if account is None or (mode is Mode.TEST and account.mode is not Mode.TEST):
+        raise ProviderNotEnabled("No account at this provider is set up for this API key.")
+    return account
+
+
+def _opened(ciphertext: str, cipher: Cipher) -> dict[str, str]:
+    try:
+        credentials: dict[str, str] = json.loads(cipher.decrypt(ciphertext))
+    except SecretUnreadable:
+        raise ProviderAccountUnreadable(
+            "The account's credentials can't be read: a key is missing from SECRET_KEYS."
+        ) from None
+    return credentials
+
+
+def _check(new: NewAccount) -> None:
+    parts = urlsplit(new.base_url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        raise ProviderAccountInvalid("The base URL must be such as https://api.example.com.")
+    if _WORD.fullmatch(new.target_environment) is None:
+        raise ProviderAccountInvalid("The target environment must be one word.")
+    if new.mode is Mode.TEST and new.target_environment != SANDBOX:
+        raise ProviderAccountInvalid("Test keys reach no real money: only a sandbox is for them.")
+    for name, value in new.credentials.items():
+        if not value or not value.isprintable() or value != value.strip():
+            raise ProviderAccountInvalid(f"The credential {name} is empty or holds odd characters.")
+
+
+def _upsert(
+    tenant: Tenant, new: NewAccount, cipher: Cipher, *, may_move: bool
+) -> ReturningInsert[ProviderCredentials]:
+    """Insert or change in one statement; no row comes back for a move that isn't allowed."""
+    values = {
+        "base_url": new.base_url.rstrip("/"),
+        "target_environment": new.target_environment,
+        "credentials": cipher.encrypt(json.dumps(dict(new.credentials))),
+    }
+    fresh = insert(ProviderCredentials).values(
+        id=uuid7(), tenant_id=tenant.id, provider=new.provider, mode=new.mode.value, **values
+    )
+    stays = and_(
+        ProviderCredentials.base_url == values["base_url"],
+        ProviderCredentials.target_environment == values["target_environment"],
+    )
+    change = fresh.on_conflict_do_update(
+        index_elements=_ONE_ACCOUNT,
+        set_={**values, "version": ProviderCredentials.version + 1, "updated_at": database_now()},
+        where=None if may_move else stays,
+    )
+    return change.returning(ProviderCredentials)
+
+
+def _told(row: ProviderCredentials, *, names: list[str]) -> dict[str, object]:
+    """What the audit trail says of a change: the credentials' names, never their values."""
+    return {
+        "provider": row.provider,
+        "mode": row.mode,
+        "base_url": row.base_url,
+        "target_environment": row.target_environment,
+        "credentials": names,
+        "version": row.version,
+    }
+
+
+def _view(row: ProviderCredentials, cipher: Cipher) -> AccountView:
+    try:
+        shown = {n: _masked(value) for n, value in _opened(row.credentials, cipher).items()}
+    except ProviderAccountUnreadable:
+        # The list must show that there is one, so that somebody mends it.
+        shown = {"unreadable": "*"}
+    return AccountView(
+        id=row.id,
+        provider=row.provider,
+        mode=Mode(row.mode),
+        base_url=row.base_url,
+        target_environment=row.target_environment,
+        credentials=shown,
+        version=row.version,
+        updated_at=row.updated_at,
+    )
+
+
+def _masked(value: str) -> str:
+    """Always as many stars: the length of a secret is nobody's business."""
+    return "********" + (value[-_SHOWN:] if len(value) >= _MASKED_LENGTH_MIN else "")

@@ -1,0 +1,71 @@
+"""What can be wrong with a tenant, its keys or its provider accounts."""
+
+from __future__ import annotations
+
+from payments_app.kernel.errors import GatewayError
+
+
+class TenantNotFound(GatewayError):
+    """No tenant has this slug or id."""
+
+    code = "tenant_not_found"
+
+
+class TenantExists(GatewayError):
+    """Another tenant has this slug."""
+
+    code = "tenant_exists"
+
+
+class TenantSlugInvalid(GatewayError):
+    """The slug can't stand in an address, or could be taken for an id."""
+
+    code = "tenant_slug_invalid"
+
+
+class TenantSettingInvalid(GatewayError):
+    """One of a tenant's settings is malformed."""
+
+    code = "tenant_setting_invalid"
+
+
+class TenantSuspended(GatewayError):
+    """The key is right, but its tenant may do nothing at present."""
+
+    code = "tenant_suspended"
+
+
+class KeyNotFound(GatewayError):
+    """No API key has this id or prefix."""
+
+    code = "key_not_found"
+
+
+class KeyNameInvalid(GatewayError):
+    """The name of an API key is too long or holds unprintable characters."""
+
+    code = "key_name_invalid"
+
+
+class ProviderNotEnabled(GatewayError):
+    """Neither the tenant nor the platform has an account there that this mode may reach."""
+
+    code = "provider_not_enabled"
+
+
+class ProviderAccountInvalid(GatewayError):
+    """The account can't be stored as given."""
+
+    code = "provider_account_invalid"
+
+
+class ProviderAccountMoved(GatewayError):
+    """The change would point an account at another place while payments may be in flight."""
+
+    code = "provider_account_moved"
+
+
+class ProviderAccountUnreadable(GatewayError):
+    """The stored credentials can't be decrypted with the keys that this process has."""
+
+    code = "provider_account_unreadable"
