@@ -1,0 +1,48 @@
+# The verbs. Each sets up what it needs first; CI calls the same ones.
+.DEFAULT_GOAL := help
+.PHONY: help run reset test test-fast check fix migrate openapi requirements clean environment
+
+VENV := .venv/bin
+export PORT
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
+
+run: environment ## everything on this machine, with a demo payment; Ctrl-C ends it (PORT=8000)
+	@exec $(VENV)/python -m devstack up
+
+test: environment ## every check: format, lint, types, import contracts, all tests
+	@exec $(VENV)/python -m devstack.checks format lint types imports tests
+
+check: environment ## what needs no server: format, lint, types, import contracts
+	@exec $(VENV)/python -m devstack.checks format lint types imports
+
+test-fast: environment ## the tests without whole stacks (no journeys, no devstack)
+	@exec $(VENV)/python -m devstack.checks tests-fast
+
+fix: environment ## format, and repair what the linter can
+	@$(VENV)/ruff check --fix --quiet . ; $(VENV)/ruff format .
+
+migrate: environment ## bring the schema of DATABASE_URL, or of the running stack, to the newest
+	@$(VENV)/python -m devstack flask db upgrade
+
+openapi: environment ## write openapi.json anew from the code
+	@$(VENV)/python -m devstack flask openapi write openapi.json
+
+requirements: ## pin anew what requirements*.in ask for (UPGRADE=1 for the newest)
+	@sh devstack/bootstrap.sh
+	@for name in requirements requirements-dev; do \
+		$(VENV)/uv pip compile --universal --python-version 3.11 --no-header --no-emit-index-url \
+			--quiet $(if $(UPGRADE),--upgrade) $$name.in --output-file $$name.txt || exit 1; \
+	done
+
+reset: environment ## forget the data of `make run`
+	@$(VENV)/python -m devstack reset
+
+clean: ## remove the environment, caches and the data of `make run`
+	@if [ -x $(VENV)/python ] && [ -d var ]; then $(VENV)/python -m devstack reset; fi
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis htmlcov .coverage*
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+environment:
+	@sh devstack/bootstrap.sh

@@ -1,0 +1,66 @@
+#!/bin/sh
+# Makes .venv and installs the pinned requirements into it; does nothing when that is done.
+# PYTHON= chooses the interpreter. Run from the repository's root: `make run`, `make test` do.
+set -eu
+
+venv=.venv
+stamp=$venv/installed
+wanted=$(cat requirements.txt requirements-dev.txt | cksum)
+
+# A moved or half-made environment answers nothing here, and is made anew.
+works() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
+
+if works "$venv/bin/python" && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
+    exit 0
+fi
+
+fail() {
+    echo "maramoja: $1" >&2
+    echo "  → $2" >&2
+    exit 1
+}
+
+choose_python() {
+    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do
+        if works "$candidate"; then
+            echo "$candidate"
+            return
+        fi
+    done
+}
+
+version_of() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null; }
+
+started=$(date +%s)
+if ! works "$venv/bin/python"; then
+    python=$(choose_python)
+    if [ -z "$python" ]; then
+        found=$(version_of "${PYTHON:-python3}" || echo "none")
+        fail "Python 3.11 or newer is needed, and ${PYTHON:-python3} here is $found" \
+            "install Python 3.11 to 3.13, or name one: make run PYTHON=/path/to/python3.11"
+    fi
+    rm -rf "$venv"
+    if ! "$python" -m venv "$venv" >"${TMPDIR:-/tmp}/maramoja-venv.$$" 2>&1; then
+        tail -n 3 "${TMPDIR:-/tmp}/maramoja-venv.$$" >&2
+        rm -rf "$venv" "${TMPDIR:-/tmp}/maramoja-venv.$$"
+        fail "$python cannot make a virtual environment in $(pwd)/$venv" \
+            "install its venv module (Debian: apt install python3-venv); see that the disk has 600 MB free"
+    fi
+    rm -f "${TMPDIR:-/tmp}/maramoja-venv.$$"
+fi
+
+# uv installs in seconds what pip takes a minute for; where it cannot (a proxy, a mirror that only
+# pip knows of, an unusual platform), pip does the same from the same pins.
+uv_pin=$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements-dev.txt)
+pip_install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+with_uv() {
+    { [ -x "$venv/bin/uv" ] || pip_install "$uv_pin" 2>/dev/null; } &&
+        "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+            -r requirements.txt -r requirements-dev.txt 2>/dev/null
+}
+if ! with_uv && ! pip_install -r requirements.txt -r requirements-dev.txt; then
+    fail "the pinned requirements could not be installed" \
+        "see pip's message above: is there a network, and 600 MB of disk?"
+fi
+echo "$wanted" >"$stamp"
+echo "✓ environment   $(version_of "$venv/bin/python") in $venv, requirements installed ($(($(date +%s) - started)) s)"

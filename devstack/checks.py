@@ -1,0 +1,86 @@
+"""`make test`: every check in turn, each with its time; all of them run, then one verdict."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from devstack.programs import ROOT
+
+# Each test worker runs servers of its own; beyond this they only take memory from each other.
+TEST_WORKERS_MAX = 4
+
+_PROGRAMS = Path(sys.executable).parent
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One check: its name in `make test`'s summary, and its command."""
+
+    name: str
+    command: Sequence[str]
+
+
+def stages() -> dict[str, Stage]:
+    """All checks by name, in the order in which they tell most for the least time."""
+    workers = str(min(os.cpu_count() or 1, TEST_WORKERS_MAX))
+    pytest = (sys.executable, "-m", "pytest", "-n", workers)
+    without_stacks = ("--ignore=tests/journeys", "--ignore=tests/devstack")
+    listed = (
+        Stage("format", (_program("ruff"), "format", "--check", ".")),
+        Stage("lint", (_program("ruff"), "check", ".")),
+        Stage("types", (_program("mypy"),)),
+        Stage("imports", (_program("lint-imports"),)),
+        Stage("tests", pytest),
+        Stage("tests-fast", (*pytest, *without_stacks)),
+    )
+    return {stage.name: stage for stage in listed}
+
+
+def run(chosen: Sequence[Stage]) -> list[str]:
+    """Run all of them, also after one that failed; return the names of those that failed."""
+    failed: list[str] = []
+    verdicts: list[str] = []
+    for stage in chosen:
+        click.secho(f"── {stage.name}: {_shown(stage.command)}", bold=True)
+        started = time.monotonic()
+        done = subprocess.run(stage.command, cwd=ROOT, check=False)  # noqa: S603 - our own list
+        passed = done.returncode == 0
+        if not passed:
+            failed.append(stage.name)
+        seconds = time.monotonic() - started
+        verdicts.append(f"{'✓' if passed else '✗'} {stage.name:<12}{seconds:7.1f} s")
+    click.secho("── summary", bold=True)
+    click.echo("\n".join(verdicts))
+    return failed
+
+
+def _program(name: str) -> str:
+    return str(_PROGRAMS / name)
+
+
+def _shown(command: Sequence[str]) -> str:
+    return " ".join([Path(command[0]).name, *command[1:]])
+
+
+@click.command()
+@click.argument("names", nargs=-1, required=True, type=click.Choice(list(stages())))
+def main(names: tuple[str, ...]) -> None:
+    """Run the checks NAMES and fail, at the end, if one of them did."""
+    known = stages()
+    failed = run([known[name] for name in names])
+    if failed:
+        click.secho(f"failed: {', '.join(failed)}", fg="red", bold=True)
+        sys.exit(1)
+    click.secho("all passed", fg="green", bold=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""PostgreSQL and Redis for one test session or one benchmark: started once, thrown away after."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import count
+from types import TracebackType
+from typing import Self
+
+from devstack.environment import Addresses, hermetic_environment
+from devstack.places import remove, temporary_home
+from devstack.postgres_server import PostgresServer
+from devstack.programs import Programs
+from devstack.redis_server import RedisServer
+from devstack.supervisor import Supervisor
+from devstack.users import server_user
+
+_TEMPLATE = "maramoja_template"
+
+
+class Servers:
+    """A PostgreSQL, a Redis, and databases that are copies of one migrated template.
+
+        with Servers() as servers:
+            name = servers.new_database()              # migrated, empty, its own
+            url = servers.postgres.application_url(name)
+            other = servers.new_redis()                # to flush, stop or kill at will
+
+    `durable=True` makes commits wait for the disk, as in production.
+    """
+
+    def __init__(self, *, durable: bool = False) -> None:
+        """Prepare a temporary home and a guardian; each server starts at its first use."""
+        self.home = temporary_home(server_user())
+        self.supervisor = Supervisor(self.home / "log")
+        self.supervisor.discard_at_end(self.home)
+        self._durable = durable
+        self._numbers = count(1)
+
+    def __enter__(self) -> Self:
+        """Hand out the servers; leaving the block ends them and removes their files."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End them, also when the block failed."""
+        self.close()
+
+    @cached_property
+    def postgres(self) -> PostgresServer:
+        """The PostgreSQL server, running."""
+        server = PostgresServer(self.supervisor, self.home / "postgres", durable=self._durable)
+        server.start()
+        return server
+
+    @cached_property
+    def redis(self) -> RedisServer:
+        """The shared Redis server, running."""
+        return self.new_redis("redis")
+
+    @cached_property
+    def template(self) -> str:
+        """A database with the whole schema, made by `flask db upgrade`; copy it, do not use it."""
+        name = self.postgres.create_database(_TEMPLATE)
+        environment = hermetic_environment(self.addresses(name, self.redis), {})
+        Programs(environment).migrate()
+        return name
+
+    def new_database(self) -> str:
+        """An empty database with the whole schema; returns its name."""
+        name = f"maramoja_{next(self._numbers)}"
+        return self.postgres.create_database(name, template=self.template)
+
+    def new_redis(self, name: str | None = None) -> RedisServer:
+        """Another Redis server, running."""
+        name = name or f"redis-{next(self._numbers)}"
+        server = RedisServer(self.supervisor, self.home / name, durable=self._durable, name=name)
+        server.start()
+        return server
+
+    def addresses(self, database: str, redis: RedisServer) -> Addresses:
+        """The settings for a database of ours."""
+        return Addresses(
+            database_url=self.postgres.application_url(database),
+            migration_database_url=self.postgres.owner_url(database),
+            redis_url=redis.url,
+        )
+
+    def close(self) -> None:
+        """End the servers and remove all that they wrote."""
+        self.supervisor.close()
+        remove(self.home)

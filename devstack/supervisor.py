@@ -1,0 +1,280 @@
+"""Child processes that are named, logged, signalled as a group, and never left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from devstack.errors import StackError
+from devstack.users import ServerUser, popen_options
+
+# The child waits for this line before it becomes the program: a stack that is killed between
+# fork and `watch` would otherwise leave a child that nobody knows of.
+_GATE = 'read -r go || exit 1; exec "$@" </dev/null'
+
+# Ends without a word are rare; a process that ignores its farewell this long is killed.
+GRACE_MAX_S = 15.0
+
+# What a person reads of a dead process's log before opening the file.
+TAIL_LINES = 25
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run, as whom, and which signal asks it to end in order."""
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    directory: Path
+    user: ServerUser | None = None
+    farewell: signal.Signals = signal.SIGTERM
+    # What the guardian sends when the stack is gone: a server may still close its files.
+    last_word: signal.Signals = signal.SIGKILL
+
+
+class Process:
+    """One supervised child; the handle that tests freeze, kill and start again."""
+
+    def __init__(self, supervisor: Supervisor, command: Command) -> None:
+        """Describe it; `start` runs it."""
+        self._supervisor = supervisor
+        self._child: subprocess.Popen[bytes] | None = None
+        self.command = command
+        self.log_path = supervisor.log_directory / f"{command.name}.log"
+        # True from start() until somebody ends it on purpose: an end while wanted is a crash.
+        self.wanted = False
+
+    @property
+    def name(self) -> str:
+        """The name in messages and of the log file."""
+        return self.command.name
+
+    @property
+    def pid(self) -> int:
+        """The process id, which is also the id of its process group."""
+        if self._child is None:
+            message = f"{self.name} has not been started"
+            raise RuntimeError(message)
+        return self._child.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs or was never started; negative for a signal, as in subprocess."""
+        return None if self._child is None else self._child.poll()
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs (a frozen one does)."""
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> None:
+        """Run the command in a process group of its own, its output in the log file."""
+        if self.alive:
+            return
+        command = self.command
+        with self.log_path.open("ab") as log:
+            self._child = subprocess.Popen(  # noqa: S603 - our own argument list, no shell text
+                ["/bin/sh", "-c", _GATE, command.name, *command.arguments],
+                cwd=command.directory,
+                env=dict(command.environment),
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **popen_options(command.user),
+            )
+        self._supervisor.watch(self)
+        self.wanted = True
+        self._open_gate(self._child)
+
+    def kill(self) -> None:
+        """SIGKILL the whole group at once, as a machine that loses power would."""
+        self._end(signal.SIGKILL, grace_s=GRACE_MAX_S)
+
+    def terminate(self, farewell: signal.Signals | None = None) -> None:
+        """Ask it to end in order; kill the group if it has not after the grace time."""
+        self._end(farewell or self.command.farewell, grace_s=GRACE_MAX_S)
+
+    def stop(self) -> None:
+        """SIGSTOP the group: it holds its locks and sockets, and does nothing."""
+        self._signal_group(signal.SIGSTOP)
+
+    def cont(self) -> None:
+        """SIGCONT the group: it goes on as if nothing had been."""
+        self._signal_group(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """End it in order if it runs, and run it again with the same log file."""
+        self.terminate()
+        self.start()
+
+    def children(self) -> list[int]:
+        """Process ids below it: gunicorn's or Celery's workers, to kill just one of them."""
+        with suppress(psutil.NoSuchProcess):
+            return [child.pid for child in psutil.Process(self.pid).children(recursive=True)]
+        return []
+
+    def log_text(self) -> str:
+        """All that it has written, over all its starts."""
+        if not self.log_path.exists():
+            return ""
+        return self.log_path.read_text(encoding="utf-8", errors="replace")
+
+    def log_tail(self, lines: int = TAIL_LINES) -> str:
+        """The last lines of its log, indented for a message."""
+        return "\n".join(f"  | {line}" for line in self.log_text().splitlines()[-lines:])
+
+    def death_notice(self) -> StackError:
+        """The message for a process that ended while it was wanted."""
+        how = _how_it_ended(self.exit_code)
+        return StackError(
+            f"{self.name} {how}. The end of its log:\n{self.log_tail()}",
+            remedy=f"read {self.log_path}",
+        )
+
+    def _open_gate(self, child: subprocess.Popen[bytes]) -> None:
+        assert child.stdin is not None
+        with suppress(BrokenPipeError):
+            child.stdin.write(b"go\n")
+            child.stdin.close()
+
+    def _end(self, number: signal.Signals, *, grace_s: float) -> None:
+        self.wanted = False
+        if self._child is None:
+            return
+        if self.alive:
+            # Only the parent is asked: Celery and gunicorn lead their own children out.
+            self._child.send_signal(number)
+            self.cont()
+            with suppress(subprocess.TimeoutExpired):
+                self._child.wait(timeout=grace_s)
+        self._signal_group(signal.SIGKILL)
+        self._child.wait()
+        self._supervisor.forget(self)
+
+    def _signal_group(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+class Supervisor:
+    """Starts processes and answers for them: its end, in any way, is theirs."""
+
+    def __init__(self, log_directory: Path) -> None:
+        """Start the guardian, so that nothing is ever started without one."""
+        log_directory.mkdir(parents=True, exist_ok=True)
+        self.log_directory = log_directory
+        self.processes: list[Process] = []
+        self._guardian = subprocess.Popen(  # noqa: S603 - our own file, our own interpreter
+            [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py"))],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+            text=True,
+        )
+
+    def __enter__(self) -> Self:
+        """Hand out the supervisor; leaving the block ends everything."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End everything, also when the block failed."""
+        self.close()
+
+    def start(self, command: Command) -> Process:
+        """Start a process and keep it on the list of those to end."""
+        process = Process(self, command)
+        process.start()
+        return process
+
+    def watch(self, process: Process) -> None:
+        """Tell the guardian of a new process before it may run."""
+        if process not in self.processes:
+            self.processes.append(process)
+        self._tell(f"watch {process.pid} {int(process.command.last_word)}")
+
+    def forget(self, process: Process) -> None:
+        """Tell the guardian that a process is gone: its number may soon be another's."""
+        self._tell(f"forget {process.pid}")
+
+    def discard_at_end(self, path: Path) -> None:
+        """Have the guardian remove a directory when all is over, even after a SIGKILL."""
+        self._tell(f"discard {path}")
+
+    def check(self) -> None:
+        """Raise for the first process that ended though nobody asked it to."""
+        for process in self.processes:
+            if process.wanted and not process.alive:
+                raise process.death_notice()
+
+    def close(self) -> None:
+        """End everything in the reverse order of its start, then let the guardian go."""
+        for process in reversed(self.processes):
+            process.terminate()
+        with suppress(BrokenPipeError):
+            self._guardian.communicate(timeout=GRACE_MAX_S)
+
+    def _tell(self, line: str) -> None:
+        assert self._guardian.stdin is not None
+        # A guardian that was killed is no reason to fail; the next start ends what it left.
+        with suppress(BrokenPipeError, ValueError):
+            self._guardian.stdin.write(f"{line}\n")
+            self._guardian.stdin.flush()
+
+
+def wait_until(
+    ready: Callable[[], bool],
+    *,
+    what: str,
+    processes: Sequence[Process] = (),
+    limit_s: float,
+) -> None:
+    """Poll until ready; a process that dies meanwhile, or the limit, is an error with a log."""
+    deadline = time.monotonic() + limit_s
+    while not ready():
+        for process in processes:
+            if not process.alive:
+                raise process.death_notice()
+        if time.monotonic() > deadline:
+            tails = "\n".join(process.log_tail() for process in processes)
+            raise StackError(
+                f"{what} after {limit_s:.0f} s\n{tails}".rstrip(),
+                remedy="look at the logs; a machine this slow may need another try",
+            )
+        time.sleep(0.02)
+
+
+def end_orphan(orphan: psutil.Process, farewell: signal.Signals, *, limit_s: float) -> None:
+    """End a process that is not our child; one that stays is killed with its group."""
+    deadline = time.monotonic() + limit_s
+    with suppress(psutil.NoSuchProcess, ProcessLookupError):
+        orphan.send_signal(farewell)
+        orphan.send_signal(signal.SIGCONT)
+        while orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE:
+            if time.monotonic() > deadline:
+                os.killpg(orphan.pid, signal.SIGKILL)
+            time.sleep(0.05)
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "does not answer"
+    if exit_code < 0:
+        return f"was ended by {signal.Signals(-exit_code).name}"
+    return f"ended with exit code {exit_code}"
