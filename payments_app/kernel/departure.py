@@ -1,0 +1,123 @@
+"""A request leaves only when it still may: asked after connecting, before the first byte.
+
+The connection classes that `transport` pools. They know exactly whether a byte has left, and
+they read an answer only for as long as the whole exchange may take.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http.client import HTTPResponse
+from typing import Any, Final
+
+import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.wire import LeaseLost
+
+# Balancers and NATs forget an idle connection after some minutes without telling us; a request
+# sent into such a one is neither answered nor refused, and would cost the whole timeout.
+IDLE_MAX_S: Final = 30.0
+
+
+@dataclass(slots=True)
+class Departure:
+    """One exchange on its way: may it begin, has it begun, how long may it still take.
+
+    Instants are of `boot_seconds`; `leave_before` None means that no lease ends it.
+    """
+
+    leave_before: float | None
+    deadline: float
+    begun: bool = False
+    answered: bool = False
+
+    def check_lease(self) -> None:
+        """Raises LeaseLost."""
+        if self.leave_before is not None and self.leave_before <= boot_seconds():
+            raise LeaseLost("the lease ended before the call began")
+
+    def remaining_s(self) -> float:
+        """Raises TimeoutError when nothing is left."""
+        left = self.deadline - boot_seconds()
+        if left <= 0:
+            raise TimeoutError("the exchange took all the time it had")
+        return left
+
+
+# How a connection, deep inside the library, finds the exchange that it serves.
+current: Final[ContextVar[Departure]] = ContextVar("departure")
+
+
+class _BoundedReader(io.RawIOBase):
+    """Each read waits only as long as the exchange still may, so drips can't prolong it."""
+
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
+        self._raw = raw
+        self._sock = sock
+        self._departure = current.get()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._sock.settimeout(self._departure.remaining_s())
+        return self._raw.readinto(buffer)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _BoundedResponse(HTTPResponse):
+    """Status line, headers and body, all read within the deadline."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self.fp = io.BufferedReader(_BoundedReader(self.fp.detach(), sock))
+
+
+class _Connection(HTTPConnection):
+    """Asks for leave between "connected" and "first byte out", so `begun` is exact.
+
+    Only a suspension of the process between those two lines can still let a call begin late;
+    against that stands the provider's own refusal of a reference that it has seen.
+    """
+
+    response_class = _BoundedResponse
+    _used_at = float("-inf")
+
+    def send(self, data: Any) -> None:
+        departure = current.get()
+        if self.sock is None:
+            self.connect()
+        self.sock.settimeout(departure.remaining_s())
+        if not departure.begun:
+            departure.check_lease()
+            departure.begun = True
+        self._used_at = boot_seconds()
+        super().send(data)
+
+    @property
+    def is_connected(self) -> bool:
+        """The pool asks this before it uses a connection again."""
+        return super().is_connected and boot_seconds() - self._used_at < IDLE_MAX_S
+
+
+class _TlsConnection(_Connection, HTTPSConnection):
+    """The same over TLS."""
+
+
+class _Pool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _TlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _TlsConnection
+
+
+POOL_CLASSES: Final = {"http": _Pool, "https": _TlsPool}

@@ -1,0 +1,326 @@
+"""Access tokens: minted once for all workers, renewed before they end, never stored in plain.
+
+A process holds what it has used; Redis passes a token, and the turn to mint one, between
+processes. Redis may be empty, away or wrong: then tokens are minted more often, and no worse.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from typing import Final, NamedTuple
+
+import structlog
+from redis import Redis, RedisError
+
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.secrets import Cipher, SecretUnreadable
+from payments_app.providers.contract import Observation, ProviderAccount, Verdict
+
+# MTN: "reuse for about 60 minutes, refresh 10 minutes early" (best practices). A sixth of the
+# life does the same to short ones: Airtel's 180 s are renewed at 150 s.
+RENEW_EARLY_PART: Final = 1 / 6
+RENEW_EARLY_MAX_S: Final = 600.0
+LIFE_MAX_S: Final = 86_400.0
+# Others wait this long for the one who mints, then hand the work back instead of a worker idling.
+WAIT_MAX_S: Final = 3.0
+POLL_S: Final = 0.05
+# A turn to mint lasts this long, even when its process is killed. MTN's new platform may take
+# 20 s for a token: then a second process mints as well, which costs one call and no more.
+TURN_MS: Final = 10_000
+FAILURE_PAUSE_MAX_S: Final = 30.0
+# Only a bound on memory: accounts times products times credential versions that were in use.
+SLOTS_MAX: Final = 10_000
+
+_FAILED: Final = "failed:"
+# Replace (or, with nothing to put, delete) a value only while it is still the expected one.
+_SWAP: Final = """
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then return redis.call('DEL', KEYS[1]) end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
+"""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A token as the provider has just given it, and for how long."""
+
+    token: str = field(repr=False)
+    lives_s: float
+
+
+Mint = Callable[[], Minted | Observation]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A token in use. Instants of boot_seconds: past `renew_at` someone should mint a new one."""
+
+    token: str = field(repr=False)
+    lives_s: float
+    renew_at: float
+    ends_at: float
+
+    @classmethod
+    def of(cls, minted: Minted, *, ends_at: float) -> _Held:
+        lives_s = min(minted.lives_s, LIFE_MAX_S)
+        early_s = min(RENEW_EARLY_MAX_S, lives_s * RENEW_EARLY_PART)
+        return cls(minted.token, lives_s, renew_at=ends_at - early_s, ends_at=ends_at)
+
+
+class _Label(NamedTuple):
+    """Whose token: `name` is its key in Redis; `owner`, which never leaves in plain, says by
+    which credentials it was minted, so that others never use it whatever the version says."""
+
+    name: str
+    owner: str
+
+
+class _Slot:
+    """What one process knows about one account's token. Changed only under `lock`."""
+
+    def __init__(self, label: _Label) -> None:
+        self.label = label
+        self.lock = threading.Lock()
+        self.held: _Held | None = None
+        self.refused: str | None = None
+        self.failures = 0
+        self.paused_until = float("-inf")
+        self.refusal: Observation = _not_sent("token_unavailable")
+
+    def usable(self) -> str | None:
+        held = self.held
+        return held.token if held is not None and boot_seconds() < held.ends_at else None
+
+    def fresh(self) -> str | None:
+        held = self.held
+        return held.token if held is not None and boot_seconds() < held.renew_at else None
+
+    def adopt(self, held: _Held | None) -> None:
+        """Take over what another process minted, if it lasts longer than ours."""
+        if held is None or held.token == self.refused:
+            return
+        if self.held is None or held.ends_at > self.held.ends_at:
+            self.held = held
+
+    def pause(self, *, failures: int, pause_s: float) -> None:
+        self.failures = max(self.failures, failures)
+        self.paused_until = max(self.paused_until, boot_seconds() + pause_s)
+
+    def paused(self) -> Observation | None:
+        """The last refusal, while it is too early to ask again."""
+        left = self.paused_until - boot_seconds()
+        return replace(self.refusal, retry_after_s=left) if left > 0 else None
+
+
+class TokenCache:
+    """Gives a token that is valid now. Any number of threads and processes may share one."""
+
+    def __init__(self, redis: Redis, cipher: Cipher) -> None:
+        """`redis`: its client bounds each command (short socket timeouts)."""
+        self._shared = _Shared(redis, cipher)
+        self._slots: dict[_Label, _Slot] = {}
+
+    def token(self, account: ProviderAccount, product: str, mint: Mint) -> str | Observation:
+        """The account's token for `product`; `mint` is called only where there is none to use.
+
+        A NOT_SENT observation when there is none to be had now. What `mint` raises passes through.
+        """
+        slot = self._slot(account, product)
+        if (token := slot.fresh()) is not None:
+            return token
+        usable = slot.usable()
+        # While the old one lasts nobody waits: one renews it, the others go on with it.
+        if not slot.lock.acquire(timeout=0 if usable else WAIT_MAX_S):
+            return usable or _not_sent("token_pending", retry_after_s=1.0)
+        try:
+            return slot.fresh() or self._renewed(slot, mint)
+        finally:
+            slot.lock.release()
+
+    def discard(self, account: ProviderAccount, product: str, token: str) -> None:
+        """Forget `token`, which the provider has refused, unless it was replaced already."""
+        slot = self._slot(account, product)
+        # Without the lock: one who mints just now would hold this up, and brings a new one anyway.
+        slot.refused = token
+        if slot.held is not None and slot.held.token == token:
+            slot.held = None
+        self._shared.remove(slot.label, token)
+
+    def _renewed(self, slot: _Slot, mint: Mint) -> str | Observation:
+        """Under the slot's lock: another process's token, a new one, or the old one for now."""
+        give_up_at = boot_seconds() + WAIT_MAX_S
+        while True:
+            if (refusal := slot.paused()) is not None:
+                return slot.usable() or refusal
+            turn = self._shared.take_turn(slot.label)
+            slot.adopt(self._shared.read(slot.label))
+            if (token := slot.fresh()) is not None:
+                self._shared.end_turn(slot.label, turn)
+                return token
+            if turn.mine:
+                return self._minted(slot, turn, mint)
+            if turn.failures:
+                slot.pause(failures=turn.failures, pause_s=turn.left_s)
+            elif slot.usable() is not None or boot_seconds() >= give_up_at:
+                return slot.usable() or _not_sent("token_pending", retry_after_s=1.0)
+            else:
+                time.sleep(POLL_S)
+
+    def _minted(self, slot: _Slot, turn: _Turn, mint: Mint) -> str | Observation:
+        failures, pause_s = 0, 0.0
+        try:
+            # The provider's clock starts somewhere during the call: count from before it.
+            start = boot_seconds()
+            outcome = mint()
+            if isinstance(outcome, Minted):
+                slot.held = _Held.of(outcome, ends_at=start + min(outcome.lives_s, LIFE_MAX_S))
+                slot.failures = 0
+                self._shared.write(slot.label, slot.held)
+                return outcome.token
+            failures = slot.failures + 1
+            pause_s = _pause_s(failures, outcome.retry_after_s)
+            slot.refusal = Observation(Verdict.NOT_SENT, outcome.reason, failure=outcome.failure)
+            slot.pause(failures=failures, pause_s=pause_s)
+            return slot.usable() or replace(outcome, retry_after_s=pause_s)
+        finally:
+            self._shared.end_turn(slot.label, turn, failures=failures, pause_s=pause_s)
+
+    def _slot(self, account: ProviderAccount, product: str) -> _Slot:
+        label = _label(account, product)
+        if (slot := self._slots.get(label)) is not None:
+            return slot
+        if len(self._slots) >= SLOTS_MAX:
+            self._slots.clear()
+        return self._slots.setdefault(label, _Slot(label))
+
+
+@dataclass(frozen=True, slots=True)
+class _Turn:
+    """Whose turn it is to mint: ours, someone's, or nobody's after a failure (`left_s` more)."""
+
+    mine: bool
+    nonce: str = ""
+    failures: int = 0
+    left_s: float = 0.0
+
+
+class _Shared:
+    """What processes tell each other through Redis. Its absence reads as "nobody else is here"."""
+
+    def __init__(self, redis: Redis, cipher: Cipher) -> None:
+        self._redis = redis
+        self._cipher = cipher
+
+    def take_turn(self, label: _Label) -> _Turn:
+        nonce = secrets.token_hex(16)
+        name = _turn_name(label)
+        try:
+            if self._redis.set(name, nonce, nx=True, px=TURN_MS):
+                return _Turn(mine=True, nonce=nonce)
+            holder, left_ms = self._read_with_life(name)
+        except RedisError:
+            log.warning("tokens.redis_away")
+            return _Turn(mine=True)
+        if not 0 < left_ms <= max(TURN_MS, FAILURE_PAUSE_MAX_S * 1000):
+            # It has just ended, or it is one that nobody of us took: it may not stop us for ever.
+            return _Turn(mine=True)
+        failures = holder.removeprefix(_FAILED)
+        if holder.startswith(_FAILED) and failures.isdecimal():
+            return _Turn(mine=False, failures=int(failures[:3]), left_s=left_ms / 1000)
+        return _Turn(mine=False)
+
+    def end_turn(
+        self, label: _Label, turn: _Turn, *, failures: int = 0, pause_s: float = 0.0
+    ) -> None:
+        """Let the next one in, or after a failure nobody for `pause_s`."""
+        if turn.nonce:
+            new = f"{_FAILED}{failures}" if failures else ""
+            self._swap(_turn_name(label), turn.nonce, new, keep_ms=max(1, int(pause_s * 1000)))
+
+    def read(self, label: _Label) -> _Held | None:
+        try:
+            return self._unsealed(label, *self._read_with_life(label.name))
+        except RedisError:
+            return None
+
+    def write(self, label: _Label, held: _Held) -> None:
+        left_ms = int((held.ends_at - boot_seconds()) * 1000)
+        plain = json.dumps({"owner": label.owner, "token": held.token, "lives_s": held.lives_s})
+        if left_ms > 0:
+            try:
+                self._redis.set(label.name, self._cipher.encrypt(plain), px=left_ms)
+            except RedisError:
+                log.warning("tokens.redis_away")
+
+    def remove(self, label: _Label, token: str) -> None:
+        try:
+            sealed, left_ms = self._read_with_life(label.name)
+        except RedisError:
+            return
+        found = self._unsealed(label, sealed, left_ms)
+        if found is not None and found.token == token:
+            self._swap(label.name, sealed, "", keep_ms=1)
+
+    def _unsealed(self, label: _Label, sealed: str, left_ms: int) -> _Held | None:
+        try:
+            found = json.loads(self._cipher.decrypt(sealed))
+            if found["owner"] != label.owner:
+                return None
+            minted = Minted(str(found["token"]), float(found["lives_s"]))
+        except (SecretUnreadable, ValueError, KeyError, TypeError):
+            return None
+        left_s = min(left_ms / 1000, minted.lives_s)
+        return _Held.of(minted, ends_at=boot_seconds() + left_s)
+
+    def _read_with_life(self, name: str) -> tuple[str, int]:
+        """The value ("" for none) and how many milliseconds it has left. Raises RedisError."""
+        with self._redis.pipeline(transaction=False) as pipe:
+            pipe.get(name)
+            pipe.pttl(name)
+            value, left_ms = pipe.execute()
+        text = value.decode(errors="replace") if isinstance(value, bytes) else str(value or "")
+        return text, int(left_ms)
+
+    def _swap(self, name: str, expected: str, new: str, *, keep_ms: int) -> None:
+        try:
+            self._redis.eval(_SWAP, 1, name, expected, new, str(keep_ms))
+        except RedisError:
+            log.warning("tokens.redis_away")
+
+
+def _label(account: ProviderAccount, product: str) -> _Label:
+    parts = (
+        account.provider,
+        str(account.id or "platform"),
+        product,
+        account.base_url,
+        account.target_environment,
+        account.version,
+    )
+    place = sha256(json.dumps(parts).encode()).hexdigest()[:32]
+    secret = json.dumps((parts, sorted(account.credentials.items())))
+    owner = sha256(secret.encode()).hexdigest()
+    return _Label(f"token:{account.provider}:{account.id or 'platform'}:{product}:{place}", owner)
+
+
+def _turn_name(label: _Label) -> str:
+    return f"{label.name}:turn"
+
+
+def _not_sent(reason: str, *, retry_after_s: float | None = None) -> Observation:
+    return Observation(Verdict.NOT_SENT, reason, retry_after_s=retry_after_s)
+
+
+def _pause_s(failures: int, asked_s: float | None) -> float:
+    """1, 2, 4 … 30 seconds after failures in a row, or what the provider asked for if more."""
+    grown_s = min(FAILURE_PAUSE_MAX_S, 2.0 ** min(failures - 1, 10))
+    return max(grown_s, min(asked_s or 0.0, FAILURE_PAUSE_MAX_S))
