@@ -1,0 +1,17 @@
+"""The operator's command line: `flask tenants|keys|providers|secrets|audit …`."""
+
+from __future__ import annotations
+
+from flask import Flask
+
+from payments_app.commands.audit import audit
+from payments_app.commands.keys import keys
+from payments_app.commands.providers import providers
+from payments_app.commands.secrets import secrets
+from payments_app.commands.tenants import tenants
+
+
+def register_commands(app: Flask) -> None:
+    """Put every group under `flask`."""
+    for group in (tenants, keys, providers, secrets, audit):
+        app.cli.add_command(group)

@@ -139,6 +139,11 @@ def check_account(new: NewAccount, provider: Provider) -> None:
         raise ProviderAccountInvalid(str(error)) from None
 
 
+def masked(value: str) -> str:
+    """Always as many stars: the length of a secret is nobody's business."""
+    return "********" + (value[-_SHOWN:] if len(value) >= _MASKED_LENGTH_MIN else "")
+
+
 class ProviderAccounts:
     """Finds the account for a payment.
 
@@ -254,8 +259,7 @@ def _opened(ciphertext: str, cipher: Cipher) -> dict[str, str]:
 
 
 def _check(new: NewAccount) -> None:
-    parts = urlsplit(new.base_url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+    if not _is_base_url(new.base_url):
         raise ProviderAccountInvalid("The base URL must be such as https://api.example.com.")
     if _WORD.fullmatch(new.target_environment) is None:
         raise ProviderAccountInvalid("The target environment must be one word.")
@@ -264,6 +268,15 @@ def _check(new: NewAccount) -> None:
     for name, value in new.credentials.items():
         if not value or not value.isprintable() or value != value.strip():
             raise ProviderAccountInvalid(f"The credential {name} is empty or holds odd characters.")
+
+
+def _is_base_url(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return False
+    plain = text.isprintable() and " " not in text and not (parts.query or parts.username)
+    return plain and parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _upsert(
@@ -304,7 +317,7 @@ def _told(row: ProviderCredentials, *, names: list[str]) -> dict[str, object]:
 
 def _view(row: ProviderCredentials, cipher: Cipher) -> AccountView:
     try:
-        shown = {n: _masked(value) for n, value in _opened(row.credentials, cipher).items()}
+        shown = {n: masked(value) for n, value in _opened(row.credentials, cipher).items()}
     except ProviderAccountUnreadable:
         # The list must show that there is one, so that somebody mends it.
         shown = {"unreadable": "*"}
@@ -318,8 +331,3 @@ def _view(row: ProviderCredentials, cipher: Cipher) -> AccountView:
         version=row.version,
         updated_at=row.updated_at,
     )
-
-
-def _masked(value: str) -> str:
-    """Always as many stars: the length of a secret is nobody's business."""
-    return "********" + (value[-_SHOWN:] if len(value) >= _MASKED_LENGTH_MIN else "")

@@ -1,0 +1,17 @@
+"""Reading the audit trail."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import select
+
+from payments_app.audit.model import AuditEntry
+from payments_app.kernel.database import transaction
+
+
+def latest_entries(tenant_id: UUID, *, limit: int) -> list[AuditEntry]:
+    """The tenant's last entries, newest first."""
+    newest_first = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
+    with transaction() as session:
+        return list(session.scalars(newest_first.where(AuditEntry.tenant_id == tenant_id)))

@@ -1,0 +1,84 @@
+"""The manner of all commands: --json, one line for an error, exit code 1, an example in --help."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from typing import Any, Final, NoReturn
+
+import click
+from flask.cli import AppGroup
+from psycopg.errors import UndefinedTable
+from sqlalchemy.exc import DBAPIError
+
+from payments_app.commands.report import Report, as_json
+from payments_app.kernel.errors import GatewayError
+
+DATABASE_UNAVAILABLE: Final = (
+    "database_unavailable",
+    "The database didn't do it. Is DATABASE_URL right, and is PostgreSQL up?",
+)
+DATABASE_NOT_MIGRATED: Final = (
+    "database_not_migrated",
+    "The database has no tables of ours yet: run flask db upgrade.",
+)
+
+
+class GatewayCommand(click.Command):
+    """A command whose function returns a Report, or raises GatewayError."""
+
+    def __init__(self, *args: Any, example: str = "", **kwargs: Any) -> None:
+        """`example`: a command line for --help."""
+        super().__init__(*args, **kwargs)
+        self.example = example
+        self.params.append(
+            click.Option(["--json", "as_json"], is_flag=True, help="Print one JSON document.")
+        )
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Run it and print what it reports."""
+        wants_json = bool(ctx.params.pop("as_json"))
+        try:
+            report = super().invoke(ctx)
+        except GatewayError as error:
+            _fail(error.code, error.detail, wants_json=wants_json)
+        except DBAPIError as error:
+            # Its own message holds the statement with its values.
+            _fail(*_database_problem(error), wants_json=wants_json)
+        if not isinstance(report, Report):
+            raise TypeError(f"{ctx.command_path} returned no Report")
+        click.echo(report.as_json() if wants_json else report.text)
+        if not report.well:
+            ctx.exit(1)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The example, which may not be wrapped."""
+        super().format_epilog(ctx, formatter)
+        if self.example:
+            with formatter.section("Example"):
+                formatter.write(f"  {self.example}\n")
+
+
+class GatewayGroup(AppGroup):
+    """A group of such commands, each run in the app's context."""
+
+    command_class = GatewayCommand
+
+
+def actor() -> str:
+    """Who types, for the audit trail."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):
+        # In a container, a user id may have no name.
+        return f"cli:uid-{os.getuid()}"
+
+
+def _fail(code: str, detail: str, *, wants_json: bool) -> NoReturn:
+    problem = {"error": {"code": code, "detail": detail}}
+    click.echo(as_json(problem) if wants_json else f"error: {code}: {detail}", err=True)
+    raise SystemExit(1)
+
+
+def _database_problem(error: DBAPIError) -> tuple[str, str]:
+    return DATABASE_NOT_MIGRATED if isinstance(error.orig, UndefinedTable) else DATABASE_UNAVAILABLE

@@ -1,0 +1,20 @@
+"""What create_app joined, for commands that go out to providers."""
+
+from __future__ import annotations
+
+from flask import current_app
+
+from payments_app.kernel.secrets import Cipher
+from payments_app.payments.rails import Rails
+
+
+def rails() -> Rails:
+    """The adapters, the accounts and the network."""
+    found: Rails = current_app.extensions["maramoja"].rails
+    return found
+
+
+def cipher() -> Cipher:
+    """What encrypts credentials at rest."""
+    found: Cipher = current_app.extensions["maramoja"].cipher
+    return found

@@ -1,0 +1,183 @@
+"""`flask providers`: the accounts that payments go through."""
+
+from __future__ import annotations
+
+from typing import TypedDict, Unpack
+
+import click
+
+from payments_app.commands.credentials import read_credentials
+from payments_app.commands.group import GatewayGroup, actor
+from payments_app.commands.parts import cipher, rails
+from payments_app.commands.probes import Reached, check_accounts, platform_accounts, reached_by
+from payments_app.commands.report import Report, fields, table
+from payments_app.providers.contract import Mode, Provider, ProviderAccount
+from payments_app.tenants.accounts import (
+    STALE_MAX_S,
+    AccountView,
+    NewAccount,
+    check_account,
+    list_accounts,
+    masked,
+    set_account,
+)
+from payments_app.tenants.errors import ProviderAccountInvalid
+from payments_app.tenants.model import Tenant
+from payments_app.tenants.registry import find_tenant
+
+providers = GatewayGroup("providers", help="Set and try the accounts that payments go through.")
+
+
+class AccountOptions(TypedDict):
+    """What `set` is given besides its arguments."""
+
+    mode: str
+    target_environment: str
+    base_url: str | None
+    credential: tuple[str, ...]
+    may_move: bool
+
+
+@providers.command(
+    "set",
+    example="flask providers set acme mtn_momo --target-environment mtnuganda"
+    " --base-url https://proxy.momoapi.mtn.com",
+)
+@click.argument("slug")
+@click.argument("provider")
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in Mode]),
+    default=Mode.LIVE.value,
+    show_default=True,
+    help="The API keys that use this account. Test keys only reach a sandbox.",
+)
+@click.option("--target-environment", required=True, help="Such as mtnuganda, or sandbox.")
+@click.option(
+    "--base-url", help="The provider's address. Left out: that of the account as it is now."
+)
+@click.option(
+    "--credential",
+    multiple=True,
+    metavar="NAME[=-|=env:VARIABLE]",
+    help="Where to read one credential from: the terminal or the next line of stdin (-), or an"
+    " environment variable. On a terminal, those left out are asked for.",
+)
+@click.option(
+    "--may-move",
+    is_flag=True,
+    help="Allow another address or environment: payments in flight can't be asked for then.",
+)
+def set_one(slug: str, provider: str, **options: Unpack[AccountOptions]) -> Report:
+    """Set the account of the tenant SLUG at PROVIDER.
+
+    Credentials never stand on the command line, where the shell's history would keep them.
+    """
+    tenant = find_tenant(slug)
+    adapter = rails().registry.get(provider)
+    new = _new_account(tenant, adapter, options)
+    check_account(new, adapter)
+    view = set_account(tenant, new, cipher=cipher(), actor=actor(), may_move=options["may_move"])
+    document = _of_tenant(view)
+    hint = (
+        f"In force within {STALE_MAX_S:g} seconds. Try it with:"
+        f" flask providers check {tenant.slug} {provider}"
+    )
+    return Report(document, f"{fields(_one_line(document))}\n\n{hint}")
+
+
+@providers.command("list", example="flask providers list acme")
+@click.argument("slug", required=False)
+def list_all(slug: str | None) -> Report:
+    """List the accounts that the tenant SLUG may use, or only the platform's."""
+    own = list_accounts(find_tenant(slug), cipher()) if slug else []
+    documents = [_of_tenant(view) for view in own]
+    documents += [_of_platform(account) for account in rails().accounts.platform()]
+    headings = ("PROVIDER", "OWNER", "MODE", "ENVIRONMENT", "BASE URL", "CREDENTIALS")
+    names = ("provider", "owner", "mode", "target_environment", "base_url", "credentials")
+    rows = [[_one_line(d)[name] for name in names] for d in documents]
+    return Report(
+        {"data": documents}, table(headings, rows, empty="No provider account is set up.")
+    )
+
+
+@providers.command("check", example="flask providers check acme mtn_momo")
+@click.argument("slug", required=False)
+@click.argument("provider", required=False)
+def check(slug: str | None, provider: str | None) -> Report:
+    """Try the credentials, without moving money.
+
+    With SLUG those that the tenant's payments would go through, else the platform's. The exit
+    code is 1 if any of them doesn't work.
+    """
+    reached = reached_by(find_tenant(slug), provider) if slug else platform_accounts()
+    return _checked(reached)
+
+
+def _checked(reached: list[Reached]) -> Report:
+    documents = check_accounts(reached)
+    headings = ("PROVIDER", "OWNER", "MODE", "ENVIRONMENT", "WORKS", "WHY", "HTTP")
+    names = ("provider", "owner", "mode", "target_environment", "works", "reason", "http_status")
+    rows = [[d[name] for name in names] for d in documents]
+    return Report(
+        {"data": documents},
+        table(headings, rows, empty="No provider account is set up."),
+        well=all(d["works"] for d in documents),
+    )
+
+
+def _new_account(tenant: Tenant, adapter: Provider, options: AccountOptions) -> NewAccount:
+    mode, environment = Mode(options["mode"]), options["target_environment"]
+    return NewAccount(
+        provider=adapter.code,
+        mode=mode,
+        base_url=options["base_url"] or _present_base_url(tenant, adapter.code, mode, environment),
+        target_environment=environment,
+        credentials=read_credentials(options["credential"], adapter.credential_names),
+    )
+
+
+def _present_base_url(tenant: Tenant, provider: str, mode: Mode, target_environment: str) -> str:
+    """The tenant's own address stays; else the platform's, if it is the same environment."""
+    for view in list_accounts(tenant, cipher()):
+        if (view.provider, view.mode) == (provider, mode):
+            return view.base_url
+    for account in rails().accounts.platform(provider):
+        if account.target_environment == target_environment:
+            return account.base_url
+    raise ProviderAccountInvalid("The account is new: say where it is with --base-url.")
+
+
+def _of_tenant(view: AccountView) -> dict[str, object]:
+    return {
+        "id": view.id,
+        "provider": view.provider,
+        "owner": "tenant",
+        "mode": view.mode.value,
+        "base_url": view.base_url,
+        "target_environment": view.target_environment,
+        "credentials": dict(view.credentials),
+        "version": view.version,
+        "updated_at": view.updated_at,
+    }
+
+
+def _of_platform(account: ProviderAccount) -> dict[str, object]:
+    """It has no mode: it serves live keys, and test keys too if it is a sandbox."""
+    return {
+        "id": None,
+        "provider": account.provider,
+        "owner": "platform",
+        "mode": None,
+        "base_url": account.base_url,
+        "target_environment": account.target_environment,
+        "credentials": {name: masked(value) for name, value in account.credentials.items()},
+        "version": None,
+        "updated_at": None,
+    }
+
+
+def _one_line(document: dict[str, object]) -> dict[str, object]:
+    credentials = document["credentials"]
+    told = credentials.items() if isinstance(credentials, dict) else ()
+    return {**document, "credentials": ", ".join(f"{name} {value}" for name, value in told)}

@@ -1,0 +1,70 @@
+"""What a command has to say: one document for programs, the same as short text for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+Cell = object
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """`document` is printed with --json, `text` without; not `well`: the exit code is 1."""
+
+    document: Mapping[str, object]
+    text: str
+    well: bool = True
+
+    def as_json(self) -> str:
+        """The document, one JSON object."""
+        return as_json(self.document)
+
+
+def as_json(document: Mapping[str, object]) -> str:
+    """Ids and instants as the API writes them."""
+    return json.dumps(document, default=_plain, ensure_ascii=False, indent=2)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, empty: str) -> str:
+    """Aligned columns under their headings, or the sentence `empty` if there is no row."""
+    if not rows:
+        return empty
+    lines = [list(headings), *([shown(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def fields(document: Mapping[str, Cell]) -> str:
+    """One line for each member, values aligned."""
+    width = max(len(name) for name in document)
+    return "\n".join(f"{name.ljust(width)}  {shown(cell)}" for name, cell in document.items())
+
+
+def shown(cell: Cell) -> str:
+    """A value as a person reads it."""
+    match cell:
+        case None | "":
+            return "-"
+        case bool():
+            return "yes" if cell else "no"
+        case datetime():
+            return f"{cell:%Y-%m-%d %H:%M:%S}Z"
+        case _:
+            return str(cell)
+
+
+def _plain(value: object) -> str:
+    match value:
+        case UUID():
+            return str(value)
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case _:
+            raise TypeError(f"{type(value).__name__} has no form in JSON")
