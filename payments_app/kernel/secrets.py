@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Sequence
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
@@ -21,8 +19,6 @@ class Cipher:
         if not keys:
             raise ValueError("at least one key is needed")
         self._fernet = MultiFernet([Fernet(key) for key in keys])
-        # Its own key for keyed digests, so that a digest never is an oracle for the cipher.
-        self._digest_key = hashlib.sha256(b"maramoja digest" + keys[-1].encode()).digest()
 
     def encrypt(self, plain: str) -> str:
         """Ciphertext as URL-safe base64 text."""
@@ -41,7 +37,3 @@ class Cipher:
             return self._fernet.rotate(ciphertext.encode()).decode()
         except InvalidToken:
             raise SecretUnreadable("no key of SECRET_KEYS opens this value") from None
-
-    def digest(self, text: str) -> str:
-        """A keyed digest (hex), for comparing values that may not be kept, such as numbers."""
-        return hmac.new(self._digest_key, text.encode(), hashlib.sha256).hexdigest()

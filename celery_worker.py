@@ -1,0 +1,12 @@
+"""The worker's and beat's app: celery -A celery_worker worker, celery -A celery_worker beat."""
+
+import threading
+
+from payments_app import create_app
+from payments_app.worker.clockwork import Clockwork
+
+_stop = threading.Event()
+# Never named `app`: celery -A takes that attribute first, and it must find `celery`.
+flask_app = create_app(stopping=_stop.is_set)
+celery = flask_app.extensions["celery"]
+Clockwork(flask_app, _stop).connect()

@@ -1,0 +1,106 @@
+"""create_app: the only place where the parts meet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Final
+
+from flask import Flask
+from flask_migrate import Migrate
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from payments_app.api import register_api
+from payments_app.commands import register_commands
+from payments_app.kernel.database import db, init_database
+from payments_app.kernel.logs import configure_logs
+from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.transport import Transport
+from payments_app.payments.pace import SharedPace
+from payments_app.payments.rails import Rails
+from payments_app.providers.registry import Registry
+from payments_app.providers.tokens import TokenCache
+from payments_app.settings import SettingInvalid, Settings
+from payments_app.tenants.accounts import ProviderAccounts
+from payments_app.worker.celery_app import init_celery
+
+# Redis only makes things faster: whoever waits for it longer than this is better off without.
+REDIS_TIMEOUT_S: Final = 0.5
+MIGRATIONS: Final = Path(__file__).parent.parent / "migrations"
+EXTENSION: Final = "maramoja"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What create_app made, for those that are handed the app: `app.extensions["maramoja"]`."""
+
+    settings: Settings
+    cipher: Cipher
+    redis: Redis
+    registry: Registry
+    accounts: ProviderAccounts
+    transport: Transport
+    rails: Rails
+
+
+def create_app(
+    settings: Settings | None = None, *, stopping: Callable[[], bool] = bool
+) -> Flask:
+    """Build the application. `stopping` tells the engine that this process is to end.
+
+    Raises SettingInvalid, which ends the process with a line that names the setting.
+    """
+    settings = settings or Settings.from_env(os.environ)
+    configure_logs(level=settings.log_level, log_format=settings.log_format)
+    app = Flask("payments_app", static_folder=None)
+    init_database(app, settings.database_url)
+    Migrate(app, db, directory=str(MIGRATIONS), compare_type=True)
+    parts = _parts(settings, stopping)
+    app.extensions[EXTENSION] = parts
+    init_celery(app, settings.celery_broker_url)
+    register_api(app, settings, redis=parts.redis)
+    register_commands(app)
+    return app
+
+
+def _parts(settings: Settings, stopping: Callable[[], bool]) -> Parts:
+    cipher = Cipher(settings.secret_keys)
+    redis = Redis.from_url(
+        settings.redis_url,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+    )
+    registry = Registry.load(TokenCache(redis, cipher))
+    _check_platform_accounts(settings, registry)
+    accounts = ProviderAccounts(settings.platform_accounts, cipher)
+    transport = Transport(user_agent=f"Maramoja/{_version()}")
+    rails = Rails(
+        registry=registry,
+        accounts=accounts,
+        transport=transport,
+        pace=SharedPace(redis),
+        public_base_url=settings.public_base_url,
+        stopping=stopping,
+    )
+    return Parts(settings, cipher, redis, registry, accounts, transport, rails)
+
+
+def _check_platform_accounts(settings: Settings, registry: Registry) -> None:
+    for account in settings.platform_accounts:
+        try:
+            registry.get(account.provider).terms(account)
+        except ValueError as error:
+            raise SettingInvalid("MTN_TARGET_ENVIRONMENT", f"is malformed: {error}") from None
+
+
+def _version() -> str:
+    try:
+        return version("maramoja")
+    except PackageNotFoundError:
+        return "1"

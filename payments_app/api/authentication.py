@@ -1,0 +1,69 @@
+"""Who asks: the request's id, and the key that proves whose tenant it is."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from flask import Flask, Response, g, request
+
+from payments_app.api.problems import TenantMismatch, Unauthenticated
+from payments_app.tenants.keys import Caller, verify_key
+
+API_PREFIX: Final = "/api/"
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_BEARER: Final = re.compile(r"Bearer\s+(\S+)", re.IGNORECASE)
+
+
+def register_authentication(app: Flask) -> None:
+    """Name each request, and let none into the API without a key."""
+    app.before_request(_begin)
+    app.before_request(_authenticate)
+    app.after_request(_finish)
+
+
+def caller() -> Caller:
+    """Who asks, in a request to the API."""
+    found: Caller = g.caller
+    return found
+
+
+def _begin() -> None:
+    given = request.headers.get("X-Request-Id", "")
+    g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
+    structlog.contextvars.clear_contextvars()
+    structlog.contextvars.bind_contextvars(request_id=g.request_id)
+    if trace := _TRACEPARENT.fullmatch(request.headers.get("traceparent", "")):
+        structlog.contextvars.bind_contextvars(trace_id=trace[1])
+
+
+def _authenticate() -> None:
+    if not request.path.startswith(API_PREFIX) or request.url_rule is None:
+        return
+    found = verify_key(_presented_key())
+    if found is None:
+        raise Unauthenticated("There is no API key in the request, or it opens nothing.")
+    tenant = request.headers.get("X-Tenant-Id")
+    if tenant is not None and tenant.lower() not in (found.tenant_slug, str(found.tenant_id)):
+        raise TenantMismatch("X-Tenant-Id is not the tenant of this API key.")
+    g.caller = found
+    structlog.contextvars.bind_contextvars(
+        tenant_id=str(found.tenant_id), key_id=str(found.key_id)
+    )
+
+
+def _presented_key() -> str:
+    header = request.headers.get("X-API-Key", "").strip()
+    bearer = _BEARER.fullmatch(request.headers.get("Authorization", "").strip())
+    if header and bearer and header != bearer[1]:
+        raise Unauthenticated("X-API-Key and Authorization hold different keys: send one.")
+    return header or (bearer[1] if bearer else "")
+
+
+def _finish(response: Response) -> Response:
+    if "request_id" in g:
+        response.headers["X-Request-Id"] = g.request_id
+    return response

@@ -1,0 +1,336 @@
+"""The one table of errors: which HTTP status each has, and what the caller can do about it.
+
+Bodies are RFC 9457 problem documents with a stable `code`. docs/errors.md is checked against
+this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, Final
+
+import orjson
+import structlog
+from flask import Flask, Response, g, request
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from werkzeug.exceptions import HTTPException
+
+from payments_app.kernel import errors, idempotency
+from payments_app.payments import errors as payments
+from payments_app.payments import order
+from payments_app.tenants import errors as tenants
+
+log = structlog.get_logger(__name__)
+
+MEDIA_TYPE: Final = "application/problem+json"
+# A client that finds us without a database comes back after this.
+AWAY_RETRY_AFTER_S: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """`advice`: what the caller can do."""
+
+    code: str
+    status: HTTPStatus
+    title: str
+    advice: str
+
+
+def _of(error: type[errors.GatewayError], status: HTTPStatus, title: str, advice: str) -> ProblemType:
+    return ProblemType(error.code, status, title, advice)
+
+
+class Unauthenticated(errors.GatewayError):
+    """No key, or one that opens nothing."""
+
+    code = "unauthenticated"
+
+
+class TenantMismatch(errors.GatewayError):
+    """X-Tenant-Id isn't the tenant of the key."""
+
+    code = "tenant_mismatch"
+
+
+class UnsupportedMediaType(errors.GatewayError):
+    """A body that isn't declared as JSON."""
+
+    code = "unsupported_media_type"
+
+
+class BodyMalformed(errors.GatewayError):
+    """A body that isn't JSON."""
+
+    code = "body_malformed"
+
+
+_S = HTTPStatus
+PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
+    Unauthenticated: _of(
+        Unauthenticated,
+        _S.UNAUTHORIZED,
+        "No valid API key",
+        "Send a valid key in X-API-Key, or as a Bearer token in Authorization.",
+    ),
+    TenantMismatch: _of(
+        TenantMismatch,
+        _S.FORBIDDEN,
+        "Key and tenant differ",
+        "Leave X-Tenant-Id out, or send the id or slug of the key's own tenant.",
+    ),
+    tenants.TenantSuspended: _of(
+        tenants.TenantSuspended,
+        _S.FORBIDDEN,
+        "Tenant suspended",
+        "Ask the operator of this installation. Open payments go on to their end.",
+    ),
+    UnsupportedMediaType: _of(
+        UnsupportedMediaType,
+        _S.UNSUPPORTED_MEDIA_TYPE,
+        "Not JSON",
+        "Send the body as JSON with Content-Type: application/json.",
+    ),
+    BodyMalformed: _of(
+        BodyMalformed,
+        _S.BAD_REQUEST,
+        "Malformed body",
+        "Send one JSON object, in UTF-8. Nothing was done.",
+    ),
+    errors.FieldsInvalid: _of(
+        errors.FieldsInvalid,
+        _S.UNPROCESSABLE_ENTITY,
+        "Invalid fields",
+        "Mend the fields named in errors. Nothing was done and no key was spent.",
+    ),
+    payments.CursorInvalid: _of(
+        payments.CursorInvalid,
+        _S.BAD_REQUEST,
+        "Invalid cursor",
+        "Use next_cursor as it was given, or start again without a cursor.",
+    ),
+    payments.PaymentNotFound: _of(
+        payments.PaymentNotFound,
+        _S.NOT_FOUND,
+        "No such payment",
+        "Check the id, and that the key is of the payment's tenant and mode.",
+    ),
+    payments.ExternalIdTaken: _of(
+        payments.ExternalIdTaken,
+        _S.CONFLICT,
+        "external_id already used",
+        "Find the payment with GET /api/v1/payments?external_id=…; a new one needs another.",
+    ),
+    order.ProviderAmbiguous: _of(
+        order.ProviderAmbiguous,
+        _S.UNPROCESSABLE_ENTITY,
+        "Provider not clear",
+        "Name one of the providers in `provider`.",
+    ),
+    tenants.ProviderNotEnabled: _of(
+        tenants.ProviderNotEnabled,
+        _S.UNPROCESSABLE_ENTITY,
+        "Provider not enabled",
+        "Use a provider that the operator has set up for this tenant and mode.",
+    ),
+    tenants.ProviderAccountUnreadable: _of(
+        tenants.ProviderAccountUnreadable,
+        _S.SERVICE_UNAVAILABLE,
+        "Provider account unreadable",
+        "Tell the operator: a key is missing from SECRET_KEYS. Nothing was done.",
+    ),
+    idempotency.KeyMissing: _of(
+        idempotency.KeyMissing,
+        _S.BAD_REQUEST,
+        "Idempotency-Key missing",
+        "Send an Idempotency-Key: a UUID that is kept with the order and sent at each retry.",
+    ),
+    idempotency.KeyInvalid: _of(
+        idempotency.KeyInvalid,
+        _S.BAD_REQUEST,
+        "Idempotency-Key invalid",
+        "Send one UUID, bare or in double quotes, in one header.",
+    ),
+    idempotency.KeyReused: _of(
+        idempotency.KeyReused,
+        _S.UNPROCESSABLE_ENTITY,
+        "Idempotency-Key used for another request",
+        "Send the first request again unchanged, or use a new key for a new payment.",
+    ),
+    idempotency.KeyInProgress: _of(
+        idempotency.KeyInProgress,
+        _S.CONFLICT,
+        "First request still running",
+        "Send the same request again after Retry-After. It charges nothing twice.",
+    ),
+    idempotency.KeyExpired: _of(
+        idempotency.KeyExpired,
+        _S.CONFLICT,
+        "Answer no longer kept",
+        "Read the payment that is linked. This key never makes another one.",
+    ),
+}
+# What the HTTP layer itself refuses, by status.
+HTTP_PROBLEMS: Final[dict[int, ProblemType]] = {
+    problem.status: problem
+    for problem in (
+        ProblemType("bad_request", _S.BAD_REQUEST, "Bad request", "Mend the request."),
+        ProblemType("not_found", _S.NOT_FOUND, "Not found", "Check the address. See /docs."),
+        ProblemType(
+            "method_not_allowed",
+            _S.METHOD_NOT_ALLOWED,
+            "Method not allowed",
+            "Use one of the methods that the Allow header names.",
+        ),
+        ProblemType(
+            "not_acceptable", _S.NOT_ACCEPTABLE, "Not acceptable", "Accept application/json."
+        ),
+        ProblemType(
+            "body_too_large",
+            _S.REQUEST_ENTITY_TOO_LARGE,
+            "Body too large",
+            "Send at most 64 KiB. Nothing was done.",
+        ),
+        ProblemType(
+            "rate_limited",
+            _S.TOO_MANY_REQUESTS,
+            "Too many requests",
+            "Wait for Retry-After, then send the same request with the same key.",
+        ),
+        ProblemType(
+            "internal_error",
+            _S.INTERNAL_SERVER_ERROR,
+            "Internal error",
+            "Send the same request again with the same Idempotency-Key; it charges nothing twice."
+            " If it stays, tell the operator the request_id.",
+        ),
+        ProblemType(
+            "temporarily_unavailable",
+            _S.SERVICE_UNAVAILABLE,
+            "Temporarily unavailable",
+            "Send the same request again with the same key after Retry-After.",
+        ),
+    )
+}
+
+
+def all_problems() -> list[ProblemType]:
+    """Every problem that the API can answer with, by code."""
+    return sorted([*PROBLEMS.values(), *HTTP_PROBLEMS.values()], key=lambda problem: problem.code)
+
+
+def register_problems(app: Flask) -> None:
+    """Turn every error into a problem document."""
+    app.register_error_handler(errors.GatewayError, _gateway_error)
+    app.register_error_handler(HTTPException, http_problem)
+    app.register_error_handler(OperationalError, _database_away)
+    app.register_error_handler(DBAPIError, _database_error)
+    app.register_error_handler(PoolTimeout, _database_away)
+    app.register_error_handler(Exception, _bug)
+    app.add_url_rule("/problems/<code>", view_func=_describe, endpoint="problem")
+
+
+def http_problem(error: HTTPException) -> Response:
+    """The problem document for what Flask or flask-smorest refused."""
+    status = error.code or 500
+    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
+        return _field_errors(error)
+    if status == HTTPStatus.BAD_REQUEST and request.method in ("POST", "PUT", "PATCH"):
+        return _gateway_error(BodyMalformed("The body is not a JSON object."))
+    problem = HTTP_PROBLEMS.get(status) or HTTP_PROBLEMS[HTTPStatus.BAD_REQUEST]
+    kept = {"allow", "retry-after"}
+    headers = {name: value for name, value in error.get_headers() if name.lower() in kept}
+    return problem_response(problem, problem.advice, headers=headers)
+
+
+def problem_response(
+    problem: ProblemType,
+    detail: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> Response:
+    """A problem document (RFC 9457)."""
+    document = {
+        "type": f"/problems/{problem.code}",
+        "title": problem.title,
+        "status": int(problem.status),
+        "code": problem.code,
+        "detail": detail,
+        "request_id": g.get("request_id"),
+        **(extra or {}),
+    }
+    response = Response(orjson.dumps(document), problem.status, content_type=MEDIA_TYPE)
+    response.headers.update(headers or {})
+    response.headers["Link"] = f'</problems/{problem.code}>; rel="describedby"'
+    return response
+
+
+def _gateway_error(error: errors.GatewayError) -> Response:
+    problem = PROBLEMS.get(type(error))
+    if problem is None:
+        # Not for callers: of the operator's commands, or new and not in the table.
+        problem = ProblemType(error.code, HTTPStatus.UNPROCESSABLE_ENTITY, "Refused", error.detail)
+    extra = dict(error.extra)
+    headers: dict[str, str] = {}
+    if isinstance(error, errors.FieldsInvalid):
+        extra["errors"] = _pointers(extra["errors"])
+    if "retry_after_s" in extra:
+        headers["Retry-After"] = str(extra.pop("retry_after_s"))
+    if "payment_id" in extra:
+        extra["payment"] = headers["Location"] = f"/api/v1/payments/{extra['payment_id']}"
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = 'Bearer realm="maramoja"'
+    return problem_response(problem, error.detail, headers=headers, extra=extra)
+
+
+def _field_errors(error: HTTPException) -> Response:
+    """What webargs found wrong, by field."""
+    messages = getattr(error, "data", {}).get("messages", {})
+    found: dict[str, Any] = {}
+    for where in messages.values():
+        found.update(where if isinstance(where, dict) else {"": where})
+    return _gateway_error(errors.FieldsInvalid(found))
+
+
+def _pointers(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    listed = []
+    for name, sentences in found.items():
+        for sentence in sentences if isinstance(sentences, list) else [str(sentences)]:
+            pointer = f"/{name}" if name else ""
+            listed.append({"field": name, "pointer": pointer, "detail": str(sentence)})
+    return listed
+
+
+def _database_away(error: Exception) -> Response:
+    log.error("database.away", error=type(error).__name__)
+    problem = HTTP_PROBLEMS[HTTPStatus.SERVICE_UNAVAILABLE]
+    return problem_response(
+        problem, problem.advice, headers={"Retry-After": str(AWAY_RETRY_AFTER_S)}
+    )
+
+
+def _database_error(error: DBAPIError) -> Response:
+    return _database_away(error) if error.connection_invalidated else _bug(error)
+
+
+def _bug(error: Exception) -> Response:
+    log.exception("request.failed", error=type(error).__name__)
+    problem = HTTP_PROBLEMS[HTTPStatus.INTERNAL_SERVER_ERROR]
+    return problem_response(problem, problem.advice)
+
+
+def _describe(code: str) -> Response:
+    for problem in all_problems():
+        if problem.code == code:
+            document = {
+                "code": problem.code,
+                "status": int(problem.status),
+                "title": problem.title,
+                "advice": problem.advice,
+            }
+            return Response(orjson.dumps(document), content_type="application/json")
+    return problem_response(HTTP_PROBLEMS[HTTPStatus.NOT_FOUND], "No problem has this code.")

@@ -1,0 +1,230 @@
+"""One accept per key: Postgres decides who was first, and keeps the answer for all who come later.
+
+The rules are those of draft-ietf-httpapi-idempotency-key-header-07; docs/idempotency.md says
+what it leaves open.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Text,
+    func,
+    select,
+    text,
+    update,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, insert
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from payments_app.kernel.database import Base
+from payments_app.kernel.errors import GatewayError
+
+Fields = Mapping[str, str]
+_DIGEST_CHARS: Final = 16
+
+
+class IdempotencyKey(Base):
+    """A key, what it was first used for, and the answer given. Never deleted.
+
+    Once the answer has expired, `body`, `headers` and `field_digests` are gone and the row
+    is a tombstone: the key still can't act again.
+    """
+
+    __tablename__ = "idempotency_keys"
+    __table_args__ = (
+        CheckConstraint("mode IN ('live', 'test')", name="mode_known"),
+        CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint_is_sha256"),
+        Index("ix_idempotency_keys_expiry", "expires_at", postgresql_where=text("body IS NOT NULL")),
+    )
+
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)
+    mode: Mapped[str] = mapped_column(Text, primary_key=True)
+    key: Mapped[UUID] = mapped_column(primary_key=True)
+    fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
+    fingerprint_version: Mapped[int]
+    field_digests: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
+    resource_id: Mapped[UUID] = mapped_column(
+        ForeignKey("payments.id", deferrable=True, initially="DEFERRED")
+    )
+    status: Mapped[int]
+    headers: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(
+        TIMESTAMP(timezone=True), server_default=text("clock_timestamp()")
+    )
+    expires_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+
+
+class KeyMissing(GatewayError):
+    """The tenant requires a key and the request has none."""
+
+    code = "idempotency_key_missing"
+
+
+class KeyInvalid(GatewayError):
+    """The header isn't one UUID, bare or quoted."""
+
+    code = "idempotency_key_invalid"
+
+
+class KeyReused(GatewayError):
+    """The key was first used for another request. `fields` names what differs, never values."""
+
+    code = "idempotency_key_reused"
+
+
+class KeyInProgress(GatewayError):
+    """The first request with this key is still running after our bounded wait."""
+
+    code = "idempotency_key_in_progress"
+
+
+class KeyExpired(GatewayError):
+    """The answer is no longer kept. The payment is there, and the key won't make another."""
+
+    code = "idempotency_key_expired"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer that is given again, byte for byte."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A request under a key. `fields`: the validated request, each value in one canonical form."""
+
+    tenant_id: UUID
+    mode: str
+    key: UUID
+    fields: Fields = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """What the key's first request came to. `answer` is None once it has been dropped."""
+
+    resource_id: UUID
+    answer: StoredAnswer | None
+    is_past_expiry: bool
+
+
+def claim(
+    session: Session,
+    attempt: Attempt,
+    *,
+    resource_id: UUID,
+    answer: StoredAnswer,
+    keep_for: timedelta,
+) -> Earlier | None:
+    """Take the key for `resource_id`, or find what its first request came to.
+
+    None: the key is ours and commits with the caller's transaction. While another
+    transaction has it uncommitted, this waits for that one, up to the lock timeout.
+    Raises KeyReused if the first request was a different one, and sqlalchemy's
+    OperationalError (LockNotAvailable) when the wait was too long.
+    """
+    inserted = session.execute(
+        insert(IdempotencyKey)
+        .values(
+            tenant_id=attempt.tenant_id,
+            mode=attempt.mode,
+            key=attempt.key,
+            fingerprint=fingerprint(attempt, CURRENT_VERSION),
+            fingerprint_version=CURRENT_VERSION,
+            field_digests=_field_digests(attempt),
+            resource_id=resource_id,
+            status=answer.status,
+            headers=dict(answer.headers),
+            body=answer.body,
+            expires_at=func.clock_timestamp() + keep_for,
+        )
+        .on_conflict_do_nothing()
+        .returning(IdempotencyKey.key)
+    ).first()
+    return None if inserted else find(session, attempt)
+
+
+def find(session: Session, attempt: Attempt) -> Earlier | None:
+    """What this key's first request came to, or None. Raises KeyReused."""
+    found = session.execute(
+        select(IdempotencyKey, func.clock_timestamp()).where(
+            IdempotencyKey.tenant_id == attempt.tenant_id,
+            IdempotencyKey.mode == attempt.mode,
+            IdempotencyKey.key == attempt.key,
+        )
+    ).first()
+    if found is None:
+        return None
+    row, now = found
+    if fingerprint(attempt, row.fingerprint_version) != row.fingerprint:
+        raise KeyReused(
+            "This Idempotency-Key was first used for a different request.",
+            fields=_differing(attempt, row.field_digests),
+        )
+    answer = None
+    if row.body is not None:
+        answer = StoredAnswer(row.status, row.headers or {}, row.body)
+    return Earlier(row.resource_id, answer, is_past_expiry=row.expires_at <= now)
+
+
+def drop_answers(session: Session, keys: list[tuple[UUID, str, UUID]]) -> None:
+    """Turn these (tenant, mode, key) into tombstones."""
+    for tenant_id, mode, key in keys:
+        session.execute(
+            update(IdempotencyKey)
+            .where(
+                IdempotencyKey.tenant_id == tenant_id,
+                IdempotencyKey.mode == mode,
+                IdempotencyKey.key == key,
+            )
+            .values(body=None, headers=None, field_digests=None)
+        )
+
+
+def fingerprint(attempt: Attempt, version: int) -> bytes:
+    """SHA-256 over the validated request, by the algorithm of that version."""
+    return _ALGORITHMS[version](attempt)
+
+
+def _sorted_fields(attempt: Attempt) -> bytes:
+    # Salted with the key: equal requests under two keys don't show as equal.
+    canonical = json.dumps(dict(attempt.fields), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"1:{attempt.key}:{canonical}".encode()).digest()
+
+
+# An algorithm stays here as long as keys of its version do: a deploy in mid-retry neither
+# refuses nor repeats.
+_ALGORITHMS: Final[dict[int, Callable[[Attempt], bytes]]] = {1: _sorted_fields}
+CURRENT_VERSION: Final = 1
+
+
+def _field_digests(attempt: Attempt) -> dict[str, str]:
+    return {
+        name: hashlib.sha256(f"{attempt.key}:{name}={value}".encode()).hexdigest()[:_DIGEST_CHARS]
+        for name, value in attempt.fields.items()
+    }
+
+
+def _differing(attempt: Attempt, stored: dict[str, Any] | None) -> list[str]:
+    if stored is None:
+        return []
+    presented = _field_digests(attempt)
+    names = presented.keys() | stored.keys()
+    return sorted(name for name in names if presented.get(name) != stored.get(name))

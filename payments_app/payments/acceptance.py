@@ -1,0 +1,172 @@
+"""Accepting a payment: the key is claimed, the payment and the answer stored, in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+import structlog
+import uuid_utils.compat
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.orm import Session
+
+from payments_app.kernel import idempotency
+from payments_app.kernel.clock import utc_now
+from payments_app.kernel.database import constraint_of, is_lock_timeout, transaction
+from payments_app.kernel.idempotency import Attempt, StoredAnswer
+from payments_app.kernel.jobs import Job, enqueue
+from payments_app.payments.errors import ExternalIdTaken
+from payments_app.payments.model import Payment
+from payments_app.payments.order import NewPayment, Route, choose_route
+from payments_app.payments.rails import Rails
+from payments_app.payments.states import BORN, Event, Status
+from payments_app.payments.story import record_event
+from payments_app.tenants.keys import Caller
+
+log = structlog.get_logger(__name__)
+
+EXTERNAL_ID_ONCE: Final = "uq_payments_tenant_id_mode_external_id"
+
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who asks for a payment, and how their request is known."""
+
+    caller: Caller
+    request_id: str
+    idempotency_key: UUID | None
+    answer_kept_for: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The answer to give. `status_now` is set when it is given again."""
+
+    answer: StoredAnswer
+    payment_id: UUID
+    status_now: Status | None = None
+
+
+def accept_payment(
+    order: NewPayment, asker: Asker, rails: Rails, render: Callable[[Payment], StoredAnswer]
+) -> Accepted:
+    """Accept the payment, once for each idempotency key, or give the first answer again.
+
+    Raises FieldsInvalid and its kin before anything is claimed; KeyReused, KeyInProgress,
+    KeyExpired; ExternalIdTaken.
+    """
+    payment = _new_payment(order, asker.caller, choose_route(order, asker.caller, rails))
+    accepted = Accepted(render(payment), payment.id)
+    try:
+        with transaction() as session:
+            earlier = _claim_key(session, asker, order, accepted)
+            if earlier is not None:
+                return earlier
+            session.add(payment)
+            session.flush()
+            record_event(
+                session,
+                payment,
+                Event.ACCEPTED,
+                actor=f"key:{asker.caller.key_id}",
+                request_id=asker.request_id,
+            )
+            enqueue(session, Job.ADVANCE_PAYMENTS)
+    except IntegrityError as error:
+        if constraint_of(error) == EXTERNAL_ID_ONCE:
+            raise ExternalIdTaken(
+                "An earlier payment has this external_id.", external_id=order.external_id
+            ) from None
+        raise
+    log.info("payment.accepted", payment_id=str(payment.id))
+    return accepted
+
+
+def attempt_of(order: NewPayment, asker: Asker) -> Attempt | None:
+    """The request as the idempotency key sees it; None without a key."""
+    if asker.idempotency_key is None:
+        return None
+    return Attempt(
+        tenant_id=asker.caller.tenant_id,
+        mode=asker.caller.mode,
+        key=asker.idempotency_key,
+        fields={"method": "POST", "route": "/api/v1/payments", **order.fields()},
+    )
+
+
+def replay_payment(order: NewPayment, asker: Asker) -> Accepted | None:
+    """The first answer, if this key has one. Raises KeyReused, KeyExpired."""
+    attempt = attempt_of(order, asker)
+    if attempt is None:
+        return None
+    with transaction() as session:
+        earlier = idempotency.find(session, attempt)
+        return _replayed(session, earlier) if earlier else None
+
+
+def _claim_key(
+    session: Session, asker: Asker, order: NewPayment, accepted: Accepted
+) -> Accepted | None:
+    attempt = attempt_of(order, asker)
+    if attempt is None:
+        return None
+    try:
+        earlier = idempotency.claim(
+            session,
+            attempt,
+            resource_id=accepted.payment_id,
+            answer=accepted.answer,
+            keep_for=asker.answer_kept_for,
+        )
+    except OperationalError as error:
+        if not is_lock_timeout(error):
+            raise
+        raise idempotency.KeyInProgress(
+            "The first request with this Idempotency-Key is still running.", retry_after_s=1
+        ) from None
+    return None if earlier is None else _replayed(session, earlier)
+
+
+def _replayed(session: Session, earlier: idempotency.Earlier) -> Accepted:
+    status = session.execute(
+        select(Payment.status).where(Payment.id == earlier.resource_id)
+    ).scalar_one()
+    expired = earlier.is_past_expiry and status != Status.PENDING
+    if expired or earlier.answer is None:
+        raise idempotency.KeyExpired(
+            "The answer to this Idempotency-Key is no longer kept; its payment is.",
+            payment_id=str(earlier.resource_id),
+        )
+    return Accepted(earlier.answer, earlier.resource_id, Status(status))
+
+
+def _new_payment(order: NewPayment, caller: Caller, route: Route) -> Payment:
+    now = utc_now()
+    return Payment(
+        id=uuid_utils.compat.uuid7(),
+        tenant_id=caller.tenant_id,
+        mode=caller.mode,
+        provider=route.provider.code,
+        account_id=route.account.id,
+        base_url=route.account.base_url,
+        target_environment=route.account.target_environment,
+        reference=uuid4(),
+        amount_minor=order.money.minor,
+        currency=order.money.currency,
+        payer=order.payer.digits,
+        external_id=order.external_id,
+        payer_message=order.payer_message,
+        payee_note=order.payee_note,
+        description=order.description,
+        tenant_metadata=order.metadata,
+        status=BORN.status,
+        stage=BORN.stage,
+        sequence=0,
+        created_at=now,
+        updated_at=now,
+    )

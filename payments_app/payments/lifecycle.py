@@ -1,0 +1,481 @@
+"""A payment's life after it was accepted, top to bottom: claim, submit or check, record, settle.
+
+With acceptance.py the only writer of payments. Each step is its own transaction; the network
+is only ever between two of them. What is about to be done is committed before it is done, so
+that a crash anywhere is answered by asking the provider.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, assert_never
+from uuid import UUID
+
+import structlog
+from sqlalchemy import case, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.database import transaction
+from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.jobs import Job, enqueue, ring
+from payments_app.kernel.transport import Lease
+from payments_app.kernel.wire import LeaseLost
+from payments_app.payments import retry
+from payments_app.payments.model import Callback, Payment, ProviderExchange
+from payments_app.payments.rails import Rails
+from payments_app.payments.states import Event, Stage, Status, Step
+from payments_app.payments.story import ENGINE, record_event
+from payments_app.providers.contract import Capabilities, FailureCode, Observation, Verdict
+
+log = structlog.get_logger(__name__)
+
+# How long a claim lasts: a whole exchange (15 s) and its write-back, and not much more,
+# because after a crash the payment rests for this long.
+LEASE: Final = timedelta(seconds=30)
+# A wire stops sending this long before the database ends the lease.
+LEASE_MARGIN_S: Final = 2.0
+# Less than this left before sending, and the lease is renewed first.
+LEASE_RENEW_BELOW_S: Final = 20.0
+# Evidence is kept whole up to this size; providers' answers are some hundred bytes.
+EVIDENCE_BYTES_MAX: Final = 16_384
+# One payment's callbacks beyond this many different ones are answered and not stored.
+CALLBACKS_MAX: Final = 50
+
+
+# --- advance: claim, then submit or check -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One worker's right to act on one payment, once. `payment` is as it was when claimed."""
+
+    payment: Payment
+    generation: int
+    step: Step
+    lease: Lease
+
+
+def advance_due_payments(rails: Rails) -> int:
+    """Do what is due, one payment after the other, until nothing is; how many it did.
+
+    For each payment taken the doorbell is rung once more, so that other workers help.
+    """
+    done = 0
+    while not rails.stopping():
+        claim = _claim_due()
+        if claim is None:
+            break
+        ring(Job.ADVANCE_PAYMENTS)
+        with structlog.contextvars.bound_contextvars(
+            payment_id=str(claim.payment.id), tenant_id=str(claim.payment.tenant_id)
+        ):
+            advance_payment(claim, rails)
+        done += 1
+    return done
+
+
+def advance_payment(claim: Claim, rails: Rails) -> None:
+    """Take the claimed step with the provider, and write down what it proved."""
+    provider = rails.registry.get(claim.payment.provider)
+    try:
+        observation = _observe(claim, rails)
+    except LeaseLost:
+        # Nothing was sent. The row is another worker's by now, or waits for one.
+        log.warning("payment.lease_lost", generation=claim.generation)
+        observation = Observation(Verdict.NOT_SENT, "lease_lost")
+    record(claim, observation, provider.capabilities)
+
+
+def _claim_due() -> Claim | None:
+    taken_at = boot_seconds()
+    with transaction() as session:
+        found = session.execute(
+            select(Payment, func.statement_timestamp())
+            .where(
+                Payment.status == Status.PENDING,
+                Payment.next_action_at <= func.statement_timestamp(),
+                func.coalesce(Payment.lease_until, Payment.next_action_at)
+                <= func.statement_timestamp(),
+            )
+            .order_by(Payment.next_action_at)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        ).first()
+        if found is None:
+            return None
+        payment, now = found
+        return _take(session, payment, now, taken_at)
+
+
+def _take(session: Session, payment: Payment, now: datetime, taken_at: float) -> Claim:
+    step = Step(payment.next_step)
+    payment.generation += 1
+    payment.lease_until = payment.next_action_at = now + LEASE
+    match step:
+        case Step.SUBMIT:
+            # From here on it may have been sent: whoever comes after a crash asks first.
+            payment.apply(Event.SUBMITTING, now)
+            payment.next_step = Step.CHECK
+            payment.submissions += 1
+            payment.submitted_at = now
+            session.add(
+                ProviderExchange(
+                    tenant_id=payment.tenant_id,
+                    payment_id=payment.id,
+                    generation=payment.generation,
+                    kind=Step.SUBMIT,
+                    reference=payment.reference,
+                )
+            )
+        case Step.CHECK if payment.stage == Stage.SUBMITTING:
+            # The worker that was to send it has not come back.
+            _move(session, payment, Event.UNKNOWN, now, reason="worker_lost")
+        case Step.CHECK:
+            pass
+        case never:
+            assert_never(never)
+    lease = Lease(taken_at + LEASE.total_seconds() - LEASE_MARGIN_S)
+    return Claim(payment, payment.generation, step, lease)
+
+
+def _observe(claim: Claim, rails: Rails) -> Observation:
+    """Go out: account, token, then the one exchange. No transaction is open.
+
+    Raises LeaseLost when there was no time left to send.
+    """
+    payment = claim.payment
+    provider = rails.registry.get(payment.provider)
+    try:
+        account = rails.account_of(payment)
+    except GatewayError as error:
+        log.error("payment.account_unavailable", code=error.code)
+        return Observation(
+            Verdict.NOT_SENT, "account_unavailable", retry_after_s=retry.ACCOUNT_MISSING_S
+        )
+    order = rails.order_for(payment)
+    if claim.step is Step.CHECK:
+        wait_s = rails.pace.wait_s(account, provider.terms(account).checks_per_s)
+        if wait_s:
+            return Observation(Verdict.NOT_SENT, "paced", retry_after_s=wait_s)
+    not_ready = provider.prepare(account, rails.wire(claim.lease))
+    if not_ready is not None:
+        return not_ready
+    wire = rails.wire(_renewed(claim))
+    if claim.step is Step.SUBMIT:
+        return provider.submit(order, account, wire)
+    return provider.check(order, account, wire)
+
+
+def _renewed(claim: Claim) -> Lease:
+    """The lease, longer if little of it is left. Raises LeaseLost if another has the payment."""
+    if claim.lease.remaining_s() > LEASE_RENEW_BELOW_S:
+        return claim.lease
+    taken_at = boot_seconds()
+    lease_until = func.clock_timestamp() + LEASE
+    with transaction() as session:
+        renewed = session.execute(
+            update(Payment)
+            .where(Payment.id == claim.payment.id, Payment.generation == claim.generation)
+            .where(Payment.status == Status.PENDING)
+            .values(
+                lease_until=lease_until,
+                # An earlier time was set by a callback: that hint stays.
+                next_action_at=case(
+                    (Payment.next_action_at < Payment.lease_until, Payment.next_action_at),
+                    else_=lease_until,
+                ),
+            )
+            .returning(Payment.id)
+        ).first()
+    if renewed is None:
+        raise LeaseLost
+    return Lease(taken_at + LEASE.total_seconds() - LEASE_MARGIN_S)
+
+
+# --- record: what one exchange proved -----------------------------------------------------
+
+
+def record(claim: Claim, observation: Observation, capabilities: Capabilities) -> None:
+    """Write back what was observed if the claim is still ours; else keep it as evidence only."""
+    with transaction() as session:
+        payment, now = _locked(session, claim.payment.id)
+        exchange_id = _store_exchange(session, claim, observation)
+        if payment.generation != claim.generation or payment.is_final:
+            log.warning("payment.zombie_write", verdict=observation.verdict)
+            _note_contradiction(session, payment, observation)
+            return
+        hinted = payment.next_action_at < payment.lease_until
+        payment.lease_until = None
+        match claim.step:
+            case Step.SUBMIT:
+                _record_submission(session, payment, observation, exchange_id, now)
+            case Step.CHECK:
+                _record_check(session, payment, observation, exchange_id, now, capabilities)
+            case never:
+                assert_never(never)
+        if hinted and not payment.is_final and payment.next_step == Step.CHECK:
+            payment.next_action_at = now
+
+
+def _record_submission(
+    session: Session, payment: Payment, seen: Observation, exchange_id: int | None, now: datetime
+) -> None:
+    # Once any submission may have arrived the stage has left SUBMITTING for good.
+    first_to_leave = payment.stage == Stage.SUBMITTING
+    match seen.verdict:
+        case Verdict.PENDING | Verdict.DUPLICATE:
+            _move(session, payment, Event.PENDING, now, reason=seen.reason)
+            delay = 0.0 if seen.verdict is Verdict.DUPLICATE else retry.FIRST_CHECK_S
+            _act_again(payment, Step.CHECK, now, delay)
+        case Verdict.SUCCESSFUL | Verdict.FAILED:
+            _settle(session, payment, seen, exchange_id, now)
+        case Verdict.REFUSED if first_to_leave:
+            _settle(session, payment, seen, exchange_id, now)
+        case Verdict.NOT_SENT if first_to_leave:
+            payment.apply(Event.HANDED_BACK, now)
+            delay = retry.submit_delay_s(payment.submissions, seen.retry_after_s)
+            _act_again(payment, Step.SUBMIT, now, delay)
+        case Verdict.NOT_SENT | Verdict.REFUSED:
+            # An earlier submission may have arrived: this one proves nothing about that.
+            delay = retry.submit_delay_s(payment.submissions, seen.retry_after_s)
+            _act_again(payment, Step.CHECK, now, delay)
+        case Verdict.UNKNOWN | Verdict.NOT_FOUND:
+            _move(session, payment, Event.UNKNOWN, now, reason=seen.reason)
+            _act_again(payment, Step.CHECK, now, seen.retry_after_s or retry.FIRST_CHECK_S)
+        case never:
+            assert_never(never)
+
+
+def _record_check(
+    session: Session,
+    payment: Payment,
+    seen: Observation,
+    exchange_id: int | None,
+    now: datetime,
+    capabilities: Capabilities,
+) -> None:
+    age_s = _age_s(payment, now)
+    delay = max(retry.check_delay_s(age_s), min(seen.retry_after_s or 0, retry.RETRY_AFTER_MAX_S))
+    match seen.verdict:
+        case Verdict.SUCCESSFUL | Verdict.FAILED:
+            _settle(session, payment, seen, exchange_id, now)
+        case Verdict.PENDING:
+            _move(session, payment, Event.PENDING, now, reason=seen.reason)
+            _act_again(payment, Step.CHECK, now, delay)
+        case Verdict.NOT_FOUND:
+            _record_not_found(session, payment, now, capabilities)
+        case Verdict.UNKNOWN | Verdict.NOT_SENT | Verdict.DUPLICATE | Verdict.REFUSED:
+            # No news: what was known stays known.
+            _act_again(payment, Step.CHECK, now, delay)
+        case never:
+            assert_never(never)
+
+
+def _record_not_found(
+    session: Session, payment: Payment, now: datetime, capabilities: Capabilities
+) -> None:
+    """The provider has nothing under our reference, yet: a 404 alone never ends a payment."""
+    age_s = _age_s(payment, now)
+    if age_s >= capabilities.visible_after_s and (refusal := _standing_refusal(session, payment)):
+        _end(session, payment, Event.FAILED, refusal.id, now, reason="refused_and_not_found")
+        return
+    resend_after_s = retry.resend_after_s(capabilities.resend_after_s, payment.submissions)
+    _move(session, payment, Event.UNKNOWN, now, reason="not_found")
+    if capabilities.idempotent_submit and age_s >= resend_after_s:
+        _act_again(payment, Step.SUBMIT, now, 0.0)
+    else:
+        _act_again(payment, Step.CHECK, now, retry.check_delay_s(age_s))
+
+
+def _standing_refusal(session: Session, payment: Payment) -> ProviderExchange | None:
+    """The last submission's answer, if that was a refusal."""
+    last = session.scalars(
+        select(ProviderExchange)
+        .where(ProviderExchange.payment_id == payment.id, ProviderExchange.kind == Step.SUBMIT)
+        .order_by(ProviderExchange.generation.desc())
+        .limit(1)
+    ).first()
+    return last if last is not None and last.verdict == Verdict.REFUSED else None
+
+
+# --- settle -------------------------------------------------------------------------------------
+
+
+def _settle(
+    session: Session, payment: Payment, seen: Observation, exchange_id: int | None, now: datetime
+) -> None:
+    """End the payment on the provider's word, which is stored as `exchange_id`."""
+    if seen.verdict is Verdict.SUCCESSFUL and seen.amount not in (None, payment.money):
+        # Paid, but not what was asked: no clock and no guess of ours ends this one.
+        log.error("payment.amount_contradicted")
+        _move(session, payment, Event.UNKNOWN, now, reason="amount_contradicted")
+        _act_again(payment, Step.CHECK, now, retry.CHECK_MAX_S)
+        return
+    event = Event.SUCCESSFUL if seen.verdict is Verdict.SUCCESSFUL else Event.FAILED
+    payment.provider_transaction_id = seen.provider_transaction_id
+    _end(session, payment, event, exchange_id, now, reason=seen.reason)
+
+
+def _end(
+    session: Session,
+    payment: Payment,
+    event: Event,
+    exchange_id: int | None,
+    now: datetime,
+    *,
+    reason: str,
+) -> None:
+    evidence = session.get_one(ProviderExchange, exchange_id)
+    payment.evidence_id = evidence.id
+    if event is Event.FAILED:
+        payment.failure_code = evidence.failure_code or FailureCode.OTHER
+        payment.failure_provider_code = evidence.failure_provider_code
+    _move(session, payment, event, now, reason=reason)
+    log.info("payment.settled", status=payment.status, reason=reason)
+
+
+def _move(session: Session, payment: Payment, event: Event, now: datetime, *, reason: str) -> None:
+    """Apply the event; when it changed anything, it becomes a line of the payment's story."""
+    if payment.apply(event, now):
+        record_event(session, payment, event, actor=ENGINE, data={"reason": reason})
+
+
+def _act_again(payment: Payment, step: Step, now: datetime, delay_s: float) -> None:
+    payment.next_step = step
+    payment.next_action_at = now + timedelta(seconds=delay_s)
+
+
+def _age_s(payment: Payment, now: datetime) -> float:
+    """Seconds since the last submission was allowed to leave."""
+    return (now - payment.submitted_at).total_seconds() if payment.submitted_at else 0.0
+
+
+def _locked(session: Session, payment_id: UUID) -> tuple[Payment, datetime]:
+    payment, now = session.execute(
+        select(Payment, func.statement_timestamp())
+        .where(Payment.id == payment_id)
+        .with_for_update(of=Payment)
+    ).one()
+    return payment, now
+
+
+def _store_exchange(session: Session, claim: Claim, seen: Observation) -> int | None:
+    """Keep what came back: close the submission's row, or add the question's. Its id."""
+    if claim.step is Step.CHECK and seen.http_status is None and seen.verdict is Verdict.NOT_SENT:
+        return None
+    payment = claim.payment
+    outcome = {
+        "verdict": seen.verdict,
+        "reason": seen.reason,
+        "http_status": seen.http_status,
+        "body": seen.body[:EVIDENCE_BYTES_MAX],
+        "failure_code": seen.failure.code if seen.failure else None,
+        "failure_provider_code": seen.failure.provider_code if seen.failure else None,
+        "elapsed_ms": round(seen.elapsed_s * 1000),
+        "finished_at": func.clock_timestamp(),
+    }
+    if claim.step is Step.SUBMIT:
+        statement = (
+            update(ProviderExchange)
+            .where(
+                ProviderExchange.payment_id == payment.id,
+                ProviderExchange.generation == claim.generation,
+            )
+            .values(outcome)
+            .returning(ProviderExchange.id)
+        )
+    else:
+        statement = (
+            insert(ProviderExchange)
+            .values(
+                tenant_id=payment.tenant_id,
+                payment_id=payment.id,
+                generation=claim.generation,
+                kind=Step.CHECK,
+                reference=payment.reference,
+                **outcome,
+            )
+            .returning(ProviderExchange.id)
+        )
+    return session.execute(statement).scalar_one()
+
+
+def _note_contradiction(session: Session, payment: Payment, seen: Observation) -> None:
+    """A late answer that says otherwise than the end we recorded: told, and nothing is changed."""
+    ends = {Verdict.SUCCESSFUL: Status.SUCCESSFUL, Verdict.FAILED: Status.FAILED}
+    if payment.is_final and ends.get(seen.verdict, payment.status) != payment.status:
+        log.error("payment.contradicted", verdict=seen.verdict)
+        record_event(
+            session, payment, Event.CONTRADICTED, actor=ENGINE, data={"verdict": seen.verdict}
+        )
+
+
+# --- callbacks ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedCallback:
+    """A callback as it came in, for whatever payment `reference` is."""
+
+    provider: str
+    reference: UUID
+    method: str
+    body: bytes
+    source: str | None
+
+
+def note_callback(received: ReceivedCallback) -> bool:
+    """Keep the callback and have the provider asked now. True if it was new.
+
+    It proves nothing: whoever sent it, the payment's end comes from our own question.
+    """
+    with transaction() as session:
+        payment = session.scalars(
+            select(Payment).where(
+                Payment.reference == received.reference, Payment.provider == received.provider
+            )
+        ).first()
+        if payment is None:
+            log.warning("callback.unknown_reference", provider=received.provider)
+            return False
+        if not _keep_callback(session, payment, received):
+            return False
+        session.execute(
+            update(Payment)
+            .where(
+                Payment.id == payment.id,
+                Payment.status == Status.PENDING,
+                Payment.next_step == Step.CHECK,
+            )
+            .values(next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()))
+        )
+        enqueue(session, Job.ADVANCE_PAYMENTS)
+        log.info("callback.received", payment_id=str(payment.id))
+        return True
+
+
+def _keep_callback(session: Session, payment: Payment, received: ReceivedCallback) -> bool:
+    kept = session.scalar(
+        select(func.count()).select_from(Callback).where(Callback.payment_id == payment.id)
+    )
+    if kept is not None and kept >= CALLBACKS_MAX:
+        log.warning("callback.too_many", payment_id=str(payment.id))
+        return False
+    stored = session.execute(
+        insert(Callback)
+        .values(
+            tenant_id=payment.tenant_id,
+            payment_id=payment.id,
+            digest=hashlib.sha256(received.body).digest(),
+            method=received.method,
+            body=received.body,
+            source=received.source,
+        )
+        .on_conflict_do_nothing()
+        .returning(Callback.id)
+    ).first()
+    return stored is not None

@@ -1,0 +1,210 @@
+"""Payments and what is known of them. `Payment.apply` is the only change of status."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column
+
+from payments_app.kernel.database import Base
+from payments_app.kernel.money import Money
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.payments.states import BORN, Event, Stage, Status, Step, next_state
+
+Timestamp: Final = TIMESTAMP(timezone=True)
+NOW: Final = text("clock_timestamp()")
+
+
+class Payment(Base):
+    """One payment. Its `reference` is what the provider knows it by, on every send.
+
+    An open payment has `next_action_at`: the row is its own work item. `lease_until` and
+    `generation` belong to the worker that has it in hand. `account_id` is None for the
+    platform's account; base_url and target_environment are kept because only the platform
+    that took a payment can tell its status.
+    """
+
+    __tablename__ = "payments"
+    __table_args__ = (
+        CheckConstraint("mode IN ('live', 'test')", name="mode_known"),
+        CheckConstraint("flow IN ('collection')", name="flow_known"),
+        CheckConstraint("amount_minor > 0", name="amount_positive"),
+        CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency_form"),
+        CheckConstraint("payer ~ '^[1-9][0-9]{7,14}$'", name="payer_form"),
+        CheckConstraint("status IN ('PENDING', 'SUCCESSFUL', 'FAILED')", name="status_known"),
+        CheckConstraint(
+            "stage IN ('accepted', 'submitting', 'awaiting_payer', 'unknown', 'final')",
+            name="stage_known",
+        ),
+        CheckConstraint("next_step IN ('submit', 'check')", name="step_known"),
+        CheckConstraint("(stage = 'final') = (status <> 'PENDING')", name="final_has_ended"),
+        CheckConstraint(
+            "(status = 'PENDING') = (next_action_at IS NOT NULL)", name="open_is_never_forgotten"
+        ),
+        CheckConstraint("(status = 'PENDING') = (evidence_id IS NULL)", name="end_has_evidence"),
+        CheckConstraint("(status = 'PENDING') = (final_at IS NULL)", name="end_has_time"),
+        CheckConstraint("(status = 'FAILED') = (failure_code IS NOT NULL)", name="failure_has_code"),
+        UniqueConstraint("reference"),
+        UniqueConstraint("tenant_id", "mode", "external_id"),
+        Index("ix_payments_due", "next_action_at", postgresql_where=text("status = 'PENDING'")),
+        Index("ix_payments_newest", "tenant_id", "mode", text("created_at DESC"), text("id DESC")),
+        Index("ix_payments_payer", "tenant_id", "payer", text("created_at DESC")),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    mode: Mapped[str] = mapped_column(Text)
+    flow: Mapped[str] = mapped_column(Text, default="collection")
+    provider: Mapped[str] = mapped_column(Text)
+    account_id: Mapped[UUID | None] = mapped_column(ForeignKey("provider_accounts.id"))
+    base_url: Mapped[str] = mapped_column(Text)
+    target_environment: Mapped[str] = mapped_column(Text)
+    reference: Mapped[UUID]
+    amount_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(Text)
+    payer: Mapped[str] = mapped_column(Text)
+    external_id: Mapped[str | None] = mapped_column(Text)
+    payer_message: Mapped[str | None] = mapped_column(Text)
+    payee_note: Mapped[str | None] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    # `metadata` is SQLAlchemy's own word on a model.
+    tenant_metadata: Mapped[dict[str, Any] | None] = mapped_column(
+        "metadata", JSONB(none_as_null=True)
+    )
+    status: Mapped[str] = mapped_column(Text, default=BORN.status)
+    stage: Mapped[str] = mapped_column(Text, default=BORN.stage)
+    failure_code: Mapped[str | None] = mapped_column(Text)
+    failure_provider_code: Mapped[str | None] = mapped_column(Text)
+    provider_transaction_id: Mapped[str | None] = mapped_column(Text)
+    evidence_id: Mapped[int | None] = mapped_column(
+        ForeignKey("provider_exchanges.id", use_alter=True)
+    )
+    sequence: Mapped[int] = mapped_column(default=0)
+    next_step: Mapped[str] = mapped_column(Text, default=Step.SUBMIT)
+    next_action_at: Mapped[datetime | None] = mapped_column(Timestamp, server_default=NOW)
+    lease_until: Mapped[datetime | None] = mapped_column(Timestamp)
+    generation: Mapped[int] = mapped_column(default=0)
+    submissions: Mapped[int] = mapped_column(default=0)
+    submitted_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    created_at: Mapped[datetime] = mapped_column(Timestamp)
+    updated_at: Mapped[datetime] = mapped_column(Timestamp)
+    final_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    @property
+    def money(self) -> Money:
+        """The amount with its currency."""
+        return Money(self.amount_minor, self.currency)
+
+    @property
+    def msisdn(self) -> Msisdn:
+        """The payer's number."""
+        return Msisdn(self.payer)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the provider's word has ended it."""
+        return self.status != Status.PENDING
+
+    def apply(self, event: Event, now: datetime) -> bool:
+        """Move by the table of states; True if status or stage changed.
+
+        Raises IllegalTransition. The caller writes the event row in the same transaction:
+        the database refuses a change of status without one.
+        """
+        state = next_state(Stage(self.stage), event)
+        changed = state != (self.status, self.stage)
+        self.status, self.stage = state
+        self.updated_at = now
+        if self.is_final:
+            self.next_action_at = None
+            self.lease_until = None
+            self.final_at = now
+        return changed
+
+
+class PaymentEvent(Base):
+    """One line of a payment's story. Append-only. `actor`: who or what made it happen."""
+
+    __tablename__ = "payment_events"
+    __table_args__ = (
+        UniqueConstraint("payment_id", "sequence"),
+        CheckConstraint("sequence > 0", name="sequence_positive"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.id"))
+    sequence: Mapped[int]
+    type: Mapped[str] = mapped_column(Text)
+    status: Mapped[str] = mapped_column(Text)
+    stage: Mapped[str] = mapped_column(Text)
+    actor: Mapped[str] = mapped_column(Text)
+    request_id: Mapped[str | None] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    # By this the database sees that a change of status has its line in the same transaction.
+    transaction_id: Mapped[int] = mapped_column(
+        BigInteger, server_default=text("(pg_current_xact_id()::text)::bigint")
+    )
+    created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+
+
+class ProviderExchange(Base):
+    """One exchange with the provider: evidence.
+
+    A submission's row is committed, open (`finished_at` is null), before its first byte
+    leaves, once for each generation of the claim; closed, it never changes again.
+    """
+
+    __tablename__ = "provider_exchanges"
+    __table_args__ = (
+        UniqueConstraint("payment_id", "generation"),
+        CheckConstraint("kind IN ('submit', 'check')", name="kind_known"),
+        CheckConstraint("(finished_at IS NULL) = (verdict IS NULL)", name="closed_has_verdict"),
+        CheckConstraint("kind = 'submit' OR finished_at IS NOT NULL", name="only_submit_is_open"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.id"))
+    generation: Mapped[int]
+    kind: Mapped[str] = mapped_column(Text)
+    reference: Mapped[UUID]
+    verdict: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    http_status: Mapped[int | None]
+    body: Mapped[bytes | None] = mapped_column(LargeBinary)
+    failure_code: Mapped[str | None] = mapped_column(Text)
+    failure_provider_code: Mapped[str | None] = mapped_column(Text)
+    elapsed_ms: Mapped[int | None]
+    started_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+
+class Callback(Base):
+    """A provider's callback as it came: a hint, never a proof. The same bytes count once."""
+
+    __tablename__ = "callbacks"
+    __table_args__ = (UniqueConstraint("payment_id", "digest"),)
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.id"))
+    digest: Mapped[bytes] = mapped_column(LargeBinary)
+    method: Mapped[str] = mapped_column(Text)
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    source: Mapped[str | None] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)

@@ -1,0 +1,125 @@
+"""Reads: one payment, a page of them, its story. Always of one tenant and mode."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Select, select, tuple_
+
+from payments_app.kernel.database import transaction
+from payments_app.kernel.money import Money
+from payments_app.payments.errors import CursorInvalid, PaymentNotFound
+from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.tenants.keys import Caller
+
+PAGE_MAX: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentFilter:
+    """What to look for; None doesn't filter. Times are of creation: from included, to not."""
+
+    status: str | None = None
+    payer: str | None = None
+    external_id: str | None = None
+    money: Money | None = None
+    currency: str | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PaymentPage:
+    """Some payments, newest first, and the cursor of the next page if there is one."""
+
+    payments: list[Payment]
+    next_cursor: str | None
+
+
+def find_payment(caller: Caller, payment_id: UUID) -> Payment:
+    """Raises PaymentNotFound, for another tenant's or mode's too."""
+    with transaction() as session:
+        payment = session.scalars(_own(caller).where(Payment.id == payment_id)).first()
+    if payment is None:
+        raise PaymentNotFound("There is no such payment.")
+    return payment
+
+
+def find_events(caller: Caller, payment_id: UUID, *, after: int, limit: int) -> list[PaymentEvent]:
+    """The payment's story in its order, from behind sequence `after`. Raises PaymentNotFound."""
+    find_payment(caller, payment_id)
+    with transaction() as session:
+        return list(
+            session.scalars(
+                select(PaymentEvent)
+                .where(
+                    PaymentEvent.tenant_id == caller.tenant_id,
+                    PaymentEvent.payment_id == payment_id,
+                    PaymentEvent.sequence > after,
+                )
+                .order_by(PaymentEvent.sequence)
+                .limit(limit)
+            )
+        )
+
+
+def list_payments(
+    caller: Caller, wanted: PaymentFilter, *, limit: int, cursor: str | None
+) -> PaymentPage:
+    """A page, newest first. Raises CursorInvalid."""
+    query = _filtered(_own(caller), wanted)
+    if cursor is not None:
+        query = query.where(tuple_(Payment.created_at, Payment.id) < _read_cursor(cursor))
+    query = query.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit + 1)
+    with transaction() as session:
+        found = list(session.scalars(query))
+    page = found[:limit]
+    return PaymentPage(page, _cursor_after(page[-1]) if len(found) > limit else None)
+
+
+def _own(caller: Caller) -> Select[tuple[Payment]]:
+    return select(Payment).where(
+        Payment.tenant_id == caller.tenant_id, Payment.mode == caller.mode
+    )
+
+
+def _filtered(
+    query: Select[tuple[Payment]], wanted: PaymentFilter
+) -> Select[tuple[Payment]]:
+    exact = {
+        Payment.status: wanted.status,
+        Payment.payer: wanted.payer,
+        Payment.external_id: wanted.external_id,
+        Payment.currency: wanted.currency,
+        Payment.amount_minor: wanted.money.minor if wanted.money else None,
+    }
+    for column, value in exact.items():
+        if value is not None:
+            query = query.where(column == value)
+    if wanted.created_from is not None:
+        query = query.where(Payment.created_at >= wanted.created_from)
+    if wanted.created_to is not None:
+        query = query.where(Payment.created_at < wanted.created_to)
+    return query
+
+
+def _cursor_after(payment: Payment) -> str:
+    text = f"{payment.created_at.isoformat()}|{payment.id}"
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        created_at, _, payment_id = text.partition("|")
+        when = datetime.fromisoformat(created_at)
+        if when.tzinfo is None:
+            raise ValueError
+        return when, UUID(payment_id)
+    except (ValueError, binascii.Error, OverflowError):
+        raise CursorInvalid("The cursor is not one that a list gave out.") from None

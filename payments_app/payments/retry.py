@@ -1,0 +1,54 @@
+"""When to act next. Pure: ages and counts in, seconds out."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+# After an accepted or unknown submission: a payer needs some seconds, a lost answer is found fast.
+FIRST_CHECK_S: Final = 1.0
+# (age of the submission up to, seconds to the next question). A payer who approves does it
+# within minutes; MTN's window is five. Later the provider still has the last word.
+CHECK_TABLE: Final = (
+    (10.0, 1.0),
+    (60.0, 3.0),
+    (300.0, 10.0),
+    (900.0, 30.0),
+    (3_600.0, 60.0),
+    (86_400.0, 300.0),
+)
+CHECK_MAX_S: Final = 1_800.0
+# What was proven not to have arrived can go again; quickly at first, not at all in a storm.
+SUBMIT_FIRST_S: Final = 1.0
+SUBMIT_MAX_S: Final = 30.0
+# The account can't be opened: someone has to act, so don't spin.
+ACCOUNT_MISSING_S: Final = 60.0
+# Nobody may tell us to come back later than this.
+RETRY_AFTER_MAX_S: Final = 300.0
+RESEND_MAX_S: Final = 600.0
+JITTER: Final = 0.2
+
+
+def check_delay_s(age_s: float) -> float:
+    """Seconds until the next question about a submission that is `age_s` old."""
+    for limit, delay in CHECK_TABLE:
+        if age_s < limit:
+            return jittered(delay)
+    return jittered(CHECK_MAX_S)
+
+
+def submit_delay_s(submissions: int, retry_after_s: float | None = None) -> float:
+    """Seconds until the next try of what had no effect, after `submissions` of them."""
+    exponent = min(max(submissions - 1, 0), 10)
+    delay = jittered(min(SUBMIT_FIRST_S * 2**exponent, SUBMIT_MAX_S))
+    return max(delay, min(retry_after_s or 0.0, RETRY_AFTER_MAX_S))
+
+
+def resend_after_s(first_s: float, submissions: int) -> float:
+    """How long "not found" must have lasted before the same reference is sent again."""
+    return min(first_s * 2 ** min(max(submissions - 1, 0), 10), RESEND_MAX_S)
+
+
+def jittered(delay_s: float) -> float:
+    """Spread by a fifth, so that what fell together doesn't come back together."""
+    return delay_s * random.uniform(1 - JITTER, 1 + JITTER)  # noqa: S311  not a secret

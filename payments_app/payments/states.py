@@ -1,0 +1,99 @@
+"""The life of a payment as a table. Pure: what isn't in it can't happen."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+
+class Status(StrEnum):
+    """What the tenant is told. The last two are never left."""
+
+    PENDING = "PENDING"
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+
+
+class Stage(StrEnum):
+    """Where in its life a payment is; says more than the status, promises less.
+
+    ACCEPTED: ours; nothing has gone to the provider, or nothing that had an effect.
+    SUBMITTING: a worker is allowed to send it; it may have arrived.
+    AWAITING_PAYER: the provider has it.
+    UNKNOWN: sent, and what became of it isn't known; we ask.
+    FINAL: ended, on the provider's word.
+    """
+
+    ACCEPTED = "accepted"
+    SUBMITTING = "submitting"
+    AWAITING_PAYER = "awaiting_payer"
+    UNKNOWN = "unknown"
+    FINAL = "final"
+
+
+class Event(StrEnum):
+    """What can happen to a payment, in the words of its story."""
+
+    ACCEPTED = "payment.accepted"
+    SUBMITTING = "payment.submitting"
+    HANDED_BACK = "payment.handed_back"
+    PENDING = "payment.pending"
+    UNKNOWN = "payment.unknown"
+    SUCCESSFUL = "payment.successful"
+    FAILED = "payment.failed"
+    CONTRADICTED = "payment.contradicted"
+
+
+class Step(StrEnum):
+    """What the engine does next for an open payment."""
+
+    SUBMIT = "submit"
+    CHECK = "check"
+
+
+class State(NamedTuple):
+    """Status and stage, which move together."""
+
+    status: Status
+    stage: Stage
+
+
+class IllegalTransition(Exception):  # noqa: N818  a bug of ours, named for what it is
+    """This event can't happen to a payment in this stage."""
+
+
+BORN: Final = State(Status.PENDING, Stage.ACCEPTED)
+_SUBMITTING: Final = State(Status.PENDING, Stage.SUBMITTING)
+_WAITING: Final = State(Status.PENDING, Stage.AWAITING_PAYER)
+_UNKNOWN: Final = State(Status.PENDING, Stage.UNKNOWN)
+_PAID: Final = State(Status.SUCCESSFUL, Stage.FINAL)
+_FAILED: Final = State(Status.FAILED, Stage.FINAL)
+
+# A resend doesn't change what is known: only the first submission moves ACCEPTED on.
+TRANSITIONS: Final[dict[tuple[Stage, Event], State]] = {
+    (Stage.ACCEPTED, Event.SUBMITTING): _SUBMITTING,
+    (Stage.SUBMITTING, Event.SUBMITTING): _SUBMITTING,
+    (Stage.AWAITING_PAYER, Event.SUBMITTING): _WAITING,
+    (Stage.UNKNOWN, Event.SUBMITTING): _UNKNOWN,
+    (Stage.SUBMITTING, Event.HANDED_BACK): BORN,
+    (Stage.SUBMITTING, Event.PENDING): _WAITING,
+    (Stage.UNKNOWN, Event.PENDING): _WAITING,
+    (Stage.AWAITING_PAYER, Event.PENDING): _WAITING,
+    (Stage.SUBMITTING, Event.UNKNOWN): _UNKNOWN,
+    (Stage.UNKNOWN, Event.UNKNOWN): _UNKNOWN,
+    (Stage.AWAITING_PAYER, Event.UNKNOWN): _UNKNOWN,
+    (Stage.SUBMITTING, Event.SUCCESSFUL): _PAID,
+    (Stage.AWAITING_PAYER, Event.SUCCESSFUL): _PAID,
+    (Stage.UNKNOWN, Event.SUCCESSFUL): _PAID,
+    (Stage.SUBMITTING, Event.FAILED): _FAILED,
+    (Stage.AWAITING_PAYER, Event.FAILED): _FAILED,
+    (Stage.UNKNOWN, Event.FAILED): _FAILED,
+}
+
+
+def next_state(stage: Stage, event: Event) -> State:
+    """Where `event` takes a payment from `stage`. Raises IllegalTransition."""
+    try:
+        return TRANSITIONS[stage, event]
+    except KeyError:
+        raise IllegalTransition(f"{event} can't happen to a payment that is {stage}") from None

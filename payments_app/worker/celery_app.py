@@ -1,0 +1,77 @@
+"""Celery for this app: JSON only, no results, threads; it may forget everything."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from celery import Celery, Task
+from flask import Flask
+
+from payments_app.kernel.jobs import Job
+
+# Work is waiting for providers, so threads; each holds a database connection at most at times.
+CONCURRENCY: Final = 16
+TICK_S: Final = 1.0
+EXPIRE_ANSWERS_S: Final = 300.0
+BROKER_TIMEOUT_S: Final = 2.0
+
+
+def init_celery(app: Flask, broker_url: str) -> Celery:
+    """Make the Celery app, bound to `app`, and leave it in `app.extensions["celery"]`."""
+
+    class ContextTask(Task):  # type: ignore[type-arg]  # not generic at run time
+        """A task runs in an application context of its own: its own database session."""
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            with app.app_context():
+                return self.run(*args, **kwargs)
+
+    celery = Celery("maramoja", task_cls=ContextTask, include=["payments_app.worker.tasks"])
+    celery.conf.update(_configuration(broker_url))
+    celery.set_default()
+    app.extensions["celery"] = celery
+    return celery
+
+
+def _configuration(broker_url: str) -> dict[str, Any]:
+    # A broker that hangs must cost a request no more than BROKER_TIMEOUT_S.
+    options: dict[str, Any] = {}
+    if broker_url.startswith(("redis", "unix")):
+        options = {
+            "socket_timeout": BROKER_TIMEOUT_S,
+            "socket_connect_timeout": BROKER_TIMEOUT_S,
+            "max_retries": 0,
+        }
+    return {
+        "broker_url": broker_url,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": BROKER_TIMEOUT_S,
+        "broker_transport_options": options,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "task_default_queue": "maramoja",
+        "task_create_missing_queues": True,
+        "worker_pool": "threads",
+        "worker_concurrency": CONCURRENCY,
+        "worker_prefetch_multiplier": 1,
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_send_task_events": False,
+        "worker_enable_remote_control": False,
+        # In memory: two beats in one folder don't fight over a file, and nothing is lost with it.
+        "beat_scheduler": "celery.beat:Scheduler",
+        "beat_schedule": {
+            "advance": {
+                "task": Job.ADVANCE_PAYMENTS.value,
+                "schedule": TICK_S,
+                "options": {"expires": 5},
+            },
+            "expire-answers": {
+                "task": Job.EXPIRE_ANSWERS.value,
+                "schedule": EXPIRE_ANSWERS_S,
+                "options": {"expires": 60},
+            },
+        },
+    }

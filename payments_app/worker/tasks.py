@@ -1,0 +1,21 @@
+"""Doorbells answered: one task for each Job, one call each. Ringing twice is harmless."""
+
+from __future__ import annotations
+
+from celery import shared_task
+from flask import current_app
+
+from payments_app.kernel.jobs import Job
+from payments_app.payments import lifecycle, retention
+
+
+@shared_task(name=Job.ADVANCE_PAYMENTS.value, ignore_result=True)
+def advance_payments() -> None:
+    """Do what is due for open payments."""
+    lifecycle.advance_due_payments(current_app.extensions["maramoja"].rails)
+
+
+@shared_task(name=Job.EXPIRE_ANSWERS.value, ignore_result=True)
+def expire_answers() -> None:
+    """Drop the stored answers whose time is over."""
+    retention.expire_answers()
