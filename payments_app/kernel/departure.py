@@ -10,7 +10,7 @@ import io
 import socket
 from contextvars import ContextVar
 from dataclasses import dataclass
-from http.client import HTTPResponse
+from http.client import HTTPResponse, IncompleteRead
 from typing import Any, Final
 
 import urllib3
@@ -60,13 +60,16 @@ class _BoundedReader(io.RawIOBase):
         self._raw = raw
         self._sock = sock
         self._departure = current.get()
+        self.ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._departure.remaining_s())
-        return self._raw.readinto(buffer)
+        count = self._raw.readinto(buffer)
+        self.ended = count == 0
+        return count
 
     def close(self) -> None:
         self._raw.close()
@@ -78,7 +81,17 @@ class _BoundedResponse(HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self.fp = io.BufferedReader(_BoundedReader(self.fp.detach(), sock))
+        self._reader = _BoundedReader(self.fp.detach(), sock)
+        self.fp = io.BufferedReader(self._reader)
+
+    def begin(self) -> None:
+        """Raises IncompleteRead for a head without its end, which http.client lets pass.
+
+        Such an answer is incomplete (RFC 9112, 8), whatever its status line says.
+        """
+        super().begin()
+        if self._reader.ended:
+            raise IncompleteRead(b"")
 
 
 class _Connection(HTTPConnection):

@@ -20,7 +20,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer. `body` is cut at the transport's bound, then `truncated` is true."""
+    """A complete answer. `body` is cut at the transport's bound, then `truncated` is true.
+
+    The names of `headers` are in lower case.
+    """
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -53,5 +56,5 @@ class Wire(Protocol):
         ...
 
 
-class LeaseLost(Exception):  # noqa: N818  it is a fact, not an error of the code
+class LeaseLost(Exception):
     """The claim's time was over before this call was to leave: it was not sent."""

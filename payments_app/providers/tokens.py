@@ -78,7 +78,8 @@ class _Held:
 
 class _Label(NamedTuple):
     """Whose token: `name` is its key in Redis; `owner`, which never leaves in plain, says by
-    which credentials it was minted, so that others never use it whatever the version says."""
+    which credentials it was minted, so that others never use it whatever the version says.
+    """
 
     name: str
     owner: str

@@ -1,0 +1,61 @@
+"""A server made of bare sockets, which answers as badly as it is told to."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable
+from contextlib import closing, suppress
+
+Behaviour = Callable[[socket.socket], None]
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+
+class BareServer:
+    """Accepts on localhost and lets `behave` talk on each connection, in a thread of its own."""
+
+    def __init__(self, behave: Behaviour) -> None:
+        self._behave = behave
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.connections = 0
+        self.requests: list[bytes] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, path: str = "/") -> str:
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def read_request(self, peer: socket.socket) -> bytes:
+        """One whole request; empty when the peer has closed. Kept in `requests`."""
+        data = b""
+        while b"\r\n\r\n" not in data:
+            part = peer.recv(65536)
+            if not part:
+                return b""
+            data += part
+        head, _, body = data.partition(b"\r\n\r\n")
+        lengths = [
+            int(line[15:]) for line in head.lower().split(b"\r\n") if b"content-length:" in line
+        ]
+        while len(body) < sum(lengths):
+            body += peer.recv(65536)
+        self.requests.append(head + b"\r\n\r\n" + body)
+        return self.requests[-1]
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
+
+    def _serve(self, peer: socket.socket) -> None:
+        with closing(peer), suppress(OSError):
+            self._behave(peer)

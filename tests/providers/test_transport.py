@@ -1,0 +1,494 @@
+"""One HTTP exchange against servers that drip, reset, lie and hang."""
+
+from __future__ import annotations
+
+import datetime as dt
+import ipaddress
+import logging
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from flask import Flask
+
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.database import init_database, transaction
+from payments_app.kernel.transport import Lease, Transport
+from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence
+from tests.providers.bare_server import OK, BareServer
+
+Serve = Callable[[Callable[[BareServer, socket.socket], None]], BareServer]
+
+pytestmark = pytest.mark.usefixtures("app_context")
+
+
+@pytest.fixture
+def transport() -> Transport:
+    return Transport(user_agent="Maramoja/test")
+
+
+def get(transport: Transport, url: str, *, timeout_s: float = 5.0) -> Answer | Silence:
+    return transport.unleased().send(Call("GET", url, {}, timeout_s=timeout_s))
+
+
+def answer_all(server: BareServer, peer: socket.socket) -> None:
+    while server.read_request(peer):
+        peer.sendall(OK)
+
+
+def answering(raw: bytes) -> Callable[[BareServer, socket.socket], None]:
+    """Reads one request, sends `raw`, closes."""
+
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        server.read_request(peer)
+        peer.sendall(raw)
+
+    return behave
+
+
+# --- complete answers -----------------------------------------------------------------------
+
+
+def test_a_whole_answer_comes_back_whole(serve: Serve, transport: Transport) -> None:
+    raw = b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 3\r\n\r\nnot"
+    answer = get(transport, serve(answering(raw)).url())
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body, answer.truncated) == (429, b"not", False)
+    assert answer.headers["retry-after"] == "7"
+    assert 0 < answer.elapsed_s < 5
+
+
+def test_calls_to_one_host_share_a_connection(serve: Serve, transport: Transport) -> None:
+    server = serve(answer_all)
+    for _ in range(3):
+        assert isinstance(get(transport, server.url()), Answer)
+    assert (server.connections, len(server.requests)) == (1, 3)
+
+
+def test_an_empty_post_has_a_length_and_our_user_agent(serve: Serve, transport: Transport) -> None:
+    server = serve(answer_all)
+    call = Call("POST", server.url("/token/"), {"user-agent": "python-requests/2", "X-A": "b"})
+    transport.unleased().send(call)
+    head = server.requests[0].decode().lower()
+    assert "content-length: 0\r\n" in head
+    assert "user-agent: maramoja/test\r\n" in head
+    assert "x-a: b\r\n" in head
+    assert "accept-encoding: identity\r\n" in head
+    assert "python-requests" not in head
+
+
+def test_a_redirect_is_an_answer_and_is_not_followed(serve: Serve, transport: Transport) -> None:
+    elsewhere = serve(answer_all)
+    raw = f"HTTP/1.1 302 Found\r\nLocation: {elsewhere.url()}\r\nContent-Length: 0\r\n\r\n"
+    answer = get(transport, serve(answering(raw.encode())).url())
+    assert isinstance(answer, Answer)
+    assert answer.status == 302
+    assert elsewhere.connections == 0
+
+
+def test_cookies_are_not_kept(serve: Serve, transport: Transport) -> None:
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        while server.read_request(peer):
+            peer.sendall(b"HTTP/1.1 200 OK\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n")
+
+    server = serve(behave)
+    get(transport, server.url())
+    get(transport, server.url())
+    assert b"cookie" not in server.requests[1].lower()
+
+
+def test_the_environment_sets_no_proxy(
+    serve: Serve, transport: Transport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy, server = serve(answer_all), serve(answer_all)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, proxy.url())
+    assert isinstance(get(transport, server.url()), Answer)
+    assert proxy.connections == 0
+
+
+def test_many_threads_each_get_their_own_answer(serve: Serve, transport: Transport) -> None:
+    def echo(server: BareServer, peer: socket.socket) -> None:
+        while request := server.read_request(peer):
+            path = request.split(b" ")[1]
+            peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), path))
+
+    server = serve(echo)
+
+    def ask(number: int) -> bool:
+        with Flask(__name__).app_context():
+            answer = get(transport, server.url(f"/{number}"))
+            return isinstance(answer, Answer) and answer.body == b"/%d" % number
+
+    with ThreadPoolExecutor(40) as pool:
+        assert all(pool.map(ask, range(400)))
+
+
+# --- answers that don't end well --------------------------------------------------------------
+
+
+def test_an_endless_body_is_cut_and_its_connection_dropped(serve: Serve) -> None:
+    transport = Transport(user_agent="Maramoja/test", response_bytes_max=1000)
+
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        server.read_request(peer)
+        peer.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        while True:
+            peer.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+
+    server = serve(behave)
+    for _ in range(2):
+        answer = get(transport, server.url())
+        assert isinstance(answer, Answer)
+        assert (len(answer.body), answer.truncated) == (1000, True)
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize("size", [999, 1000, 1001])
+def test_the_cut_is_exact(serve: Serve, size: int) -> None:
+    transport = Transport(user_agent="Maramoja/test", response_bytes_max=1000)
+    raw = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
+    answer = get(transport, serve(answering(raw)).url())
+    assert isinstance(answer, Answer)
+    assert (len(answer.body), answer.truncated) == (min(size, 1000), size > 1000)
+
+
+def drip(raw: bytes, before: bytes = b"") -> Callable[[BareServer, socket.socket], None]:
+    """Sends `before` at once and then a byte of `raw` every 50 ms."""
+
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        server.read_request(peer)
+        peer.sendall(before)
+        for byte in raw:
+            peer.sendall(bytes([byte]))
+            time.sleep(0.05)
+
+    return behave
+
+
+DRIPS = {
+    "nothing": drip(b"", before=b""),
+    "headers": drip(b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 50),
+    "body": drip(b"x" * 100, before=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"),
+    "chunks": drip(
+        b"1\r\nx\r\n" * 50, before=b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    ),
+    "no length": drip(b"x" * 100, before=b"HTTP/1.1 200 OK\r\n\r\n"),
+}
+
+
+@pytest.mark.parametrize("part", ["headers", "body", "chunks", "no length"])
+def test_a_dripping_answer_ends_at_the_deadline(
+    serve: Serve, transport: Transport, part: str
+) -> None:
+    started = time.monotonic()
+    silence = get(transport, serve(DRIPS[part]).url(), timeout_s=0.5)
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("timeout", True)
+    assert 0.5 <= time.monotonic() - started < 0.8
+
+
+def test_no_answer_at_all_is_a_timeout_after_sending(serve: Serve, transport: Transport) -> None:
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        server.read_request(peer)
+        peer.recv(1)
+
+    silence = get(transport, serve(behave).url(), timeout_s=0.3)
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("timeout", True)
+
+
+def reset(server: BareServer, peer: socket.socket) -> None:
+    server.read_request(peer)
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("behave", "why"),
+    [
+        (reset, "connection_lost"),
+        (answering(b""), "connection_lost"),
+        (answering(b"HTTP/1.1 202 Accepted\r\n"), "broken_answer"),
+        (answering(b"HTTP/1.1 202 Accepted\r\nContent-Le"), "broken_answer"),
+        (answering(b"220 smtp.example.com ESMTP\r\n"), "broken_answer"),
+        (answering(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345"), "broken_answer"),
+        (
+            answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n12345\r\n"),
+            "broken_answer",
+        ),
+        (
+            answering(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"),
+            "broken_answer",
+        ),
+    ],
+    ids=[
+        "reset",
+        "closed",
+        "cut status",
+        "cut head",
+        "not http",
+        "cut body",
+        "cut chunks",
+        "bad chunk",
+    ],
+)
+def test_a_lost_or_broken_answer_may_have_had_an_effect(
+    serve: Serve,
+    transport: Transport,
+    behave: Callable[[BareServer, socket.socket], None],
+    why: str,
+) -> None:
+    server = serve(behave)
+    silence = get(transport, server.url())
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == (why, True)
+    assert len(server.requests) == 1
+
+
+# --- proven not to have left ---------------------------------------------------------------------
+
+
+def a_free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(
+    ("url", "headers", "why"),
+    [
+        ("http://127.0.0.1:{port}/", {}, "connection_refused"),
+        ("http://nowhere.invalid/", {}, "name_unknown"),
+        ("not an address", {}, "request_unsendable"),
+        ("ftp://127.0.0.1/", {}, "request_unsendable"),
+        ("http://127.0.0.1:{port}/", {"X-A": "b\r\nX-C: d"}, "request_unsendable"),
+    ],
+)
+def test_what_never_left_is_known_not_to_have_left(
+    transport: Transport, url: str, headers: dict[str, str], why: str
+) -> None:
+    call = Call("POST", url.format(port=a_free_port()), headers, b"{}")
+    silence = transport.unleased().send(call)
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == (why, False)
+
+
+def test_a_host_that_takes_no_connection_got_nothing(transport: Transport) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        waiting = [socket.socket() for _ in range(4)]
+        for one in waiting:
+            one.settimeout(0)
+            one.connect_ex(address)
+        silence = get(transport, f"http://127.0.0.1:{address[1]}/", timeout_s=0.4)
+        for one in waiting:
+            one.close()
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("timeout", False)
+
+
+def test_a_host_that_speaks_no_tls_got_nothing(serve: Serve, transport: Transport) -> None:
+    server = serve(answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    silence = get(transport, server.url().replace("http:", "https:"), timeout_s=1)
+    assert isinstance(silence, Silence)
+    assert not silence.sent
+    assert server.requests == []
+
+
+# --- keep-alive --------------------------------------------------------------------------------
+
+
+def test_a_connection_closed_while_idle_is_replaced(serve: Serve, transport: Transport) -> None:
+    server = serve(answering(OK))
+    get(transport, server.url())
+    time.sleep(0.05)
+    assert isinstance(get(transport, server.url()), Answer)
+    assert server.connections == 2
+
+
+def test_a_connection_closed_under_a_request_is_ambiguous_and_not_retried(
+    serve: Serve, transport: Transport
+) -> None:
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        server.read_request(peer)
+        peer.sendall(OK)
+        server.read_request(peer)
+
+    server = serve(behave)
+    assert isinstance(get(transport, server.url()), Answer)
+    silence = transport.unleased().send(Call("POST", server.url(), {}, b"{}"))
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("connection_lost", True)
+    time.sleep(0.05)
+    assert (server.connections, len(server.requests)) == (1, 2)
+
+
+def test_a_late_answer_is_never_read_as_the_next_ones(serve: Serve, transport: Transport) -> None:
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        path = server.read_request(peer).split(b" ")[1]
+        if path == b"/slow":
+            time.sleep(0.4)
+        peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + path)
+
+    server = serve(behave)
+    assert isinstance(get(transport, server.url("/slow"), timeout_s=0.2), Silence)
+    time.sleep(0.3)
+    answer = get(transport, server.url("/next"))
+    assert isinstance(answer, Answer)
+    assert answer.body == b"/next"
+
+
+# --- the lease -----------------------------------------------------------------------------------
+
+
+def test_a_lease_that_is_over_sends_nothing(serve: Serve, transport: Transport) -> None:
+    server = serve(answer_all)
+    with pytest.raises(LeaseLost):
+        transport.wire(Lease(boot_seconds())).send(Call("POST", server.url(), {}, b"{}"))
+    assert server.connections == 0
+
+
+def test_a_lease_that_ends_while_connecting_sends_nothing(
+    serve: Serve, certificate: Path, transport: Transport
+) -> None:
+    seen = []
+
+    def behave(_: BareServer, peer: socket.socket) -> None:
+        time.sleep(0.3)
+        with tls(peer, certificate) as channel:
+            seen.append(channel.recv(65536))
+
+    server = serve(behave)
+    transport = Transport(user_agent="Maramoja/test", ca_file=str(certificate))
+    url = server.url().replace("http:", "https:")
+    with pytest.raises(LeaseLost):
+        transport.wire(Lease(boot_seconds() + 0.2)).send(Call("POST", url, {}, b"{}"))
+    time.sleep(0.1)
+    assert seen == [b""]
+
+
+def test_an_answer_after_the_lease_is_still_an_answer(serve: Serve, transport: Transport) -> None:
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        server.read_request(peer)
+        time.sleep(0.3)
+        peer.sendall(OK)
+
+    call = Call("POST", serve(behave).url(), {}, b"{}")
+    assert isinstance(transport.wire(Lease(boot_seconds() + 0.1)).send(call), Answer)
+
+
+def test_a_lease_counts_down() -> None:
+    assert 9 < Lease(boot_seconds() + 10).remaining_s() <= 10
+    assert Lease(boot_seconds() - 1).remaining_s() < 0
+
+
+# --- TLS -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1, with its key in the same file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = dt.datetime.now(dt.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - dt.timedelta(days=1))
+        .not_valid_after(now + dt.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def tls(peer: socket.socket, certificate: Path) -> ssl.SSLSocket:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    return context.wrap_socket(peer, server_side=True)
+
+
+def test_an_untrusted_certificate_gets_nothing(
+    serve: Serve, certificate: Path, transport: Transport
+) -> None:
+    received = []
+
+    def behave(_: BareServer, peer: socket.socket) -> None:
+        received.append(tls(peer, certificate).recv(100))
+
+    url = serve(behave).url().replace("http:", "https:")
+    silence = get(transport, url)
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("tls_failed", False)
+    assert received in ([], [b""])
+
+
+def test_over_tls_everything_holds_as_well(serve: Serve, certificate: Path) -> None:
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        with tls(peer, certificate) as channel:
+            while request := server.read_request(channel):
+                if b"/drip" in request:
+                    drip(b"x" * 100, before=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")(
+                        server, channel
+                    )
+                channel.sendall(OK)
+
+    server = serve(behave)
+    url = server.url().replace("http:", "https:")
+    transport = Transport(user_agent="Maramoja/test", ca_file=str(certificate))
+    assert isinstance(get(transport, url), Answer)
+    assert isinstance(get(transport, url), Answer)
+    assert server.connections == 1
+    silence = get(transport, url + "drip", timeout_s=0.5)
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("timeout", True)
+    assert silence.elapsed_s < 0.8
+
+
+# --- house rules ---------------------------------------------------------------------------------
+
+
+def test_no_call_leaves_inside_a_transaction(serve: Serve, transport: Transport) -> None:
+    server = serve(answer_all)
+    app = Flask(__name__)
+    init_database(app, "postgresql+psycopg://nobody@127.0.0.1:1/none")
+    with app.app_context(), transaction(), pytest.raises(RuntimeError, match="transaction"):
+        get(transport, server.url())
+    assert server.connections == 0
+
+
+def test_nothing_secret_is_logged(
+    serve: Serve, transport: Transport, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    call = Call(
+        "POST", serve(answer_all).url(), {"Authorization": "Bearer s3cret"}, b"256772123456"
+    )
+    transport.unleased().send(call)
+    assert "s3cret" not in caplog.text
+    assert "256772123456" not in caplog.text
