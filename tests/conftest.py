@@ -8,12 +8,19 @@ gone with pytest, however it ends.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
+from cryptography.fernet import Fernet
+from flask import Flask
 
 from devstack.postgres_server import PostgresServer
 from devstack.redis_server import RedisServer
 from devstack.servers import Servers
+from devstack.stack import Stack
+from payments_app import create_app
+from payments_app.kernel.database import db
+from payments_app.settings import Settings
 
 
 @pytest.fixture(scope="session")
@@ -57,3 +64,38 @@ def migration_database_url(postgres_server: PostgresServer, database_name: str) 
 def redis_url(redis_server: RedisServer) -> str:
     """REDIS_URL for this worker's Redis."""
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def stack_factory(servers: Servers) -> partial[Stack]:
+    """The whole stack as real processes: `with stack_factory(workers=2) as stack: …`."""
+    return partial(Stack, servers=servers)
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str, migration_database_url: str, redis_url: str) -> Settings:
+    """Settings of an installation whose platform account is MTN's sandbox, at no address."""
+    return Settings.from_env(
+        {
+            "DATABASE_URL": database_url,
+            "MIGRATION_DATABASE_URL": migration_database_url,
+            "REDIS_URL": redis_url,
+            "SECRET_KEYS": Fernet.generate_key().decode(),
+            "RATE_LIMIT_DEFAULT": "100000 per minute",
+            "MTN_BASE_URL": "http://127.0.0.1:1",
+            "MTN_TARGET_ENVIRONMENT": "sandbox",
+            "MTN_COLLECTION_SUBSCRIPTION_KEY": "subscription",
+            "MTN_COLLECTION_API_USER": "4f1c9c1e-6f2f-4b0e-8f57-0d6a3f6f7a01",
+            "MTN_COLLECTION_API_KEY": "secret",
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def app(settings: Settings) -> Iterator[Flask]:
+    """The application on this worker's database and Redis. No context is open."""
+    application = create_app(settings)
+    yield application
+    with application.app_context():
+        db.engine.dispose()
+    application.extensions["maramoja"].redis.close()

@@ -7,8 +7,7 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request
 
-from payments_app.payments import lifecycle
-from payments_app.payments.lifecycle import ReceivedCallback
+from payments_app.payments.callbacks import ReceivedCallback, note_callback
 
 BODY_BYTES_MAX: Final = 16_384
 
@@ -23,7 +22,7 @@ def receive(provider: str, reference: str) -> Response:
         known_form = UUID(reference)
     except ValueError:
         return _taken()
-    lifecycle.note_callback(
+    note_callback(
         ReceivedCallback(
             provider=provider,
             reference=known_form,

@@ -46,7 +46,9 @@ class IdempotencyKey(Base):
     __table_args__ = (
         CheckConstraint("mode IN ('live', 'test')", name="mode_known"),
         CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint_is_sha256"),
-        Index("ix_idempotency_keys_expiry", "expires_at", postgresql_where=text("body IS NOT NULL")),
+        Index(
+            "ix_idempotency_keys_expiry", "expires_at", postgresql_where=text("body IS NOT NULL")
+        ),
     )
 
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"), primary_key=True)

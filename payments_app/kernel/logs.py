@@ -55,6 +55,8 @@ def configure_logs(*, level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
+    # Says at each start which of its own parts it loaded.
+    logging.getLogger("alembic.runtime.plugins").setLevel("WARNING")
 
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

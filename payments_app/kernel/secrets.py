@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
 
-class SecretUnreadable(Exception):  # noqa: N818  a fact about stored data
+class SecretUnreadable(Exception):
     """None of the SECRET_KEYS opens this ciphertext: the key that closed it is missing."""
 
 

@@ -1,0 +1,1 @@
+"""Collections, and later payouts and refunds: one table, one engine."""

@@ -32,7 +32,6 @@ log = structlog.get_logger(__name__)
 EXTERNAL_ID_ONCE: Final = "uq_payments_tenant_id_mode_external_id"
 
 
-
 @dataclass(frozen=True, slots=True)
 class Asker:
     """Who asks for a payment, and how their request is known."""

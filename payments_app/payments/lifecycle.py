@@ -7,7 +7,6 @@ that a crash anywhere is answered by asking the provider.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, assert_never
@@ -15,17 +14,17 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import case, func, select, update
-from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import transaction
 from payments_app.kernel.errors import GatewayError
-from payments_app.kernel.jobs import Job, enqueue, ring
+from payments_app.kernel.jobs import Job, ring
 from payments_app.kernel.transport import Lease
 from payments_app.kernel.wire import LeaseLost
 from payments_app.payments import retry
-from payments_app.payments.model import Callback, Payment, ProviderExchange
+from payments_app.payments.evidence import open_submission, standing_refusal, store_exchange
+from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.payments.rails import Rails
 from payments_app.payments.states import Event, Stage, Status, Step
 from payments_app.payments.story import ENGINE, record_event
@@ -40,10 +39,6 @@ LEASE: Final = timedelta(seconds=30)
 LEASE_MARGIN_S: Final = 2.0
 # Less than this left before sending, and the lease is renewed first.
 LEASE_RENEW_BELOW_S: Final = 20.0
-# Evidence is kept whole up to this size; providers' answers are some hundred bytes.
-EVIDENCE_BYTES_MAX: Final = 16_384
-# One payment's callbacks beyond this many different ones are answered and not stored.
-CALLBACKS_MAX: Final = 50
 
 
 # --- advance: claim, then submit or check -----------------------------------------------------
@@ -80,14 +75,23 @@ def advance_due_payments(rails: Rails) -> int:
 
 def advance_payment(claim: Claim, rails: Rails) -> None:
     """Take the claimed step with the provider, and write down what it proved."""
-    provider = rails.registry.get(claim.payment.provider)
     try:
         observation = _observe(claim, rails)
     except LeaseLost:
         # Nothing was sent. The row is another worker's by now, or waits for one.
         log.warning("payment.lease_lost", generation=claim.generation)
         observation = Observation(Verdict.NOT_SENT, "lease_lost")
-    record(claim, observation, provider.capabilities)
+    except GatewayError as error:
+        # No adapter or no account any more: someone has to act, and nothing was sent.
+        log.error("payment.account_unavailable", code=error.code)
+        observation = Observation(
+            Verdict.NOT_SENT, "account_unavailable", retry_after_s=retry.ACCOUNT_MISSING_S
+        )
+    except Exception:
+        # A fault in an adapter must not stop the other payments; of this one we know nothing.
+        log.exception("payment.adapter_failed")
+        observation = Observation(Verdict.UNKNOWN, "adapter_failed")
+    record(claim, observation, rails)
 
 
 def _claim_due() -> Claim | None:
@@ -122,15 +126,7 @@ def _take(session: Session, payment: Payment, now: datetime, taken_at: float) ->
             payment.next_step = Step.CHECK
             payment.submissions += 1
             payment.submitted_at = now
-            session.add(
-                ProviderExchange(
-                    tenant_id=payment.tenant_id,
-                    payment_id=payment.id,
-                    generation=payment.generation,
-                    kind=Step.SUBMIT,
-                    reference=payment.reference,
-                )
-            )
+            open_submission(session, payment)
         case Step.CHECK if payment.stage == Stage.SUBMITTING:
             # The worker that was to send it has not come back.
             _move(session, payment, Event.UNKNOWN, now, reason="worker_lost")
@@ -145,17 +141,12 @@ def _take(session: Session, payment: Payment, now: datetime, taken_at: float) ->
 def _observe(claim: Claim, rails: Rails) -> Observation:
     """Go out: account, token, then the one exchange. No transaction is open.
 
-    Raises LeaseLost when there was no time left to send.
+    Raises LeaseLost when there was no time left to send, and a GatewayError when the rail or
+    the account is gone.
     """
     payment = claim.payment
     provider = rails.registry.get(payment.provider)
-    try:
-        account = rails.account_of(payment)
-    except GatewayError as error:
-        log.error("payment.account_unavailable", code=error.code)
-        return Observation(
-            Verdict.NOT_SENT, "account_unavailable", retry_after_s=retry.ACCOUNT_MISSING_S
-        )
+    account = rails.account_of(payment)
     order = rails.order_for(payment)
     if claim.step is Step.CHECK:
         wait_s = rails.pace.wait_s(account, provider.terms(account).checks_per_s)
@@ -199,25 +190,27 @@ def _renewed(claim: Claim) -> Lease:
 # --- record: what one exchange proved -----------------------------------------------------
 
 
-def record(claim: Claim, observation: Observation, capabilities: Capabilities) -> None:
+def record(claim: Claim, observation: Observation, rails: Rails) -> None:
     """Write back what was observed if the claim is still ours; else keep it as evidence only."""
     with transaction() as session:
         payment, now = _locked(session, claim.payment.id)
-        exchange_id = _store_exchange(session, claim, observation)
+        exchange_id = store_exchange(
+            session, payment, generation=claim.generation, step=claim.step, seen=observation
+        )
         if payment.generation != claim.generation or payment.is_final:
             log.warning("payment.zombie_write", verdict=observation.verdict)
             _note_contradiction(session, payment, observation)
             return
-        hinted = payment.next_action_at < payment.lease_until
+        hinted = _was_hinted(payment)
         payment.lease_until = None
         match claim.step:
             case Step.SUBMIT:
                 _record_submission(session, payment, observation, exchange_id, now)
             case Step.CHECK:
-                _record_check(session, payment, observation, exchange_id, now, capabilities)
+                _record_check(session, payment, observation, exchange_id, now, rails)
             case never:
                 assert_never(never)
-        if hinted and not payment.is_final and payment.next_step == Step.CHECK:
+        if hinted and payment.next_action_at is not None and payment.next_step == Step.CHECK:
             payment.next_action_at = now
 
 
@@ -256,7 +249,7 @@ def _record_check(
     seen: Observation,
     exchange_id: int | None,
     now: datetime,
-    capabilities: Capabilities,
+    rails: Rails,
 ) -> None:
     age_s = _age_s(payment, now)
     delay = max(retry.check_delay_s(age_s), min(seen.retry_after_s or 0, retry.RETRY_AFTER_MAX_S))
@@ -267,6 +260,7 @@ def _record_check(
             _move(session, payment, Event.PENDING, now, reason=seen.reason)
             _act_again(payment, Step.CHECK, now, delay)
         case Verdict.NOT_FOUND:
+            capabilities = rails.registry.get(payment.provider).capabilities
             _record_not_found(session, payment, now, capabilities)
         case Verdict.UNKNOWN | Verdict.NOT_SENT | Verdict.DUPLICATE | Verdict.REFUSED:
             # No news: what was known stays known.
@@ -280,7 +274,7 @@ def _record_not_found(
 ) -> None:
     """The provider has nothing under our reference, yet: a 404 alone never ends a payment."""
     age_s = _age_s(payment, now)
-    if age_s >= capabilities.visible_after_s and (refusal := _standing_refusal(session, payment)):
+    if age_s >= capabilities.visible_after_s and (refusal := standing_refusal(session, payment)):
         _end(session, payment, Event.FAILED, refusal.id, now, reason="refused_and_not_found")
         return
     resend_after_s = retry.resend_after_s(capabilities.resend_after_s, payment.submissions)
@@ -289,17 +283,6 @@ def _record_not_found(
         _act_again(payment, Step.SUBMIT, now, 0.0)
     else:
         _act_again(payment, Step.CHECK, now, retry.check_delay_s(age_s))
-
-
-def _standing_refusal(session: Session, payment: Payment) -> ProviderExchange | None:
-    """The last submission's answer, if that was a refusal."""
-    last = session.scalars(
-        select(ProviderExchange)
-        .where(ProviderExchange.payment_id == payment.id, ProviderExchange.kind == Step.SUBMIT)
-        .order_by(ProviderExchange.generation.desc())
-        .limit(1)
-    ).first()
-    return last if last is not None and last.verdict == Verdict.REFUSED else None
 
 
 # --- settle -------------------------------------------------------------------------------------
@@ -354,6 +337,13 @@ def _age_s(payment: Payment, now: datetime) -> float:
     return (now - payment.submitted_at).total_seconds() if payment.submitted_at else 0.0
 
 
+def _was_hinted(payment: Payment) -> bool:
+    """Whether a callback came while the payment was in hand: it sets an earlier time."""
+    if payment.next_action_at is None or payment.lease_until is None:
+        return False
+    return payment.next_action_at < payment.lease_until
+
+
 def _locked(session: Session, payment_id: UUID) -> tuple[Payment, datetime]:
     payment, now = session.execute(
         select(Payment, func.statement_timestamp())
@@ -361,47 +351,6 @@ def _locked(session: Session, payment_id: UUID) -> tuple[Payment, datetime]:
         .with_for_update(of=Payment)
     ).one()
     return payment, now
-
-
-def _store_exchange(session: Session, claim: Claim, seen: Observation) -> int | None:
-    """Keep what came back: close the submission's row, or add the question's. Its id."""
-    if claim.step is Step.CHECK and seen.http_status is None and seen.verdict is Verdict.NOT_SENT:
-        return None
-    payment = claim.payment
-    outcome = {
-        "verdict": seen.verdict,
-        "reason": seen.reason,
-        "http_status": seen.http_status,
-        "body": seen.body[:EVIDENCE_BYTES_MAX],
-        "failure_code": seen.failure.code if seen.failure else None,
-        "failure_provider_code": seen.failure.provider_code if seen.failure else None,
-        "elapsed_ms": round(seen.elapsed_s * 1000),
-        "finished_at": func.clock_timestamp(),
-    }
-    if claim.step is Step.SUBMIT:
-        statement = (
-            update(ProviderExchange)
-            .where(
-                ProviderExchange.payment_id == payment.id,
-                ProviderExchange.generation == claim.generation,
-            )
-            .values(outcome)
-            .returning(ProviderExchange.id)
-        )
-    else:
-        statement = (
-            insert(ProviderExchange)
-            .values(
-                tenant_id=payment.tenant_id,
-                payment_id=payment.id,
-                generation=claim.generation,
-                kind=Step.CHECK,
-                reference=payment.reference,
-                **outcome,
-            )
-            .returning(ProviderExchange.id)
-        )
-    return session.execute(statement).scalar_one()
 
 
 def _note_contradiction(session: Session, payment: Payment, seen: Observation) -> None:
@@ -412,70 +361,3 @@ def _note_contradiction(session: Session, payment: Payment, seen: Observation) -
         record_event(
             session, payment, Event.CONTRADICTED, actor=ENGINE, data={"verdict": seen.verdict}
         )
-
-
-# --- callbacks ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class ReceivedCallback:
-    """A callback as it came in, for whatever payment `reference` is."""
-
-    provider: str
-    reference: UUID
-    method: str
-    body: bytes
-    source: str | None
-
-
-def note_callback(received: ReceivedCallback) -> bool:
-    """Keep the callback and have the provider asked now. True if it was new.
-
-    It proves nothing: whoever sent it, the payment's end comes from our own question.
-    """
-    with transaction() as session:
-        payment = session.scalars(
-            select(Payment).where(
-                Payment.reference == received.reference, Payment.provider == received.provider
-            )
-        ).first()
-        if payment is None:
-            log.warning("callback.unknown_reference", provider=received.provider)
-            return False
-        if not _keep_callback(session, payment, received):
-            return False
-        session.execute(
-            update(Payment)
-            .where(
-                Payment.id == payment.id,
-                Payment.status == Status.PENDING,
-                Payment.next_step == Step.CHECK,
-            )
-            .values(next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()))
-        )
-        enqueue(session, Job.ADVANCE_PAYMENTS)
-        log.info("callback.received", payment_id=str(payment.id))
-        return True
-
-
-def _keep_callback(session: Session, payment: Payment, received: ReceivedCallback) -> bool:
-    kept = session.scalar(
-        select(func.count()).select_from(Callback).where(Callback.payment_id == payment.id)
-    )
-    if kept is not None and kept >= CALLBACKS_MAX:
-        log.warning("callback.too_many", payment_id=str(payment.id))
-        return False
-    stored = session.execute(
-        insert(Callback)
-        .values(
-            tenant_id=payment.tenant_id,
-            payment_id=payment.id,
-            digest=hashlib.sha256(received.body).digest(),
-            method=received.method,
-            body=received.body,
-            source=received.source,
-        )
-        .on_conflict_do_nothing()
-        .returning(Callback.id)
-    ).first()
-    return stored is not None

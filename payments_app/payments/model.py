@@ -57,7 +57,9 @@ class Payment(Base):
         ),
         CheckConstraint("(status = 'PENDING') = (evidence_id IS NULL)", name="end_has_evidence"),
         CheckConstraint("(status = 'PENDING') = (final_at IS NULL)", name="end_has_time"),
-        CheckConstraint("(status = 'FAILED') = (failure_code IS NOT NULL)", name="failure_has_code"),
+        CheckConstraint(
+            "(status = 'FAILED') = (failure_code IS NOT NULL)", name="failure_has_code"
+        ),
         UniqueConstraint("reference"),
         UniqueConstraint("tenant_id", "mode", "external_id"),
         Index("ix_payments_due", "next_action_at", postgresql_where=text("status = 'PENDING'")),

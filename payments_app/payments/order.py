@@ -119,7 +119,8 @@ def _objections(order: NewPayment, route: Route) -> dict[str, list[str]]:
 
 
 def _has_more_decimals(money: Money, decimals: int) -> bool:
-    return money.minor % 10 ** max(EXPONENTS[money.currency] - decimals, 0) != 0
+    finest = 10 ** max(EXPONENTS[money.currency] - decimals, 0)
+    return bool(money.minor % finest)
 
 
 def _text_objection(value: str | None, terms: Terms) -> str | None:

@@ -82,15 +82,11 @@ def list_payments(
     return PaymentPage(page, _cursor_after(page[-1]) if len(found) > limit else None)
 
 
-def _own(caller: Caller) -> Select[tuple[Payment]]:
-    return select(Payment).where(
-        Payment.tenant_id == caller.tenant_id, Payment.mode == caller.mode
-    )
+def _own(caller: Caller) -> Select[Payment]:
+    return select(Payment).where(Payment.tenant_id == caller.tenant_id, Payment.mode == caller.mode)
 
 
-def _filtered(
-    query: Select[tuple[Payment]], wanted: PaymentFilter
-) -> Select[tuple[Payment]]:
+def _filtered(query: Select[Payment], wanted: PaymentFilter) -> Select[Payment]:
     exact = {
         Payment.status: wanted.status,
         Payment.payer: wanted.payer,

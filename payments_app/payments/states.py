@@ -58,7 +58,7 @@ class State(NamedTuple):
     stage: Stage
 
 
-class IllegalTransition(Exception):  # noqa: N818  a bug of ours, named for what it is
+class IllegalTransition(Exception):
     """This event can't happen to a payment in this stage."""
 
 

@@ -1,0 +1,1 @@
+"""Celery in: doorbells answered, and a clock. No decisions."""

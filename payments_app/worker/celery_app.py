@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from celery import Celery, Task
+from celery.signals import setup_logging
 from flask import Flask
 
 from payments_app.kernel.jobs import Job
@@ -19,7 +20,7 @@ BROKER_TIMEOUT_S: Final = 2.0
 def init_celery(app: Flask, broker_url: str) -> Celery:
     """Make the Celery app, bound to `app`, and leave it in `app.extensions["celery"]`."""
 
-    class ContextTask(Task):  # type: ignore[type-arg]  # not generic at run time
+    class ContextTask(Task):  # type: ignore[misc]  # Celery has no types
         """A task runs in an application context of its own: its own database session."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -29,8 +30,14 @@ def init_celery(app: Flask, broker_url: str) -> Celery:
     celery = Celery("maramoja", task_cls=ContextTask, include=["payments_app.worker.tasks"])
     celery.conf.update(_configuration(broker_url))
     celery.set_default()
+    # Our own log set-up stands; Celery's would add a second form and hide what is below WARNING.
+    setup_logging.connect(_leave_logs_alone)
     app.extensions["celery"] = celery
     return celery
+
+
+def _leave_logs_alone(**_signal: Any) -> None:
+    """Celery configures no logging when this signal has a receiver."""
 
 
 def _configuration(broker_url: str) -> dict[str, Any]:

@@ -1,0 +1,87 @@
+"""A provider's callback: kept, and a reason to ask now. What it says is never believed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from payments_app.kernel.database import transaction
+from payments_app.kernel.jobs import Job, enqueue
+from payments_app.payments.model import Callback, Payment
+from payments_app.payments.states import Status, Step
+
+log = structlog.get_logger(__name__)
+
+# One payment's callbacks beyond this many different ones are answered and not stored.
+CALLBACKS_MAX: Final = 50
+
+
+@dataclass(frozen=True, slots=True)
+class ReceivedCallback:
+    """A callback as it came in, for whatever payment `reference` is."""
+
+    provider: str
+    reference: UUID
+    method: str
+    body: bytes = field(repr=False)
+    source: str | None
+
+
+def note_callback(received: ReceivedCallback) -> bool:
+    """Keep the callback and have the provider asked now. True if it was new.
+
+    It proves nothing: whoever sent it, the payment's end comes from our own question.
+    """
+    with transaction() as session:
+        payment = session.scalars(
+            select(Payment).where(
+                Payment.reference == received.reference, Payment.provider == received.provider
+            )
+        ).first()
+        if payment is None:
+            log.warning("callback.unknown_reference", provider=received.provider)
+            return False
+        if not _keep_callback(session, payment, received):
+            return False
+        session.execute(
+            update(Payment)
+            .where(
+                Payment.id == payment.id,
+                Payment.status == Status.PENDING,
+                Payment.next_step == Step.CHECK,
+            )
+            .values(next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()))
+        )
+        enqueue(session, Job.ADVANCE_PAYMENTS)
+        log.info("callback.received", payment_id=str(payment.id))
+        return True
+
+
+def _keep_callback(session: Session, payment: Payment, received: ReceivedCallback) -> bool:
+    kept = session.scalar(
+        select(func.count()).select_from(Callback).where(Callback.payment_id == payment.id)
+    )
+    if kept is not None and kept >= CALLBACKS_MAX:
+        log.warning("callback.too_many", payment_id=str(payment.id))
+        return False
+    stored = session.execute(
+        insert(Callback)
+        .values(
+            tenant_id=payment.tenant_id,
+            payment_id=payment.id,
+            digest=hashlib.sha256(received.body).digest(),
+            method=received.method,
+            body=received.body,
+            source=received.source,
+        )
+        .on_conflict_do_nothing()
+        .returning(Callback.id)
+    ).first()
+    return stored is not None

@@ -1,0 +1,80 @@
+"""What the provider said, kept as it came: a payment's end must point to one of these rows."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from payments_app.payments.model import Payment, ProviderExchange
+from payments_app.payments.states import Step
+from payments_app.providers.contract import Observation, Verdict
+
+# Evidence is kept whole up to this size; providers' answers are some hundred bytes.
+EVIDENCE_BYTES_MAX: Final = 16_384
+
+
+def open_submission(session: Session, payment: Payment) -> None:
+    """The row that must be there before the first byte of this generation leaves."""
+    session.add(
+        ProviderExchange(
+            tenant_id=payment.tenant_id,
+            payment_id=payment.id,
+            generation=payment.generation,
+            kind=Step.SUBMIT,
+            reference=payment.reference,
+        )
+    )
+
+
+def store_exchange(
+    session: Session, payment: Payment, *, generation: int, step: Step, seen: Observation
+) -> int | None:
+    """Keep what came back: close the submission's row, or add the question's. Its id."""
+    if step is Step.CHECK and seen.http_status is None and seen.verdict is Verdict.NOT_SENT:
+        return None
+    outcome = {
+        "verdict": seen.verdict,
+        "reason": seen.reason,
+        "http_status": seen.http_status,
+        "body": seen.body[:EVIDENCE_BYTES_MAX],
+        "failure_code": seen.failure.code if seen.failure else None,
+        "failure_provider_code": seen.failure.provider_code if seen.failure else None,
+        "elapsed_ms": round(seen.elapsed_s * 1000),
+        "finished_at": func.clock_timestamp(),
+    }
+    if step is Step.SUBMIT:
+        return session.execute(
+            update(ProviderExchange)
+            .where(
+                ProviderExchange.payment_id == payment.id,
+                ProviderExchange.generation == generation,
+            )
+            .values(outcome)
+            .returning(ProviderExchange.id)
+        ).scalar_one()
+    return session.execute(
+        insert(ProviderExchange)
+        .values(
+            tenant_id=payment.tenant_id,
+            payment_id=payment.id,
+            generation=generation,
+            kind=Step.CHECK,
+            reference=payment.reference,
+            **outcome,
+        )
+        .returning(ProviderExchange.id)
+    ).scalar_one()
+
+
+def standing_refusal(session: Session, payment: Payment) -> ProviderExchange | None:
+    """The last submission's answer, if that was a refusal."""
+    last = session.scalars(
+        select(ProviderExchange)
+        .where(ProviderExchange.payment_id == payment.id, ProviderExchange.kind == Step.SUBMIT)
+        .order_by(ProviderExchange.generation.desc())
+        .limit(1)
+    ).first()
+    return last if last is not None and last.verdict == Verdict.REFUSED else None

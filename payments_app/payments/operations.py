@@ -1,0 +1,115 @@
+"""What the operator may see and do, whichever tenant's payment it is. Never on the API's path."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, defer
+
+from payments_app.audit.record import record
+from payments_app.kernel.database import transaction
+from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.jobs import Job, enqueue
+from payments_app.payments.errors import PaymentNotFound
+from payments_app.payments.model import Callback, Payment, PaymentEvent, ProviderExchange
+from payments_app.payments.states import Status
+
+
+class PaymentEnded(GatewayError):
+    """The payment has ended: there is nothing left to ask."""
+
+    code = "payment_ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """All that is known of a payment, each list in the order in which it happened."""
+
+    payment: Payment
+    events: list[PaymentEvent]
+    exchanges: list[ProviderExchange]
+    callbacks: list[Callback]
+
+
+def any_payment(payment_id: UUID) -> Payment:
+    """Raises PaymentNotFound."""
+    with transaction() as session:
+        return _one(session, payment_id)
+
+
+def latest_payments(*, tenant_id: UUID | None, status: Status | None, limit: int) -> list[Payment]:
+    """The newest payments, of one tenant or of all."""
+    query = select(Payment).order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit)
+    if tenant_id is not None:
+        query = query.where(Payment.tenant_id == tenant_id)
+    if status is not None:
+        query = query.where(Payment.status == status)
+    with transaction() as session:
+        return list(session.scalars(query))
+
+
+def story_of(payment_id: UUID) -> Story:
+    """The payment with its events, exchanges and callbacks. Raises PaymentNotFound.
+
+    Bodies stay where they are: they hold numbers.
+    """
+    events = select(PaymentEvent).where(PaymentEvent.payment_id == payment_id)
+    exchanges = select(ProviderExchange).where(ProviderExchange.payment_id == payment_id)
+    callbacks = select(Callback).where(Callback.payment_id == payment_id)
+    with transaction() as session:
+        return Story(
+            payment=_one(session, payment_id),
+            events=list(session.scalars(events.order_by(PaymentEvent.sequence))),
+            exchanges=list(
+                session.scalars(
+                    exchanges.order_by(ProviderExchange.generation).options(
+                        defer(ProviderExchange.body, raiseload=True)
+                    )
+                )
+            ),
+            callbacks=list(
+                session.scalars(
+                    callbacks.order_by(Callback.id).options(defer(Callback.body, raiseload=True))
+                )
+            ),
+        )
+
+
+def recheck_payment(payment_id: UUID, *, actor: str) -> datetime:
+    """Have the open payment's next step taken now instead of later; when that is.
+
+    As a callback does: it changes no status and sends nothing itself, so it may be asked for
+    at any time and any number of times. Raises PaymentNotFound, PaymentEnded.
+    """
+    due_now = (
+        update(Payment)
+        .where(Payment.id == payment_id, Payment.status == Status.PENDING)
+        .values(next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()))
+        .returning(Payment.tenant_id, Payment.next_action_at)
+    )
+    with transaction() as session:
+        row = session.execute(due_now).one_or_none()
+        if row is None:
+            ended = _one(session, payment_id)
+            raise PaymentEnded(f"The payment is {ended.status}: there is nothing left to ask.")
+        record(
+            session,
+            tenant_id=row.tenant_id,
+            actor=actor,
+            action="payment.recheck_asked",
+            subject_type="payment",
+            subject_id=payment_id,
+        )
+        enqueue(session, Job.ADVANCE_PAYMENTS)
+        due: datetime = row.next_action_at
+        return due
+
+
+def _one(session: Session, payment_id: UUID) -> Payment:
+    payment = session.get(Payment, payment_id)
+    if payment is None:
+        raise PaymentNotFound("There is no such payment.")
+    return payment

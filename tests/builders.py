@@ -1,0 +1,246 @@
+"""What tests begin with: keyword-only builders with sane defaults, and a provider on a script."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import orjson
+from flask import Flask
+from sqlalchemy import text
+
+from payments_app import Parts
+from payments_app.kernel.database import db, transaction
+from payments_app.kernel.idempotency import StoredAnswer
+from payments_app.kernel.money import Money
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.wire import Call, Wire
+from payments_app.payments import acceptance
+from payments_app.payments.acceptance import Accepted, Asker
+from payments_app.payments.model import Payment
+from payments_app.payments.order import NewPayment
+from payments_app.payments.rails import Rails
+from payments_app.providers.contract import (
+    Capabilities,
+    Failure,
+    FailureCode,
+    Mode,
+    Observation,
+    PaymentOrder,
+    ProviderAccount,
+    Terms,
+    Verdict,
+)
+from payments_app.providers.registry import Registry
+from payments_app.tenants.accounts import ProviderAccounts
+from payments_app.tenants.keys import Caller, IssuedKey, issue_key
+from payments_app.tenants.model import Tenant
+from payments_app.tenants.registry import create_tenant
+
+SCRIPTED = "scripted"
+PAYER = "256772123456"
+ANSWERS = {
+    "accepted": Observation(Verdict.PENDING, "accepted", http_status=202),
+    "pending": Observation(Verdict.PENDING, "pending", http_status=200, body=b"{}"),
+    "paid": Observation(
+        Verdict.SUCCESSFUL,
+        "successful",
+        http_status=200,
+        body=b'{"status":"SUCCESSFUL"}',
+        provider_transaction_id="1234567890",
+    ),
+    "declined": Observation(
+        Verdict.FAILED,
+        "failed",
+        http_status=200,
+        body=b'{"status":"FAILED"}',
+        failure=Failure(FailureCode.PAYER_REJECTED, "APPROVAL_REJECTED"),
+    ),
+    "refused": Observation(
+        Verdict.REFUSED,
+        "refused",
+        http_status=400,
+        failure=Failure(FailureCode.REQUEST_REFUSED, ""),
+    ),
+    "not_sent": Observation(Verdict.NOT_SENT, "connection_refused"),
+    "duplicate": Observation(Verdict.DUPLICATE, "duplicate_reference", http_status=409),
+    "not_found": Observation(Verdict.NOT_FOUND, "not_found", http_status=404),
+    "unknown": Observation(Verdict.UNKNOWN, "timeout"),
+}
+Move = Observation | Callable[[PaymentOrder, Wire], Observation]
+
+
+@dataclass
+class ScriptedProvider:
+    """A rail that answers what the test wrote down, and remembers what it was asked.
+
+    `submits`, `checks`: answers in turn; the last one stays. `ledger`: references of submissions
+    that arrived.
+    """
+
+    submits: list[Move] = field(default_factory=lambda: [ANSWERS["accepted"]])
+    checks: list[Move] = field(default_factory=lambda: [ANSWERS["paid"]])
+    not_ready: Observation | None = None
+    capabilities: Capabilities = field(
+        default_factory=lambda: Capabilities(
+            idempotent_submit=True, visible_after_s=60, resend_after_s=3, payer_window_s=300
+        )
+    )
+    code: str = SCRIPTED
+    credential_names: tuple[str, ...] = ()
+    submissions: list[UUID] = field(default_factory=list)
+    questions: list[UUID] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def terms(self, _account: ProviderAccount) -> Terms:
+        currencies = {"EUR": 2, "UGX": 0, "KES": 2}
+        return Terms(currencies, None, r"[A-Za-z0-9 .,\-_:/]*", 160, None)
+
+    def prepare(self, _account: ProviderAccount, _wire: Wire) -> Observation | None:
+        return self.not_ready
+
+    def submit(self, order: PaymentOrder, _account: ProviderAccount, wire: Wire) -> Observation:
+        with self._lock:
+            self.submissions.append(order.reference)
+            move = self.submits.pop(0) if len(self.submits) > 1 else self.submits[0]
+        return move if isinstance(move, Observation) else move(order, wire)
+
+    def check(self, order: PaymentOrder, _account: ProviderAccount, wire: Wire) -> Observation:
+        with self._lock:
+            self.questions.append(order.reference)
+            move = self.checks.pop(0) if len(self.checks) > 1 else self.checks[0]
+        return move if isinstance(move, Observation) else move(order, wire)
+
+    def probe(self, _account: ProviderAccount, wire: Wire) -> Observation:
+        wire.send(Call("GET", "http://127.0.0.1:1", {}))
+        return ANSWERS["pending"]
+
+
+def rails_of(app: Flask, provider: ScriptedProvider) -> Rails:
+    """The app's rails with `provider` as the only adapter, on a platform account."""
+    parts: Parts = app.extensions["maramoja"]
+    account = ProviderAccount(
+        id=None,
+        provider=provider.code,
+        mode=Mode.TEST,
+        base_url="http://127.0.0.1:1",
+        target_environment="sandbox",
+        credentials={},
+        version="1",
+    )
+    return replace(
+        parts.rails,
+        registry=Registry({provider.code: provider}),
+        accounts=ProviderAccounts((account,), parts.cipher),
+    )
+
+
+def a_tenant(*, slug: str | None = None) -> Tenant:
+    return create_tenant(slug=slug or f"t-{uuid4().hex[:12]}", actor="cli:test")
+
+
+def an_issued_key(*, tenant: Tenant | None = None, mode: Mode = Mode.LIVE) -> IssuedKey:
+    return issue_key(tenant or a_tenant(), mode=mode, name="", actor="cli:test")
+
+
+def a_caller(*, tenant: Tenant | None = None, mode: Mode = Mode.LIVE) -> Caller:
+    tenant = tenant or a_tenant()
+    key = an_issued_key(tenant=tenant, mode=mode)
+    return Caller(
+        tenant_id=tenant.id,
+        tenant_slug=tenant.slug,
+        key_id=key.id,
+        mode=mode,
+        require_idempotency_key=False,
+        rate_limit=None,
+        default_provider=None,
+    )
+
+
+def an_order(
+    *,
+    amount: str = "1000",
+    currency: str = "EUR",
+    payer: str = PAYER,
+    external_id: str | None = None,
+) -> NewPayment:
+    return NewPayment(
+        money=Money.parse(amount, currency), payer=Msisdn.parse(payer), external_id=external_id
+    )
+
+
+def an_asker(
+    *, caller: Caller | None = None, key: UUID | None = None, kept_for: timedelta | None = None
+) -> Asker:
+    return Asker(
+        caller=caller or a_caller(),
+        request_id="test",
+        idempotency_key=key,
+        answer_kept_for=kept_for or timedelta(hours=24),
+    )
+
+
+def render(payment: Payment) -> StoredAnswer:
+    return StoredAnswer(201, {"Location": f"/{payment.id}"}, orjson.dumps({"id": str(payment.id)}))
+
+
+def an_accepted_payment(
+    rails: Rails, *, order: NewPayment | None = None, asker: Asker | None = None
+) -> Accepted:
+    return acceptance.accept_payment(order or an_order(), asker or an_asker(), rails, render)
+
+
+def make_due(payment_id: UUID, *, forget_lease: bool = False) -> None:
+    """As if the time until the payment's next action had passed."""
+    lease = ", lease_until = NULL" if forget_lease else ""
+    with transaction() as session:
+        session.execute(
+            text(
+                f"UPDATE payments SET next_action_at = clock_timestamp(){lease}"  # noqa: S608
+                " WHERE id = :id AND status = 'PENDING'"
+            ),
+            {"id": payment_id},
+        )
+
+
+def age_submission(payment_id: UUID, *, seconds: float) -> None:
+    """As if the last submission had left `seconds` earlier."""
+    with transaction() as session:
+        session.execute(
+            text(
+                "UPDATE payments SET submitted_at = submitted_at - make_interval(secs => :s)"
+                " WHERE id = :id"
+            ),
+            {"id": payment_id, "s": seconds},
+        )
+
+
+def payment_row(payment_id: UUID) -> Payment:
+    with transaction() as session:
+        return session.get_one(Payment, payment_id)
+
+
+def in_threads(app: Flask, act: Callable[[], object], *, times: int) -> list[object]:
+    """Run `act` in so many threads that start together; what each returned or raised."""
+    barrier = threading.Barrier(times)
+    results: list[object] = []
+
+    def run() -> None:
+        with app.app_context():
+            barrier.wait()
+            try:
+                results.append(act())
+            except Exception as error:  # noqa: BLE001  handed to the test
+                results.append(error)
+            finally:
+                db.session.remove()
+
+    threads = [threading.Thread(target=run) for _ in range(times)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return results
