@@ -1,0 +1,102 @@
+"""What each fault does to a call: in its place (BEFORE) or to its answer (AFTER)."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from simulator.faults import Fault
+from simulator.messages import (
+    BAD_TOKEN,
+    JSON,
+    Reply,
+    Wire,
+    azure,
+    coded,
+    forbidden_page,
+    request_rejected,
+    token_error,
+)
+
+
+def instead(fault: Fault) -> Reply | None:
+    """Answer in place of the call; None when the call goes on (late)."""
+    return _INSTEAD[fault.kind](fault)
+
+
+def altered(fault: Fault, reply: Reply) -> Reply:
+    """Alter what the client gets after the call did its work."""
+    return _ALTERED[fault.kind](fault, reply)
+
+
+def _wait(fault: Fault) -> None:
+    time.sleep(fault.seconds())
+
+
+def _refused(fault: Fault) -> Reply:
+    status_and_body = coded(fault.text("code"))
+    return replace(status_and_body, status=500)
+
+
+def _unanswered(fault: Fault) -> Reply:
+    return Reply(0, wire=Wire(fault.text("how")))
+
+
+def _busy(fault: Fault, reply: Reply) -> Reply:
+    after = fault.parameters["retry_after"]
+    return reply if after is None else replace(reply, headers=(("Retry-After", str(after)),))
+
+
+_INSTEAD: dict[str, Callable[[Fault], Reply | None]] = {
+    "refuse_400": lambda _: Reply(400),
+    "refuse_500_code": _refused,
+    "internal_error": lambda _: coded("INTERNAL_PROCESSING_ERROR"),
+    "reset_before": _unanswered,
+    "hang": _wait,
+    "waf_html_200": lambda _: request_rejected(),
+    "html_403": lambda _: forbidden_page(),
+    "unauthorized_401": lambda _: azure(401, BAD_TOKEN),
+    "too_many_429": lambda fault: _busy(fault, azure(429, "Rate limit is exceeded.")),
+    "unavailable_503": lambda fault: _busy(fault, coded("SERVICE_UNAVAILABLE")),
+    "status_404": lambda _: coded("RESOURCE_NOT_FOUND"),
+    "token_500": lambda _: token_error(500, "login_failed"),
+    "token_401": lambda _: token_error(401, "invalid_client"),
+    "token_html_200": lambda _: request_rejected(),
+    "token_slow": _wait,
+}
+
+
+def _late(fault: Fault, reply: Reply) -> Reply:
+    return replace(reply, delay_s=reply.delay_s + fault.seconds())
+
+
+def _unreadable(fault: Fault, reply: Reply) -> Reply:
+    match fault.text("form"):
+        case "bytes":
+            return replace(reply, body=b"\x00\xff\x16\x03\x01 not HTTP \xfe\x00", wire=Wire.RAW)
+        case "cut":
+            return replace(reply, body=reply.body or b'{"status":"', wire=Wire.CUT)
+        case _:
+            return Reply(200, b'{"status":"SUCC', JSON)
+
+
+def _with_fields(reply: Reply, fields: dict[str, str]) -> Reply:
+    return replace(reply, body=json.dumps({**json.loads(reply.body), **fields}).encode())
+
+
+_ALTERED: dict[str, Callable[[Fault, Reply], Reply]] = {
+    "accept_then_500": lambda _fault, _reply: coded("INTERNAL_PROCESSING_ERROR"),
+    "accept_then_503": lambda _fault, _reply: coded("SERVICE_UNAVAILABLE"),
+    "accept_then_reset": lambda fault, _reply: _unanswered(fault),
+    "accept_then_hang": _late,
+    "slow": _late,
+    "garbage": _unreadable,
+    "empty_200": lambda _fault, _reply: Reply(200),
+    "unknown_status_word": lambda fault, reply: _with_fields(reply, {"status": fault.text("word")}),
+    "status_wrong_amount": lambda fault, reply: _with_fields(
+        reply, {"amount": fault.text("amount")}
+    ),
+    "connection_drip": lambda fault, reply: replace(
+        reply, wire=Wire.DRIP, drip_interval_s=fault.seconds("interval_s")
+    ),
+}

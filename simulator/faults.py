@@ -1,0 +1,269 @@
+"""Faults: what can go wrong, for which calls, how often. Kinds are data; effects are elsewhere.
+
+Source of the kinds: provider facts 1.10, 1.17 item 6, and the complaints of part 2.
+"""
+
+import itertools
+import random
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+
+from simulator.inputs import (
+    Check,
+    amount,
+    count,
+    known_fields,
+    mapping,
+    one_of,
+    optional,
+    probability,
+    seconds,
+    text,
+    whole,
+)
+from simulator.settings import CALLBACK_MODES
+
+OPERATIONS = (
+    "create",
+    "status",
+    "token",
+    "balance",
+    "holder",
+    "notification",
+    "provisioning",
+)
+ANY = "any"
+_SPENT_MAX = 1000
+MATCHABLE = ("msisdn", "reference", "external_id", "product")
+
+
+class Phase(Enum):
+    """When a fault strikes."""
+
+    BEFORE = "before"  # before anything is checked or created
+    ACCEPT = "accept"  # while the payment is created
+    AFTER = "after"  # after the call did its work
+    CALLBACK = "callback"  # when the callbacks of a new payment are planned
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of fault: when, for which operations (the first is the default), parameters."""
+
+    phase: Phase
+    operations: tuple[str, ...]
+    parameters: dict[str, tuple[object, Check]] = field(default_factory=dict)
+    # An AFTER fault strikes calls that went well; these strike refusals too.
+    any_answer: bool = False
+
+
+def _delay(default: float) -> dict[str, tuple[object, Check]]:
+    return {"delay_s": (default, seconds)}
+
+
+_ALL = (ANY, *OPERATIONS)
+_CREATE = ("create",)
+_STATUS = ("status",)
+_TOKEN = ("token",)
+_RETRY_AFTER: dict[str, tuple[object, Check]] = {"retry_after": (None, optional(whole))}
+
+KINDS: dict[str, Kind] = {
+    "refuse_400": Kind(Phase.BEFORE, ("create", *_ALL)),
+    "refuse_500_code": Kind(Phase.BEFORE, ("create", *_ALL), {"code": ("NOT_ALLOWED", text)}),
+    "internal_error": Kind(Phase.BEFORE, ("create", *_ALL)),
+    "reset_before": Kind(
+        Phase.BEFORE, ("create", *_ALL), {"how": ("reset", one_of("reset", "close"))}
+    ),
+    "hang": Kind(Phase.BEFORE, ("create", *_ALL), _delay(30.0)),
+    "waf_html_200": Kind(Phase.BEFORE, ("create", *_ALL)),
+    "html_403": Kind(Phase.BEFORE, _ALL),
+    "unauthorized_401": Kind(
+        Phase.BEFORE, (ANY, "create", "status", "balance", "holder", "notification")
+    ),
+    "too_many_429": Kind(Phase.BEFORE, _ALL, _RETRY_AFTER),
+    "unavailable_503": Kind(Phase.BEFORE, _ALL, _RETRY_AFTER),
+    "status_404": Kind(Phase.BEFORE, _STATUS),
+    "token_500": Kind(Phase.BEFORE, _TOKEN),
+    "token_401": Kind(Phase.BEFORE, _TOKEN),
+    "token_html_200": Kind(Phase.BEFORE, _TOKEN),
+    "token_slow": Kind(Phase.BEFORE, _TOKEN, _delay(10.0)),
+    "invisible": Kind(Phase.ACCEPT, _CREATE, _delay(5.0)),
+    "accept_then_500": Kind(Phase.AFTER, _CREATE),
+    "accept_then_503": Kind(Phase.AFTER, _CREATE),
+    "accept_then_reset": Kind(Phase.AFTER, _CREATE, {"how": ("reset", one_of("reset", "close"))}),
+    "accept_then_hang": Kind(Phase.AFTER, _CREATE, _delay(30.0)),
+    "slow": Kind(Phase.AFTER, _ALL, _delay(1.0), any_answer=True),
+    "garbage": Kind(
+        Phase.AFTER, ("create", *_ALL), {"form": ("bytes", one_of("bytes", "json", "cut"))}
+    ),
+    "empty_200": Kind(Phase.AFTER, ("status", *_ALL)),
+    "unknown_status_word": Kind(Phase.AFTER, _STATUS, {"word": ("ONGOING", text)}),
+    "status_wrong_amount": Kind(Phase.AFTER, _STATUS, {"amount": ("1", amount)}),
+    "connection_drip": Kind(Phase.AFTER, _ALL, {"interval_s": (0.02, seconds)}, any_answer=True),
+    "callback": Kind(
+        Phase.CALLBACK,
+        _CREATE,
+        {
+            "mode": ("none", one_of(*CALLBACK_MODES)),
+            "times": (3, count),
+            **_delay(5.0),
+        },
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a fault can be matched on. Absent facts match nothing."""
+
+    operation: str
+    product: str | None = None
+    reference: str | None = None
+    msisdn: str | None = None
+    external_id: str | None = None
+
+
+@dataclass(slots=True)
+class Fault:
+    """A fault that is set. `left` counts down; None is forever."""
+
+    id: int
+    kind: str
+    operation: str
+    left: int | None
+    match: dict[str, str]
+    probability: float
+    parameters: dict[str, object]
+    chance: random.Random
+    applied: int = 0
+
+    def seconds(self, name: str = "delay_s") -> float:
+        """Read a parameter that is a time."""
+        return seconds(name, self.parameters[name])
+
+    def text(self, name: str) -> str:
+        """Read a parameter that is a text."""
+        return str(self.parameters[name])
+
+    def hits(self, phase: Phase, facts: Facts, *, went_well: bool) -> bool:
+        """Whether it strikes this call. Draws from `chance` only when all else fits."""
+        kind = KINDS[self.kind]
+        if kind.phase is not phase or self.operation not in {ANY, facts.operation}:
+            return False
+        if not went_well and not kind.any_answer:
+            return False
+        if any(getattr(facts, name) != value for name, value in self.match.items()):
+            return False
+        return self.probability >= 1 or self.chance.random() < self.probability
+
+    def shown(self) -> dict[str, object]:
+        """For the admin API."""
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "operation": self.operation,
+            "left": self.left,
+            "match": self.match,
+            "probability": self.probability,
+            "parameters": self.parameters,
+            "applied": self.applied,
+        }
+
+
+class Faults:
+    """The faults that are set, in the order in which they were: the first that fits strikes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._set: dict[int, Fault] = {}
+        # Spent ones are shown, but looking for a fault must not slow down with each of them.
+        self._spent: deque[Fault] = deque(maxlen=_SPENT_MAX)
+
+    def add(self, document: dict[str, object]) -> Fault:
+        """Set a fault from an admin document, checked field by field."""
+        fault = _read(next(self._ids), document)
+        with self._lock:
+            self._set[fault.id] = fault
+        return fault
+
+    def take(
+        self, phase: Phase, facts: Callable[[], Facts], *, went_well: bool = True
+    ) -> Fault | None:
+        """Find the fault that strikes now and count it down; None for most calls."""
+        if not self._set:
+            return None
+        seen = facts()
+        with self._lock:
+            for fault in self._set.values():
+                if fault.hits(phase, seen, went_well=went_well):
+                    self._count_down(fault)
+                    return fault
+        return None
+
+    def all(self) -> list[Fault]:
+        """Those that are set and, of those that are spent, the last ones."""
+        with self._lock:
+            return sorted((*self._set.values(), *self._spent), key=lambda fault: fault.id)
+
+    def remove(self, fault_id: int) -> bool:
+        """Take one away; False when there is none of this id that can still strike."""
+        with self._lock:
+            return self._set.pop(fault_id, None) is not None
+
+    def clear(self) -> None:
+        """Take all away."""
+        with self._lock:
+            self._set.clear()
+            self._spent.clear()
+
+    def _count_down(self, fault: Fault) -> None:
+        fault.applied += 1
+        if fault.left is None:
+            return
+        fault.left -= 1
+        if not fault.left:
+            self._spent.append(self._set.pop(fault.id))
+
+
+def _read(fault_id: int, document: dict[str, object]) -> Fault:
+    known_fields(
+        document, {"kind", "operation", "times", "match", "probability", "seed", "parameters"}
+    )
+    kind_name = str(one_of(*KINDS)("kind", document.get("kind")))
+    kind = KINDS[kind_name]
+    operation = document.get("operation", kind.operations[0])
+    one_of(*dict.fromkeys(kind.operations))("operation", operation)
+    times = document.get("times", 1)
+    seed = document.get("seed")
+    return Fault(
+        id=fault_id,
+        kind=kind_name,
+        operation=str(operation),
+        left=None if times is None else count("times", times),
+        match=_read_match(document.get("match")),
+        probability=probability("probability", document.get("probability", 1)),
+        parameters=_read_parameters(kind, document.get("parameters")),
+        chance=random.Random(None if seed is None else whole("seed", seed)),  # noqa: S311
+    )
+
+
+def _read_match(given: object) -> dict[str, str]:
+    match = {} if given is None else mapping("match", given)
+    known_fields(match, set(MATCHABLE), "match.")
+    read = {name: text(f"match.{name}", value) for name, value in match.items()}
+    if "reference" in read:
+        read["reference"] = read["reference"].lower()
+    return read
+
+
+def _read_parameters(kind: Kind, given: object) -> dict[str, object]:
+    parameters = {} if given is None else mapping("parameters", given)
+    known_fields(parameters, set(kind.parameters), "parameters.")
+    return {
+        name: check(f"parameters.{name}", parameters[name]) if name in parameters else default
+        for name, (default, check) in kind.parameters.items()
+    }
