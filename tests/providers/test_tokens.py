@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import cast
 from uuid import UUID
 
 import pytest
@@ -77,6 +78,10 @@ def a_client(url: str) -> Redis:
     return Redis.from_url(
         url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0)
     )
+
+
+def keys(redis: Redis, pattern: str) -> list[bytes]:
+    return cast("list[bytes]", redis.keys(pattern))
 
 
 @pytest.fixture
@@ -269,8 +274,7 @@ def the_turn(redis: Redis) -> bytes:
     """The key that says whose turn it is to mint, as one failure leaves it behind."""
     cache = TokenCache(redis, Cipher([SECRET_KEY]))
     cache.token(ACCOUNT, "collection", CountingMint(answer=REFUSED))
-    (name,) = redis.keys("*:turn")
-    assert isinstance(name, bytes)
+    (name,) = keys(redis, "*:turn")
     return name
 
 
@@ -349,7 +353,7 @@ def test_a_value_that_is_none_of_ours_is_not_a_token(
     redis: Redis, process: Process, value: str
 ) -> None:
     process().token(ACCOUNT, "collection", CountingMint("first"))
-    (name,) = redis.keys("token:*")
+    (name,) = keys(redis, "token:*")
     redis.set(name, value, px=60_000)
     assert process().token(ACCOUNT, "collection", CountingMint("second")) == "second-1"
 
@@ -357,9 +361,9 @@ def test_a_value_that_is_none_of_ours_is_not_a_token(
 def test_a_value_moved_from_another_account_is_not_used(redis: Redis, process: Process) -> None:
     other = replace(ACCOUNT, base_url="https://other.test")
     process().token(ACCOUNT, "collection", CountingMint("mine"))
-    (mine,) = redis.keys("token:*")
+    (mine,) = keys(redis, "token:*")
     process().token(other, "collection", CountingMint("theirs"))
-    (theirs,) = set(redis.keys("token:*")) - {mine}
+    (theirs,) = set(keys(redis, "token:*")) - {mine}
     redis.copy(theirs, mine, replace=True)
     assert process().token(ACCOUNT, "collection", CountingMint("new")) == "new-1"
 
@@ -372,11 +376,11 @@ def test_a_token_under_a_lost_encryption_key_is_minted_anew(redis: Redis) -> Non
 
 def test_redis_never_sees_a_secret(redis: Redis, process: Process) -> None:
     process().token(ACCOUNT, "collection", CountingMint("s3cret-token"))
-    names = redis.keys("*")
-    stored = b" ".join(names) + b" ".join(redis.get(name) or b"" for name in names)
+    names = keys(redis, "*")
+    stored = b" ".join(names) + b" ".join(cast("bytes", redis.get(name)) for name in names)
     for secret in (b"s3cret-token", b"the-user", b"the-key"):
         assert secret not in stored
-    assert all(redis.pttl(name) > 0 for name in names)
+    assert all(cast("int", redis.pttl(name)) > 0 for name in names)
 
 
 # --- whose token ------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -211,7 +211,7 @@ def test_a_refusal_keeps_the_providers_own_word() -> None:
 
 
 @pytest.mark.parametrize("ask", [submitted, checked])
-def test_silence_after_sending_is_unknown(ask: type[submitted]) -> None:
+def test_silence_after_sending_is_unknown(ask: Callable[..., Observation]) -> None:
     assert ask(Silence("timeout", sent=True)).verdict is Verdict.UNKNOWN
 
 
@@ -479,7 +479,7 @@ REFUSED_TOKENS = [
     Answer(400, {}, b'{"error":"Invalid or missing X-Target-Environment header"}'),
     Answer(403, {}, HTML),
 ]
-MISSING_TOKENS = [
+MISSING_TOKENS: list[Answer | Silence] = [
     Silence("timeout", sent=True),
     Silence("connection_refused", sent=False),
     Answer(411, {}, b""),
