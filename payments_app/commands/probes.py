@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from payments_app.commands.parts import rails
@@ -23,8 +24,8 @@ def platform_accounts() -> list[Reached]:
     return [Reached(account, None) for account in rails().accounts.platform()]
 
 
-def reached_by(tenant: Tenant, provider: str | None) -> list[Reached]:
-    """Where the tenant's live and test keys lead, at one provider or at each.
+def reached_by(tenant: Tenant, provider: str | None, modes: Sequence[Mode]) -> list[Reached]:
+    """Where the tenant's keys of these modes lead, at one provider or at each.
 
     Raises ProviderNotEnabled when they lead nowhere.
     """
@@ -33,7 +34,7 @@ def reached_by(tenant: Tenant, provider: str | None) -> list[Reached]:
     reached = [
         Reached(account, mode)
         for code in codes
-        for mode in Mode
+        for mode in modes
         if (account := _found(tenant, code, mode)) is not None
     ]
     if not reached:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypedDict, Unpack
+from typing import Final, TypedDict, Unpack
 
 import click
 
@@ -24,6 +24,8 @@ from payments_app.tenants.accounts import (
 from payments_app.tenants.errors import ProviderAccountInvalid
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import find_tenant
+
+_MODES: Final = [mode.value for mode in Mode]
 
 providers = GatewayGroup("providers", help="Set and try the accounts that payments go through.")
 
@@ -47,7 +49,7 @@ class AccountOptions(TypedDict):
 @click.argument("provider")
 @click.option(
     "--mode",
-    type=click.Choice([mode.value for mode in Mode]),
+    type=click.Choice(_MODES),
     default=Mode.LIVE.value,
     show_default=True,
     help="The API keys that use this account. Test keys only reach a sandbox.",
@@ -104,14 +106,17 @@ def list_all(slug: str | None) -> Report:
 @providers.command("check", example="flask providers check acme mtn_momo")
 @click.argument("slug", required=False)
 @click.argument("provider", required=False)
-def check(slug: str | None, provider: str | None) -> Report:
+@click.option("--mode", type=click.Choice(_MODES), help="Only where API keys of this mode lead.")
+def check(slug: str | None, provider: str | None, mode: str | None) -> Report:
     """Try the credentials, without moving money.
 
     With SLUG those that the tenant's payments would go through, else the platform's. The exit
     code is 1 if any of them doesn't work.
     """
-    reached = reached_by(find_tenant(slug), provider) if slug else platform_accounts()
-    return _checked(reached)
+    if slug is None:
+        return _checked(platform_accounts())
+    modes = [Mode(mode)] if mode else list(Mode)
+    return _checked(reached_by(find_tenant(slug), provider, modes))
 
 
 def _checked(reached: list[Reached]) -> Report:

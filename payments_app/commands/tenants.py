@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 import click
 
 from payments_app.commands.group import GatewayGroup, actor
+from payments_app.commands.parts import rails
 from payments_app.commands.report import Report, fields, table
 from payments_app.tenants import registry
 from payments_app.tenants.model import Tenant
@@ -53,12 +54,17 @@ def takes_settings(command: Command) -> Command:
 def create(
     slug: str,
     name: str,
+    *,
     require_idempotency_key: bool | None,
     rate_limit: str | None,
     default_provider: str | None,
 ) -> Report:
     """Make a tenant. SLUG: lower-case letters, digits and hyphens."""
-    settings = _given(require_idempotency_key, rate_limit, default_provider)
+    settings = _given(
+        require_idempotency_key=require_idempotency_key,
+        rate_limit=rate_limit,
+        default_provider=default_provider,
+    )
     return _report(registry.create_tenant(slug=slug, name=name, actor=actor(), **settings))
 
 
@@ -97,12 +103,17 @@ def resume(slug: str) -> Report:
 @takes_settings
 def configure(
     slug: str,
+    *,
     require_idempotency_key: bool | None,
     rate_limit: str | None,
     default_provider: str | None,
 ) -> Report:
     """Change a tenant's settings; those left out stay as they are."""
-    settings = _given(require_idempotency_key, rate_limit, default_provider)
+    settings = _given(
+        require_idempotency_key=require_idempotency_key,
+        rate_limit=rate_limit,
+        default_provider=default_provider,
+    )
     if not settings:
         raise click.UsageError("Say what to set: see --help.")
     tenant = registry.find_tenant(slug)
@@ -110,17 +121,17 @@ def configure(
 
 
 def _given(
-    require_idempotency_key: bool | None,  # noqa: FBT001  click's own three states
-    rate_limit: str | None,
-    default_provider: str | None,
+    *, require_idempotency_key: bool | None, rate_limit: str | None, default_provider: str | None
 ) -> TenantSettings:
     settings: TenantSettings = {}
     if require_idempotency_key is not None:
         settings["require_idempotency_key"] = require_idempotency_key
     if rate_limit is not None:
         settings["rate_limit"] = None if rate_limit == PLATFORM else rate_limit
-    if default_provider is not None:
-        settings["default_provider"] = None if default_provider == PLATFORM else default_provider
+    if default_provider == PLATFORM:
+        settings["default_provider"] = None
+    elif default_provider is not None:
+        settings["default_provider"] = rails().registry.get(default_provider).code
     return settings
 
 

@@ -81,5 +81,5 @@ def test_digits_of_other_scripts_are_no_digits() -> None:
 
 
 def test_a_key_does_not_show_in_the_repr_of_what_was_issued() -> None:
-    fields = {name: None for name in IssuedKey.__slots__}
+    fields = dict.fromkeys(IssuedKey.__slots__)
     assert "very-secret" not in repr(IssuedKey(**{**fields, "key": "very-secret"}))  # type: ignore[arg-type]

@@ -30,7 +30,6 @@ from payments_app.tenants.registry import (
     suspend_tenant,
 )
 
-
 # Well formed, and nobody's. Fixed: all test processes must collect the same names.
 AN_ID = "01a209ad-4164-7047-9850-453984927403"
 
@@ -41,8 +40,12 @@ def _context(app: Flask) -> Iterator[None]:
         yield
 
 
-def a_tenant(slug: str = "") -> Tenant:
-    return create_tenant(slug=slug or f"t-{uuid4().hex[:12]}", actor="cli:ada")
+def new_slug() -> str:
+    return f"t-{uuid4().hex[:12]}"
+
+
+def a_tenant() -> Tenant:
+    return create_tenant(slug=new_slug(), actor="cli:ada")
 
 
 def story_of(tenant: Tenant) -> list[AuditEntry]:
@@ -52,19 +55,21 @@ def story_of(tenant: Tenant) -> list[AuditEntry]:
 
 
 def test_a_new_tenant_is_active_and_found_by_slug_and_by_id() -> None:
-    tenant = create_tenant(slug="acme", name=" Acme Ltd ", actor="cli:ada")
+    slug = new_slug()
+    tenant = create_tenant(slug=slug, name=" Acme Ltd ", actor="cli:ada")
     assert (tenant.name, tenant.status, tenant.require_idempotency_key) == (
         "Acme Ltd",
         "active",
         False,
     )
     assert tenant.id.version == 7
-    assert find_tenant("acme").id == find_tenant(str(tenant.id)).id == tenant.id
-    assert [t.slug for t in list_tenants() if t.id == tenant.id] == ["acme"]
+    assert find_tenant(slug).id == find_tenant(str(tenant.id)).id == tenant.id
+    assert [t.slug for t in list_tenants() if t.id == tenant.id] == [slug]
 
 
 def test_a_name_left_out_is_the_slug() -> None:
-    assert a_tenant("plain").name == "plain"
+    tenant = a_tenant()
+    assert tenant.name == tenant.slug
 
 
 @pytest.mark.parametrize(
@@ -89,29 +94,30 @@ def test_the_database_refuses_a_bad_slug_too() -> None:
 
 
 def test_a_taken_slug_is_refused_and_the_first_tenant_stays_as_it_was() -> None:
-    first = create_tenant(slug="taken", name="First", actor="cli:ada")
+    slug = new_slug()
+    first = create_tenant(slug=slug, name="First", actor="cli:ada")
     with pytest.raises(TenantExists):
-        create_tenant(slug="taken", name="Second", actor="cli:bob")
-    assert find_tenant("taken").name == "First"
+        create_tenant(slug=slug, name="Second", actor="cli:bob")
+    assert find_tenant(slug).name == "First"
     assert [entry.actor for entry in story_of(first)] == ["cli:ada"]
 
 
 def test_of_many_who_create_one_slug_at_once_exactly_one_does(app: Flask) -> None:
-    racers = 6
+    slug, racers = new_slug(), 6
     start = Barrier(racers)
 
     def create(number: int) -> Tenant | None:
         with app.app_context():
             start.wait(10)
             try:
-                return create_tenant(slug="race", name=f"Racer {number}", actor="cli:ada")
+                return create_tenant(slug=slug, name=f"Racer {number}", actor="cli:ada")
             except TenantExists:
                 return None
 
     with ThreadPoolExecutor(racers) as pool:
         created = [tenant for tenant in pool.map(create, range(racers)) if tenant is not None]
     assert len(created) == 1
-    assert find_tenant("race").name == created[0].name
+    assert find_tenant(slug).name == created[0].name
     assert len(story_of(created[0])) == 1
 
 
@@ -151,7 +157,7 @@ def test_settings_change_one_by_one_and_can_be_given_back() -> None:
 
 def test_settings_can_come_with_the_creation() -> None:
     tenant = create_tenant(
-        slug="configured", actor="cli:ada", rate_limit="7 per minute", require_idempotency_key=True
+        slug=new_slug(), actor="cli:ada", rate_limit="7 per minute", require_idempotency_key=True
     )
     assert (tenant.rate_limit, tenant.require_idempotency_key) == ("7 per minute", True)
 
@@ -181,4 +187,4 @@ def test_a_malformed_provider_is_refused(provider: str) -> None:
 @pytest.mark.parametrize("name", ["two\nlines", "nul\0", "x" * 201])
 def test_an_odd_name_is_refused(name: str) -> None:
     with pytest.raises(TenantSettingInvalid):
-        create_tenant(slug="odd-name", name=name, actor="cli:ada")
+        create_tenant(slug=new_slug(), name=name, actor="cli:ada")

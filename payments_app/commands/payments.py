@@ -1,0 +1,170 @@
+"""`flask payments`: any tenant's payment, and why it is as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import click
+
+from payments_app.commands.group import GatewayGroup, actor
+from payments_app.commands.report import Report, fields, shown, table
+from payments_app.payments.model import Callback, Payment, PaymentEvent, ProviderExchange
+from payments_app.payments.operations import (
+    Story,
+    any_payment,
+    latest_payments,
+    recheck_payment,
+    story_of,
+)
+from payments_app.payments.states import Status
+from payments_app.tenants.registry import find_tenant
+
+LIMIT_MAX: Final = 1000
+
+payments = GatewayGroup("payments", help="See payments, and why each is as it is.")
+
+
+class Moment(NamedTuple):
+    """One line of a payment's story. `what` is its kind, `fields` say the rest."""
+
+    at: datetime
+    what: str
+    fields: Mapping[str, object]
+
+
+@payments.command("show", example="flask payments show 01a209ad-4164-7047-9850-453984927403")
+@click.argument("payment_id", type=click.UUID)
+def show(payment_id: UUID) -> Report:
+    """Show one payment; the payer's number masked."""
+    document = _document(any_payment(payment_id))
+    return Report(document, fields(document))
+
+
+@payments.command("list", example="flask payments list --tenant acme --status PENDING")
+@click.option("--tenant", metavar="SLUG", help="Only this tenant's.")
+@click.option("--status", type=click.Choice([status.value for status in Status]))
+@click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=20, show_default=True)
+def list_latest(tenant: str | None, status: str | None, limit: int) -> Report:
+    """List payments, newest first."""
+    found = latest_payments(
+        tenant_id=find_tenant(tenant).id if tenant else None,
+        status=Status(status) if status else None,
+        limit=limit,
+    )
+    documents = [_document(payment) for payment in found]
+    names = ("created_at", "status", "stage", "amount", "currency", "payer", "mode", "id")
+    rows = [[document[name] for name in names] for document in documents]
+    headings = ("CREATED", "STATUS", "STAGE", "AMOUNT", "CURRENCY", "PAYER", "MODE", "ID")
+    return Report({"data": documents}, table(headings, rows, empty="There are no such payments."))
+
+
+@payments.command("explain", example="flask payments explain 01a209ad-4164-7047-9850-453984927403")
+@click.argument("payment_id", type=click.UUID)
+def explain(payment_id: UUID) -> Report:
+    """Tell a payment's story: its events, each exchange with the provider, each callback."""
+    story = story_of(payment_id)
+    document = _document(story.payment)
+    moments = _moments(story)
+    rows = [(moment.at, moment.what, _told(moment.fields)) for moment in moments]
+    text = f"{_now(story.payment)}\n\n{table(('WHEN', 'WHAT', 'DETAIL'), rows, empty='')}"
+    told = [{"at": m.at, "what": m.what, **m.fields} for m in moments]
+    return Report({"payment": document, "story": told}, text)
+
+
+@payments.command("recheck", example="flask payments recheck 01a209ad-4164-7047-9850-453984927403")
+@click.argument("payment_id", type=click.UUID)
+def recheck(payment_id: UUID) -> Report:
+    """Have an open payment's next step taken now. It may be asked at any time: nothing is sent
+    under another reference, and no status changes without the provider's word.
+    """
+    due = recheck_payment(payment_id, actor=actor())
+    text = f"Due now. See what comes of it with: flask payments explain {payment_id}"
+    return Report({"id": payment_id, "next_action_at": due}, text)
+
+
+def _document(payment: Payment) -> dict[str, object]:
+    return {
+        "id": payment.id,
+        "tenant_id": payment.tenant_id,
+        "mode": payment.mode,
+        "status": payment.status,
+        "stage": payment.stage,
+        "amount": str(payment.money),
+        "currency": payment.currency,
+        "payer": payment.msisdn.masked,
+        "provider": payment.provider,
+        "target_environment": payment.target_environment,
+        "account_id": payment.account_id,
+        "external_id": payment.external_id,
+        "provider_reference": payment.reference,
+        "provider_transaction_id": payment.provider_transaction_id,
+        "failure_code": payment.failure_code,
+        "failure_provider_code": payment.failure_provider_code,
+        "submissions": payment.submissions,
+        "next_step": None if payment.is_final else payment.next_step,
+        "next_action_at": payment.next_action_at,
+        "lease_until": payment.lease_until,
+        "created_at": payment.created_at,
+        "final_at": payment.final_at,
+    }
+
+
+def _moments(story: Story) -> list[Moment]:
+    """All lines in the order of time; of two at once the event comes after what caused it."""
+    moments = [
+        *(_exchanged(exchange) for exchange in story.exchanges),
+        *(_called_back(callback) for callback in story.callbacks),
+        *(_happened(event) for event in story.events),
+    ]
+    return sorted(moments, key=lambda moment: moment.at)
+
+
+def _happened(event: PaymentEvent) -> Moment:
+    told = {
+        "sequence": event.sequence,
+        "status": event.status,
+        "stage": event.stage,
+        "actor": event.actor,
+        "request_id": event.request_id,
+        "data": event.data,
+    }
+    return Moment(event.created_at, event.type, told)
+
+
+def _exchanged(exchange: ProviderExchange) -> Moment:
+    told = {
+        "exchange_id": exchange.id,
+        "generation": exchange.generation,
+        # Without an end: it may have been sent, and nobody came back to say.
+        "verdict": exchange.verdict or "open",
+        "reason": exchange.reason,
+        "http_status": exchange.http_status,
+        "failure_code": exchange.failure_code,
+        "failure_provider_code": exchange.failure_provider_code,
+        "elapsed_ms": exchange.elapsed_ms,
+    }
+    return Moment(exchange.finished_at or exchange.started_at, f"provider.{exchange.kind}", told)
+
+
+def _called_back(callback: Callback) -> Moment:
+    told = {"method": callback.method, "source": callback.source, "digest": callback.digest.hex()}
+    return Moment(callback.received_at, "callback.received", told)
+
+
+def _told(told: Mapping[str, object]) -> str:
+    """What has a value, in one line."""
+    flat = {**told, **(data if isinstance(data := told.get("data"), dict) else {})}
+    flat.pop("data", None)
+    return "  ".join(f"{name}={shown(value)}" for name, value in flat.items() if value)
+
+
+def _now(payment: Payment) -> str:
+    """Where the payment stands, in one sentence."""
+    what = f"{payment.money} {payment.currency} from {payment.msisdn.masked}: {payment.status}"
+    if payment.is_final:
+        return f"{what} since {shown(payment.final_at)}."
+    step = f"next {payment.next_step} at {shown(payment.next_action_at)}"
+    return f"{what}, {payment.stage}; {step}."

@@ -1,0 +1,151 @@
+"""`flask payments`: why a payment is as it is, from what is stored, with its number masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import pytest
+from flask import Flask
+
+from payments_app.payments import lifecycle
+from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.tenants.model import Tenant
+from tests.builders import (
+    ANSWERS,
+    PAYER,
+    SCRIPTED,
+    ScriptedProvider,
+    a_caller,
+    a_tenant,
+    an_accepted_payment,
+    an_asker,
+    make_due,
+    payment_row,
+    rails_of,
+)
+from tests.commands.conftest import Commands
+
+
+@dataclass
+class Lived:
+    """A tenant's payment, and the means to let it live on."""
+
+    app: Flask
+    tenant: Tenant
+    id: UUID
+    provider: ScriptedProvider
+
+    def advance(self) -> None:
+        with self.app.app_context():
+            make_due(self.id)
+            lifecycle.advance_due_payments(rails_of(self.app, self.provider))
+
+    def call_back(self) -> None:
+        with self.app.app_context():
+            reference = payment_row(self.id).reference
+            body = b'{"payer": "' + PAYER.encode() + b'"}'
+            note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, "192.0.2.7"))
+
+
+@pytest.fixture
+def payment(app: Flask) -> Lived:
+    provider = ScriptedProvider(submits=[ANSWERS["unknown"]])
+    with app.app_context():
+        tenant = a_tenant()
+        asker = an_asker(caller=a_caller(tenant=tenant))
+        accepted = an_accepted_payment(rails_of(app, provider), asker=asker)
+    return Lived(app, tenant, accepted.payment_id, provider)
+
+
+def test_explain_tells_events_exchanges_and_callbacks_in_their_order(
+    flask: Commands, payment: Lived
+) -> None:
+    payment.advance()
+    payment.call_back()
+    payment.advance()
+    explained = flask(f"payments explain {payment.id} --json").document
+    assert [moment["what"] for moment in explained["story"]] == [
+        "payment.accepted",
+        "provider.submit",
+        "payment.unknown",
+        "callback.received",
+        "provider.check",
+        "payment.successful",
+    ]
+    asked = explained["story"][4]
+    assert (asked["verdict"], asked["http_status"]) == ("SUCCESSFUL", 200)
+    assert explained["payment"]["status"] == "SUCCESSFUL"
+
+
+def test_explain_for_people_starts_with_where_the_payment_stands(
+    flask: Commands, payment: Lived
+) -> None:
+    first = flask(f"payments explain {payment.id}").out.splitlines()[0]
+    assert first.startswith("1000.00 EUR from *********456: PENDING, accepted; next submit at 2")
+    payment.advance()
+    text = flask(f"payments explain {payment.id}").out
+    assert "verdict=UNKNOWN  reason=timeout" in text
+
+
+def test_no_command_shows_the_payers_number(flask: Commands, payment: Lived) -> None:
+    payment.advance()
+    payment.call_back()
+    for verb in ("show", "explain"):
+        words = f"payments {verb} {payment.id}"
+        printed = flask(words).out + flask(f"{words} --json").out
+        assert PAYER not in printed
+        assert PAYER[3:] not in printed
+        assert PAYER[-3:] in printed
+    words = f"payments list --tenant {payment.tenant.slug}"
+    assert PAYER not in flask(words).out + flask(f"{words} --json").out
+
+
+def test_list_filters_by_tenant_and_status(app: Flask, flask: Commands, payment: Lived) -> None:
+    words = f"payments list --tenant {payment.tenant.slug} --json"
+    assert [p["id"] for p in flask(words).document["data"]] == [str(payment.id)]
+    assert flask(f"{words} --status SUCCESSFUL").document["data"] == []
+    with app.app_context():
+        other = a_tenant()
+    empty = flask(f"payments list --tenant {other.slug}")
+    assert empty.out == "There are no such payments.\n"
+    assert len(flask("payments list --limit 1 --json").document["data"]) == 1
+
+
+def test_recheck_makes_an_open_payment_due_now_and_leaves_an_audit_entry(
+    app: Flask, flask: Commands, payment: Lived
+) -> None:
+    payment.advance()
+    with app.app_context():
+        before = payment_row(payment.id)
+    assert before.next_action_at is not None
+    asked = flask(f"payments recheck {payment.id} --json").document
+    assert datetime.fromisoformat(asked["next_action_at"]) <= datetime.now(UTC)
+    with app.app_context():
+        after = payment_row(payment.id)
+    assert after.next_action_at is not None
+    assert after.next_action_at < before.next_action_at
+    assert (after.status, after.stage, after.submissions) == ("PENDING", "unknown", 1)
+    told = flask(f"audit list {payment.tenant.slug} --json").document["data"]
+    assert (told[0]["action"], told[0]["subject_id"]) == (
+        "payment.recheck_asked",
+        str(payment.id),
+    )
+
+
+def test_rechecking_an_ended_payment_is_refused_and_changes_nothing(
+    flask: Commands, payment: Lived
+) -> None:
+    payment.advance()
+    payment.advance()
+    before = flask(f"payments show {payment.id} --json").document
+    assert before["status"] == "SUCCESSFUL"
+    assert flask(f"payments recheck {payment.id} --json").error["code"] == "payment_ended"
+    assert flask(f"payments show {payment.id} --json").document == before
+
+
+@pytest.mark.parametrize("verb", ["show", "explain", "recheck"])
+def test_an_unknown_payment_is_not_found(flask: Commands, verb: str) -> None:
+    assert flask(f"payments {verb} {uuid4()} --json").error["code"] == "payment_not_found"
+    assert flask(f"payments {verb} not-a-uuid").code == 2
