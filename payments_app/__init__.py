@@ -48,9 +48,7 @@ class Parts:
     rails: Rails
 
 
-def create_app(
-    settings: Settings | None = None, *, stopping: Callable[[], bool] = bool
-) -> Flask:
+def create_app(settings: Settings | None = None, *, stopping: Callable[[], bool] = bool) -> Flask:
     """Build the application. `stopping` tells the engine that this process is to end.
 
     Raises SettingInvalid, which ends the process with a line that names the setting.

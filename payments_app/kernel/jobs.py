@@ -18,7 +18,7 @@ log = structlog.get_logger(__name__)
 # A ring that nobody answered for this long is pointless: the sweep has rung since.
 RING_EXPIRES_S: Final = 30
 # While the broker is away, don't make every request find that out anew.
-DEAF_S: Final = 1.0
+DEAF_S: Final = 5.0
 _deaf_until = 0.0
 
 

@@ -17,6 +17,8 @@ _SECRET: Final = re.compile(
 )
 # Our own fields that are numbers or ids, not text that somebody wrote.
 _OURS: Final = frozenset({"timestamp", "level", "logger", "event_id", "duration_ms", "status"})
+# They tell of each doorbell and of each of their own parts; ours says what came of it.
+_TALKERS: Final = ("alembic.runtime.plugins", "celery.app.trace", "celery.worker.strategy")
 
 
 def configure_logs(*, level: str, log_format: str) -> None:
@@ -55,8 +57,8 @@ def configure_logs(*, level: str, log_format: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # Says at each start which of its own parts it loaded.
-    logging.getLogger("alembic.runtime.plugins").setLevel("WARNING")
+    for talker in _TALKERS:
+        logging.getLogger(talker).setLevel(logging.WARNING)
 
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

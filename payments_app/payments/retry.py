@@ -20,7 +20,7 @@ CHECK_TABLE: Final = (
 CHECK_MAX_S: Final = 1_800.0
 # What was proven not to have arrived can go again; quickly at first, not at all in a storm.
 SUBMIT_FIRST_S: Final = 1.0
-SUBMIT_MAX_S: Final = 30.0
+SUBMIT_MAX_S: Final = 15.0
 # The account can't be opened: someone has to act, so don't spin.
 ACCOUNT_MISSING_S: Final = 60.0
 # Nobody may tell us to come back later than this.

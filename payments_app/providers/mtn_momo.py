@@ -73,7 +73,7 @@ class MtnMomo:
         # A 404 after a 202 has been reported; five minutes is what MTN gives a payment at most.
         visible_after_s=300.0,
         # A resend under the same reference can't charge twice, so there is little to wait for.
-        resend_after_s=10.0,
+        resend_after_s=3.0,
         # "The payer has five minutes to approve" (portal, the one figure that MTN gives).
         payer_window_s=300.0,
     )

@@ -33,7 +33,7 @@ POLL_S: Final = 0.05
 # A turn to mint lasts this long, even when its process is killed. MTN's new platform may take
 # 20 s for a token: then a second process mints as well, which costs one call and no more.
 TURN_MS: Final = 10_000
-FAILURE_PAUSE_MAX_S: Final = 30.0
+FAILURE_PAUSE_MAX_S: Final = 10.0
 # Only a bound on memory: accounts times products times credential versions that were in use.
 SLOTS_MAX: Final = 10_000
 
@@ -322,6 +322,6 @@ def _not_sent(reason: str, *, retry_after_s: float | None = None) -> Observation
 
 
 def _pause_s(failures: int, asked_s: float | None) -> float:
-    """1, 2, 4 … 30 seconds after failures in a row, or what the provider asked for if more."""
+    """1, 2, 4 … 10 seconds after failures in a row, or what the provider asked for if more."""
     grown_s = min(FAILURE_PAUSE_MAX_S, 2.0 ** min(failures - 1, 10))
     return max(grown_s, min(asked_s or 0.0, FAILURE_PAUSE_MAX_S))

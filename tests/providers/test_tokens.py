@@ -364,7 +364,7 @@ def test_a_value_moved_from_another_account_is_not_used(redis: Redis, process: P
     (mine,) = keys(redis, "token:*")
     process().token(other, "collection", CountingMint("theirs"))
     (theirs,) = set(keys(redis, "token:*")) - {mine}
-    redis.copy(theirs, mine, replace=True)
+    redis.copy(theirs.decode(), mine.decode(), replace=True)
     assert process().token(ACCOUNT, "collection", CountingMint("new")) == "new-1"
 
 

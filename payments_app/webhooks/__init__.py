@@ -1,1 +1,0 @@
-"""What tenants are told."""
