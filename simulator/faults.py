@@ -64,24 +64,23 @@ def _delay(default: float) -> dict[str, tuple[object, Check]]:
     return {"delay_s": (default, seconds)}
 
 
-_ALL = (ANY, *OPERATIONS)
+# "create" stands first: what a fault is mostly wanted for, and so the default.
+_ALL = ("create", ANY, *OPERATIONS[1:])
 _CREATE = ("create",)
 _STATUS = ("status",)
 _TOKEN = ("token",)
 _RETRY_AFTER: dict[str, tuple[object, Check]] = {"retry_after": (None, optional(whole))}
 
 KINDS: dict[str, Kind] = {
-    "refuse_400": Kind(Phase.BEFORE, ("create", *_ALL)),
-    "refuse_500_code": Kind(Phase.BEFORE, ("create", *_ALL), {"code": ("NOT_ALLOWED", text)}),
-    "internal_error": Kind(Phase.BEFORE, ("create", *_ALL)),
-    "reset_before": Kind(
-        Phase.BEFORE, ("create", *_ALL), {"how": ("reset", one_of("reset", "close"))}
-    ),
-    "hang": Kind(Phase.BEFORE, ("create", *_ALL), _delay(30.0)),
-    "waf_html_200": Kind(Phase.BEFORE, ("create", *_ALL)),
+    "refuse_400": Kind(Phase.BEFORE, _ALL),
+    "refuse_500_code": Kind(Phase.BEFORE, _ALL, {"code": ("NOT_ALLOWED", text)}),
+    "internal_error": Kind(Phase.BEFORE, _ALL),
+    "reset_before": Kind(Phase.BEFORE, _ALL, {"how": ("reset", one_of("reset", "close"))}),
+    "hang": Kind(Phase.BEFORE, _ALL, _delay(30.0)),
+    "waf_html_200": Kind(Phase.BEFORE, _ALL),
     "html_403": Kind(Phase.BEFORE, _ALL),
     "unauthorized_401": Kind(
-        Phase.BEFORE, (ANY, "create", "status", "balance", "holder", "notification")
+        Phase.BEFORE, ("create", ANY, "status", "balance", "holder", "notification")
     ),
     "too_many_429": Kind(Phase.BEFORE, _ALL, _RETRY_AFTER),
     "unavailable_503": Kind(Phase.BEFORE, _ALL, _RETRY_AFTER),
@@ -96,10 +95,8 @@ KINDS: dict[str, Kind] = {
     "accept_then_reset": Kind(Phase.AFTER, _CREATE, {"how": ("reset", one_of("reset", "close"))}),
     "accept_then_hang": Kind(Phase.AFTER, _CREATE, _delay(30.0)),
     "slow": Kind(Phase.AFTER, _ALL, _delay(1.0), any_answer=True),
-    "garbage": Kind(
-        Phase.AFTER, ("create", *_ALL), {"form": ("bytes", one_of("bytes", "json", "cut"))}
-    ),
-    "empty_200": Kind(Phase.AFTER, ("status", *_ALL)),
+    "garbage": Kind(Phase.AFTER, _ALL, {"form": ("bytes", one_of("bytes", "json", "cut"))}),
+    "empty_200": Kind(Phase.AFTER, _ALL),
     "unknown_status_word": Kind(Phase.AFTER, _STATUS, {"word": ("ONGOING", text)}),
     "status_wrong_amount": Kind(Phase.AFTER, _STATUS, {"amount": ("1", amount)}),
     "connection_drip": Kind(Phase.AFTER, _ALL, {"interval_s": (0.02, seconds)}, any_answer=True),
@@ -236,7 +233,7 @@ def _read(fault_id: int, document: dict[str, object]) -> Fault:
     kind_name = str(one_of(*KINDS)("kind", document.get("kind")))
     kind = KINDS[kind_name]
     operation = document.get("operation", kind.operations[0])
-    one_of(*dict.fromkeys(kind.operations))("operation", operation)
+    one_of(*kind.operations)("operation", operation)
     times = document.get("times", 1)
     seed = document.get("seed")
     return Fault(
