@@ -16,9 +16,10 @@ import psycopg
 from psycopg import sql
 
 from devstack.errors import StackError
+from devstack.orphans import end_orphan
 from devstack.places import data_directory, remove, socket_directory
 from devstack.postgres_binaries import program_directory
-from devstack.supervisor import Command, Process, Supervisor, end_orphan, wait_until
+from devstack.supervisor import Command, Process, Supervisor, wait_until
 from devstack.users import popen_options, server_user
 
 # Owns the tables and runs the migrations. No superuser: those walk past row-level security.
@@ -169,7 +170,7 @@ class PostgresServer:
         draft.mkdir(mode=0o700, parents=True)
         if self.user is not None:
             os.chown(draft, self.user.uid, self.user.gid)
-        done = subprocess.run(  # noqa: S603 - our own argument list, no shell
+        done = subprocess.run(
             [
                 str(programs / "initdb"),
                 *("-D", str(draft), "-U", _SUPERUSER, "--auth=trust", "--encoding=UTF8"),
@@ -244,12 +245,13 @@ class PostgresServer:
 
     def _grant_by_default(self, database: str) -> None:
         statements: tuple[LiteralString, ...] = (
-            "ALTER DEFAULT PRIVILEGES FOR ROLE {owner}"
-            " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {application}",
+            (
+                "ALTER DEFAULT PRIVILEGES FOR ROLE {owner}"
+                " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {application}"
+            ),
             "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SEQUENCES TO {application}",
         )
         roles = {"owner": sql.Identifier(OWNER), "application": sql.Identifier(APPLICATION)}
         with self._administrator(database) as connection:
             for statement in statements:
                 connection.execute(sql.SQL(statement).format(**roles))
-

@@ -9,16 +9,21 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+import redis
 import requests
 
 from devstack.environment import SimulatorAccount
 from devstack.errors import StackError
-from devstack.supervisor import Command
+from devstack.supervisor import Command, Process, wait_until
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # A migration of a large table may take long; one that hangs must not hang a test run.
 COMMAND_MAX_S = 300.0
+
+# Importing the app takes a second; on a machine under load, many.
+READY_MAX_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,14 @@ class Programs:
         bind = ("--bind", f"{host}:{port}", "--workers", str(workers))
         return self._command("api", "-m", "gunicorn", "wsgi:app", *bind)
 
-    def worker(self, number: int, *, concurrency: int) -> Command:
-        """A Celery worker with its child processes."""
-        name = f"worker-{number}"
-        options = ("--hostname", f"{name}@%h", "--concurrency", str(concurrency))
-        # INFO whatever LOG_LEVEL says: the line that it is ready is how we know.
-        return self._celery(name, "worker", "--loglevel", "INFO", *options)
+    def worker(self, name: str, *, concurrency: int | None = None) -> Command:
+        """A Celery worker; without a number, with as much concurrency as the app sets."""
+        options = () if concurrency is None else ("--concurrency", str(concurrency))
+        return self._celery(name, "worker", "--hostname", f"{name}@%h", *options)
 
-    def beat(self, number: int, *, schedule: Path) -> Command:
+    def beat(self, name: str) -> Command:
         """Celery's clock; two of them are harmless."""
-        return self._celery(f"beat-{number}", "beat", "--schedule", str(schedule))
+        return self._celery(name, "beat")
 
     def simulator(self, *, port: int, store: Path, account: SimulatorAccount) -> Command:
         """The provider's stand-in over real HTTP."""
@@ -50,7 +53,7 @@ class Programs:
 
     def flask(self, *arguments: str) -> str:
         """Run `flask …` and return what it prints."""
-        done = subprocess.run(  # noqa: S603 - our own argument list, no shell
+        done = subprocess.run(
             [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
             cwd=ROOT,
             env={**self.environment, "PYTHONUNBUFFERED": "1"},
@@ -89,9 +92,46 @@ class Programs:
         )
 
 
-def answers(url: str) -> bool:
-    """Whether a GET gives a 200 now."""
-    try:
-        return requests.get(url, timeout=2.0).ok
-    except requests.RequestException:
-        return False
+def await_api(process: Process, url: str) -> None:
+    """Wait until gunicorn has a worker that answers."""
+
+    def answers() -> bool:
+        try:
+            return requests.get(f"{url}/health/live", timeout=2.0).ok
+        except requests.RequestException:
+            return False
+
+    wait_until(answers, what="the API does not answer", processes=[process], limit_s=READY_MAX_S)
+
+
+def await_simulator(process: Process) -> None:
+    """Wait until the simulator says that it listens."""
+    wait_until(
+        lambda: "simulator listening on http" in process.log_text(),
+        what="the simulator does not listen",
+        processes=[process],
+        limit_s=READY_MAX_S,
+    )
+
+
+def await_worker(process: Process, broker_url: str) -> None:
+    """Wait until the worker waits for work: one of its connections is in a blocking pop.
+
+    Asked of Redis and not of the worker's log, whose level is the operator's to choose.
+    """
+    if not broker_url.startswith("redis://"):
+        return
+
+    def waits_for_work() -> bool:
+        ours = {
+            f"{connection.laddr.ip}:{connection.laddr.port}"
+            for connection in psutil.Process(process.pid).net_connections("tcp")
+            if connection.status == psutil.CONN_ESTABLISHED
+        }
+        with redis.Redis.from_url(broker_url, socket_timeout=5.0) as client:
+            clients = client.client_list()
+        return any(found["cmd"] == "brpop" and found["addr"] in ours for found in clients)
+
+    wait_until(
+        waits_for_work, what="the worker does not start", processes=[process], limit_s=READY_MAX_S
+    )

@@ -17,6 +17,7 @@ from typing import Self
 import psutil
 
 from devstack.errors import StackError
+from devstack.orphans import PidDirectory
 from devstack.users import ServerUser, popen_options
 
 # The child waits for this line before it becomes the program: a stack that is killed between
@@ -55,6 +56,8 @@ class Process:
         self.log_path = supervisor.log_directory / f"{command.name}.log"
         # True from start() until somebody ends it on purpose: an end while wanted is a crash.
         self.wanted = False
+        # Its number may be another's once it is gone with its whole group: signal nobody then.
+        self._ended = True
 
     @property
     def name(self) -> str:
@@ -84,23 +87,26 @@ class Process:
         if self.alive:
             return
         command = self.command
-        with self.log_path.open("ab") as log:
-            self._child = subprocess.Popen(  # noqa: S603 - our own argument list, no shell text
+        gate, opener = os.pipe()
+        with self.log_path.open("ab") as log, os.fdopen(gate), os.fdopen(opener, "wb") as go:
+            self._child = subprocess.Popen(
                 ["/bin/sh", "-c", _GATE, command.name, *command.arguments],
                 cwd=command.directory,
                 env=dict(command.environment),
-                stdin=subprocess.PIPE,
+                stdin=gate,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 **popen_options(command.user),
             )
-        self._supervisor.watch(self)
-        self.wanted = True
-        self._open_gate(self._child)
+            self._supervisor.watch(self)
+            self.wanted, self._ended = True, False
+            go.write(b"go\n")
 
     def kill(self) -> None:
         """SIGKILL the whole group at once, as a machine that loses power would."""
+        if not self._ended:
+            self._signal_group(signal.SIGKILL)
         self._end(signal.SIGKILL, grace_s=GRACE_MAX_S)
 
     def terminate(self, farewell: signal.Signals | None = None) -> None:
@@ -144,24 +150,19 @@ class Process:
             remedy=f"read {self.log_path}",
         )
 
-    def _open_gate(self, child: subprocess.Popen[bytes]) -> None:
-        assert child.stdin is not None
-        with suppress(BrokenPipeError):
-            child.stdin.write(b"go\n")
-            child.stdin.close()
-
     def _end(self, number: signal.Signals, *, grace_s: float) -> None:
         self.wanted = False
-        if self._child is None:
+        if self._child is None or self._ended:
             return
         if self.alive:
-            # Only the parent is asked: Celery and gunicorn lead their own children out.
-            self._child.send_signal(number)
+            # Only the parent is asked to leave: Celery and gunicorn lead their children out.
+            os.kill(self.pid, number)
             self.cont()
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(timeout=grace_s)
         self._signal_group(signal.SIGKILL)
         self._child.wait()
+        self._ended = True
         self._supervisor.forget(self)
 
     def _signal_group(self, number: signal.Signals) -> None:
@@ -172,17 +173,24 @@ class Process:
 class Supervisor:
     """Starts processes and answers for them: its end, in any way, is theirs."""
 
-    def __init__(self, log_directory: Path) -> None:
-        """Start the guardian, so that nothing is ever started without one."""
+    def __init__(self, log_directory: Path, *, pid_directory: Path | None = None) -> None:
+        """Start the guardian, so that nothing is ever started without one.
+
+        With a directory for process ids, what an earlier run left alive (its guardian was killed
+        as well) is ended first.
+        """
         log_directory.mkdir(parents=True, exist_ok=True)
         self.log_directory = log_directory
+        self._pids = None if pid_directory is None else PidDirectory(pid_directory)
         self.processes: list[Process] = []
-        self._guardian = subprocess.Popen(  # noqa: S603 - our own file, our own interpreter
-            [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py"))],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-            text=True,
-        )
+        listens, speaks = os.pipe()
+        with os.fdopen(listens):
+            self._guardian = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(Path(__file__).with_name("guardian.py"))],
+                stdin=listens,
+                start_new_session=True,
+            )
+        self._to_guardian = os.fdopen(speaks, "w", encoding="utf-8", buffering=1)
 
     def __enter__(self) -> Self:
         """Hand out the supervisor; leaving the block ends everything."""
@@ -208,10 +216,14 @@ class Supervisor:
         if process not in self.processes:
             self.processes.append(process)
         self._tell(f"watch {process.pid} {int(process.command.last_word)}")
+        if self._pids is not None:
+            self._pids.add(process.name, process.pid)
 
     def forget(self, process: Process) -> None:
         """Tell the guardian that a process is gone: its number may soon be another's."""
         self._tell(f"forget {process.pid}")
+        if self._pids is not None:
+            self._pids.remove(process.name)
 
     def discard_at_end(self, path: Path) -> None:
         """Have the guardian remove a directory when all is over, even after a SIGKILL."""
@@ -228,14 +240,13 @@ class Supervisor:
         for process in reversed(self.processes):
             process.terminate()
         with suppress(BrokenPipeError):
-            self._guardian.communicate(timeout=GRACE_MAX_S)
+            self._to_guardian.close()
+        self._guardian.wait()
 
     def _tell(self, line: str) -> None:
-        assert self._guardian.stdin is not None
         # A guardian that was killed is no reason to fail; the next start ends what it left.
         with suppress(BrokenPipeError, ValueError):
-            self._guardian.stdin.write(f"{line}\n")
-            self._guardian.stdin.flush()
+            self._to_guardian.write(f"{line}\n")
 
 
 def wait_until(
@@ -258,18 +269,6 @@ def wait_until(
                 remedy="look at the logs; a machine this slow may need another try",
             )
         time.sleep(0.02)
-
-
-def end_orphan(orphan: psutil.Process, farewell: signal.Signals, *, limit_s: float) -> None:
-    """End a process that is not our child; one that stays is killed with its group."""
-    deadline = time.monotonic() + limit_s
-    with suppress(psutil.NoSuchProcess, ProcessLookupError):
-        orphan.send_signal(farewell)
-        orphan.send_signal(signal.SIGCONT)
-        while orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE:
-            if time.monotonic() > deadline:
-                os.killpg(orphan.pid, signal.SIGKILL)
-            time.sleep(0.05)
 
 
 def _how_it_ended(exit_code: int | None) -> str:

@@ -1,0 +1,152 @@
+"""The command line of the stack: `python -m devstack`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import click
+import psutil
+
+from devstack.checkout import Checkout
+from devstack.environment import Addresses, SimulatorAccount, hermetic_environment
+from devstack.errors import StackError
+from devstack.postgres_server import PostgresServer
+from devstack.programs import ROOT
+from devstack.report import print_invitation, print_proof
+from devstack.supervisor import GRACE_MAX_S, Supervisor
+from devstack.up import Options, Run
+
+# The settings that, when given, stand in place of ours.
+_SETTINGS = (
+    *("DATABASE_URL", "MIGRATION_DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "SECRET_KEYS"),
+    *("PUBLIC_BASE_URL", "MTN_BASE_URL", "LOG_LEVEL", "LOG_FORMAT"),
+    *("WEBHOOK_ALLOW_PRIVATE_ADDRESSES", "MTN_TARGET_ENVIRONMENT"),
+    *("MTN_COLLECTION_SUBSCRIPTION_KEY", "MTN_COLLECTION_API_USER", "MTN_COLLECTION_API_KEY"),
+)
+# Every process gets a moment to end in order, one after the other.
+_DOWN_MAX_S = 6 * GRACE_MAX_S
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def main(context: click.Context) -> None:
+    """Maramoja on this machine: real PostgreSQL and Redis, then every process of its own."""
+    if context.invoked_subcommand is None:
+        context.invoke(up)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", envvar="HOST_ADDRESS", show_default=True)
+@click.option("--port", default=8000, envvar="PORT", show_default=True, help="The API's port.")
+@click.option("--no-demo", is_flag=True, help="Make no tenant and send no payment.")
+@click.option("--once", is_flag=True, help="End after the demo; exit code 0 if it charged once.")
+def up(*, host: str, port: int, no_demo: bool, once: bool) -> None:
+    """Start everything and stay up until Ctrl-C (the default)."""
+    given = {name: os.environ[name] for name in _SETTINGS if os.environ.get(name)}
+    options = Options(host=host, port=port, given=given)
+    with _plain_errors():
+        checkout = Checkout()
+        checkout.claim()
+        with _all_in_order(checkout) as supervisor:
+            run = Run(options=options, checkout=checkout, supervisor=supervisor)
+            run.start()
+            charged_once = no_demo or _show(run)
+            if not once:
+                run.watch()
+    sys.exit(0 if charged_once else 1)
+
+
+@main.command()
+def down() -> None:
+    """End the stack of this checkout that runs in another terminal."""
+    with _plain_errors():
+        pid = Checkout().running_pid()
+        if pid is None:
+            click.echo("nothing runs in this checkout")
+            return
+        os.kill(pid, signal.SIGTERM)
+        psutil.wait_procs([psutil.Process(pid)], timeout=_DOWN_MAX_S)
+        click.echo("ended")
+
+
+@main.command()
+def reset() -> None:
+    """Forget all data of this checkout's stack."""
+    with _plain_errors():
+        checkout = Checkout()
+        checkout.claim()
+        with Supervisor(checkout.logs, pid_directory=checkout.pids) as supervisor:
+            PostgresServer(supervisor, checkout.postgres).discard()
+        checkout.reset()
+        click.echo("the data is gone; `make run` starts anew")
+
+
+@main.command(context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def flask(arguments: tuple[str, ...]) -> None:
+    """Run `flask ARGUMENTS` with the settings of the stack that runs here.
+
+    Settings that are given win. With no stack and none given, addresses where nothing answers
+    stand in, which is enough for commands that need no server, such as `openapi write`.
+    """
+    nowhere = "postgresql://nobody@localhost:1/none"
+    unreachable = Addresses(nowhere, nowhere, "redis://localhost:1/0")
+    account = SimulatorAccount().settings("http://localhost:1")
+    running = Checkout().environment() or hermetic_environment(unreachable, account)
+    environment = {**running, **os.environ}
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+    sys.exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
+
+
+def _show(run: Run) -> bool:
+    access = run.demo_access()
+    shown = run.pay_once(access) if run.options.simulated else None
+    if shown is not None:
+        print_proof(shown)
+    print_invitation(
+        api_url=run.options.url, key=access.key, shown=shown, simulator_url=run.simulator_url
+    )
+    return shown is None or shown.charged_once
+
+
+@contextmanager
+def _all_in_order(checkout: Checkout) -> Iterator[Supervisor]:
+    """Ctrl-C, SIGTERM and a closed terminal all end the block, and then the processes in order."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    supervisor = Supervisor(checkout.logs, pid_directory=checkout.pids)
+    try:
+        yield supervisor
+    except KeyboardInterrupt:
+        click.echo("\nending …")
+    finally:
+        # A second Ctrl-C must not leave half of them behind; each has its own time limit.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        supervisor.close()
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """One line what happened and one what to do, instead of a stack trace."""
+    try:
+        yield
+    except StackError as error:
+        click.secho(f"✗ {error}", fg="red", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+            raise
+        click.secho(f"✗ {error.filename}: {error.strerror}", fg="red", err=True)
+        click.secho("  → free some disk, or make var/ writable for you", fg="red", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

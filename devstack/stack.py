@@ -1,0 +1,178 @@
+"""The whole real stack for a test or a benchmark, with a handle on each of its processes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from devstack.environment import SimulatorAccount, hermetic_environment
+from devstack.places import free_port
+from devstack.postgres_server import PostgresServer
+from devstack.programs import Programs, await_api, await_simulator, await_worker
+from devstack.redis_server import RedisServer
+from devstack.servers import Servers
+from devstack.supervisor import Process, Supervisor
+
+
+@dataclass
+class Stack:
+    """gunicorn, Celery workers, beats and the simulator, on a database and a Redis of their own.
+
+        with Stack(workers=2, settings={"RATE_LIMIT_DEFAULT": "100000 per minute"}) as stack:
+            key = stack.issue_key("acme")
+            requests.post(f"{stack.api_url}/api/v1/payments", headers={"X-API-Key": key}, ...)
+            stack.processes["worker-1"].kill()         # SIGKILL; restart() brings it back
+            stack.processes["api"].stop()              # SIGSTOP; cont() goes on
+            stack.redis.flush()                        # or stop(), kill(), start()
+            stack.postgres.restart("immediate")        # shared with other stacks of these servers
+
+    The processes are named `api`, `simulator`, `worker-1`…, `beat-1`…; each has `pid`, `alive`,
+    `kill()`, `stop()`, `cont()`, `terminate()`, `start()`, `restart()`, `children()`, `log_text()`.
+    Nothing of the environment reaches the processes but `settings`.
+
+    Without `servers` it starts a PostgreSQL of its own; pass `Servers(durable=True)` for one that
+    waits for the disk. In tests, `stack_factory` passes the session's.
+    """
+
+    workers: int = 2
+    celery_workers: int = 1
+    concurrency: int | None = None
+    beats: int = 1
+    settings: Mapping[str, str] = field(default_factory=dict)
+    servers: Servers | None = None
+
+    processes: dict[str, Process] = field(init=False, default_factory=dict)
+    api_url: str = field(init=False, default="")
+    simulator_url: str = field(init=False, default="")
+    database: str = field(init=False, default="")
+    environment: dict[str, str] = field(init=False, default_factory=dict)
+
+    def __enter__(self) -> Self:
+        """Start everything and wait until it works; what a failed start leaves is ended."""
+        with ExitStack() as cleanup:
+            self._prepare(cleanup)
+            self._start()
+            self._cleanup = cleanup.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End everything; after a failure show the end of each log, as it is removed with it."""
+        if error is not None:
+            sys.stderr.write(self.log_tails())
+        self._cleanup.close()
+
+    @property
+    def postgres(self) -> PostgresServer:
+        """The server with our database; other stacks of the same `servers` use it too."""
+        return self._servers.postgres
+
+    @property
+    def redis(self) -> RedisServer:
+        """Our own Redis server."""
+        return self._redis
+
+    @property
+    def database_url(self) -> str:
+        """The address that the gateway uses: the plain role."""
+        return self.environment["DATABASE_URL"]
+
+    @property
+    def owner_url(self) -> str:
+        """The address of the tables' owner."""
+        return self.environment["MIGRATION_DATABASE_URL"]
+
+    @property
+    def administrator_url(self) -> str:
+        """The superuser's address: sees every row of every tenant, for a test's own questions."""
+        return self.postgres.administrator_url(self.database)
+
+    def issue_key(self, tenant: str) -> str:
+        """An API key for the tenant of this slug, which is made if this stack has not yet."""
+        if tenant not in self._tenants:
+            self._programs.flask_json("tenants", "create", tenant, "--name", tenant.title())
+            self._tenants.add(tenant)
+        return str(self._programs.flask_json("keys", "issue", tenant)["key"])
+
+    def flask(self, *arguments: str) -> str:
+        """Run `flask …` on this stack and return what it prints."""
+        return self._programs.flask(*arguments)
+
+    def check(self) -> None:
+        """Raise for the first process that ended though no test asked it to."""
+        self._supervisor.check()
+
+    def log_tails(self) -> str:
+        """The end of each process's log."""
+        return "".join(
+            f"── {name}\n{process.log_tail()}\n" for name, process in self.processes.items()
+        )
+
+    def _prepare(self, cleanup: ExitStack) -> None:
+        self._tenants: set[str] = set()
+        self._servers = self.servers or cleanup.enter_context(Servers())
+        self.database = self._servers.new_database()
+        cleanup.callback(self._drop_database)
+        self._redis = self._servers.new_redis()
+        cleanup.callback(self._redis.stop)
+        self._directory = self._servers.home / self.database
+        self._supervisor = cleanup.enter_context(Supervisor(self._directory / "log"))
+        self._ports = {"api": free_port(), "simulator": free_port()}
+        self.api_url = f"http://127.0.0.1:{self._ports['api']}"
+        self.simulator_url = f"http://127.0.0.1:{self._ports['simulator']}"
+        self._account = SimulatorAccount()
+        self.environment = hermetic_environment(
+            self._servers.addresses(self.database, self._redis),
+            {
+                "PUBLIC_BASE_URL": self.api_url,
+                "WEBHOOK_ALLOW_PRIVATE_ADDRESSES": "true",
+                **self._account.settings(self.simulator_url),
+                **self.settings,
+            },
+        )
+        self._programs = Programs(self.environment)
+
+    def _start(self) -> None:
+        programs = self._programs
+        store = self._directory / "simulator.db"
+        commands = [
+            programs.simulator(port=self._ports["simulator"], store=store, account=self._account),
+            programs.api(port=self._ports["api"], workers=self.workers),
+            *(
+                programs.worker(f"worker-{number}", concurrency=self.concurrency)
+                for number in range(1, self.celery_workers + 1)
+            ),
+            *(programs.beat(f"beat-{number}") for number in range(1, self.beats + 1)),
+        ]
+        for command in commands:
+            self.processes[command.name] = self._supervisor.start(command)
+        self.await_ready()
+
+    def await_ready(self) -> None:
+        """Wait until every running process works, at the start or after restarts."""
+        broker_url = self.environment.get("CELERY_BROKER_URL", self._redis.url)
+        for name, process in self.processes.items():
+            if not process.alive:
+                if process.wanted:
+                    raise process.death_notice()
+                continue
+            if name == "simulator":
+                await_simulator(process)
+            elif name == "api":
+                await_api(process, self.api_url)
+            elif name.startswith("worker-"):
+                await_worker(process, broker_url)
+
+    def _drop_database(self) -> None:
+        """Also brings back a server that a test has frozen or killed: others need it."""
+        self.postgres.process.cont()
+        self.postgres.start()
+        self.postgres.drop_database(self.database)

@@ -1,0 +1,203 @@
+"""`make run`: every part of Maramoja on this machine, in order, until Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import click
+
+from devstack import demo
+from devstack.checkout import Checkout, DemoAccess
+from devstack.demo import Shown
+from devstack.environment import Addresses, SimulatorAccount
+from devstack.errors import StackError
+from devstack.places import free_port, port_is_free
+from devstack.postgres_server import PostgresServer
+from devstack.programs import Programs, await_api, await_simulator, await_worker
+from devstack.redis_server import RedisServer
+from devstack.supervisor import Process, Supervisor
+
+DATABASE = "maramoja"
+TENANT = "demo"
+# One request at a time is all that a person sends: few processes start faster than many.
+API_WORKERS = 2
+# How soon a process that died is named.
+WATCH_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line and the environment ask for."""
+
+    host: str
+    port: int
+    given: Mapping[str, str]
+
+    @property
+    def url(self) -> str:
+        """Where the API will answer."""
+        return f"http://{self.host}:{self.port}"
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the provider is our simulator: not when the settings name another."""
+        return "MTN_BASE_URL" not in self.given
+
+
+@dataclass
+class Run:
+    """One run of the stack: its parts, as far as they have been started."""
+
+    options: Options
+    checkout: Checkout
+    supervisor: Supervisor
+    environment: dict[str, str] = field(default_factory=dict)
+    simulator_url: str | None = None
+
+    def start(self) -> None:
+        """Start everything and wait until it works."""
+        check_port(self.options)
+        addresses = self._start_servers()
+        self._configure(addresses)
+        programs = Programs(self.environment)
+        with step("migrations") as note:
+            programs.migrate()
+            note("the schema is up to date")
+        self._start_programs(programs)
+
+    def demo_access(self) -> DemoAccess:
+        """The demo tenant's key: that of an earlier start while it works, else a new one."""
+        with step("demo tenant") as note:
+            kept = self.checkout.demo_access()
+            if kept is not None and demo.key_works(self.options.url, kept.key):
+                note(f"{TENANT}, with the key of an earlier start")
+                return kept
+            access = self._issue_key(Programs(self.environment))
+            self.checkout.keep_demo_access(access)
+            note(f"{TENANT}, with a new API key")
+        return access
+
+    def pay_once(self, access: DemoAccess) -> Shown:
+        """The demo payment; the processes are asked first, as a dead one explains more."""
+        with step("demo payment") as note:
+            self.supervisor.check()
+            shown = demo.pay_once(
+                api_url=self.options.url, key=access.key, simulator_url=self.simulator_url
+            )
+            note(f"{shown.status} after {shown.seconds:.1f} s")
+        return shown
+
+    def watch(self) -> None:
+        """Return never; raise for the first process that dies."""
+        while True:
+            self.supervisor.check()
+            time.sleep(WATCH_EVERY_S)
+
+    def _start_servers(self) -> Addresses:
+        given = self.options.given
+        database_url = given.get("DATABASE_URL")
+        owner_url = given.get("MIGRATION_DATABASE_URL", database_url or "")
+        with step("PostgreSQL") as note:
+            if database_url is None:
+                postgres = PostgresServer(self.supervisor, self.checkout.postgres)
+                postgres.start()
+                if not postgres.has_database(DATABASE):
+                    postgres.create_database(DATABASE)
+                database_url = postgres.application_url(DATABASE)
+                owner_url = postgres.owner_url(DATABASE)
+                note(f"data in {postgres.data}")
+            else:
+                note("DATABASE_URL is given: ours is not started")
+        return Addresses(database_url, owner_url, self._start_redis())
+
+    def _start_redis(self) -> str:
+        with step("Redis") as note:
+            if (given := self.options.given.get("REDIS_URL")) is not None:
+                note("REDIS_URL is given: ours is not started")
+                return given
+            redis = RedisServer(self.supervisor, self.checkout.redis)
+            redis.start()
+            note(redis.url)
+            return redis.url
+
+    def _configure(self, addresses: Addresses) -> None:
+        """Our settings, under those that are given: who sets one means it."""
+        ours = {
+            **addresses.settings(),
+            "PUBLIC_BASE_URL": self.options.url,
+            "WEBHOOK_ALLOW_PRIVATE_ADDRESSES": "true",
+            "LOG_LEVEL": "INFO",
+            "LOG_FORMAT": "console",
+        }
+        if "SECRET_KEYS" not in self.options.given:
+            ours["SECRET_KEYS"] = self.checkout.secret_key()
+        if self.options.simulated:
+            self.simulator_url = f"http://127.0.0.1:{free_port()}"
+            ours.update(SimulatorAccount().settings(self.simulator_url))
+        settings = {**ours, **self.options.given}
+        self.environment = {**os.environ, **settings}
+        self.checkout.keep_environment(settings)
+
+    def _start_programs(self, programs: Programs) -> None:
+        """Start them all, then wait for each: they spend their first second importing."""
+        options = self.options
+        commands = [
+            programs.worker("worker-1"),
+            programs.beat("beat"),
+            programs.api(port=options.port, host=options.host, workers=API_WORKERS),
+        ]
+        if self.simulator_url is not None:
+            port = int(self.simulator_url.rpartition(":")[2])
+            store = self.checkout.simulator
+            commands.insert(
+                0, programs.simulator(port=port, store=store, account=SimulatorAccount())
+            )
+        started = {command.name: self.supervisor.start(command) for command in commands}
+        broker_url = self.environment.get("CELERY_BROKER_URL", self.environment["REDIS_URL"])
+        if self.simulator_url is not None:
+            self._await("simulator", self.simulator_url, await_simulator, started["simulator"])
+        self._await("API", options.url, lambda it: await_api(it, options.url), started["api"])
+        self._await(
+            "worker and beat",
+            "Celery",
+            lambda it: await_worker(it, broker_url),
+            started["worker-1"],
+        )
+
+    def _await(
+        self, title: str, remark: str, wait: Callable[[Process], None], process: Process
+    ) -> None:
+        with step(title) as note:
+            wait(process)
+            note(remark)
+
+    def _issue_key(self, programs: Programs) -> DemoAccess:
+        try:
+            programs.flask_json("tenants", "show", TENANT)
+        except StackError:
+            programs.flask_json("tenants", "create", TENANT, "--name", "Demo shop")
+        issued = programs.flask_json("keys", "issue", TENANT, "--mode", "test")
+        return DemoAccess(key=str(issued["key"]))
+
+
+@contextmanager
+def step(title: str) -> Iterator[Callable[[str], None]]:
+    """One line for one step, with its time, once it is done."""
+    started = time.monotonic()
+    remarks: list[str] = []
+    yield remarks.append
+    seconds = f"({time.monotonic() - started:.1f} s)"
+    click.echo(f"✓ {title:<16}{' '.join(remarks)} {click.style(seconds, dim=True)}")
+
+
+def check_port(options: Options) -> None:
+    """Say so before anything starts when the API's port is taken."""
+    if not port_is_free(options.port, options.host):
+        raise StackError(
+            f"port {options.port} is taken by another program",
+            remedy=f"end it, or take another port: make run PORT={options.port + 1}",
+        )

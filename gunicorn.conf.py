@@ -1,0 +1,33 @@
+"""How gunicorn serves the API; its own flags and GUNICORN_CMD_ARGS override each line."""
+
+import os
+
+bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
+
+# A request waits for PostgreSQL and Redis most of its time: threads share a process while they
+# do, and two processes for each core keep the cores busy. WEB_CONCURRENCY sets the number.
+workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or 2 * (os.cpu_count() or 1)
+worker_class = "gthread"
+threads = 8
+
+# No request of ours calls a provider, so one that takes longer than this is stuck.
+timeout = 30
+# What a deploy lets running requests have, before it ends them.
+graceful_timeout = 30
+# Longer than a load balancer's usual 60 s: it, not we, closes an idle connection, and no request
+# is sent into one that is just being closed.
+keepalive = 75
+# Recycling workers hides a leak; we would rather see it.
+max_requests = 0
+# Each worker makes its own database and Redis connections: two processes that share one after a
+# fork read each other's answers.
+preload_app = False
+
+# A request line is a path and a query of ours: short. Bounded, so that nobody fills memory.
+limit_request_line = 4094
+limit_request_fields = 64
+limit_request_field_size = 8190
+
+# The app logs each request itself, as structured lines without secrets.
+accesslog = None
+errorlog = "-"
