@@ -60,7 +60,7 @@ class _Sandbox(BaseHTTPRequestHandler):
 def sandbox() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Sandbox)
     server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
