@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import click
 import psutil
@@ -18,25 +19,33 @@ from devstack.environment import Addresses, SimulatorAccount, hermetic_environme
 from devstack.errors import StackError
 from devstack.postgres_server import PostgresServer
 from devstack.programs import ROOT
-from devstack.report import print_invitation, print_proof
+from devstack.report import Invitation, print_invitation, print_proof
 from devstack.supervisor import GRACE_MAX_S, Supervisor
 from devstack.up import Options, Run
 
-# The settings that, when given, stand in place of ours.
+# The settings that, when given, stand in place of ours. All others reach the processes as well.
 _SETTINGS = (
     *("DATABASE_URL", "MIGRATION_DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "SECRET_KEYS"),
-    *("PUBLIC_BASE_URL", "MTN_BASE_URL", "LOG_LEVEL", "LOG_FORMAT"),
-    *("WEBHOOK_ALLOW_PRIVATE_ADDRESSES", "MTN_TARGET_ENVIRONMENT"),
-    *("MTN_COLLECTION_SUBSCRIPTION_KEY", "MTN_COLLECTION_API_USER", "MTN_COLLECTION_API_KEY"),
+    *("PUBLIC_BASE_URL", "LOG_LEVEL", "LOG_FORMAT", "WEBHOOK_ALLOW_PRIVATE_ADDRESSES"),
+    *("MTN_BASE_URL", "MTN_TARGET_ENVIRONMENT", "MTN_COLLECTION_SUBSCRIPTION_KEY"),
+    *("MTN_COLLECTION_API_USER", "MTN_COLLECTION_API_KEY"),
 )
 # Every process gets a moment to end in order, one after the other.
 _DOWN_MAX_S = 6 * GRACE_MAX_S
 
 
 @click.group(invoke_without_command=True)
+@click.option(
+    "--var",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=ROOT / "var",
+    help="Where data, logs and keys are kept [default: var/ of this checkout].",
+)
 @click.pass_context
-def main(context: click.Context) -> None:
+def main(context: click.Context, directory: Path) -> None:
     """Maramoja on this machine: real PostgreSQL and Redis, then every process of its own."""
+    context.obj = Checkout(directory.resolve())
     if context.invoked_subcommand is None:
         context.invoke(up)
 
@@ -46,12 +55,12 @@ def main(context: click.Context) -> None:
 @click.option("--port", default=8000, envvar="PORT", show_default=True, help="The API's port.")
 @click.option("--no-demo", is_flag=True, help="Make no tenant and send no payment.")
 @click.option("--once", is_flag=True, help="End after the demo; exit code 0 if it charged once.")
-def up(*, host: str, port: int, no_demo: bool, once: bool) -> None:
+@click.pass_obj
+def up(checkout: Checkout, *, host: str, port: int, no_demo: bool, once: bool) -> None:
     """Start everything and stay up until Ctrl-C (the default)."""
     given = {name: os.environ[name] for name in _SETTINGS if os.environ.get(name)}
     options = Options(host=host, port=port, given=given)
     with _plain_errors():
-        checkout = Checkout()
         checkout.claim()
         with _all_in_order(checkout) as supervisor:
             run = Run(options=options, checkout=checkout, supervisor=supervisor)
@@ -63,10 +72,11 @@ def up(*, host: str, port: int, no_demo: bool, once: bool) -> None:
 
 
 @main.command()
-def down() -> None:
+@click.pass_obj
+def down(checkout: Checkout) -> None:
     """End the stack of this checkout that runs in another terminal."""
     with _plain_errors():
-        pid = Checkout().running_pid()
+        pid = checkout.running_pid()
         if pid is None:
             click.echo("nothing runs in this checkout")
             return
@@ -76,10 +86,10 @@ def down() -> None:
 
 
 @main.command()
-def reset() -> None:
+@click.pass_obj
+def reset(checkout: Checkout) -> None:
     """Forget all data of this checkout's stack."""
     with _plain_errors():
-        checkout = Checkout()
         checkout.claim()
         with Supervisor(checkout.logs, pid_directory=checkout.pids) as supervisor:
             PostgresServer(supervisor, checkout.postgres).discard()
@@ -89,7 +99,8 @@ def reset() -> None:
 
 @main.command(context_settings={"ignore_unknown_options": True})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def flask(arguments: tuple[str, ...]) -> None:
+@click.pass_obj
+def flask(checkout: Checkout, arguments: tuple[str, ...]) -> None:
     """Run `flask ARGUMENTS` with the settings of the stack that runs here.
 
     Settings that are given win. With no stack and none given, addresses where nothing answers
@@ -98,7 +109,7 @@ def flask(arguments: tuple[str, ...]) -> None:
     nowhere = "postgresql://nobody@localhost:1/none"
     unreachable = Addresses(nowhere, nowhere, "redis://localhost:1/0")
     account = SimulatorAccount().settings("http://localhost:1")
-    running = Checkout().environment() or hermetic_environment(unreachable, account)
+    running = checkout.environment() or hermetic_environment(unreachable, account)
     environment = {**running, **os.environ}
     command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
     sys.exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
@@ -110,7 +121,13 @@ def _show(run: Run) -> bool:
     if shown is not None:
         print_proof(shown)
     print_invitation(
-        api_url=run.options.url, key=access.key, shown=shown, simulator_url=run.simulator_url
+        Invitation(
+            api_url=run.options.url,
+            key=access.key,
+            payment_id=shown.payment_id if shown else None,
+            simulator_url=run.simulator_url,
+            logs=run.checkout.logs,
+        )
     )
     return shown is None or shown.charged_once
 

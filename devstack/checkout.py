@@ -12,7 +12,6 @@ from typing import TextIO
 
 from devstack.environment import new_secret_key
 from devstack.errors import StackError
-from devstack.programs import ROOT
 
 # An empty stack takes 60 MB; with less than this free, PostgreSQL would soon stop in the middle.
 DISK_FREE_MIN_MB = 200
@@ -28,7 +27,7 @@ class DemoAccess:
 class Checkout:
     """The files of one checkout's stack, held by one run at a time."""
 
-    def __init__(self, directory: Path = ROOT / "var") -> None:
+    def __init__(self, directory: Path) -> None:
         """Name the files; `claim` makes and locks them."""
         self.directory = directory
         self.logs = directory / "log"

@@ -60,7 +60,7 @@ def pay_once(*, api_url: str, key: str, simulator_url: str | None) -> Shown:
     if first.status_code != requests.codes.created:
         raise StackError(
             f"the demo payment was answered with {first.status_code}: {first.text[:500]}",
-            remedy="see var/log/api.log",
+            remedy="see api.log among the logs",
         )
     payment = _await_end(f"{url}/{first.json()['id']}", headers)
     seconds = time.monotonic() - started
@@ -86,7 +86,7 @@ def _await_end(url: str, headers: dict[str, str]) -> dict[str, object]:
         if time.monotonic() > deadline:
             raise StackError(
                 f"the demo payment is still PENDING after {SUCCESS_MAX_S:.0f} s",
-                remedy="see var/log/worker-1.log and var/log/simulator.log",
+                remedy="see worker-1.log and simulator.log among the logs",
             )
         time.sleep(0.1)
 

@@ -107,12 +107,10 @@ class PostgresServer:
         self.start()
 
     def discard(self) -> None:
-        """Stop and forget all data."""
+        """Stop and forget all data, and the home with it."""
         self.stop("immediate")
-        remove(self.data)
-        remove(self._socket)
-        if self.data.parent != self.home:
-            remove(self.data.parent)
+        for path in (self.data.parent, self._socket, self.home):
+            remove(path)
 
     def url(self, role: str, database: str) -> str:
         """The address for a role, in libpq's form for Unix sockets."""

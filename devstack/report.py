@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from uuid import uuid4
 
 import click
@@ -25,16 +27,25 @@ def print_proof(shown: Shown) -> None:
         click.echo(f"  {title:<12}{text}")
 
 
-def print_invitation(
-    *, api_url: str, key: str, shown: Shown | None, simulator_url: str | None
-) -> None:
+@dataclass(frozen=True)
+class Invitation:
+    """Where things are, and with which key."""
+
+    api_url: str
+    key: str
+    payment_id: str | None
+    simulator_url: str | None
+    logs: Path
+
+
+def print_invitation(told: Invitation) -> None:
     """Print what to paste and where to look."""
-    payments = f"{api_url}/api/v1/payments"
+    payments = f"{told.api_url}/api/v1/payments"
     header = '-H "X-API-Key: $KEY"'
     order = '{"amount": 1000, "currency": "EUR", "payer": "256772123456"}'
-    created = shown.payment_id if shown else "$ID"
+    created = told.payment_id or "$ID"
     lines = [
-        ("", f"KEY={key}"),
+        ("", f"KEY={told.key}"),
         (
             "take a payment (paste it twice: the second is a replay, and charges nothing)",
             (
@@ -51,7 +62,8 @@ def print_invitation(
         if title:
             click.secho(f"  # {title}", dim=True)
         click.echo(f"  {line}")
-    click.echo(f"\n  API docs    {api_url}/docs")
-    if simulator_url is not None:
-        click.echo(f"  simulator   {simulator_url}/_admin/summary")
-    click.echo("  logs        var/log/        Ctrl-C ends it all\n")
+    click.echo(f"\n  API docs    {told.api_url}/docs")
+    if told.simulator_url is not None:
+        click.echo(f"  simulator   {told.simulator_url}/_admin/summary")
+    click.echo(f"  logs        {told.logs}")
+    click.echo("\nCtrl-C ends it all")

@@ -124,7 +124,8 @@ class Stack:
         self._redis = self._servers.new_redis()
         cleanup.callback(self._redis.stop)
         self._directory = self._servers.home / self.database
-        self._supervisor = cleanup.enter_context(Supervisor(self._directory / "log"))
+        self._supervisor = Supervisor(self._directory / "log")
+        cleanup.callback(self._supervisor.abandon)
         self._ports = {"api": free_port(), "simulator": free_port()}
         self.api_url = f"http://127.0.0.1:{self._ports['api']}"
         self.simulator_url = f"http://127.0.0.1:{self._ports['simulator']}"

@@ -239,6 +239,15 @@ class Supervisor:
         """End everything in the reverse order of its start, then let the guardian go."""
         for process in reversed(self.processes):
             process.terminate()
+        self._release_guardian()
+
+    def abandon(self) -> None:
+        """Kill everything at once: for stacks of which nothing is kept."""
+        for process in reversed(self.processes):
+            process.kill()
+        self._release_guardian()
+
+    def _release_guardian(self) -> None:
         with suppress(BrokenPipeError):
             self._to_guardian.close()
         self._guardian.wait()

@@ -44,8 +44,8 @@ class Options:
 
     @property
     def simulated(self) -> bool:
-        """Whether the provider is our simulator: not when the settings name another."""
-        return "MTN_BASE_URL" not in self.given
+        """Whether the provider is our simulator: not when the settings name an account."""
+        return not any(name.startswith("MTN_") for name in self.given)
 
 
 @dataclass

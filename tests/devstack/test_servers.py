@@ -16,12 +16,12 @@ import pytest
 import redis
 
 from devstack.errors import StackError
-from devstack.places import free_port, temporary_home
+from devstack.places import free_port
 from devstack.postgres_server import PostgresServer
 from devstack.programs import ROOT
 from devstack.redis_server import RedisServer
+from devstack.servers import Servers
 from devstack.supervisor import Command, Supervisor, wait_until
-from devstack.users import server_user
 
 GONE_MAX_S = 15.0
 
@@ -32,12 +32,11 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
         yield running
 
 
-@pytest.fixture
-def postgres(supervisor: Supervisor) -> Iterator[PostgresServer]:
-    server = PostgresServer(supervisor, temporary_home(server_user()))
-    server.start()
-    yield server
-    server.discard()
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[PostgresServer]:
+    """Durable, as in production, and no other module's: it is killed here."""
+    with Servers(durable=True) as servers:
+        yield servers.postgres
 
 
 @pytest.fixture
@@ -89,7 +88,7 @@ def test_a_copy_of_a_template_has_its_rows_and_rights(postgres: PostgresServer) 
 def test_what_was_committed_outlives_the_end_of_the_server(
     postgres: PostgresServer, end: str
 ) -> None:
-    database = postgres.create_database("outlives")
+    database = postgres.create_database(f"outlives_{end}")
     a_table_with_one_row(postgres, database)
     before = postgres.process.pid
     if end == "kill":

@@ -1,0 +1,216 @@
+"""`make run`: from nothing to a payment charged once, and back to nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import pytest
+import requests
+
+from devstack.environment import surroundings
+from devstack.orphans import PidDirectory
+from devstack.places import free_port, temporary_home
+from devstack.programs import ROOT
+from devstack.servers import Servers
+from devstack.users import server_user
+
+UP_MAX_S = 90.0
+DOWN_MAX_S = 60.0
+
+
+@dataclass
+class Terminal:
+    """Somebody's terminal: runs `python -m devstack` on a var/ of its own."""
+
+    var: Path
+    port: int = field(default_factory=free_port)
+    settings: Mapping[str, str] = field(default_factory=dict)
+    running: list[subprocess.Popen[str]] = field(default_factory=list)
+
+    def run(self, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "devstack", "--var", str(self.var), *arguments],
+            cwd=ROOT,
+            env={**surroundings(), "PORT": str(self.port), **self.settings},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.running.append(process)
+        return process
+
+    def output_of(self, *arguments: str) -> tuple[int, str]:
+        process = self.run(*arguments)
+        output, _ = process.communicate(timeout=UP_MAX_S)
+        return process.returncode, output
+
+    def up(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start and wait until the API answers and everything else was started before it."""
+        process = self.run("up", *arguments)
+        assert in_time(lambda: answers(self.port) or process.poll() is not None, UP_MAX_S)
+        assert in_time((self.var / "pids" / "worker-1").exists, UP_MAX_S)
+        return process
+
+    def pids(self) -> dict[str, int]:
+        directory = self.var / "pids"
+        return {path.name: int(path.read_text().split()[0]) for path in directory.iterdir()}
+
+    def close(self) -> None:
+        for process in self.running:
+            if process.poll() is None:
+                process.terminate()
+            process.communicate(timeout=DOWN_MAX_S)
+
+
+@pytest.fixture
+def terminal() -> Iterator[Terminal]:
+    opened = Terminal(temporary_home(server_user()))
+    yield opened
+    opened.close()
+    Terminal(opened.var).output_of("reset")
+    for path in (opened.var / "log", opened.var / "pids"):
+        path.rmdir() if path.exists() else None
+    (opened.var / "lock").unlink(missing_ok=True)
+    opened.var.rmdir()
+
+
+@pytest.mark.timeout(300)
+def test_a_payment_is_charged_once_and_a_second_start_keeps_it(terminal: Terminal) -> None:
+    code, first = terminal.output_of("up", "--once")
+    assert code == 0, first
+    assert "Idempotent-Replayed: true, the same bytes" in first
+    assert "once, says the simulator's own ledger" in first
+    assert f"http://127.0.0.1:{terminal.port}/docs" in first
+
+    code, second = terminal.output_of("up", "--once")
+    assert code == 0, second
+    assert "with the key of an earlier start" in second
+    assert key_in(second) == key_in(first)
+    assert terminal.pids() == {}
+    assert (terminal.var / "demo.json").stat().st_mode & 0o077 == 0
+    assert (terminal.var / "secret-key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.timeout(300)
+def test_databases_that_are_given_are_used_and_ours_not_started(
+    terminal: Terminal, servers: Servers
+) -> None:
+    addresses = servers.addresses(servers.new_database(), servers.redis)
+    terminal.settings = addresses.settings()
+    code, output = terminal.output_of("up", "--once", "--no-demo")
+    assert code == 0, output
+    assert "DATABASE_URL is given: ours is not started" in output
+    assert "REDIS_URL is given: ours is not started" in output
+    assert not (terminal.var / "postgres").exists()
+
+
+@pytest.mark.timeout(300)
+def test_ctrl_c_ends_all_and_one_checkout_runs_once(terminal: Terminal) -> None:
+    first = terminal.up("--no-demo")
+    pids = terminal.pids()
+    assert set(pids) == {"postgres", "redis", "simulator", "api", "worker-1", "beat"}
+
+    code, refusal = terminal.output_of("up")
+    assert code == 1
+    assert f"this checkout's stack runs already (process {first.pid})" in refusal
+
+    code, listed = terminal.output_of("flask", "tenants", "list", "--json")
+    assert code == 0, listed
+
+    first.send_signal(signal.SIGINT)
+    assert first.wait(timeout=DOWN_MAX_S) == 0
+    assert not [name for name, pid in pids.items() if runs(pid)]
+    assert terminal.pids() == {}
+
+
+@pytest.mark.timeout(300)
+def test_a_process_that_dies_is_named_and_ends_the_run(terminal: Terminal) -> None:
+    process = terminal.up("--no-demo")
+    pids = terminal.pids()
+    os.kill(pids["beat"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=DOWN_MAX_S)
+    assert process.returncode == 1
+    assert "beat was ended by SIGKILL. The end of its log:" in output
+    assert not [name for name, pid in pids.items() if runs(pid)]
+
+
+@pytest.mark.timeout(300)
+def test_a_kill_of_the_run_ends_all_and_the_next_start_goes_on(terminal: Terminal) -> None:
+    process = terminal.up("--no-demo")
+    pids = terminal.pids()
+    process.kill()
+    assert in_time(lambda: not [name for name, pid in pids.items() if runs(pid)], DOWN_MAX_S)
+    code, output = terminal.output_of("up", "--once", "--no-demo")
+    assert code == 0, output
+
+
+def test_what_an_earlier_run_left_alive_is_ended(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as orphan:
+        PidDirectory(tmp_path).add("worker-1", orphan.pid)
+        PidDirectory(tmp_path)
+        assert orphan.wait(timeout=DOWN_MAX_S) == -signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_number_that_is_anothers_by_now_is_left_alone(tmp_path: Path) -> None:
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+        (tmp_path / "worker-1").write_text(f"{stranger.pid} 12345.0")
+        PidDirectory(tmp_path)
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+def test_a_port_that_is_taken_is_said_before_anything_starts(terminal: Terminal) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", terminal.port))
+        other.listen()
+        code, output = terminal.output_of("up")
+    assert code == 1
+    assert f"port {terminal.port} is taken by another program" in output
+    assert f"make run PORT={terminal.port + 1}" in output
+    assert not (terminal.var / "postgres").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, output = Terminal(tmp_path / "file" / "var").output_of("up")
+    assert code != 0
+    assert "cannot be written" in output
+    assert "Traceback" not in output
+
+
+def key_in(output: str) -> str:
+    found = re.search(r"KEY=(\S+)", output)
+    assert found is not None
+    return found[1]
+
+
+def answers(port: int) -> bool:
+    try:
+        return requests.get(f"http://127.0.0.1:{port}/health/live", timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def in_time(happened: Callable[[], bool], limit_s: float) -> bool:
+    deadline = time.monotonic() + limit_s
+    while not happened() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return happened()
