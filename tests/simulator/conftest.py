@@ -54,7 +54,6 @@ class Callback:
     verb: str
     path: str
     body: dict[str, Any]
-    at: float
 
 
 class Receiver(ThreadingHTTPServer):
@@ -65,6 +64,7 @@ class Receiver(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Receive)
         self.callbacks: list[Callback] = []
+        self.pause_s = 0.0
 
     @property
     def url(self) -> str:
@@ -89,7 +89,8 @@ class _Receive(BaseHTTPRequestHandler):
 
     def _take(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.callbacks.append(Callback(self.command, self.path, body, time.monotonic()))
+        time.sleep(self.server.pause_s)
+        self.server.callbacks.append(Callback(self.command, self.path, body))
         self.send_response(200)
         self.send_header("Content-Length", "0")
         self.end_headers()

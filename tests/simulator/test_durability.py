@@ -128,7 +128,7 @@ def test_it_stops_at_once_with_a_call_hanging_and_a_connection_open(number: int)
         assert process._process.wait(timeout=2) == 0
         assert time.monotonic() - start < 2
         caller.join()
-    assert process._process.communicate() == (b"", None)
+    assert process._process.communicate()[0] == b""
 
 
 def test_a_hung_call_takes_nobody_elses_place() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -34,6 +35,7 @@ def check_traces(merchant: Merchant, reference: str, *, created: int, fault: str
         ("refuse_400", {}, 400, {}),
         ("refuse_500_code", {}, 500, {"code": "NOT_ALLOWED"}),
         ("refuse_500_code", {"code": "PAYER_NOT_FOUND"}, 500, {"code": "PAYER_NOT_FOUND"}),
+        ("refuse_500_code", {"code": "RESOURCE_NOT_FOUND"}, 500, {"code": "RESOURCE_NOT_FOUND"}),
         ("refuse_500_code", {"code": "NEW_WORD"}, 500, {"code": "NEW_WORD"}),
         ("internal_error", {}, 500, {"code": "INTERNAL_PROCESSING_ERROR"}),
         ("unauthorized_401", {}, 401, {"statusCode": 401}),
@@ -140,7 +142,7 @@ def test_slow_is_slow_and_otherwise_right(merchant: Merchant, operation: str) ->
     reference = new_reference()
     merchant.pay(reference)
     merchant.fault("slow", operation=operation, parameters={"delay_s": 0.2})
-    calls = {
+    calls: dict[str, Callable[[], bool]] = {
         "create": lambda: merchant.pay().status_code == 202,
         "status": lambda: merchant.status(reference) == "SUCCESSFUL",
         "token": lambda: merchant.request_token().status_code == 200,
@@ -187,9 +189,12 @@ def test_garbage_can_be_an_answer_that_is_cut(merchant: Merchant, operation: str
     reference = new_reference()
     merchant.pay(reference)
     merchant.fault("garbage", operation=operation, parameters={"form": "cut"})
-    call = merchant.pay if operation == "create" else lambda: merchant.ask(reference)
+    calls: dict[str, Callable[[], object]] = {
+        "create": merchant.pay,
+        "status": lambda: merchant.ask(reference),
+    }
     with pytest.raises((requests.exceptions.ChunkedEncodingError, requests.ConnectionError)):
-        call()
+        calls[operation]()
     assert merchant.status(reference) == "SUCCESSFUL"
 
 
@@ -305,8 +310,8 @@ def test_a_fault_for_any_operation(merchant: Merchant) -> None:
     reference = new_reference()
     merchant.pay(reference)
     merchant.fault("unavailable_503", operation="any", times=3)
-    calls = [merchant.request_token, lambda: merchant.ask(reference), merchant.pay]
-    assert [call().status_code for call in calls] == [503, 503, 503]
+    calls = [merchant.request_token(), merchant.ask(reference), merchant.pay()]
+    assert [call.status_code for call in calls] == [503, 503, 503]
 
 
 def test_a_fault_by_chance_strikes_alike_with_one_seed(merchant: Merchant) -> None:
@@ -323,6 +328,7 @@ def test_a_fault_by_chance_strikes_alike_with_one_seed(merchant: Merchant) -> No
 def test_an_accepted_fault_waits_for_an_accepted_payment(merchant: Merchant) -> None:
     merchant.fault("accept_then_500")
     assert merchant.pay(json={"amount": "no"}).status_code == 400
+    assert merchant.pay(json=merchant.body(payeeNote="the firewall & co")).status_code == 200
     assert merchant.pay().status_code == 500
 
 

@@ -167,7 +167,7 @@ def test_checks_come_in_the_order_of_the_checklist(merchant: Merchant) -> None:
     ],
 )
 def test_a_body_that_will_not_do_is_an_empty_400(
-    merchant: Merchant, changes: dict[str, object]
+    merchant: Merchant, changes: dict[str, Any]
 ) -> None:
     reference = new_reference()
     answer = merchant.pay(reference, json=merchant.body(**changes))
