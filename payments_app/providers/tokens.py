@@ -34,6 +34,8 @@ POLL_S: Final = 0.05
 # 20 s for a token: then a second process mints as well, which costs one call and no more.
 TURN_MS: Final = 10_000
 FAILURE_PAUSE_MAX_S: Final = 10.0
+# What the provider itself asks us to wait counts for more, but not without end.
+ASKED_PAUSE_MAX_S: Final = 30.0
 # Only a bound on memory: accounts times products times credential versions that were in use.
 SLOTS_MAX: Final = 10_000
 
@@ -231,7 +233,7 @@ class _Shared:
         except RedisError:
             log.warning("tokens.redis_away")
             return _Turn(mine=True)
-        if not 0 < left_ms <= max(TURN_MS, FAILURE_PAUSE_MAX_S * 1000):
+        if not 0 < left_ms <= max(TURN_MS, ASKED_PAUSE_MAX_S * 1000):
             # It has just ended, or it is one that nobody of us took: it may not stop us for ever.
             return _Turn(mine=True)
         failures = holder.removeprefix(_FAILED)
@@ -324,4 +326,4 @@ def _not_sent(reason: str, *, retry_after_s: float | None = None) -> Observation
 def _pause_s(failures: int, asked_s: float | None) -> float:
     """1, 2, 4 … 10 seconds after failures in a row, or what the provider asked for if more."""
     grown_s = min(FAILURE_PAUSE_MAX_S, 2.0 ** min(failures - 1, 10))
-    return max(grown_s, min(asked_s or 0.0, FAILURE_PAUSE_MAX_S))
+    return max(grown_s, min(asked_s or 0.0, ASKED_PAUSE_MAX_S))

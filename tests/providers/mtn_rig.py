@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.providers.contract import Mode, PaymentOrder, ProviderAccount, Verdict
-from tests.providers.rig import Trouble
+from tests.providers.rig import PATIENCE_S, Trouble
 
 SUBSCRIPTION_KEY = "key-1"
 API_USER = "5f1c2a34-0d5e-4a7b-9c11-2b3c4d5e6f70"
@@ -30,11 +30,12 @@ def fault(
     verdict: Verdict | None,
     *,
     times: int = 1,
-    lasts_s: float = 0.0,
     **parameters: object,
 ) -> Trouble:
     recipe = {"kind": kind, "operation": operation, "times": times, "parameters": parameters}
-    return Trouble(recipe, verdict, lasts_s)
+    lasts_s = float(str(parameters.get("delay_s", 0)))
+    outlasts_us = lasts_s > PATIENCE_S or kind == "connection_drip"
+    return Trouble(recipe, verdict, outlasts_us, lasts_s)
 
 
 # Without a token nothing is sent; a status question then knows no more than before.
@@ -52,9 +53,7 @@ def token_troubles(verdict: Verdict) -> dict[str, Trouble]:
         "token cut": fault("garbage", "token", verdict, form="cut"),
         "token half": fault("garbage", "token", verdict, form="json"),
         "token drips": fault("connection_drip", "token", verdict),
-        "token too slow": fault(
-            "token_slow", "token", verdict, delay_s=TOO_LONG_S, lasts_s=TOO_LONG_S
-        ),
+        "token too slow": fault("token_slow", "token", verdict, delay_s=TOO_LONG_S),
     }
 
 
@@ -73,7 +72,7 @@ class MtnRig:
         "internal error": fault("internal_error", "create", UNKNOWN),
         "reset before": fault("reset_before", "create", UNKNOWN, how="reset"),
         "closed before": fault("reset_before", "create", UNKNOWN, how="close"),
-        "late arrival": fault("hang", "create", UNKNOWN, delay_s=TOO_LONG_S, lasts_s=TOO_LONG_S),
+        "late arrival": fault("hang", "create", UNKNOWN, delay_s=TOO_LONG_S),
         "firewall": fault("waf_html_200", "create", REFUSED),
         "forbidden": fault("html_403", "create", REFUSED),
         "one 401": fault("unauthorized_401", "create", None),
@@ -84,16 +83,14 @@ class MtnRig:
         "accepted, then 503": fault("accept_then_503", "create", UNKNOWN),
         "accepted, then reset": fault("accept_then_reset", "create", UNKNOWN, how="reset"),
         "accepted, then closed": fault("accept_then_reset", "create", UNKNOWN, how="close"),
-        "accepted, then nothing": fault(
-            "accept_then_hang", "create", UNKNOWN, delay_s=TOO_LONG_S, lasts_s=TOO_LONG_S
-        ),
+        "accepted, then nothing": fault("accept_then_hang", "create", UNKNOWN, delay_s=TOO_LONG_S),
         "slow": fault("slow", "create", None, delay_s=0.1),
         "noise": fault("garbage", "create", UNKNOWN, form="bytes"),
         "half a json": fault("garbage", "create", UNKNOWN, form="json"),
         "cut": fault("garbage", "create", UNKNOWN, form="cut"),
         "empty 200": fault("empty_200", "create", UNKNOWN),
         "drips": fault("connection_drip", "create", UNKNOWN),
-        "not visible yet": fault("invisible", "create", None, delay_s=0.2, lasts_s=0.2),
+        "not visible yet": fault("invisible", "create", None, delay_s=0.2),
         **token_troubles(Verdict.NOT_SENT),
     }
     CHECK_TROUBLES: ClassVar[Mapping[str, Trouble]] = {

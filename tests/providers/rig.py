@@ -15,7 +15,7 @@ from payments_app.providers.contract import PaymentOrder, ProviderAccount, Verdi
 
 GROUP: Final = "payments_app.provider_rigs"
 BUILT_IN: Final = {"mtn_momo": "tests.providers.mtn_rig:MtnRig"}
-# The suite's patience with one call, in place of the adapter's own: troubles last longer.
+# The suite's patience with a call that won't be answered in time, in place of the adapter's own.
 PATIENCE_S: Final = 0.5
 
 
@@ -24,12 +24,14 @@ class Trouble:
     """What goes wrong, in the stand-in's own words, and what the adapter must say to it.
 
     `verdict` None means that it must come through all the same: accepted, or the truth.
-    `lasts_s`: how long the stand-in is still busy with it after we gave up.
+    `outlasts_us`: it isn't answered within PATIENCE_S, and may still have its effect later.
+    `lasts_s`: how long the stand-in is busy with it.
     `changes_amount`: the answer's amount isn't the order's.
     """
 
     recipe: Mapping[str, object]
     verdict: Verdict | None
+    outlasts_us: bool = False
     lasts_s: float = 0.0
     changes_amount: bool = False
 

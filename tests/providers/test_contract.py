@@ -32,7 +32,7 @@ from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
 from payments_app.providers.contract import PaymentOrder, Provider, Verdict
 from payments_app.providers.registry import Registry
 from payments_app.providers.tokens import TokenCache
-from tests.providers.rig import PATIENCE_S, Rig, rigs
+from tests.providers.rig import PATIENCE_S, Rig, Trouble, rigs
 
 RIGS = rigs()
 ACCEPTED = (Verdict.PENDING, Verdict.DUPLICATE)
@@ -95,7 +95,11 @@ def transport() -> Transport:
 
 @pytest.fixture
 def wire(transport: Transport) -> Wire:
-    return ImpatientWire(transport.unleased())
+    return transport.unleased()
+
+
+def wire_into(trouble: Trouble, wire: Wire) -> Wire:
+    return ImpatientWire(wire) if trouble.outlasts_us else wire
 
 
 def each_trouble(table: str) -> pytest.MarkDecorator:
@@ -205,7 +209,7 @@ def test_a_submission_in_trouble_is_told_as_it_is_and_ends_in_one_charge(
 ) -> None:
     trouble, order, account = RIGS[code].SUBMISSION_TROUBLES[name], rig.order(), rig.account()
     rig.cause(trouble)
-    seen = an_adapter(code).submit(order, account, wire)
+    seen = an_adapter(code).submit(order, account, wire_into(trouble, wire))
     assert seen.verdict is (trouble.verdict or Verdict.PENDING)
     if seen.verdict in (Verdict.NOT_SENT, Verdict.REFUSED):
         assert rig.payments(order.reference) == 0
@@ -232,7 +236,7 @@ def test_a_question_in_trouble_never_ends_a_payment_otherwise_than_it_ended(
     if truth is Verdict.FAILED:
         rig.fail(order.reference)
     rig.cause(trouble)
-    seen = an_adapter(code).check(order, account, wire)
+    seen = an_adapter(code).check(order, account, wire_into(trouble, wire))
     assert seen.verdict is (trouble.verdict or truth)
     if trouble.changes_amount and seen.verdict is Verdict.SUCCESSFUL:
         assert seen.amount is not None

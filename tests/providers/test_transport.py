@@ -124,13 +124,14 @@ def test_many_threads_each_get_their_own_answer(serve: Serve, transport: Transpo
 
     server = serve(echo)
 
-    def ask(number: int) -> bool:
+    def ask(number: int) -> Answer | Silence:
         with Flask(__name__).app_context():
-            answer = get(transport, server.url(f"/{number}"))
-            return isinstance(answer, Answer) and answer.body == b"/%d" % number
+            return get(transport, server.url(f"/{number}"), timeout_s=30)
 
     with ThreadPoolExecutor(40) as pool:
-        assert all(pool.map(ask, range(400)))
+        for number, answer in enumerate(pool.map(ask, range(400))):
+            assert isinstance(answer, Answer), answer
+            assert answer.body == b"/%d" % number
 
 
 # --- answers that don't end well --------------------------------------------------------------

@@ -520,8 +520,8 @@ def test_refused_credentials_are_told_from_an_outage() -> None:
         assert seen is not None
         assert seen.failure is not None
         assert seen.failure.code is FailureCode.PROVIDER_MISCONFIGURED
-    for reply in MISSING_TOKENS:
-        seen = an_adapter().prepare(an_account(), ScriptedWire([reply]))
+    for outage in MISSING_TOKENS:
+        seen = an_adapter().prepare(an_account(), ScriptedWire([outage]))
         assert seen is not None
         assert seen.failure is None
 
