@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import orjson
 from flask import Flask
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from payments_app import Parts
 from payments_app.kernel.database import db, transaction
@@ -18,9 +18,10 @@ from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.wire import Call, Wire
-from payments_app.payments import acceptance
+from payments_app.payments import acceptance, lifecycle
 from payments_app.payments.acceptance import Accepted, Asker
-from payments_app.payments.model import Payment
+from payments_app.payments.lifecycle import Claim
+from payments_app.payments.model import Payment, PaymentEvent, ProviderExchange
 from payments_app.payments.order import NewPayment
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import (
@@ -99,6 +100,9 @@ class ScriptedProvider:
         currencies = {"EUR": 2, "UGX": 0, "KES": 2}
         return Terms(currencies, None, r"[A-Za-z0-9 .,\-_:/]*", 160, None)
 
+    def merchant(self, account: ProviderAccount) -> str:
+        return account.credentials.get("merchant", "shop")
+
     def prepare(self, _account: ProviderAccount, _wire: Wire) -> Observation | None:
         return self.not_ready
 
@@ -117,6 +121,32 @@ class ScriptedProvider:
     def probe(self, _account: ProviderAccount, wire: Wire) -> Observation:
         wire.send(Call("GET", "http://127.0.0.1:1", {}))
         return ANSWERS["pending"]
+
+
+@dataclass
+class Ledger:
+    """What a provider really has: moves for a ScriptedProvider that keeps its own book.
+
+    `arrivals`: every submission that reached it. `truths`: what it made of each reference;
+    a second submission under one reference is told so and changes nothing.
+    """
+
+    arrivals: list[UUID] = field(default_factory=list)
+    truths: dict[UUID, str] = field(default_factory=dict)
+    at_first: str = "pending"
+
+    def take(self, order: PaymentOrder, _wire: Wire) -> Observation:
+        self.arrivals.append(order.reference)
+        if order.reference in self.truths:
+            return ANSWERS["duplicate"]
+        self.truths[order.reference] = self.at_first
+        return ANSWERS["accepted"]
+
+    def tell(self, order: PaymentOrder, _wire: Wire) -> Observation:
+        return ANSWERS[self.truths.get(order.reference, "not_found")]
+
+    def provider(self) -> ScriptedProvider:
+        return ScriptedProvider(submits=[self.take], checks=[self.tell])
 
 
 def rails_of(app: Flask, provider: ScriptedProvider) -> Rails:
@@ -193,16 +223,40 @@ def an_accepted_payment(
     return acceptance.accept_payment(order or an_order(), asker or an_asker(), rails, render)
 
 
+def advance(rails: Rails) -> int:
+    return lifecycle.advance_due_payments(rails)
+
+
+def a_claim() -> Claim:
+    """The one due payment in a worker's hand, as after a ring; what it does next is the test's."""
+    claim = lifecycle._claim_due()
+    assert claim is not None
+    return claim
+
+
 def make_due(payment_id: UUID, *, forget_lease: bool = False) -> None:
-    """As if the time until the payment's next action had passed."""
-    lease = ", lease_until = NULL" if forget_lease else ""
+    """As if the time until the payment's next action had passed, and with it the lease."""
+    lease = ", lease_until = LEAST(lease_until, statement_timestamp())" if forget_lease else ""
     with transaction() as session:
         session.execute(
             text(
-                f"UPDATE payments SET next_action_at = clock_timestamp(){lease}"  # noqa: S608
+                f"UPDATE payments SET next_action_at = statement_timestamp(){lease}"  # noqa: S608
                 " WHERE id = :id AND status = 'PENDING'"
             ),
             {"id": payment_id},
+        )
+
+
+def let_time_pass(*, seconds: float) -> None:
+    """As if so many seconds had gone by for every payment that is open."""
+    with transaction() as session:
+        session.execute(
+            text(
+                "UPDATE payments SET next_action_at = next_action_at - span,"
+                " lease_until = lease_until - span, submitted_at = submitted_at - span"
+                " FROM make_interval(secs => :s) AS span WHERE status = 'PENDING'"
+            ),
+            {"s": seconds},
         )
 
 
@@ -221,6 +275,20 @@ def age_submission(payment_id: UUID, *, seconds: float) -> None:
 def payment_row(payment_id: UUID) -> Payment:
     with transaction() as session:
         return session.get_one(Payment, payment_id)
+
+
+def events_of(payment_id: UUID) -> list[PaymentEvent]:
+    """The payment's story, in its order."""
+    story = select(PaymentEvent).where(PaymentEvent.payment_id == payment_id)
+    with transaction() as session:
+        return list(session.scalars(story.order_by(PaymentEvent.sequence)))
+
+
+def exchanges_of(payment_id: UUID) -> list[ProviderExchange]:
+    """What went to the provider and came back, in the order of the claims."""
+    exchanges = select(ProviderExchange).where(ProviderExchange.payment_id == payment_id)
+    with transaction() as session:
+        return list(session.scalars(exchanges.order_by(ProviderExchange.generation)))
 
 
 def in_threads(app: Flask, act: Callable[[], object], *, times: int) -> list[object]:

@@ -76,11 +76,11 @@ RULES = (
     CREATE FUNCTION payment_change_is_lawful() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
         IF (OLD.id, OLD.tenant_id, OLD.mode, OLD.flow, OLD.provider, OLD.account_id,
-            OLD.base_url, OLD.target_environment, OLD.reference, OLD.amount_minor,
+            OLD.base_url, OLD.target_environment, OLD.merchant, OLD.reference, OLD.amount_minor,
             OLD.currency, OLD.payer, OLD.created_at)
            IS DISTINCT FROM
            (NEW.id, NEW.tenant_id, NEW.mode, NEW.flow, NEW.provider, NEW.account_id,
-            NEW.base_url, NEW.target_environment, NEW.reference, NEW.amount_minor,
+            NEW.base_url, NEW.target_environment, NEW.merchant, NEW.reference, NEW.amount_minor,
             NEW.currency, NEW.payer, NEW.created_at) THEN
             RAISE EXCEPTION 'what a payment is for never changes'
                 USING ERRCODE = 'restrict_violation';
@@ -246,6 +246,7 @@ def upgrade() -> None:
     sa.Column('created_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
     sa.Column('updated_at', postgresql.TIMESTAMP(timezone=True), server_default=sa.text('clock_timestamp()'), nullable=False),
     sa.CheckConstraint("mode IN ('live', 'test')", name=op.f('ck_provider_accounts_mode_known')),
+    sa.CheckConstraint("mode = 'live' OR target_environment = 'sandbox'", name=op.f('ck_provider_accounts_test_is_sandbox')),
     sa.ForeignKeyConstraint(['tenant_id'], ['tenants.id'], name=op.f('fk_provider_accounts_tenant_id_tenants')),
     sa.PrimaryKeyConstraint('id', name=op.f('pk_provider_accounts')),
     sa.UniqueConstraint('tenant_id', 'provider', 'mode', name=op.f('uq_provider_accounts_tenant_id_provider_mode'))
@@ -259,6 +260,7 @@ def upgrade() -> None:
     sa.Column('account_id', sa.Uuid(), nullable=True),
     sa.Column('base_url', sa.Text(), nullable=False),
     sa.Column('target_environment', sa.Text(), nullable=False),
+    sa.Column('merchant', sa.Text(), nullable=False),
     sa.Column('reference', sa.Uuid(), nullable=False),
     sa.Column('amount_minor', sa.BigInteger(), nullable=False),
     sa.Column('currency', sa.Text(), nullable=False),

@@ -154,6 +154,7 @@ def _new_payment(order: NewPayment, caller: Caller, route: Route) -> Payment:
         account_id=route.account.id,
         base_url=route.account.base_url,
         target_environment=route.account.target_environment,
+        merchant=route.provider.merchant(route.account),
         reference=uuid4(),
         amount_minor=order.money.minor,
         currency=order.money.currency,

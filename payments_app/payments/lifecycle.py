@@ -7,7 +7,7 @@ that a crash anywhere is answered by asking the provider.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 from uuid import UUID
@@ -147,7 +147,13 @@ def _observe(claim: Claim, rails: Rails) -> Observation:
     payment = claim.payment
     provider = rails.registry.get(payment.provider)
     account = rails.account_of(payment)
-    order = rails.order_for(payment)
+    is_other_merchant = provider.merchant(account) != payment.merchant
+    if is_other_merchant:
+        log.error("payment.merchant_changed", provider=payment.provider)
+    if claim.step is Step.SUBMIT and is_other_merchant:
+        return Observation(
+            Verdict.NOT_SENT, "merchant_changed", retry_after_s=retry.ACCOUNT_MISSING_S
+        )
     if claim.step is Step.CHECK:
         wait_s = rails.pace.wait_s(account, provider.terms(account).checks_per_s)
         if wait_s:
@@ -157,8 +163,20 @@ def _observe(claim: Claim, rails: Rails) -> Observation:
         return not_ready
     wire = rails.wire(_renewed(claim))
     if claim.step is Step.SUBMIT:
-        return provider.submit(order, account, wire)
-    return provider.check(order, account, wire)
+        return provider.submit(rails.order_for(payment), account, wire)
+    seen = provider.check(rails.order_for(payment), account, wire)
+    return _distrusted(seen) if is_other_merchant else seen
+
+
+def _distrusted(seen: Observation) -> Observation:
+    """What is said to another merchant than the payment was accepted for.
+
+    That a reference is there still proves it; that it isn't there proves nothing, or we would
+    send it a second time, for another merchant.
+    """
+    if seen.verdict is Verdict.NOT_FOUND:
+        return replace(seen, verdict=Verdict.UNKNOWN, reason="merchant_changed")
+    return seen
 
 
 def _renewed(claim: Claim) -> Lease:

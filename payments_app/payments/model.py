@@ -34,8 +34,8 @@ class Payment(Base):
 
     An open payment has `next_action_at`: the row is its own work item. `lease_until` and
     `generation` belong to the worker that has it in hand. `account_id` is None for the
-    platform's account; base_url and target_environment are kept because only the platform
-    that took a payment can tell its status.
+    platform's account; base_url, target_environment and merchant are kept because only
+    the platform that took a payment can tell its status, and only to the one who sent it.
     """
 
     __tablename__ = "payments"
@@ -75,6 +75,7 @@ class Payment(Base):
     account_id: Mapped[UUID | None] = mapped_column(ForeignKey("provider_accounts.id"))
     base_url: Mapped[str] = mapped_column(Text)
     target_environment: Mapped[str] = mapped_column(Text)
+    merchant: Mapped[str] = mapped_column(Text)
     reference: Mapped[UUID]
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str] = mapped_column(Text)

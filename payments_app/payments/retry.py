@@ -46,7 +46,7 @@ def submit_delay_s(submissions: int, retry_after_s: float | None = None) -> floa
 
 def resend_after_s(first_s: float, submissions: int) -> float:
     """How long "not found" must have lasted before the same reference is sent again."""
-    return min(first_s * 2 ** min(max(submissions - 1, 0), 10), RESEND_MAX_S)
+    return min(first_s * 2.0 ** min(max(submissions - 1, 0), 10), RESEND_MAX_S)
 
 
 def jittered(delay_s: float) -> float:

@@ -164,6 +164,14 @@ class Provider(Protocol):
         """What this account takes. Raises ValueError for an unknown target environment."""
         ...
 
+    def merchant(self, account: ProviderAccount) -> str:
+        """Who the account is at the provider: whose references they are, who gets the money.
+
+        The same through a change of secrets. What another merchant says of a reference proves
+        nothing about it.
+        """
+        ...
+
     def prepare(self, account: ProviderAccount, wire: Wire) -> Observation | None:
         """Get ready to send (a token): None when ready, else a NOT_SENT observation."""
         ...

@@ -104,6 +104,10 @@ class MtnMomo:
             checks_per_s=None if environment == _SANDBOX else _CHECKS_PER_S,
         )
 
+    def merchant(self, account: ProviderAccount) -> str:
+        """The API user: MTN keeps references by it, and its key can be issued anew."""
+        return account.credentials["collection_api_user"]
+
     def prepare(self, account: ProviderAccount, wire: Wire) -> Observation | None:
         """Have a token at hand."""
         token = self._token(account, wire)

@@ -61,6 +61,7 @@ class ProviderCredentials(Base):
     __table_args__ = (
         UniqueConstraint("tenant_id", "provider", "mode"),
         CheckConstraint("mode IN ('live', 'test')", name="mode_known"),
+        CheckConstraint("mode = 'live' OR target_environment = 'sandbox'", name="test_is_sandbox"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
