@@ -1,6 +1,6 @@
 # The verbs. Each sets up what it needs first; CI calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run reset test test-fast check fix migrate openapi requirements clean environment
+.PHONY: help run down reset test test-fast check fix migrate openapi requirements clean environment
 
 VENV := .venv/bin
 export PORT
@@ -30,11 +30,14 @@ openapi: environment ## write openapi.json anew from the code
 	@$(VENV)/python -m devstack flask openapi write openapi.json
 
 requirements: ## pin anew what requirements*.in ask for (UPGRADE=1 for the newest)
-	@sh devstack/bootstrap.sh
+	@VERB="$(firstword $(MAKECMDGOALS))" sh devstack/bootstrap.sh
 	@for name in requirements requirements-dev; do \
 		$(VENV)/uv pip compile --universal --python-version 3.11 --no-header --no-emit-index-url \
 			--quiet $(if $(UPGRADE),--upgrade) $$name.in --output-file $$name.txt || exit 1; \
 	done
+
+down: environment ## end the stack of `make run` that runs in another terminal
+	@$(VENV)/python -m devstack down
 
 reset: environment ## forget the data of `make run`
 	@$(VENV)/python -m devstack reset
@@ -45,4 +48,4 @@ clean: ## remove the environment, caches and the data of `make run`
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 environment:
-	@sh devstack/bootstrap.sh
+	@VERB="$(firstword $(MAKECMDGOALS))" sh devstack/bootstrap.sh

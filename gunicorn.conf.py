@@ -1,6 +1,7 @@
 """How gunicorn serves the API; its own flags and GUNICORN_CMD_ARGS override each line."""
 
 import os
+from pathlib import Path
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 
@@ -22,6 +23,12 @@ max_requests = 0
 # Each worker makes its own database and Redis connections: two processes that share one after a
 # fork read each other's answers.
 preload_app = False
+
+# Heartbeats are files; in memory they neither wait for a disk nor need one that can be written.
+worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - gunicorn's advice
+# Its remote control is a socket in the home directory: nobody uses it, and a read-only container
+# has no place for it.
+control_socket_disable = True
 
 # A request line is a path and a query of ours: short. Bounded, so that nobody fills memory.
 limit_request_line = 4094

@@ -37,7 +37,7 @@ if ! works "$venv/bin/python"; then
     if [ -z "$python" ]; then
         found=$(version_of "${PYTHON:-python3}" || echo "none")
         fail "Python 3.11 or newer is needed, and ${PYTHON:-python3} here is $found" \
-            "install Python 3.11 to 3.13, or name one: make run PYTHON=/path/to/python3.11"
+            "install Python 3.11 to 3.13, or name one: make ${VERB:-run} PYTHON=/path/to/python3.11"
     fi
     rm -rf "$venv"
     if ! "$python" -m venv "$venv" >"${TMPDIR:-/tmp}/maramoja-venv.$$" 2>&1; then
