@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Final
 from uuid import uuid4
 
@@ -32,6 +33,7 @@ def caller() -> Caller:
 
 
 def _begin() -> None:
+    g.started_at = time.monotonic()
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
     structlog.contextvars.clear_contextvars()
@@ -50,9 +52,7 @@ def _authenticate() -> None:
     if tenant is not None and tenant.lower() not in (found.tenant_slug, str(found.tenant_id)):
         raise TenantMismatch("X-Tenant-Id is not the tenant of this API key.")
     g.caller = found
-    structlog.contextvars.bind_contextvars(
-        tenant_id=str(found.tenant_id), key_id=str(found.key_id)
-    )
+    structlog.contextvars.bind_contextvars(tenant_id=str(found.tenant_id), key_id=str(found.key_id))
 
 
 def _presented_key() -> str:

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Final
 
+import marshmallow as ma
 from flask import Blueprint, Response, send_from_directory
 from swagger_ui_bundle import swagger_ui_path
 
+from payments_app.api.blueprint import ApiBlueprint
+from payments_app.api.json import json_response
+from payments_app.api.problems import ProblemUnknown, all_problems
+
 blp = Blueprint("docs", __name__)
+problems = ApiBlueprint(
+    "problems",
+    __name__,
+    url_prefix="/problems",
+    description="What each `code` of an error means",
+    public=True,
+)
 
 # Swagger UI sets styles from script and shows its images as data; nothing leaves this host.
 POLICY: Final = (
@@ -55,6 +67,59 @@ def start() -> Response:
 def asset(name: str) -> Response:
     """Swagger UI's own files."""
     return _served(send_from_directory(swagger_ui_path, name))
+
+
+class ProblemTypeSchema(ma.Schema):
+    """What a problem's `type` leads to."""
+
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    code = ma.fields.String(required=True, metadata={"example": "rate_limited"})
+    status = ma.fields.Integer(required=True, metadata={"example": 429})
+    title = ma.fields.String(required=True, metadata={"example": "Too many requests"})
+    advice = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "What the caller can do.",
+            "example": "Wait for Retry-After, then send the same request with the same key.",
+        },
+    )
+
+
+@problems.route(
+    "/<code>",
+    parameters=[
+        {
+            "in": "path",
+            "name": "code",
+            "description": "The `code` of an error.",
+            "schema": {"type": "string", "enum": [problem.code for problem in all_problems()]},
+            "example": "rate_limited",
+        }
+    ],
+)
+@problems.doc(operationId="describe_problem")
+@problems.response(200, ProblemTypeSchema, description="The kind of problem")
+@problems.alt_response(404, "NOT_FOUND")
+def describe_problem(code: str) -> Response:
+    """Say what an error's code means.
+
+    Every error document's `type` is an address of this kind.
+    """
+    for problem in all_problems():
+        if problem.code == code:
+            return json_response(
+                {
+                    "code": problem.code,
+                    "status": int(problem.status),
+                    "title": problem.title,
+                    "advice": problem.advice,
+                }
+            )
+    raise ProblemUnknown("No problem has this code.")
 
 
 def _served(response: Response) -> Response:

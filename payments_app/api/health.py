@@ -2,50 +2,145 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
-import orjson
+import marshmallow as ma
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from flask import Blueprint, Response, current_app
+from flask import Response, current_app
 from redis import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
+from payments_app.api.blueprint import ApiBlueprint
+from payments_app.api.json import json_response
 from payments_app.kernel.database import snapshot
 
-blp = Blueprint("health", __name__)
+blp = ApiBlueprint(
+    "health", __name__, url_prefix="/health", description="For probes and people", public=True
+)
 OK: Final = "ok"
+UNAVAILABLE: Final = "unavailable"
+# A probe that found us unable to work comes back after this.
+RETRY_AFTER_S: Final = 2
+_RETRY: Final = {
+    "Retry-After": {
+        "description": "Seconds to wait before the next try.",
+        "schema": {"type": "integer", "minimum": 1},
+    }
+}
 
 
-@blp.route("/health/live")
-def live() -> Response:
+class LiveSchema(ma.Schema):
     """This process answers."""
-    return _answer({"status": OK}, healthy=True)
+
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    status = ma.fields.String(required=True, validate=ma.validate.Equal(OK))
 
 
-@blp.route("/health/ready")
+class ReadySchema(ma.Schema):
+    """Whether this process can take payments. Without Redis it can, slower."""
+
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    status = ma.fields.String(required=True, validate=ma.validate.OneOf([OK, UNAVAILABLE]))
+    database = ma.fields.String(
+        required=True, metadata={"description": "`ok`, or what is wrong.", "example": OK}
+    )
+    redis = ma.fields.String(
+        required=True, metadata={"description": "`ok`, or what is wrong.", "example": OK}
+    )
+
+
+class PlatformAccountSchema(ma.Schema):
+    """The platform's own account at a provider, without its credentials."""
+
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    provider = ma.fields.String(required=True, metadata={"example": "mtn_momo"})
+    target_environment = ma.fields.String(required=True, metadata={"example": "mtnuganda"})
+
+
+class SummarySchema(ReadySchema):
+    """The same verdict, with what this installation has."""
+
+    providers = ma.fields.List(
+        ma.fields.String(), required=True, metadata={"example": ["mtn_momo"]}
+    )
+    platform_accounts = ma.fields.List(ma.fields.Nested(PlatformAccountSchema), required=True)
+
+
+@blp.route("/live")
+@blp.doc(operationId="live")
+@blp.response(200, LiveSchema, description="It answers")
+def live() -> Response:
+    """Say whether this process answers.
+
+    Asks nobody else: a database that is away is no reason to start this process anew.
+    """
+    return json_response({"status": OK})
+
+
+@blp.route("/ready")
+@blp.doc(operationId="ready")
+@blp.response(200, ReadySchema, description="It can take payments")
+@blp.alt_response(
+    503,
+    schema=ReadySchema,
+    content_type="application/json",
+    headers=_RETRY,
+    description="It can't: the database is away, or its schema isn't this version's",
+)
 def ready() -> Response:
-    """This process can take payments: the database is there, at this version's schema."""
-    checks = {"database": _database(), "redis": _redis()}
-    return _answer(checks, healthy=checks["database"] == OK)
+    """Say whether this process can take payments.
+
+    The database must be there, with this version's schema. Redis is only reported.
+    """
+    return _answer(_checks())
 
 
-@blp.route("/health")
+@blp.route("")
+@blp.doc(operationId="health")
+@blp.response(200, SummarySchema, description="It can take payments")
+@blp.alt_response(
+    503,
+    schema=SummarySchema,
+    content_type="application/json",
+    headers=_RETRY,
+    description="It can't: the database is away, or its schema isn't this version's",
+)
 def summary() -> Response:
-    """A summary for people; the same verdict as readiness."""
+    """Tell people how it is.
+
+    The verdict of /health/ready, with the providers that this installation has.
+    """
     parts = current_app.extensions["maramoja"]
+    accounts = [
+        {"provider": account.provider, "target_environment": account.target_environment}
+        for account in parts.settings.platform_accounts
+    ]
+    return _answer(
+        {**_checks(), "providers": parts.registry.codes(), "platform_accounts": accounts}
+    )
+
+
+def _checks() -> dict[str, object]:
     database = _database()
-    document = {
-        "status": OK if database == OK else "unavailable",
+    return {
+        "status": OK if database == OK else UNAVAILABLE,
         "database": database,
         "redis": _redis(),
-        "providers": parts.registry.codes(),
-        "platform_accounts": [
-            {"provider": account.provider, "target_environment": account.target_environment}
-            for account in parts.settings.platform_accounts
-        ],
     }
-    return _answer(document, healthy=database == OK)
 
 
 def _database() -> str:
@@ -54,8 +149,15 @@ def _database() -> str:
             current = MigrationContext.configure(connection).get_current_heads()
     except SQLAlchemyError:
         return "unreachable"
-    wanted = ScriptDirectory(current_app.extensions["migrate"].directory).get_heads()
-    return OK if set(current) == set(wanted) else "migrations pending: run flask db upgrade"
+    if set(current) != _wanted(current_app.extensions["migrate"].directory):
+        return "migrations pending: run flask db upgrade"
+    return OK
+
+
+@lru_cache(maxsize=1)
+def _wanted(directory: str) -> frozenset[str]:
+    """The schema's version that this code was written for; read once from the files."""
+    return frozenset(ScriptDirectory(directory).get_heads())
 
 
 def _redis() -> str:
@@ -66,6 +168,9 @@ def _redis() -> str:
     return OK
 
 
-def _answer(document: dict[str, object], *, healthy: bool) -> Response:
-    status = 200 if healthy else 503
-    return Response(orjson.dumps(document), status, content_type="application/json")
+def _answer(document: dict[str, object]) -> Response:
+    if document["status"] == OK:
+        return json_response(document)
+    response = json_response(document, 503)
+    response.headers["Retry-After"] = str(RETRY_AFTER_S)
+    return response

@@ -30,7 +30,7 @@ COALESCE_S: Final = 2.0
 POLL_FIRST_S: Final = 0.01
 POLL_MAX_S: Final = 0.1
 # After Redis failed once, don't wait for it again in every request.
-AVOID_S: Final = 1.0
+AVOID_S: Final = 5.0
 _COMPARE_AND_DELETE: Final = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
 return 0

@@ -21,13 +21,19 @@ from werkzeug.exceptions import HTTPException
 from payments_app.kernel import errors, idempotency
 from payments_app.payments import errors as payments
 from payments_app.payments import order
+from payments_app.providers import registry
 from payments_app.tenants import errors as tenants
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
-# A client that finds us without a database comes back after this.
+# A client that finds us unable to work comes back after this.
 AWAY_RETRY_AFTER_S: Final = 2
+# More errors than this help nobody; a body can hold thousands of unknown fields.
+FIELD_ERRORS_MAX: Final = 20
+FIELD_NAME_LENGTH_MAX: Final = 100
+# SQLSTATE read_only_sql_transaction: a failover left us at a standby for the moment.
+_READ_ONLY: Final = "25006"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +46,9 @@ class ProblemType:
     advice: str
 
 
-def _of(error: type[errors.GatewayError], status: HTTPStatus, title: str, advice: str) -> ProblemType:
+def _of(
+    error: type[errors.GatewayError], status: HTTPStatus, title: str, advice: str
+) -> ProblemType:
     return ProblemType(error.code, status, title, advice)
 
 
@@ -63,9 +71,15 @@ class UnsupportedMediaType(errors.GatewayError):
 
 
 class BodyMalformed(errors.GatewayError):
-    """A body that isn't JSON."""
+    """A body that isn't one JSON object, or not the same one for every reader."""
 
     code = "body_malformed"
+
+
+class ProblemUnknown(errors.GatewayError):
+    """No problem has this code."""
+
+    code = "problem_unknown"
 
 
 _S = HTTPStatus
@@ -98,7 +112,8 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         BodyMalformed,
         _S.BAD_REQUEST,
         "Malformed body",
-        "Send one JSON object, in UTF-8. Nothing was done.",
+        "Send one JSON object, in UTF-8, with each name once. Nothing was done and no key was"
+        " spent.",
     ),
     errors.FieldsInvalid: _of(
         errors.FieldsInvalid,
@@ -130,6 +145,12 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         "Provider not clear",
         "Name one of the providers in `provider`.",
     ),
+    registry.ProviderUnknown: _of(
+        registry.ProviderUnknown,
+        _S.UNPROCESSABLE_ENTITY,
+        "No such provider",
+        "Use a provider that this installation has, such as mtn_momo.",
+    ),
     tenants.ProviderNotEnabled: _of(
         tenants.ProviderNotEnabled,
         _S.UNPROCESSABLE_ENTITY,
@@ -141,6 +162,12 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         _S.SERVICE_UNAVAILABLE,
         "Provider account unreadable",
         "Tell the operator: a key is missing from SECRET_KEYS. Nothing was done.",
+    ),
+    ProblemUnknown: _of(
+        ProblemUnknown,
+        _S.NOT_FOUND,
+        "No such code",
+        "Use the `type` of an error as it was given. openapi.json lists all codes.",
     ),
     idempotency.KeyMissing: _of(
         idempotency.KeyMissing,
@@ -230,7 +257,6 @@ def register_problems(app: Flask) -> None:
     app.register_error_handler(DBAPIError, _database_error)
     app.register_error_handler(PoolTimeout, _database_away)
     app.register_error_handler(Exception, _bug)
-    app.add_url_rule("/problems/<code>", view_func=_describe, endpoint="problem")
 
 
 def http_problem(error: HTTPException) -> Response:
@@ -238,12 +264,25 @@ def http_problem(error: HTTPException) -> Response:
     status = error.code or 500
     if status == HTTPStatus.UNPROCESSABLE_ENTITY:
         return _field_errors(error)
-    if status == HTTPStatus.BAD_REQUEST and request.method in ("POST", "PUT", "PATCH"):
-        return _gateway_error(BodyMalformed("The body is not a JSON object."))
     problem = HTTP_PROBLEMS.get(status) or HTTP_PROBLEMS[HTTPStatus.BAD_REQUEST]
     kept = {"allow", "retry-after"}
     headers = {name: value for name, value in error.get_headers() if name.lower() in kept}
     return problem_response(problem, problem.advice, headers=headers)
+
+
+def problem_document(
+    problem: ProblemType, detail: str, *, request_id: str | None, **extra: object
+) -> dict[str, object]:
+    """The body of a problem (RFC 9457)."""
+    return {
+        "type": f"/problems/{problem.code}",
+        "title": problem.title,
+        "status": int(problem.status),
+        "code": problem.code,
+        "detail": detail,
+        "request_id": request_id,
+        **extra,
+    }
 
 
 def problem_response(
@@ -253,19 +292,13 @@ def problem_response(
     headers: Mapping[str, str] | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Response:
-    """A problem document (RFC 9457)."""
-    document = {
-        "type": f"/problems/{problem.code}",
-        "title": problem.title,
-        "status": int(problem.status),
-        "code": problem.code,
-        "detail": detail,
-        "request_id": g.get("request_id"),
-        **(extra or {}),
-    }
+    """A problem document with its headers."""
+    document = problem_document(problem, detail, request_id=g.get("request_id"), **(extra or {}))
     response = Response(orjson.dumps(document), problem.status, content_type=MEDIA_TYPE)
     response.headers.update(headers or {})
     response.headers["Link"] = f'</problems/{problem.code}>; rel="describedby"'
+    if problem.status == HTTPStatus.SERVICE_UNAVAILABLE:
+        response.headers.setdefault("Retry-After", str(AWAY_RETRY_AFTER_S))
     return response
 
 
@@ -274,10 +307,10 @@ def _gateway_error(error: errors.GatewayError) -> Response:
     if problem is None:
         # Not for callers: of the operator's commands, or new and not in the table.
         problem = ProblemType(error.code, HTTPStatus.UNPROCESSABLE_ENTITY, "Refused", error.detail)
-    extra = dict(error.extra)
+    extra: dict[str, Any] = dict(error.extra)
     headers: dict[str, str] = {}
     if isinstance(error, errors.FieldsInvalid):
-        extra["errors"] = _pointers(extra["errors"])
+        extra["errors"] = _listed(extra["errors"])
     if "retry_after_s" in extra:
         headers["Retry-After"] = str(extra.pop("retry_after_s"))
     if "payment_id" in extra:
@@ -296,41 +329,35 @@ def _field_errors(error: HTTPException) -> Response:
     return _gateway_error(errors.FieldsInvalid(found))
 
 
-def _pointers(found: Mapping[str, Any]) -> list[dict[str, str]]:
-    listed = []
-    for name, sentences in found.items():
-        for sentence in sentences if isinstance(sentences, list) else [str(sentences)]:
-            pointer = f"/{name}" if name else ""
-            listed.append({"field": name, "pointer": pointer, "detail": str(sentence)})
-    return listed
+def _listed(found: Mapping[str, Any]) -> list[dict[str, str]]:
+    listed = [
+        {**_place(str(name)[:FIELD_NAME_LENGTH_MAX]), "detail": str(sentence)}
+        for name, sentences in found.items()
+        for sentence in (sentences if isinstance(sentences, list) else [sentences])
+    ]
+    return listed[:FIELD_ERRORS_MAX]
+
+
+def _place(name: str) -> dict[str, str]:
+    if request.method in ("GET", "HEAD"):
+        return {"in": "query", "field": name}
+    escaped = name.replace("~", "~0").replace("/", "~1")
+    return {"in": "body", "field": name, "pointer": f"/{escaped}" if name else ""}
 
 
 def _database_away(error: Exception) -> Response:
     log.error("database.away", error=type(error).__name__)
     problem = HTTP_PROBLEMS[HTTPStatus.SERVICE_UNAVAILABLE]
-    return problem_response(
-        problem, problem.advice, headers={"Retry-After": str(AWAY_RETRY_AFTER_S)}
-    )
-
-
-def _database_error(error: DBAPIError) -> Response:
-    return _database_away(error) if error.connection_invalidated else _bug(error)
-
-
-def _bug(error: Exception) -> Response:
-    log.exception("request.failed", error=type(error).__name__)
-    problem = HTTP_PROBLEMS[HTTPStatus.INTERNAL_SERVER_ERROR]
     return problem_response(problem, problem.advice)
 
 
-def _describe(code: str) -> Response:
-    for problem in all_problems():
-        if problem.code == code:
-            document = {
-                "code": problem.code,
-                "status": int(problem.status),
-                "title": problem.title,
-                "advice": problem.advice,
-            }
-            return Response(orjson.dumps(document), content_type="application/json")
-    return problem_response(HTTP_PROBLEMS[HTTPStatus.NOT_FOUND], "No problem has this code.")
+def _database_error(error: DBAPIError) -> Response:
+    if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == _READ_ONLY:
+        return _database_away(error)
+    return _bug(error)
+
+
+def _bug(error: Exception) -> Response:
+    log.error("request.failed", error=type(error).__name__, exc_info=error)
+    problem = HTTP_PROBLEMS[HTTPStatus.INTERNAL_SERVER_ERROR]
+    return problem_response(problem, problem.advice)

@@ -1,8 +1,12 @@
-"""Fields that read a value into its type, and say in one sentence what is wrong with it."""
+"""Fields that read a value into its type, and say in one sentence what is wrong with it.
+
+What a field takes is also what openapi.json says of it: patterns and bounds stand here once.
+"""
 
 from __future__ import annotations
 
 import re
+from datetime import datetime
 from typing import Any, Final
 
 import marshmallow as ma
@@ -10,81 +14,195 @@ import orjson
 
 from payments_app.kernel.msisdn import Msisdn
 
+# Major units below 10^13 stay within what Money holds, whatever the currency's decimals. Zero
+# doesn't match: nobody asks for nothing.
+AMOUNT_PATTERN: Final = (
+    r"^([1-9][0-9]{0,12}(\.[0-9]{1,2})?|0\.(0[1-9]|[1-9][0-9]?))$"  # 1, 1.5, 1.50; 0.05, 0.5, 0.50
+)
+AMOUNT_MAX: Final = 10**13 - 1
+MSISDN_PATTERN: Final = r"^(\+|00)?[0-9]([ -]?[0-9]){7,16}$"
+INSTANT_PATTERN: Final = (
+    r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
+    r"([Zz]|[+-][0-9]{2}:[0-9]{2})$"
+)
 # U+0000 to U+001F, DEL and C1: no text for people needs them, and PostgreSQL refuses U+0000.
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-AMOUNT_PATTERN: Final = r"^(0|[1-9][0-9]{0,15})(\.[0-9]{1,6})?$"
+TEXT_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f]+$"
+CURSOR_PATTERN: Final = r"^[A-Za-z0-9_-]+$"
+CURSOR_LENGTH_MAX: Final = 200
 METADATA_BYTES_MAX: Final = 4096
 METADATA_DEPTH_MAX: Final = 5
+# Beyond it JSON's readers disagree about what number it is (RFC 7493).
+METADATA_NUMBER_MAX: Final = 2**53 - 1
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
+
+
+def whole(pattern: str) -> re.Pattern[str]:
+    """The pattern of JSON Schema, where $ is the very end, for Python, where it isn't."""
+    return re.compile(pattern.removeprefix("^").removesuffix("$"))
 
 
 class Amount(ma.fields.Field[int | str]):
     """Major units: a JSON integer or a decimal string, never a fractional JSON number."""
 
+    _WANTED: Final = (
+        "must be a whole number above zero, or a decimal string with at most two decimals"
+        ' such as "12.50"'
+    )
+    _FORM: Final = whole(AMOUNT_PATTERN)
+
     def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> int | str:
         if isinstance(value, bool) or not isinstance(value, int | str):
-            raise ma.ValidationError('must be an integer or a decimal string such as "12.50"')
-        if not re.match(AMOUNT_PATTERN.replace("$", r"\Z"), str(value)):
-            raise ma.ValidationError(
-                'must be a positive whole number or a decimal string such as "12.50"'
-            )
+            raise ma.ValidationError(self._WANTED)
+        if not self._FORM.fullmatch(str(value)):
+            raise ma.ValidationError(self._WANTED)
         return value
+
+
+class AmountText(Amount):
+    """The same in an address, where everything is text."""
 
 
 class MsisdnField(ma.fields.Field[Msisdn]):
     """A mobile number in international form."""
 
+    _WANTED: Final = "must be a mobile number in international form, such as 256772123456"
+    _FORM: Final = whole(MSISDN_PATTERN)
+
     def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> Msisdn:
         if not isinstance(value, str):
-            raise ma.ValidationError("must be a string of digits, such as 256772123456")
+            raise ma.ValidationError('must be a string of digits, such as "256772123456"')
+        # In an address, a + that nobody has escaped arrives as a space.
+        if not self._FORM.fullmatch(value.strip(" ")):
+            raise ma.ValidationError(self._WANTED)
         try:
             return Msisdn.parse(value)
         except ValueError as error:
             raise ma.ValidationError(str(error)) from None
 
 
-class CleanText(ma.fields.String):
+class Text(ma.fields.String):
     """Text of a line, without control characters, not empty."""
+
+    _FORM: Final = whole(TEXT_PATTERN)
 
     def __init__(self, *, longest: int, **options: Any) -> None:
         """`longest`: characters."""
-        super().__init__(validate=ma.validate.Length(min=1, max=longest), **options)
+        super().__init__(validate=[ma.validate.Length(min=1, max=longest), self._clean], **options)
 
-    def _deserialize(self, value: Any, *args: Any, **options: Any) -> str:
-        text: str = super()._deserialize(value, *args, **options)
-        if _CONTROL.search(text):
-            raise ma.ValidationError("must not hold control characters")
-        return text
+    def _clean(self, value: str) -> None:
+        if value and not self._FORM.fullmatch(value):
+            raise ma.ValidationError("must be one line, without control characters")
 
 
-class MetadataField(ma.fields.Dict):
+class Instant(ma.fields.Field[datetime]):
+    """A moment with its offset from UTC (RFC 3339)."""
+
+    _WANTED: Final = (
+        "must be a moment with its offset, such as 2026-01-31T12:00:00Z"
+        " (in an address, + is written %2B)"
+    )
+    _FORM: Final = whole(INSTANT_PATTERN)
+
+    def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> datetime:
+        if not isinstance(value, str) or not self._FORM.fullmatch(value):
+            raise ma.ValidationError(self._WANTED)
+        try:
+            return datetime.fromisoformat(value.upper())
+        except ValueError:
+            raise ma.ValidationError(self._WANTED) from None
+
+
+class Metadata(ma.fields.Dict):
     """The tenant's own JSON object: bounded, and storable as it is."""
 
     def _deserialize(self, value: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        found: dict[str, Any] = super()._deserialize(value, *args, **options)
-        if _depth(found) > METADATA_DEPTH_MAX:
-            raise ma.ValidationError(f"must not nest deeper than {METADATA_DEPTH_MAX}")
-        text = orjson.dumps(found)
-        if len(text) > METADATA_BYTES_MAX:
+        found: dict[str, Any] = super()._deserialize(value, *args, **options)  # type: ignore[no-untyped-call]
+        if objection := _objection(found):
+            raise ma.ValidationError(objection)
+        if len(orjson.dumps(found)) > METADATA_BYTES_MAX:
             raise ma.ValidationError(f"must be at most {METADATA_BYTES_MAX} bytes of JSON")
-        if rb"\u0000" in text:
-            raise ma.ValidationError("must not hold the character U+0000")
         return found
 
 
-class Limit(ma.fields.Integer):
+class Limit(ma.fields.Field[int]):
     """How many rows a page has."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            load_default=PAGE_DEFAULT, validate=ma.validate.Range(min=1, max=PAGE_MAX)
-        )
+    _FORM: Final = whole("^[0-9]{1,3}$")
+
+    def __init__(self, **options: Any) -> None:
+        """A default and bounds for all lists."""
+        super().__init__(load_default=PAGE_DEFAULT, **options)
+
+    def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> int:
+        # int() would read other alphabets' digits and 1_0 too.
+        if not self._FORM.fullmatch(value) or not 1 <= int(value) <= PAGE_MAX:
+            raise ma.ValidationError(f"must be a whole number from 1 to {PAGE_MAX}")
+        return int(value)
 
 
-def _depth(value: Any) -> int:
-    if isinstance(value, dict):
-        return 1 + max((_depth(inner) for inner in value.values()), default=0)
-    if isinstance(value, list):
-        return 1 + max((_depth(inner) for inner in value), default=0)
-    return 0
+class Cursor(ma.fields.String):
+    """Where the next page begins; whether it is one of ours, its list says."""
+
+    def __init__(self, **options: Any) -> None:
+        """Absent: from the beginning."""
+        super().__init__(load_default=None, allow_none=False, **options)
+
+
+def _objection(document: dict[str, Any]) -> str | None:
+    """What is wrong inside the document: level by level, so that depth costs no recursion."""
+    level: list[Any] = [document]
+    for _ in range(METADATA_DEPTH_MAX):
+        inside = [value for container in level for value in _members(container)]
+        if not all(_storable(value) for value in inside):
+            return (
+                "must hold no character U+0000, and no number beyond"
+                f" ±{METADATA_NUMBER_MAX}: write those as strings"
+            )
+        level = [value for value in inside if isinstance(value, dict | list)]
+        if not level:
+            return None
+    return f"must not nest deeper than {METADATA_DEPTH_MAX} levels"
+
+
+def _members(container: dict[str, Any] | list[Any]) -> list[Any]:
+    """All that is in it, names too."""
+    return [*container, *container.values()] if isinstance(container, dict) else container
+
+
+def _storable(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" not in value
+    if isinstance(value, int | float):
+        return -METADATA_NUMBER_MAX <= value <= METADATA_NUMBER_MAX
+    return True
+
+
+_ATTRIBUTES: Final[dict[type[ma.fields.Field[Any]], dict[str, Any]]] = {
+    Amount: {
+        "oneOf": [
+            {"type": "integer", "minimum": 1, "maximum": AMOUNT_MAX},
+            {"type": "string", "pattern": AMOUNT_PATTERN},
+        ]
+    },
+    AmountText: {"type": "string", "pattern": AMOUNT_PATTERN},
+    MsisdnField: {"type": "string", "pattern": MSISDN_PATTERN},
+    Text: {"type": "string", "pattern": TEXT_PATTERN},
+    Instant: {"type": "string", "format": "date-time"},
+    Limit: {"type": "integer", "minimum": 1, "maximum": PAGE_MAX},
+    Cursor: {"type": "string", "maxLength": CURSOR_LENGTH_MAX, "pattern": CURSOR_PATTERN},
+}
+
+
+def describe(
+    _converter: object, field: ma.fields.Field[Any], *, ret: dict[str, Any]
+) -> dict[str, Any]:
+    """What openapi.json says of such a field, beyond what apispec finds (`ret`)."""
+    if ret.get("default", "") is None:
+        # Absent is absent.
+        del ret["default"]
+    if isinstance(field, ma.fields.Nested) and field.allow_none:
+        # apispec would take any object.
+        reference = next(part for part in ret.pop("anyOf") if "$ref" in part)
+        return {"type": "object", "nullable": True, "allOf": [reference]}
+    return dict(_ATTRIBUTES.get(type(field), {}))

@@ -3,119 +3,68 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-import marshmallow as ma
 import orjson
 from flask import Response, current_app, g
-from flask_smorest import Blueprint
 
 from payments_app.api.authentication import caller
+from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.idempotent import RequestLock, key_of_request
 from payments_app.api.json import json_response
-from payments_app.api.v1.fields import Amount, CleanText, Limit, MetadataField, MsisdnField
-from payments_app.api.v1.views import event_document, payment_document
-from payments_app.api.v1.views import EventPageSchema, PaymentPageSchema, PaymentSchema
-from payments_app.kernel.errors import FieldsInvalid
+from payments_app.api.v1.schemas import EventQuerySchema, NewPaymentSchema, PaymentQuerySchema
+from payments_app.api.v1.views import (
+    EventPageSchema,
+    PaymentPageSchema,
+    PaymentSchema,
+    event_document,
+    payment_document,
+)
+from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import StoredAnswer
-from payments_app.kernel.money import EXPONENTS, Money
 from payments_app.payments import acceptance, queries
 from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.errors import CursorInvalid
 from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment
-from payments_app.payments.states import Status
 
-blp = Blueprint("payments", __name__, url_prefix="/api/v1/payments", description="Collections")
-
-CURRENCIES: Final = sorted(EXPONENTS)
-IDEMPOTENCY_HEADER: Final = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "A UUID kept with the order and sent at each retry; see docs/idempotency.md.",
-    "schema": {"type": "string", "format": "uuid"},
+blp = ApiBlueprint("payments", __name__, url_prefix="/api/v1/payments", description="Collections")
+_SHOWN = {
+    "show": {
+        "operationId": "show_payment",
+        "parameters": {"payment_id": "$response.body#/id"},
+        "description": "The payment as it is now.",
+    },
+    "story": {
+        "operationId": "list_events",
+        "parameters": {"payment_id": "$response.body#/id"},
+        "description": "What happened to it.",
+    },
 }
 
 
-class NewPaymentSchema(ma.Schema):
-    """A collection that is asked for."""
-
-    class Meta:
-        """A field that we don't know is an error, not ignored: it may be a misspelt one."""
-
-        unknown = ma.RAISE
-
-    amount = Amount(required=True)
-    currency = ma.fields.String(required=True, validate=ma.validate.OneOf(CURRENCIES))
-    payer = MsisdnField(required=True)
-    provider = ma.fields.String(
-        load_default=None, validate=ma.validate.Regexp(r"^[a-z][a-z0-9_]{0,39}\Z")
-    )
-    external_id = CleanText(load_default=None, longest=128)
-    payer_message = CleanText(load_default=None, longest=160)
-    payee_note = CleanText(load_default=None, longest=160)
-    description = CleanText(load_default=None, longest=500)
-    metadata = MetadataField(load_default=None)
-
-    @ma.post_load
-    def make(self, data: dict[str, Any], **_options: Any) -> NewPayment:
-        """The typed order; amount and currency only mean something together."""
-        try:
-            money = Money.parse(data.pop("amount"), data.pop("currency"))
-        except ValueError as error:
-            raise ma.ValidationError(str(error), "amount") from None
-        if money.minor == 0:
-            raise ma.ValidationError("must be more than zero", "amount")
-        return NewPayment(money=money, **data)
-
-
-class PaymentQuerySchema(ma.Schema):
-    """What to list."""
-
-    class Meta:
-        """A misspelt filter must not list everything."""
-
-        unknown = ma.RAISE
-
-    limit = Limit()
-    cursor = ma.fields.String(load_default=None, validate=ma.validate.Length(max=200))
-    status = ma.fields.String(
-        load_default=None, validate=ma.validate.OneOf([status.value for status in Status])
-    )
-    payer = MsisdnField(load_default=None)
-    external_id = CleanText(load_default=None, longest=128)
-    amount = Amount(load_default=None, metadata={"description": "Needs currency."})
-    currency = ma.fields.String(load_default=None, validate=ma.validate.OneOf(CURRENCIES))
-    created_from = ma.fields.AwareDateTime(load_default=None, format="iso")
-    created_to = ma.fields.AwareDateTime(load_default=None, format="iso")
-
-
-class EventQuerySchema(ma.Schema):
-    """Which part of the story."""
-
-    class Meta:
-        """As above."""
-
-        unknown = ma.RAISE
-
-    limit = Limit()
-    cursor = ma.fields.String(load_default=None, validate=ma.validate.Length(max=200))
-
-
 @blp.route("", methods=["POST"])
-@blp.doc(parameters=[IDEMPOTENCY_HEADER])
-@blp.arguments(NewPaymentSchema)
-@blp.response(201, PaymentSchema, headers={"Location": {"schema": {"type": "string"}}})
-@blp.alt_response(400, description="Malformed body or Idempotency-Key")
-@blp.alt_response(409, description="external_id used, or the key's first request still runs")
-@blp.alt_response(415, description="Not JSON")
+@blp.doc(operationId="create_payment", responses={201: {"links": _SHOWN}})
+@blp.arguments(NewPaymentSchema())
+@blp.response(
+    201,
+    PaymentSchema,
+    description="Accepted, or an earlier request's answer given again",
+    headers={name: name for name in ("Location", "Idempotent-Replayed", "Payment-Status")},
+)
+@blp.alt_response(400, "BAD_REQUEST")
+@blp.alt_response(409, "CONFLICT")
+@blp.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
+@blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
+@blp.header_parameter("Idempotency-Key")
 def create_payment(order: NewPayment) -> Response:
-    """Ask a payer for money
+    """Ask a payer for money.
 
-    Answers once the payment is accepted; its end comes later. The same Idempotency-Key with
-    the same request gives the same bytes again and charges nothing.
+    Answers once the payment is accepted; its end comes later, on the provider's word. The same
+    Idempotency-Key with the same request gives the same bytes again and charges nothing.
     """
     settings = current_app.extensions["maramoja"].settings
     asker = Asker(
@@ -124,23 +73,22 @@ def create_payment(order: NewPayment) -> Response:
         idempotency_key=key_of_request(required=caller().require_idempotency_key),
         answer_kept_for=timedelta(hours=settings.idempotency_ttl_hours),
     )
-    rails = current_app.extensions["maramoja"].rails
-    if asker.idempotency_key is None:
-        return _answer(acceptance.accept_payment(order, asker, rails, _render))
-    name = f"idempotency:{asker.caller.tenant_id}:{asker.caller.mode}:{asker.idempotency_key}"
-    about = hashlib.sha256(orjson.dumps(order.fields(), option=orjson.OPT_SORT_KEYS)).hexdigest()
-    with _lock().hold(name, about=about):
-        return _answer(acceptance.accept_payment(order, asker, rails, _render))
+    with _alone(order, asker):
+        return _answer(_accepted(order, asker))
 
 
 @blp.route("", methods=["GET"])
-@blp.arguments(PaymentQuerySchema, location="query")
-@blp.response(200, PaymentPageSchema)
-@blp.alt_response(400, description="Invalid cursor")
+@blp.doc(operationId="list_payments")
+@blp.arguments(PaymentQuerySchema(), location="query")
+@blp.response(200, PaymentPageSchema, description="A page")
+@blp.alt_response(400, "BAD_REQUEST")
 def list_payments(query: dict[str, Any]) -> Response:
-    """List payments, newest first"""
-    limit, cursor = query.pop("limit"), query.pop("cursor")
-    page = queries.list_payments(caller(), _filter(query), limit=limit, cursor=cursor)
+    """List payments, newest first.
+
+    Of the key's tenant and mode. While payments are added, a walk by `next_cursor` neither
+    leaves out nor repeats one that was there when it began.
+    """
+    page = queries.list_payments(caller(), **query)
     return json_response(
         {
             "data": [payment_document(payment) for payment in page.payments],
@@ -150,20 +98,28 @@ def list_payments(query: dict[str, Any]) -> Response:
 
 
 @blp.route("/<uuid:payment_id>", methods=["GET"])
-@blp.response(200, PaymentSchema)
-@blp.alt_response(404, description="No such payment")
+@blp.doc(operationId="show_payment")
+@blp.response(200, PaymentSchema, description="The payment")
+@blp.alt_response(404, "NOT_FOUND")
 def show_payment(payment_id: UUID) -> Response:
-    """Show one payment"""
+    """Show one payment.
+
+    As it is now. Another tenant's or mode's payment looks like one that doesn't exist.
+    """
     return json_response(payment_document(queries.find_payment(caller(), payment_id)))
 
 
 @blp.route("/<uuid:payment_id>/events", methods=["GET"])
-@blp.arguments(EventQuerySchema, location="query")
-@blp.response(200, EventPageSchema)
-@blp.alt_response(400, description="Invalid cursor")
-@blp.alt_response(404, description="No such payment")
+@blp.doc(operationId="list_events")
+@blp.arguments(EventQuerySchema(), location="query")
+@blp.response(200, EventPageSchema, description="A part of the story")
+@blp.alt_response(400, "BAD_REQUEST")
+@blp.alt_response(404, "NOT_FOUND")
 def list_events(query: dict[str, Any], payment_id: UUID) -> Response:
-    """Tell a payment's story, from its beginning"""
+    """Tell a payment's story.
+
+    From its beginning, each change with its time. `sequence` counts without gaps.
+    """
     limit = query["limit"]
     after = _sequence(query["cursor"])
     found = queries.find_events(caller(), payment_id, after=after, limit=limit + 1)
@@ -172,6 +128,27 @@ def list_events(query: dict[str, Any], payment_id: UUID) -> Response:
     return json_response(
         {"data": [event_document(event) for event in page], "next_cursor": following}
     )
+
+
+def _alone(order: NewPayment, asker: Asker) -> AbstractContextManager[None]:
+    """Under the key's lock: a second request with it waits here and not in Postgres."""
+    if asker.idempotency_key is None:
+        return nullcontext()
+    lock: RequestLock = current_app.extensions["maramoja_lock"]
+    name = f"idempotency:{asker.caller.tenant_id}:{asker.caller.mode}:{asker.idempotency_key}"
+    about = hashlib.sha256(orjson.dumps(order.fields(), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return lock.hold(name, about=about)
+
+
+def _accepted(order: NewPayment, asker: Asker) -> Accepted:
+    rails = current_app.extensions["maramoja"].rails
+    try:
+        return acceptance.accept_payment(order, asker, rails, _render)
+    except GatewayError:
+        # What the tenant may ask for can have changed since: an answer that was given stays.
+        if (earlier := acceptance.replay_payment(order, asker)) is not None:
+            return earlier
+        raise
 
 
 def _render(payment: Payment) -> StoredAnswer:
@@ -187,24 +164,6 @@ def _answer(accepted: Accepted) -> Response:
         response.headers["Idempotent-Replayed"] = "true"
         response.headers["Payment-Status"] = accepted.status_now
     return response
-
-
-def _lock() -> RequestLock:
-    lock: RequestLock = current_app.extensions["maramoja_lock"]
-    return lock
-
-
-def _filter(query: dict[str, Any]) -> queries.PaymentFilter:
-    amount, payer = query.pop("amount"), query.pop("payer")
-    money = None
-    if amount is not None:
-        if query["currency"] is None:
-            raise FieldsInvalid({"currency": ["is needed with amount"]})
-        try:
-            money = Money.parse(amount, query["currency"])
-        except ValueError as error:
-            raise FieldsInvalid({"amount": [str(error)]}) from None
-    return queries.PaymentFilter(money=money, payer=payer.digits if payer else None, **query)
 
 
 def _sequence(cursor: str | None) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import marshmallow as ma
 
+from payments_app.api.v1.fields import PAGE_MAX
 from payments_app.kernel.money import EXPONENTS
 from payments_app.payments.model import Payment, PaymentEvent
 from payments_app.payments.states import Event, Stage, Status
@@ -69,65 +70,236 @@ def _instant(when: datetime | None) -> str | None:
 
 
 _CURRENCIES = sorted(EXPONENTS)
-_INSTANT = {"format": "date-time"}
+_NEXT = {"description": "The cursor of the next page; null on the last one."}
+_INSTANT = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
 
 
 class FailureSchema(ma.Schema):
     """Why a payment failed. docs/errors.md explains each code."""
 
-    code = ma.fields.String(required=True, validate=ma.validate.OneOf(list(FailureCode)))
-    provider_code = ma.fields.String(required=True, allow_none=True)
-    message = ma.fields.String(required=True)
-    who_must_act = ma.fields.String(required=True, validate=ma.validate.OneOf(list(Actor)))
-    new_payment_may_help = ma.fields.Boolean(required=True)
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    code = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(list(FailureCode)),
+        metadata={
+            "description": "Our word for it, the same for every rail; more may come.",
+            "example": FailureCode.PAYER_REJECTED,
+        },
+    )
+    provider_code = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "The provider's own word, as it came.",
+            "example": "APPROVAL_REJECTED",
+        },
+    )
+    message = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "A sentence for a person.",
+            "example": FAILURES[FailureCode.PAYER_REJECTED].description,
+        },
+    )
+    who_must_act = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(list(Actor)),
+        metadata={"description": "Who can do something about it.", "example": Actor.PAYER},
+    )
+    new_payment_may_help = ma.fields.Boolean(
+        required=True,
+        metadata={
+            "description": "Whether a new payment under a new Idempotency-Key may succeed"
+            " without anybody changing a setting first.",
+            "example": True,
+        },
+    )
 
 
 class PaymentSchema(ma.Schema):
     """A payment. `status` is the promise; `stage` tells where it is on its way."""
 
-    id = ma.fields.UUID(required=True)
-    status = ma.fields.String(required=True, validate=ma.validate.OneOf(list(Status)))
-    stage = ma.fields.String(required=True, validate=ma.validate.OneOf(list(Stage)))
-    amount = ma.fields.String(required=True, metadata={"description": "Major units, decimal."})
-    currency = ma.fields.String(required=True, validate=ma.validate.OneOf(_CURRENCIES))
-    payer = ma.fields.String(required=True, metadata={"description": "MSISDN, no plus sign."})
-    provider = ma.fields.String(required=True)
-    mode = ma.fields.String(required=True, validate=ma.validate.OneOf(list(Mode)))
-    external_id = ma.fields.String(required=True, allow_none=True)
-    payer_message = ma.fields.String(required=True, allow_none=True)
-    payee_note = ma.fields.String(required=True, allow_none=True)
-    description = ma.fields.String(required=True, allow_none=True)
-    metadata = ma.fields.Dict(required=True, allow_none=True)
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    id = ma.fields.UUID(required=True, metadata={"description": "The payment's id."})
+    status = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(list(Status)),
+        metadata={
+            "description": "PENDING until the provider has said how it ended; then for good.",
+            "example": Status.PENDING,
+        },
+    )
+    stage = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(list(Stage)),
+        metadata={
+            "description": "`accepted`: nothing has gone to the provider. `submitting`: it may"
+            " have arrived. `awaiting_payer`: the provider has it. `unknown`: sent, and we ask"
+            " what became of it. `final`: ended.",
+            "example": Stage.ACCEPTED,
+        },
+    )
+    amount = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "In major units, with all decimals that the currency has.",
+            "pattern": r"^(0|[1-9][0-9]*)(\.[0-9]{2})?$",
+            "example": "1000",
+        },
+    )
+    currency = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(_CURRENCIES),
+        metadata={"description": "ISO 4217.", "example": "UGX"},
+    )
+    payer = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "The payer's number, international, without a plus sign.",
+            "pattern": "^[1-9][0-9]{7,14}$",
+            "example": "256772123456",
+        },
+    )
+    provider = ma.fields.String(
+        required=True,
+        metadata={
+            "description": "The rail that takes it.",
+            "pattern": "^[a-z][a-z0-9_]{0,39}$",
+            "example": "mtn_momo",
+        },
+    )
+    mode = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(list(Mode)),
+        metadata={"description": "The mode of the key that asked for it.", "example": Mode.LIVE},
+    )
+    external_id = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Your own reference.", "maxLength": 128, "example": "order-123"},
+    )
+    payer_message = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "What the payer reads.", "maxLength": 160, "example": "Order 123"},
+    )
+    payee_note = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "What stands in your statement at the provider.",
+            "maxLength": 160,
+            "example": "Shop 7",
+        },
+    )
+    description = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Your own note.", "maxLength": 500, "example": "2 shirts"},
+    )
+    metadata = ma.fields.Dict(
+        required=True,
+        allow_none=True,
+        metadata={"description": "Your own JSON.", "example": {"cart": "c-981", "clerk": 7}},
+    )
     provider_reference = ma.fields.UUID(
         required=True, metadata={"description": "What the provider knows the payment by."}
     )
-    provider_transaction_id = ma.fields.String(required=True, allow_none=True)
+    provider_transaction_id = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={
+            "description": "The provider's own number for the money's move.",
+            "example": "1234567890",
+        },
+    )
     failure = ma.fields.Nested(FailureSchema, required=True, allow_none=True)
-    created_at = ma.fields.String(required=True, metadata=_INSTANT)
-    updated_at = ma.fields.String(required=True, metadata=_INSTANT)
-    final_at = ma.fields.String(required=True, allow_none=True, metadata=_INSTANT)
+    created_at = ma.fields.String(
+        required=True, metadata={"description": "When it was accepted.", **_INSTANT}
+    )
+    updated_at = ma.fields.String(
+        required=True, metadata={"description": "When its stage last changed.", **_INSTANT}
+    )
+    final_at = ma.fields.String(
+        required=True, allow_none=True, metadata={"description": "When it ended.", **_INSTANT}
+    )
 
 
 class PaymentPageSchema(ma.Schema):
     """A page of payments, newest first."""
 
-    data = ma.fields.List(ma.fields.Nested(PaymentSchema), required=True)
-    next_cursor = ma.fields.String(required=True, allow_none=True)
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    data = ma.fields.List(
+        ma.fields.Nested(PaymentSchema),
+        required=True,
+        validate=ma.validate.Length(max=PAGE_MAX),
+        metadata={"description": "The payments."},
+    )
+    next_cursor = ma.fields.String(required=True, allow_none=True, metadata=_NEXT)
 
 
 class EventSchema(ma.Schema):
-    """One line of a payment's story; `sequence` has no gaps."""
+    """One line of a payment's story."""
 
-    sequence = ma.fields.Integer(required=True)
-    type = ma.fields.String(required=True, validate=ma.validate.OneOf(list(Event)))
-    status = ma.fields.String(required=True, validate=ma.validate.OneOf(list(Status)))
-    stage = ma.fields.String(required=True, validate=ma.validate.OneOf(list(Stage)))
-    data = ma.fields.Dict(required=True)
-    created_at = ma.fields.String(required=True, metadata=_INSTANT)
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    sequence = ma.fields.Integer(
+        required=True, metadata={"description": "Counts from 1 without gaps.", "minimum": 1}
+    )
+    type = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(list(Event)),
+        metadata={"description": "What happened.", "example": Event.ACCEPTED},
+    )
+    status = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(list(Status)),
+        metadata={"description": "The payment's status after it.", "example": Status.PENDING},
+    )
+    stage = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf(list(Stage)),
+        metadata={"description": "The payment's stage after it.", "example": Stage.ACCEPTED},
+    )
+    data = ma.fields.Dict(
+        required=True,
+        metadata={
+            "description": "More about it, by type: a `reason`, for example.",
+            "example": {"reason": "accepted"},
+        },
+    )
+    created_at = ma.fields.String(
+        required=True, metadata={"description": "When it happened.", **_INSTANT}
+    )
 
 
 class EventPageSchema(ma.Schema):
     """A part of a payment's story, from its beginning."""
 
-    data = ma.fields.List(ma.fields.Nested(EventSchema), required=True)
-    next_cursor = ma.fields.String(required=True, allow_none=True)
+    class Meta:
+        """Nothing but this."""
+
+        unknown = ma.RAISE
+
+    data = ma.fields.List(
+        ma.fields.Nested(EventSchema),
+        required=True,
+        validate=ma.validate.Length(max=PAGE_MAX),
+        metadata={"description": "The lines."},
+    )
+    next_cursor = ma.fields.String(required=True, allow_none=True, metadata=_NEXT)

@@ -1,0 +1,98 @@
+"""Blueprints whose requests are read strictly: nothing misspelt, nothing twice, no half JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+import marshmallow as ma
+from flask import Request, Response
+from flask_smorest import Blueprint
+from webargs.flaskparser import FlaskParser
+from webargs.multidictproxy import MultiDictProxy
+
+from payments_app.api.json import JsonInvalid, read_json
+from payments_app.api.openapi import COUNTED
+from payments_app.api.problems import BodyMalformed
+from payments_app.kernel.errors import FieldsInvalid
+
+View = TypeVar("View", bound=Callable[..., Response])
+_ANYWHERE: Final = (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
+_WITH_A_KEY: Final = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    *_ANYWHERE,
+)
+
+
+class StrictParser(FlaskParser):
+    """webargs, but with our JSON reader, and as strict about a query as about a body."""
+
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {  # noqa: RUF012  webargs has it so
+        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
+        # A misspelt filter must not list everything.
+        "query": ma.RAISE,
+    }
+
+    def load_json(self, req: Request, schema: ma.Schema) -> dict[str, Any]:  # noqa: ARG002
+        """The body's one object. Raises BodyMalformed."""
+        try:
+            body = read_json(req.get_data(cache=False))
+        except JsonInvalid as error:
+            raise BodyMalformed(f"The body can't be read. {error}") from None
+        if not isinstance(body, dict):
+            raise BodyMalformed("The body is JSON, but not an object.")
+        return body
+
+    def load_querystring(self, req: Request, schema: ma.Schema) -> MultiDictProxy:
+        """The query's parameters. Raises FieldsInvalid for one that is given twice."""
+        repeated = [name for name, values in req.args.lists() if len(values) > 1]
+        if repeated:
+            raise FieldsInvalid({name: ["is given more than once"] for name in repeated})
+        proxy: MultiDictProxy = super().load_querystring(req, schema)
+        return proxy
+
+
+class ApiBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest has no types
+    """A flask-smorest blueprint that reads strictly and documents what all its routes share."""
+
+    ARGUMENTS_PARSER = StrictParser()
+
+    def __init__(self, *args: Any, public: bool = False, **options: Any) -> None:
+        """`public`: its routes need no key."""
+        super().__init__(*args, **options)
+        self._public = public
+        self._prepare_doc_cbks.append(self._add_what_is_shared)
+
+    @staticmethod
+    def header_parameter(name: str) -> Callable[[View], View]:
+        """Document that an operation reads this header, one of openapi.PARAMETERS."""
+
+        def decorator(view: View) -> View:
+            documented: dict[str, Any] = view.__dict__.setdefault("_apidoc", {})
+            documented.setdefault("header_parameters", []).append(name)
+            return view
+
+        return decorator
+
+    def _add_what_is_shared(
+        self, doc: dict[str, Any], info: dict[str, Any], **_context: Any
+    ) -> dict[str, Any]:
+        info["docstring"]["summary"] = info["docstring"]["summary"].removesuffix(".")
+        parameters = [*info.get("header_parameters", []), "X-Request-Id", "traceparent"]
+        headers: tuple[str, ...] = ("X-Request-Id",)
+        if self._public:
+            doc["security"] = []
+        else:
+            parameters.insert(0, "X-Tenant-Id")
+            headers += COUNTED
+        doc["parameters"] = [*doc.get("parameters", []), *parameters]
+        for answer in doc["responses"].values():
+            if isinstance(answer, dict):
+                answer.setdefault("headers", {}).update({name: name for name in headers})
+        for status in _ANYWHERE if self._public else _WITH_A_KEY:
+            doc["responses"].setdefault(status, status.name)
+        doc["responses"] = dict(sorted(doc["responses"].items()))
+        return doc

@@ -1,0 +1,209 @@
+"""openapi.json: what all operations have in common, written from the tables that the code uses."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from flask import Flask, Response
+from flask_smorest import Api
+from werkzeug.exceptions import HTTPException
+
+from payments_app.api.problem_schema import ProblemSchema
+from payments_app.api.problems import MEDIA_TYPE, all_problems, http_problem, problem_document
+from payments_app.api.v1.fields import describe
+
+DESCRIPTION: Final = """\
+Collect mobile money: one request asks one payer for one amount, and **a payment is charged once**.
+
+**Keys.** Every request to `/api/` carries an API key, in `X-API-Key` or as a Bearer token. A key
+belongs to one tenant and one mode: `test` keys never reach an account that moves real money, and
+`test` and `live` payments don't see each other.
+
+**Once.** Send an `Idempotency-Key` with `POST /api/v1/payments`: a UUID that you keep with your
+order. After a timeout, a lost connection, a 409 `idempotency_key_in_progress`, a 429 or any 5xx,
+send the same request with the same key until you have an answer. It is answered with the first
+answer's bytes, and it never charges twice. A request that was refused with 400, 401, 403, 413,
+415, 422 or 429 has spent no key.
+
+**Status.** `status` is PENDING until the provider has said how the payment ended, then SUCCESSFUL
+or FAILED for good. Nobody is told a guess.
+
+**Errors** are problem documents (RFC 9457) with a stable `code`; `/problems/{code}` describes each.
+
+**Limits.** Each key may send 100 requests a minute unless the operator has set another limit; the
+`RateLimit-*` headers count along.
+"""
+CONFIGURATION: Final[dict[str, Any]] = {
+    "API_TITLE": "Maramoja",
+    "API_VERSION": "v1",
+    "OPENAPI_VERSION": "3.0.3",
+    "OPENAPI_URL_PREFIX": "/",
+    "OPENAPI_JSON_PATH": "openapi.json",
+    "API_SPEC_OPTIONS": {
+        "info": {"description": DESCRIPTION},
+        "servers": [{"url": "/", "description": "The host that this page comes from"}],
+        "components": {
+            "securitySchemes": {
+                "ApiKey": {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": "X-API-Key",
+                    "description": "The key as `flask keys issue` showed it.",
+                },
+                "Bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "description": "The same key as `Authorization: Bearer …`.",
+                },
+            }
+        },
+        "security": [{"ApiKey": []}, {"Bearer": []}],
+    },
+}
+_UUID: Final = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
+_TEXT: Final = {"type": "string"}
+_COUNT: Final = {"type": "integer", "minimum": 0}
+PARAMETERS: Final[dict[str, dict[str, Any]]] = {
+    "X-Request-Id": {
+        "description": "Your own id for this request, for logs: up to 128 letters, digits and"
+        " `. _ : -`. Anything else is replaced; without one, we make one.",
+        "schema": _TEXT,
+        "example": "checkout-7f3a",
+    },
+    "X-Tenant-Id": {
+        "description": "The id or slug of the key's tenant, as a safeguard: any other is a 403.",
+        "schema": _TEXT,
+        "example": "acme",
+    },
+    "traceparent": {
+        "description": "W3C trace context; the trace's id shows in our logs.",
+        "schema": _TEXT,
+        "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    },
+    "Idempotency-Key": {
+        "description": "A UUID, bare or in double quotes, kept with the order and sent at each"
+        " retry. Without it a request is always a new one, unless the tenant requires keys.",
+        "schema": {
+            "type": "string",
+            "pattern": f'^({_UUID}|"{_UUID}")$',
+        },
+        "example": "5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a",
+    },
+}
+HEADERS: Final[dict[str, dict[str, Any]]] = {
+    "X-Request-Id": {
+        "description": "The id that was sent, or the one that we made.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^[A-Za-z0-9._:-]{1,128}$"},
+    },
+    "RateLimit-Limit": {
+        "description": "How many requests the key may send in a window.",
+        "schema": _COUNT,
+    },
+    "RateLimit-Remaining": {
+        "description": "How many of them are left in this window.",
+        "schema": _COUNT,
+    },
+    "RateLimit-Reset": {
+        "description": "Seconds until the next window begins.",
+        "schema": _COUNT,
+    },
+    "RateLimit-Policy": {
+        "description": "The limit and the window in seconds.",
+        "schema": {"type": "string", "pattern": "^[0-9]+;w=[0-9]+$"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait before the same request is sent again.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+    "Link": {
+        "description": "Where the problem is described.",
+        "required": True,
+        "schema": {"type": "string", "pattern": '^</problems/[a-z0-9_]+>; rel="describedby"$'},
+    },
+    "WWW-Authenticate": {
+        "description": "How to authenticate.",
+        "required": True,
+        "schema": {"type": "string", "pattern": "^Bearer realm="},
+    },
+    "Location": {
+        "description": "The address of the payment.",
+        "schema": {"type": "string", "pattern": "^/api/v1/payments/[0-9a-f-]{36}$"},
+    },
+    "Idempotent-Replayed": {
+        "description": "Present when this is an earlier request's answer, given again.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+    "Payment-Status": {
+        "description": "With a replayed answer: the payment's status now.",
+        "schema": {"type": "string", "enum": ["PENDING", "SUCCESSFUL", "FAILED"]},
+    },
+}
+COUNTED: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit-Policy")
+_SPECIAL: Final = {
+    401: ("WWW-Authenticate",),
+    404: COUNTED,
+    409: (*COUNTED, "Retry-After", "Location"),
+    429: (*COUNTED, "Retry-After"),
+    500: COUNTED,
+    503: ("Retry-After",),
+}
+
+
+class ProblemApi(Api):  # type: ignore[misc]  # flask-smorest has no types
+    """flask-smorest whose errors are our problem documents, and are documented as such."""
+
+    # Each operation names the statuses that it can answer with; "default" would hide the others.
+    DEFAULT_ERROR_RESPONSE_NAME = None
+
+    def __init__(self, app: Flask) -> None:
+        app.config.update(CONFIGURATION)
+        super().__init__(app)
+        self.ma_plugin.converter.add_attribute_function(describe)
+        components = self.spec.components
+        for name, parameter in PARAMETERS.items():
+            components.parameter(name, "header", parameter, lazy=True)
+        for name, header in HEADERS.items():
+            components.header(name, header)
+
+    def handle_http_exception(self, error: HTTPException) -> Response:
+        """flask-smorest's own handler keeps neither Allow nor Retry-After."""
+        return http_problem(error)
+
+    def _register_pagination_header(self) -> None:
+        """Our lists have cursors."""
+
+    def _register_responses(self) -> None:
+        """One response for each status, under the name that flask-smorest refers to it by."""
+        self.spec.components.schema("Problem", schema=ProblemSchema)
+        for status in sorted({problem.status for problem in all_problems()}):
+            self.spec.components.response(status.name, _response(int(status)), lazy=True)
+
+
+def _response(status: int) -> dict[str, Any]:
+    problems = [problem for problem in all_problems() if problem.status == status]
+    headers = ("X-Request-Id", "Link", *_SPECIAL.get(status, COUNTED))
+    narrowed = {
+        "type": "object",
+        "properties": {
+            "status": {"type": "integer", "enum": [status]},
+            "code": {"type": "string", "enum": [problem.code for problem in problems]},
+        },
+    }
+    lines = [f"- `{problem.code}`: {problem.title}. {problem.advice}" for problem in problems]
+    return {
+        "description": "\n".join(lines),
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]},
+                "examples": {
+                    problem.code: {
+                        "summary": problem.title,
+                        "value": problem_document(problem, problem.advice, request_id="checkout-7"),
+                    }
+                    for problem in problems
+                },
+            }
+        },
+    }
