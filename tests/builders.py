@@ -92,16 +92,13 @@ class ScriptedProvider:
     )
     code: str = SCRIPTED
     credential_names: tuple[str, ...] = ()
+    currencies: dict[str, int] = field(default_factory=lambda: {"EUR": 2, "UGX": 0, "KES": 2})
     submissions: list[UUID] = field(default_factory=list)
     questions: list[UUID] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def terms(self, _account: ProviderAccount) -> Terms:
-        currencies = {"EUR": 2, "UGX": 0, "KES": 2}
-        return Terms(currencies, None, r"[A-Za-z0-9 .,\-_:/]*", 160, None)
-
-    def merchant(self, account: ProviderAccount) -> str:
-        return account.credentials.get("merchant", "shop")
+        return Terms(self.currencies, None, r"[A-Za-z0-9 .,\-_:/]*", 160, None)
 
     def prepare(self, _account: ProviderAccount, _wire: Wire) -> Observation | None:
         return self.not_ready

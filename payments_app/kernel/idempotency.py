@@ -19,6 +19,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
+    Select,
     Text,
     func,
     select,
@@ -160,30 +161,14 @@ def claim(
         .on_conflict_do_nothing()
         .returning(IdempotencyKey.key)
     ).first()
-    return None if inserted else find(session, attempt)
+    # A key that is neither ours now nor to be found must not pass for a fresh one: one().
+    return None if inserted else _earlier(attempt, *session.execute(_stored(attempt)).one())
 
 
 def find(session: Session, attempt: Attempt) -> Earlier | None:
     """What this key's first request came to, or None. Raises KeyReused."""
-    found = session.execute(
-        select(IdempotencyKey, func.clock_timestamp()).where(
-            IdempotencyKey.tenant_id == attempt.tenant_id,
-            IdempotencyKey.mode == attempt.mode,
-            IdempotencyKey.key == attempt.key,
-        )
-    ).first()
-    if found is None:
-        return None
-    row, now = found
-    if fingerprint(attempt, row.fingerprint_version) != row.fingerprint:
-        raise KeyReused(
-            "This Idempotency-Key was first used for a different request.",
-            fields=_differing(attempt, row.field_digests),
-        )
-    answer = None
-    if row.body is not None:
-        answer = StoredAnswer(row.status, row.headers or {}, row.body)
-    return Earlier(row.resource_id, answer, is_past_expiry=row.expires_at <= now)
+    found = session.execute(_stored(attempt)).first()
+    return None if found is None else _earlier(attempt, *found)
 
 
 def drop_answers(session: Session, keys: list[tuple[UUID, str, UUID]]) -> None:
@@ -203,6 +188,26 @@ def drop_answers(session: Session, keys: list[tuple[UUID, str, UUID]]) -> None:
 def fingerprint(attempt: Attempt, version: int) -> bytes:
     """SHA-256 over the validated request, by the algorithm of that version."""
     return _ALGORITHMS[version](attempt)
+
+
+def _stored(attempt: Attempt) -> Select[tuple[IdempotencyKey, datetime]]:
+    return select(IdempotencyKey, func.clock_timestamp()).where(
+        IdempotencyKey.tenant_id == attempt.tenant_id,
+        IdempotencyKey.mode == attempt.mode,
+        IdempotencyKey.key == attempt.key,
+    )
+
+
+def _earlier(attempt: Attempt, row: IdempotencyKey, now: datetime) -> Earlier:
+    if fingerprint(attempt, row.fingerprint_version) != row.fingerprint:
+        raise KeyReused(
+            "This Idempotency-Key was first used for a different request.",
+            fields=_differing(attempt, row.field_digests),
+        )
+    answer = None
+    if row.body is not None:
+        answer = StoredAnswer(row.status, row.headers or {}, row.body)
+    return Earlier(row.resource_id, answer, is_past_expiry=row.expires_at <= now)
 
 
 def _sorted_fields(attempt: Attempt) -> bytes:

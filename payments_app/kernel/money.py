@@ -58,6 +58,8 @@ class Money:
         `decimals`: how many the provider takes, where that is fewer than ISO 4217 says.
         Raises ValueError with a sentence for the caller.
         """
+        if type(amount) not in (int, str):
+            raise TypeError(f"an amount is an int or a str, not {type(amount).__name__}")
         if currency not in EXPONENTS:
             raise ValueError(f"{currency!r} is not a currency that we know")
         found = _DECIMAL.fullmatch(str(amount))

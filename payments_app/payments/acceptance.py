@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from payments_app.kernel import idempotency
 from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import constraint_of, is_lock_timeout, transaction
+from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import Attempt, StoredAnswer
 from payments_app.kernel.jobs import Job, enqueue
 from payments_app.payments.errors import ExternalIdTaken
@@ -59,7 +60,15 @@ def accept_payment(
     Raises FieldsInvalid and its kin before anything is claimed; KeyReused, KeyInProgress,
     KeyExpired; ExternalIdTaken.
     """
-    payment = _new_payment(order, asker.caller, choose_route(order, asker.caller, rails))
+    try:
+        route = choose_route(order, asker.caller, rails)
+    except GatewayError:
+        # No rail takes it now. Whose key has an answer from before is given that one.
+        earlier = replay_payment(order, asker)
+        if earlier is None:
+            raise
+        return earlier
+    payment = _new_payment(order, asker.caller, route)
     accepted = Accepted(render(payment), payment.id)
     try:
         with transaction() as session:

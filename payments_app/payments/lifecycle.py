@@ -240,7 +240,7 @@ def _record_submission(
     match seen.verdict:
         case Verdict.PENDING | Verdict.DUPLICATE:
             _move(session, payment, Event.PENDING, now, reason=seen.reason)
-            delay = 0.0 if seen.verdict is Verdict.DUPLICATE else retry.FIRST_CHECK_S
+            delay = 0.0 if seen.verdict is Verdict.DUPLICATE else retry.first_check_s()
             _act_again(payment, Step.CHECK, now, delay)
         case Verdict.SUCCESSFUL | Verdict.FAILED:
             _settle(session, payment, seen, exchange_id, now)
@@ -256,7 +256,7 @@ def _record_submission(
             _act_again(payment, Step.CHECK, now, delay)
         case Verdict.UNKNOWN | Verdict.NOT_FOUND:
             _move(session, payment, Event.UNKNOWN, now, reason=seen.reason)
-            _act_again(payment, Step.CHECK, now, seen.retry_after_s or retry.FIRST_CHECK_S)
+            _act_again(payment, Step.CHECK, now, retry.first_check_s(seen.retry_after_s))
         case never:
             assert_never(never)
 

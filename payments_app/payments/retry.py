@@ -29,6 +29,11 @@ RESEND_MAX_S: Final = 600.0
 JITTER: Final = 0.2
 
 
+def first_check_s(retry_after_s: float | None = None) -> float:
+    """Seconds until the first question about a submission."""
+    return max(FIRST_CHECK_S, min(retry_after_s or 0.0, RETRY_AFTER_MAX_S))
+
+
 def check_delay_s(age_s: float) -> float:
     """Seconds until the next question about a submission that is `age_s` old."""
     for limit, delay in CHECK_TABLE:

@@ -1,0 +1,8 @@
+"""No deadline for an example: on a machine under load, slow says nothing."""
+
+from __future__ import annotations
+
+from hypothesis import settings
+
+settings.register_profile("house", deadline=None, max_examples=60)
+settings.load_profile("house")

@@ -1,0 +1,117 @@
+"""A number is read in its usual spellings, kept as E.164 digits, and never shown whole."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from typing import Final
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from payments_app.kernel.msisdn import Msisdn
+
+UGANDAN: Final = "256772123456"
+# One of each country that MTN's or Airtel's money is in: digits → (country, national number).
+NUMBERS: Final = {
+    UGANDAN: ("UG", "772123456"),
+    "250788123456": ("RW", "788123456"),
+    "233241234567": ("GH", "241234567"),
+    "237650123456": ("CM", "650123456"),
+    "260961234567": ("ZM", "961234567"),
+    "254712345678": ("KE", "712345678"),
+    "255754123456": ("TZ", "754123456"),
+    "2348031234567": ("NG", "8031234567"),
+    "27831234567": ("ZA", "831234567"),
+    "26876123456": ("SZ", "76123456"),
+    "231770123456": ("LR", "770123456"),
+    "224621234567": ("GN", "621234567"),
+    "245955123456": ("GW", "955123456"),
+    "211921234567": ("SS", "921234567"),
+    # Congo's national numbers begin with a zero that stays.
+    "242066123456": ("CG", "066123456"),
+    # Benin's and Côte d'Ivoire's have ten digits since 2024 and 2021, zero included.
+    "2290197123456": ("BJ", "0197123456"),
+    "2250707123456": ("CI", "0707123456"),
+}
+
+
+@pytest.mark.parametrize("digits", NUMBERS)
+def test_a_number_is_known_by_its_country_and_its_national_part(digits: str) -> None:
+    number = Msisdn.parse(digits)
+    assert number.digits == digits
+    assert (number.country, number.national) == NUMBERS[digits]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["256772123456", "+256772123456", "00256772123456", " +256 772 123-456 ", "256-772-123456"],
+)
+def test_one_number_in_any_spelling_is_one_number(text: str) -> None:
+    assert Msisdn.parse(text) == Msisdn(UGANDAN)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "+", "00", "256", "0772123456", "772123456", "256772", "256772123456789012"),
+        *(
+            "256 772 12E 456",
+            "25677212345x",
+            "tel:256772123456",
+            "+256(0)772123456",
+            "٢٥٦٧٧٢١٢٣٤٥٦",
+        ),
+        # Plans that ended: Benin's eight digits, Côte d'Ivoire's eight; Congo without its zero.
+        *("22997123456", "22507123456", "24266123456"),
+        *("999772123456", "256112123456"),
+    ],
+)
+def test_what_is_no_number_of_any_plan_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011  the sentence is the API's matter
+        Msisdn.parse(text)
+
+
+def test_a_landline_is_no_mobile_number() -> None:
+    with pytest.raises(ValueError, match="not a mobile number"):
+        Msisdn.parse("256312123456")
+
+
+@pytest.mark.parametrize("text", ["25677212345", "0772123456", "256312123456", "2567721234567890"])
+def test_a_refusal_does_not_repeat_the_number(text: str) -> None:
+    with pytest.raises(ValueError) as refused:  # noqa: PT011
+        Msisdn.parse(text)
+    assert text[3:] not in str(refused.value)
+    assert refused.value.__cause__ is None
+
+
+@pytest.mark.parametrize("digits", NUMBERS)
+def test_a_number_never_prints_itself_whole(digits: str, caplog: pytest.LogCaptureFixture) -> None:
+    number = Msisdn.parse(digits)
+    logging.getLogger("test").warning("%s %r", number, number)
+    shown = [str(number), repr(number), f"{number}", f"{[number]}", f"{number.masked}"]
+    for text in [*shown, caplog.text]:
+        assert digits[:-3] not in text
+        assert digits[-3:] in text
+    assert len(number.masked) == len(digits)
+
+
+@given(st.text(max_size=20) | st.from_regex(r"\+?(00)?[0-9 -]{6,18}", fullmatch=True))
+def test_whatever_is_read_is_digits_that_read_back_the_same(text: str) -> None:
+    try:
+        number = Msisdn.parse(text)
+    except ValueError:
+        return
+    assert number.digits.isascii()
+    assert number.digits.isdigit()
+    assert 8 <= len(number.digits) <= 15
+    assert Msisdn.parse(number.digits) == number
+    assert number.digits.endswith(number.national)
+
+
+def test_a_number_is_a_value() -> None:
+    one, same = Msisdn.parse(UGANDAN), Msisdn.parse(f"+{UGANDAN}")
+    assert one == same
+    assert len({one, same}) == 1
+    assert pickle.loads(pickle.dumps(one)) == one  # noqa: S301  our own bytes

@@ -1,0 +1,86 @@
+"""Plain SQL against the schema's rules, as one who has taken over a database role."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from payments_app.payments.model import Payment
+
+
+class Attacker:
+    """Attacks over one connection; `role` is application or owner."""
+
+    def __init__(self, connection: psycopg.Connection, role: str) -> None:
+        self.connection = connection
+        self.role = role
+
+    def run(self, statement: str, **values: object) -> Any:
+        return self.connection.execute(statement, values)
+
+    def refusal_of(self, attack: Callable[[], object]) -> str:
+        """What the attack was refused with, or "" if it was not; either way it is undone."""
+        try:
+            with self.connection.transaction(force_rollback=True):
+                attack()
+        except psycopg.Error as error:
+            return f"{type(error).__name__}: {error.diag.message_primary}"
+        return ""
+
+    def change(self, table: str, column: str, value: object, *, where: str = "true") -> None:
+        """Set the column in every row. An attack that hits no row proves nothing."""
+        statement = sql.SQL("UPDATE {} SET {} = {} WHERE {}").format(
+            sql.Identifier(table),
+            sql.Identifier(column),
+            sql.Literal(value),
+            sql.SQL(where),  # type: ignore[arg-type]  # a condition of the test's own
+        )
+        assert self.connection.execute(statement).rowcount > 0
+
+    def evidence(self, payment: Payment, verdict: str | None) -> int:
+        """A stored answer about the payment; without a verdict, one that has not come yet."""
+        found = self.run(
+            "INSERT INTO provider_exchanges"
+            " (tenant_id, payment_id, generation, kind, reference, verdict, finished_at)"
+            " SELECT tenant_id, id, 99, 'submit', reference, %(verdict)s,"
+            " CASE WHEN %(verdict)s::text IS NULL THEN NULL ELSE now() END"
+            " FROM payments WHERE id = %(id)s RETURNING id",
+            id=payment.id,
+            verdict=verdict,
+        ).fetchone()
+        return int(found[0])
+
+    def end(self, payment: Payment, status: str, evidence: int | None) -> None:
+        """Set all that an end consists of."""
+        self.run(
+            "UPDATE payments SET status = %(status)s, stage = 'final', evidence_id = %(evidence)s,"
+            " final_at = now(), next_action_at = NULL, lease_until = NULL,"
+            " failure_code = CASE WHEN %(status)s = 'FAILED' THEN 'other' END WHERE id = %(id)s",
+            id=payment.id,
+            status=status,
+            evidence=evidence,
+        )
+
+    def tell(self, payment: Payment, status: str) -> None:
+        """Add a line to the payment's story."""
+        self.run(
+            "INSERT INTO payment_events"
+            " (tenant_id, payment_id, sequence, type, status, stage, actor)"
+            " SELECT tenant_id, id, 99, 'payment.ended', %(status)s, 'final', 'attacker'"
+            " FROM payments WHERE id = %(id)s",
+            id=payment.id,
+            status=status,
+        )
+
+    def copy(self, **own: object) -> None:
+        """Insert the only payment there is once more, with some columns of its own."""
+        row = self.connection.execute("SELECT to_jsonb(p) FROM payments p").fetchone()
+        assert row is not None
+        self.connection.execute(
+            "INSERT INTO payments SELECT (jsonb_populate_record(NULL::payments, %s)).*",
+            [json.dumps({**row[0], **own}, default=str)],
+        )

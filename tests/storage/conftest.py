@@ -1,0 +1,118 @@
+"""Each test begins on empty tables: the engine takes whatever is due, whoever left it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from psycopg import sql
+
+from devstack.postgres_server import PostgresServer
+from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.model import Payment
+from tests.builders import (
+    ANSWERS,
+    SCRIPTED,
+    ScriptedProvider,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    payment_row,
+    rails_of,
+)
+from tests.storage.attacker import Attacker
+
+
+@pytest.fixture(scope="session")
+def administrator_url(postgres_server: PostgresServer, database_name: str) -> str:
+    """The superuser on this worker's database: for cleaning, and for what no rule stops."""
+    return postgres_server.administrator_url(database_name)
+
+
+class Sweeper:
+    """Removes all rows, past the rules that forbid it, in one round trip."""
+
+    # A test that left a row locked fails here, instead of hanging.
+    OPTIONS = "-c lock_timeout=2000 -c session_replication_role=replica"
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._connection = self._connect()
+        tables = self._connection.execute(
+            "SELECT tablename FROM pg_tables"
+            " WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        ).fetchall()
+        deletes = [sql.SQL("DELETE FROM {}").format(sql.Identifier(name)) for (name,) in tables]
+        self._batch = sql.SQL("; ").join(deletes)
+
+    def __call__(self) -> None:
+        try:
+            self._connection.execute(self._batch)
+        except psycopg.OperationalError:
+            if not self._connection.broken:
+                raise
+            # The server was started anew meanwhile.
+            self._connection = self._connect()
+            self._connection.execute(self._batch)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _connect(self) -> psycopg.Connection:
+        return psycopg.connect(self._url, autocommit=True, options=self.OPTIONS)
+
+
+@pytest.fixture(scope="session")
+def empty_tables(administrator_url: str) -> Iterator[Callable[[], None]]:
+    """Make this worker's tables empty."""
+    sweeper = Sweeper(administrator_url)
+    yield sweeper
+    sweeper.close()
+
+
+@pytest.fixture(autouse=True)
+def _on_empty_tables(empty_tables: Callable[[], None]) -> Iterator[None]:
+    empty_tables()
+    yield
+    empty_tables()
+
+
+@pytest.fixture(autouse=True)
+def _context(app: Flask) -> Iterator[None]:
+    with app.app_context():
+        yield
+
+
+@pytest.fixture(params=["application", "owner"])
+def attacker(
+    request: pytest.FixtureRequest, database_url: str, migration_database_url: str
+) -> Iterator[Attacker]:
+    """Each role that the installation has, in the wrong hands."""
+    url = database_url if request.param == "application" else migration_database_url
+    with psycopg.connect(url) as connection:
+        yield Attacker(connection, request.param)
+        connection.rollback()
+
+
+@pytest.fixture
+def open_payment(app: Flask) -> Payment:
+    """A payment that the provider has: with a key, a callback, evidence that it is pending."""
+    rails = rails_of(app, ScriptedProvider())
+    accepted = an_accepted_payment(rails, asker=an_asker(key=uuid4()))
+    advance(rails)
+    reference = payment_row(accepted.payment_id).reference
+    note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None))
+    return payment_row(accepted.payment_id)
+
+
+@pytest.fixture
+def failed_payment(app: Flask) -> Payment:
+    """A payment that the payer declined."""
+    provider = ScriptedProvider(submits=[ANSWERS["declined"]], checks=[ANSWERS["pending"]])
+    rails = rails_of(app, provider)
+    accepted = an_accepted_payment(rails)
+    advance(rails)
+    return payment_row(accepted.payment_id)

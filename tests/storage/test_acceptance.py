@@ -1,0 +1,278 @@
+"""One accept per key, whoever asks, however often, at the same time, and whatever is away."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+import pytest
+from flask import Flask
+from sqlalchemy import func, select
+
+from payments_app.kernel.database import transaction
+from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.idempotency import (
+    IdempotencyKey,
+    KeyExpired,
+    KeyReused,
+)
+from payments_app.payments.acceptance import Accepted, Asker, attempt_of
+from payments_app.payments.errors import ExternalIdTaken
+from payments_app.payments.model import Payment
+from payments_app.payments.order import NewPayment
+from payments_app.payments.rails import Rails
+from payments_app.payments.retention import expire_answers
+from payments_app.providers.contract import Mode
+from payments_app.providers.registry import Registry
+from payments_app.tenants.accounts import ProviderAccounts
+from tests.builders import (
+    SCRIPTED,
+    ScriptedProvider,
+    a_caller,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    an_order,
+    events_of,
+    make_due,
+    payment_row,
+    rails_of,
+)
+
+PAST: Final = timedelta(seconds=-1)
+# What a client may be kept waiting for another's transaction, and some room for a slow machine.
+WAIT_MAX_S: Final = 5.0
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider()
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+    return rails_of(app, provider)
+
+
+@pytest.fixture
+def asker() -> Asker:
+    return an_asker(key=uuid4())
+
+
+def count(model: type) -> int:
+    with transaction() as session:
+        return session.scalar(select(func.count()).select_from(model)) or 0
+
+
+def payments_and_keys() -> tuple[int, int]:
+    return count(Payment), count(IdempotencyKey)
+
+
+def end(payment_id: UUID, rails: Rails) -> None:
+    advance(rails)
+    make_due(payment_id)
+    advance(rails)
+
+
+def orders_that_differ() -> Iterator[NewPayment]:
+    return (an_order(amount=str(amount)) for amount in itertools.count(1000))
+
+
+# --- one after the other ------------------------------------------------------------------------
+
+
+def test_a_first_request_makes_key_payment_and_story_at_once(rails: Rails, asker: Asker) -> None:
+    accepted = an_accepted_payment(rails, asker=asker)
+    row = payment_row(accepted.payment_id)
+    assert accepted.status_now is None
+    assert (row.status, row.stage, row.next_step, row.generation) == (
+        *("PENDING", "accepted", "submit"),
+        0,
+    )
+    assert [(e.type, e.sequence, e.actor) for e in events_of(row.id)] == [
+        ("payment.accepted", 1, f"key:{asker.caller.key_id}")
+    ]
+    with transaction() as session:
+        key = session.scalars(select(IdempotencyKey)).one()
+    assert (key.key, key.resource_id, key.body) == (
+        asker.idempotency_key,
+        row.id,
+        accepted.answer.body,
+    )
+
+
+def test_the_same_request_again_is_given_the_same_bytes_and_how_the_payment_stands_now(
+    rails: Rails, asker: Asker
+) -> None:
+    first = an_accepted_payment(rails, asker=asker)
+    for status in ("PENDING", "SUCCESSFUL"):
+        again = an_accepted_payment(rails, asker=replace(asker, request_id="another"))
+        assert again == Accepted(first.answer, first.payment_id, status_now=status)
+        end(first.payment_id, rails)
+    assert payments_and_keys() == (1, 1)
+
+
+def test_another_order_under_the_key_is_refused_with_the_names_of_what_differs(
+    rails: Rails, asker: Asker
+) -> None:
+    an_accepted_payment(rails, order=an_order(external_id="order-1"), asker=asker)
+    other = an_order(amount="4711", payer="256772999888", external_id="order-2")
+    with pytest.raises(KeyReused) as refused:
+        an_accepted_payment(rails, order=other, asker=asker)
+    assert refused.value.extra == {"fields": ["amount", "external_id", "payer"]}
+    assert payments_and_keys() == (1, 1)
+
+
+def test_one_amount_in_two_spellings_is_one_request(rails: Rails, asker: Asker) -> None:
+    first = an_accepted_payment(rails, order=an_order(amount="10"), asker=asker)
+    again = an_accepted_payment(rails, order=an_order(amount="10.00"), asker=asker)
+    assert again.answer == first.answer
+
+
+def test_the_request_is_reduced_to_these_fields_since_version_1(asker: Asker) -> None:
+    whole = replace(
+        an_order(amount="12.50", external_id="order-1"),
+        provider=SCRIPTED,
+        payer_message="thanks",
+        payee_note="fee",
+        description="fee of May",
+        metadata={"b": [1, {"d": None}], "a": "ä"},
+    )
+    attempt = attempt_of(whole, asker)
+    assert attempt is not None
+    assert attempt.fields == {
+        "method": "POST",
+        "route": "/api/v1/payments",
+        "amount": "1250",
+        "currency": "EUR",
+        "payer": "256772123456",
+        "provider": SCRIPTED,
+        "external_id": "order-1",
+        "payer_message": "thanks",
+        "payee_note": "fee",
+        "description": "fee of May",
+        "metadata": '{"a":"\\u00e4","b":[1,{"d":null}]}',
+    }
+    bare = attempt_of(an_order(), asker)
+    assert bare is not None
+    assert set(bare.fields) == {"method", "route", "amount", "currency", "payer"}
+
+
+def test_another_tenants_or_modes_use_of_the_key_is_unrelated(rails: Rails) -> None:
+    key = uuid4()
+    callers = [a_caller(), a_caller(), a_caller(mode=Mode.TEST)]
+    callers.append(replace(callers[0], mode=Mode.TEST))
+    orders = orders_that_differ()
+    accepted = [
+        an_accepted_payment(rails, order=next(orders), asker=an_asker(caller=caller, key=key))
+        for caller in callers
+    ]
+    assert [one.status_now for one in accepted] == [None] * 4
+    assert payments_and_keys() == (4, 4)
+
+
+def test_without_a_key_each_request_is_a_new_payment(rails: Rails) -> None:
+    asker = an_asker()
+    ids = {an_accepted_payment(rails, asker=asker).payment_id for _ in range(3)}
+    assert len(ids) == 3
+    assert payments_and_keys() == (3, 0)
+
+
+def test_an_answer_past_its_time_is_still_given_while_money_is_in_flight(rails: Rails) -> None:
+    asker = an_asker(key=uuid4(), kept_for=PAST)
+    first = an_accepted_payment(rails, asker=asker)
+    expire_answers()
+    assert an_accepted_payment(rails, asker=asker).answer == first.answer
+    advance(rails)
+    expire_answers()
+    assert an_accepted_payment(rails, asker=asker).answer == first.answer
+
+
+@pytest.mark.parametrize("swept", [0, 1])
+def test_an_expired_key_points_to_its_payment_and_never_charges_again(
+    rails: Rails, provider: ScriptedProvider, swept: int
+) -> None:
+    asker = an_asker(key=uuid4(), kept_for=PAST)
+    first = an_accepted_payment(rails, asker=asker)
+    end(first.payment_id, rails)
+    assert swept == 0 or expire_answers() == swept
+    for _ in range(2):
+        with pytest.raises(KeyExpired) as refused:
+            an_accepted_payment(rails, asker=asker)
+        assert refused.value.extra == {"payment_id": str(first.payment_id)}
+    with pytest.raises(KeyReused):
+        an_accepted_payment(rails, order=an_order(amount="2000"), asker=asker)
+    advance(rails)
+    assert payments_and_keys() == (1, 1)
+    assert len(provider.submissions) == 1
+
+
+# --- refusals -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        an_order(currency="GHS"),
+        replace(an_order(), payer_message="it's"),
+        replace(an_order(), payee_note="x" * 161),
+        replace(an_order(), provider="nobody"),
+    ],
+)
+def test_a_refused_order_spends_no_key(rails: Rails, asker: Asker, order: NewPayment) -> None:
+    with pytest.raises(GatewayError):
+        an_accepted_payment(rails, order=order, asker=asker)
+    assert payments_and_keys() == (0, 0)
+    assert an_accepted_payment(rails, asker=asker).status_now is None
+
+
+def without_account(rails: Rails, app: Flask) -> Rails:
+    return replace(rails, accounts=ProviderAccounts((), app.extensions["maramoja"].cipher))
+
+
+def without_adapter(rails: Rails, _app: Flask) -> Rails:
+    return replace(rails, registry=Registry({}))
+
+
+def with_other_terms(_rails: Rails, app: Flask) -> Rails:
+    return rails_of(app, ScriptedProvider(currencies={"GHS": 2}))
+
+
+@pytest.mark.parametrize("change", [without_account, without_adapter, with_other_terms])
+def test_an_answer_outlives_the_rail_that_took_the_payment(
+    rails: Rails, app: Flask, asker: Asker, change: Callable[[Rails, Flask], Rails]
+) -> None:
+    first = an_accepted_payment(rails, asker=asker)
+    changed = change(rails, app)
+    assert an_accepted_payment(changed, asker=asker).answer == first.answer
+    with pytest.raises(KeyReused):
+        an_accepted_payment(changed, order=an_order(amount="2000"), asker=asker)
+    with pytest.raises(GatewayError) as refused:
+        an_accepted_payment(changed, asker=an_asker(caller=asker.caller, key=uuid4()))
+    assert not isinstance(refused.value, KeyReused)
+    assert payments_and_keys() == (1, 1)
+
+
+def test_a_key_that_has_expired_says_so_even_when_no_rail_is_left(rails: Rails, app: Flask) -> None:
+    asker = an_asker(key=uuid4(), kept_for=PAST)
+    end(an_accepted_payment(rails, asker=asker).payment_id, rails)
+    with pytest.raises(KeyExpired):
+        an_accepted_payment(without_account(rails, app), asker=asker)
+
+
+def test_an_external_id_is_taken_once_for_each_tenant_and_mode(rails: Rails) -> None:
+    caller = a_caller()
+    order = an_order(external_id="order-1")
+    an_accepted_payment(rails, order=order, asker=an_asker(caller=caller))
+    asker = an_asker(caller=caller, key=uuid4())
+    with pytest.raises(ExternalIdTaken):
+        an_accepted_payment(rails, order=order, asker=asker)
+    assert payments_and_keys() == (1, 0)
+    # The key was not spent by the refusal.
+    an_accepted_payment(rails, order=an_order(external_id="order-2"), asker=asker)
+    for other in (a_caller(), replace(caller, mode=Mode.TEST)):
+        an_accepted_payment(rails, order=order, asker=an_asker(caller=other))

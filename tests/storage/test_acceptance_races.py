@@ -1,0 +1,205 @@
+"""One accept per key while others ask at the same moment, are stuck, or the broker is away."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from sqlalchemy import func, select
+
+from devstack.redis_server import RedisServer
+from payments_app.kernel import jobs
+from payments_app.kernel.database import db, transaction
+from payments_app.kernel.idempotency import IdempotencyKey, KeyInProgress, fingerprint
+from payments_app.payments.acceptance import Accepted, Asker, attempt_of
+from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.payments.rails import Rails
+from tests.builders import (
+    ScriptedProvider,
+    a_caller,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    an_order,
+    in_threads,
+    payment_row,
+    rails_of,
+)
+
+# What a client may be kept waiting, and some room for a slow machine.
+WAIT_MAX_S: Final = 5.0
+AWAY_MAX_S: Final = 3.0
+
+
+@pytest.fixture
+def rails(app: Flask) -> Rails:
+    return rails_of(app, ScriptedProvider())
+
+
+@pytest.fixture
+def asker() -> Asker:
+    return an_asker(key=uuid4())
+
+
+def count(model: type) -> int:
+    with transaction() as session:
+        return session.scalar(select(func.count()).select_from(model)) or 0
+
+
+def payments_and_keys() -> tuple[int, int]:
+    return count(Payment), count(IdempotencyKey)
+
+
+def test_of_many_equal_requests_at_once_one_is_run_and_all_are_given_its_answer(
+    app: Flask, rails: Rails, asker: Asker
+) -> None:
+    results = in_threads(app, lambda: an_accepted_payment(rails, asker=asker), times=32)
+    assert {type(result) for result in results} == {Accepted}
+    assert len({result.answer.body for result in results}) == 1
+    assert sorted(str(result.status_now) for result in results) == ["None", *["PENDING"] * 31]
+    assert payments_and_keys() == (1, 1)
+    assert count(PaymentEvent) == 1
+
+
+def test_of_many_different_orders_under_one_key_at_once_one_is_taken(
+    app: Flask, rails: Rails, asker: Asker
+) -> None:
+    orders = (an_order(amount=str(amount)) for amount in itertools.count(1000))
+    results = in_threads(
+        app, lambda: an_accepted_payment(rails, order=next(orders), asker=asker), times=16
+    )
+    assert sorted(type(result).__name__ for result in results) == ["Accepted", *["KeyReused"] * 15]
+    assert payments_and_keys() == (1, 1)
+
+
+def test_of_many_payments_for_one_external_id_at_once_one_is_taken(
+    app: Flask, rails: Rails
+) -> None:
+    caller = a_caller()
+    order = an_order(external_id="order-1")
+    results = in_threads(
+        app,
+        lambda: an_accepted_payment(rails, order=order, asker=an_asker(caller=caller, key=uuid4())),
+        times=16,
+    )
+    names = sorted(type(result).__name__ for result in results)
+    assert names == ["Accepted", *["ExternalIdTaken"] * 15]
+    assert payments_and_keys() == (1, 1)
+
+
+@dataclass
+class FirstRequest:
+    """A request that has taken the key, has made its payment, and has not committed."""
+
+    connection: psycopg.Connection
+    payment_id: UUID
+
+
+@contextmanager
+def a_first_request_in_flight(asker: Asker, rails: Rails, url: str) -> Iterator[FirstRequest]:
+    """Another process's transaction: it holds the key and points it to a payment."""
+    attempt = attempt_of(an_order(), asker)
+    assert attempt is not None
+    payment_id = an_accepted_payment(rails, asker=an_asker(caller=asker.caller)).payment_id
+    with psycopg.connect(url) as connection:
+        connection.execute(
+            "INSERT INTO idempotency_keys (tenant_id, mode, key, fingerprint, fingerprint_version,"
+            " field_digests, resource_id, status, headers, body, expires_at) VALUES"
+            " (%s, %s, %s, %s, 1, '{}', %s, 201, '{}', 'first', now() + interval '1 day')",
+            [
+                *(attempt.tenant_id, attempt.mode, attempt.key, fingerprint(attempt, 1)),
+                payment_id,
+            ],
+        )
+        yield FirstRequest(connection, payment_id)
+        connection.rollback()
+
+
+def test_a_second_request_gives_up_on_a_first_that_is_stuck(
+    rails: Rails, asker: Asker, database_url: str
+) -> None:
+    with a_first_request_in_flight(asker, rails, database_url):
+        before = time.monotonic()
+        with pytest.raises(KeyInProgress) as refused:
+            an_accepted_payment(rails, asker=asker)
+        assert 1 < time.monotonic() - before < WAIT_MAX_S
+        assert refused.value.extra["retry_after_s"] >= 1
+        # The stuck one holds up nobody else.
+        an_accepted_payment(rails, asker=an_asker(caller=asker.caller, key=uuid4()))
+    assert an_accepted_payment(rails, asker=asker).status_now is None
+
+
+@pytest.mark.parametrize("outcome", ["commit", "rollback"])
+def test_a_second_request_waits_for_the_first_and_takes_what_is_left(
+    app: Flask, rails: Rails, asker: Asker, database_url: str, outcome: str
+) -> None:
+    second: list[Accepted] = []
+
+    def ask() -> None:
+        with app.app_context():
+            second.append(an_accepted_payment(rails, asker=asker))
+            db.session.remove()
+
+    with a_first_request_in_flight(asker, rails, database_url) as first:
+        thread = threading.Thread(target=ask)
+        thread.start()
+        await_lock_wait(database_url)
+        assert second == []
+        getattr(first.connection, outcome)()
+        thread.join()
+    if outcome == "commit":
+        assert second[0].payment_id == first.payment_id
+        assert second[0].answer.body == b"first"
+    else:
+        assert second[0].payment_id != first.payment_id
+        assert second[0].status_now is None
+
+
+def await_lock_wait(url: str) -> None:
+    """Until somebody in this database waits for somebody else's lock."""
+    deadline = time.monotonic() + WAIT_MAX_S
+    with psycopg.connect(url, autocommit=True) as connection:
+        while time.monotonic() < deadline:
+            waits = connection.execute(
+                "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+            ).fetchone()
+            if waits != (0,):
+                return
+            time.sleep(0.01)
+    pytest.fail("nobody waits")
+
+
+@pytest.fixture
+def broker(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+    """The broker, to be taken away; afterwards it is there again, and heard."""
+    monkeypatch.setattr(jobs, "_deaf_until", 0.0)
+    yield redis_server
+    redis_server.process.cont()
+    redis_server.start()
+    # A connection that broke meanwhile is found out by this one.
+    jobs.ring(jobs.Job.ADVANCE_PAYMENTS)
+
+
+@pytest.mark.parametrize("away", [RedisServer.kill, lambda server: server.process.stop()])
+def test_a_payment_is_accepted_in_time_while_the_broker_is_dead_or_hangs(
+    broker: RedisServer, rails: Rails, away: Callable[[RedisServer], None]
+) -> None:
+    askers = [an_asker(key=uuid4()) for _ in range(3)]
+    away(broker)
+    for asker in askers:
+        before = time.monotonic()
+        accepted = an_accepted_payment(rails, asker=asker)
+        assert time.monotonic() - before < AWAY_MAX_S
+        assert an_accepted_payment(rails, asker=asker).answer == accepted.answer
+    # The rows are the queue: whoever looks finds them due.
+    assert advance(rails) == 3
+    assert payment_row(accepted.payment_id).stage == "awaiting_payer"

@@ -1,0 +1,259 @@
+"""Each CHECK and UNIQUE of the schema, attacked alone: one column wrong, all triggers off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+import pytest
+from psycopg import sql
+
+TENANT: Final = UUID(int=1)
+OTHER_TENANT: Final = UUID(int=2)
+NOW: Final = datetime(2026, 11, 20, tzinfo=UTC)
+Row = dict[str, Any]
+
+# A lawful row of each table. Foreign keys are triggers and so off here.
+ROWS: Final[dict[str, Row]] = {
+    "tenants": {"id": TENANT, "slug": "acme", "name": "Acme"},
+    "api_keys": {
+        "id": UUID(int=3),
+        "tenant_id": TENANT,
+        "prefix": "mara_live_abc",
+        "key_hash": b"h" * 32,
+        "mode": "live",
+    },
+    "provider_accounts": {
+        "id": UUID(int=4),
+        "tenant_id": TENANT,
+        "provider": "mtn_momo",
+        "mode": "live",
+        "base_url": "https://provider.example",
+        "target_environment": "mtnuganda",
+        "credentials": "encrypted",
+    },
+    "payments": {
+        "id": UUID(int=5),
+        "tenant_id": TENANT,
+        "mode": "live",
+        "flow": "collection",
+        "provider": "mtn_momo",
+        "base_url": "https://provider.example",
+        "target_environment": "mtnuganda",
+        "reference": UUID(int=6),
+        "amount_minor": 1000,
+        "currency": "UGX",
+        "payer": "256772123456",
+        "external_id": "order-1",
+        "status": "PENDING",
+        "stage": "accepted",
+        "sequence": 1,
+        "next_step": "submit",
+        "next_action_at": NOW,
+        "generation": 0,
+        "submissions": 0,
+        "created_at": NOW,
+        "updated_at": NOW,
+    },
+    "payment_events": {
+        "tenant_id": TENANT,
+        "payment_id": UUID(int=5),
+        "sequence": 1,
+        "type": "payment.accepted",
+        "status": "PENDING",
+        "stage": "accepted",
+        "actor": "engine",
+    },
+    "provider_exchanges": {
+        "tenant_id": TENANT,
+        "payment_id": UUID(int=5),
+        "generation": 1,
+        "kind": "check",
+        "reference": UUID(int=6),
+        "verdict": "PENDING",
+        "finished_at": NOW,
+    },
+    "callbacks": {
+        "tenant_id": TENANT,
+        "payment_id": UUID(int=5),
+        "digest": b"d" * 32,
+        "method": "POST",
+        "body": b"{}",
+    },
+    "idempotency_keys": {
+        "tenant_id": TENANT,
+        "mode": "live",
+        "key": UUID(int=7),
+        "fingerprint": b"f" * 32,
+        "fingerprint_version": 1,
+        "resource_id": UUID(int=5),
+        "status": 201,
+        "body": b"{}",
+        "expires_at": NOW,
+    },
+    "audit_entries": {
+        "tenant_id": TENANT,
+        "actor": "cli:ada",
+        "action": "tenant.created",
+        "subject_type": "tenant",
+        "subject_id": "1",
+    },
+}
+PAID: Final[Row] = {
+    "status": "SUCCESSFUL",
+    "stage": "final",
+    "evidence_id": 1,
+    "final_at": NOW,
+    "next_action_at": None,
+}
+FAILED: Final[Row] = {**PAID, "status": "FAILED", "failure_code": "payer_rejected"}
+
+# (what is wrong in the row, the rule that must refuse it)
+ATTACKS: Final[list[tuple[Row, str]]] = [
+    ({"mode": "sandbox"}, "ck_payments_mode_known"),
+    ({"flow": "gift"}, "ck_payments_flow_known"),
+    ({"amount_minor": 0}, "ck_payments_amount_positive"),
+    ({"amount_minor": -1000}, "ck_payments_amount_positive"),
+    ({"currency": "ugx"}, "ck_payments_currency_form"),
+    ({"currency": "UGXX"}, "ck_payments_currency_form"),
+    ({"currency": ""}, "ck_payments_currency_form"),
+    ({"payer": "0772123456"}, "ck_payments_payer_form"),
+    ({"payer": "+256772123456"}, "ck_payments_payer_form"),
+    ({"payer": "2567721"}, "ck_payments_payer_form"),
+    ({"payer": "2567721234567890"}, "ck_payments_payer_form"),
+    ({"payer": "256772123456\n"}, "ck_payments_payer_form"),
+    ({**PAID, "status": "REVERSED"}, "ck_payments_status_known"),
+    ({"stage": "lost"}, "ck_payments_stage_known"),
+    ({"next_step": "wait"}, "ck_payments_step_known"),
+    ({"stage": "final"}, "ck_payments_final_has_ended"),
+    ({**PAID, "stage": "unknown"}, "ck_payments_final_has_ended"),
+    ({"next_action_at": None}, "ck_payments_open_is_never_forgotten"),
+    ({**PAID, "next_action_at": NOW}, "ck_payments_open_is_never_forgotten"),
+    ({**FAILED, "next_action_at": NOW}, "ck_payments_open_is_never_forgotten"),
+    ({**PAID, "evidence_id": None}, "ck_payments_end_has_evidence"),
+    ({**FAILED, "evidence_id": None}, "ck_payments_end_has_evidence"),
+    ({"evidence_id": 1}, "ck_payments_end_has_evidence"),
+    ({**PAID, "final_at": None}, "ck_payments_end_has_time"),
+    ({**FAILED, "final_at": None}, "ck_payments_end_has_time"),
+    ({"final_at": NOW}, "ck_payments_end_has_time"),
+    ({**FAILED, "failure_code": None}, "ck_payments_failure_has_code"),
+    ({**PAID, "failure_code": "other"}, "ck_payments_failure_has_code"),
+    ({"failure_code": "other"}, "ck_payments_failure_has_code"),
+    ({"sequence": 0}, "ck_payment_events_sequence_positive"),
+    ({"kind": "guess"}, "ck_provider_exchanges_kind_known"),
+    ({"kind": "submit", "verdict": None}, "ck_provider_exchanges_closed_has_verdict"),
+    ({"kind": "submit", "finished_at": None}, "ck_provider_exchanges_closed_has_verdict"),
+    ({"verdict": None, "finished_at": None}, "ck_provider_exchanges_only_submit_is_open"),
+    ({"mode": "both"}, "ck_idempotency_keys_mode_known"),
+    ({"fingerprint": b"f" * 31}, "ck_idempotency_keys_fingerprint_is_sha256"),
+    ({"fingerprint": b""}, "ck_idempotency_keys_fingerprint_is_sha256"),
+    ({"mode": "both"}, "ck_api_keys_mode_known"),
+    ({"key_hash": b"mara_live_a_whole_key"}, "ck_api_keys_hash_is_sha256"),
+    ({"mode": "both"}, "ck_provider_accounts_mode_known"),
+    ({"slug": "Not A Slug"}, "ck_tenants_slug_form"),
+    ({"status": "deleted"}, "ck_tenants_status_known"),
+]
+
+# (what the second row has of its own, the rule that must see that the rest is taken)
+COPIES: Final[list[tuple[Row, str]]] = [
+    ({"id": UUID(int=50), "external_id": "order-2"}, "uq_payments_reference"),
+    (
+        {"id": UUID(int=50), "reference": UUID(int=60), "payer": "256772000000"},
+        "uq_payments_tenant_id_mode_external_id",
+    ),
+    ({"fingerprint": b"g" * 32, "resource_id": UUID(int=50)}, "pk_idempotency_keys"),
+    ({"type": "payment.failed"}, "uq_payment_events_payment_id_sequence"),
+    ({"kind": "submit"}, "uq_provider_exchanges_payment_id_generation"),
+    ({"body": b"[]"}, "uq_callbacks_payment_id_digest"),
+    ({"id": OTHER_TENANT}, "uq_tenants_slug"),
+    ({"id": UUID(int=50), "tenant_id": OTHER_TENANT}, "uq_api_keys_prefix"),
+    ({"id": UUID(int=50)}, "uq_provider_accounts_tenant_id_provider_mode"),
+]
+
+# What makes a second row another one: the same, in another tenant or in the other mode.
+NEIGHBOURS: Final[list[tuple[str, Row]]] = [
+    (table, {**own, **apart})
+    for table, own in (
+        ("payments", {"id": UUID(int=50), "reference": UUID(int=60)}),
+        ("idempotency_keys", {}),
+        ("provider_accounts", {"id": UUID(int=50)}),
+    )
+    for apart in ({"tenant_id": OTHER_TENANT}, {"mode": "test"})
+]
+
+
+@pytest.fixture
+def lawless(administrator_url: str) -> Iterator[psycopg.Connection]:
+    """A connection whose writes fire no trigger: what still refuses is the rule itself."""
+    options = "-c session_replication_role=replica"
+    with psycopg.connect(administrator_url, options=options) as connection:
+        yield connection
+        connection.rollback()
+
+
+def insert(connection: psycopg.Connection, table: str, row: Row) -> None:
+    statement = sql.SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        sql.Identifier(table),
+        sql.SQL(", ").join(map(sql.Identifier, row)),
+        sql.SQL(", ").join(map(sql.Placeholder, row)),
+    )
+    connection.execute(statement, row)
+
+
+def table_of(rule: str) -> str:
+    return max((table for table in ROWS if table in rule), key=len)
+
+
+@pytest.mark.parametrize("table", ROWS)
+def test_a_lawful_row_is_taken(lawless: psycopg.Connection, table: str) -> None:
+    insert(lawless, table, ROWS[table])
+
+
+@pytest.mark.parametrize("end", [PAID, FAILED], ids=["paid", "failed"])
+def test_a_lawful_end_is_taken(lawless: psycopg.Connection, end: Row) -> None:
+    insert(lawless, "payments", {**ROWS["payments"], **end})
+
+
+@pytest.mark.parametrize(("wrong", "rule"), ATTACKS)
+def test_the_rule_refuses_the_row(lawless: psycopg.Connection, wrong: Row, rule: str) -> None:
+    table = table_of(rule)
+    with pytest.raises(psycopg.errors.CheckViolation) as refused:
+        insert(lawless, table, {**ROWS[table], **wrong})
+    assert refused.value.diag.constraint_name == rule
+
+
+@pytest.mark.parametrize(("own", "rule"), COPIES)
+def test_the_second_of_what_exists_once_is_refused(
+    lawless: psycopg.Connection, own: Row, rule: str
+) -> None:
+    table = table_of(rule)
+    insert(lawless, table, ROWS[table])
+    with pytest.raises(psycopg.errors.UniqueViolation) as refused:
+        insert(lawless, table, {**ROWS[table], **own})
+    assert refused.value.diag.constraint_name == rule
+
+
+@pytest.mark.parametrize(("table", "apart"), NEIGHBOURS)
+def test_another_tenant_and_another_mode_are_another_world(
+    lawless: psycopg.Connection, table: str, apart: Row
+) -> None:
+    insert(lawless, table, ROWS[table])
+    insert(lawless, table, {**ROWS[table], **apart})
+
+
+def test_external_ids_that_are_not_given_do_not_collide(lawless: psycopg.Connection) -> None:
+    first = {**ROWS["payments"], "external_id": None}
+    insert(lawless, "payments", first)
+    insert(lawless, "payments", {**first, "id": UUID(int=50), "reference": UUID(int=60)})
+
+
+def test_no_rule_of_the_schema_is_left_unattacked(lawless: psycopg.Connection) -> None:
+    rules = lawless.execute(
+        "SELECT conname FROM pg_constraint"
+        " WHERE connamespace = 'public'::regnamespace AND contype IN ('c', 'u')"
+    ).fetchall()
+    attacked = {rule for _, rule in [*ATTACKS, *COPIES]}
+    assert {name for (name,) in rules} - attacked == set()
