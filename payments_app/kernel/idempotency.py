@@ -161,14 +161,20 @@ def claim(
         .on_conflict_do_nothing()
         .returning(IdempotencyKey.key)
     ).first()
+    if inserted:
+        return None
     # A key that is neither ours now nor to be found must not pass for a fresh one: one().
-    return None if inserted else _earlier(attempt, *session.execute(_stored(attempt)).one())
+    row, now = session.execute(_stored(attempt)).one()
+    return _earlier(attempt, row, now)
 
 
 def find(session: Session, attempt: Attempt) -> Earlier | None:
     """What this key's first request came to, or None. Raises KeyReused."""
     found = session.execute(_stored(attempt)).first()
-    return None if found is None else _earlier(attempt, *found)
+    if found is None:
+        return None
+    row, now = found
+    return _earlier(attempt, row, now)
 
 
 def drop_answers(session: Session, keys: list[tuple[UUID, str, UUID]]) -> None:
