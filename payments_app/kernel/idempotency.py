@@ -196,7 +196,7 @@ def fingerprint(attempt: Attempt, version: int) -> bytes:
     return _ALGORITHMS[version](attempt)
 
 
-def _stored(attempt: Attempt) -> Select[tuple[IdempotencyKey, datetime]]:
+def _stored(attempt: Attempt) -> Select[IdempotencyKey, datetime]:
     return select(IdempotencyKey, func.clock_timestamp()).where(
         IdempotencyKey.tenant_id == attempt.tenant_id,
         IdempotencyKey.mode == attempt.mode,
