@@ -19,20 +19,18 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.wire import LeaseLost
 
-# Balancers and NATs forget an idle connection after some minutes without telling us; a request
-# sent into such a one is neither answered nor refused, and would cost the whole timeout.
-IDLE_MAX_S: Final = 30.0
-
 
 @dataclass(slots=True)
 class Departure:
     """One exchange on its way: may it begin, has it begun, how long may it still take.
 
     Instants are of `boot_seconds`; `leave_before` None means that no lease ends it.
+    `idle_max_s`: a connection that was not used for this long is not used again.
     """
 
     leave_before: float | None
     deadline: float
+    idle_max_s: float
     begun: bool = False
     answered: bool = False
 
@@ -118,7 +116,8 @@ class _Connection(HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """The pool asks this before it uses a connection again."""
-        return super().is_connected and boot_seconds() - self._used_at < IDLE_MAX_S
+        idle_s = boot_seconds() - self._used_at
+        return super().is_connected and idle_s < current.get().idle_max_s
 
 
 class _TlsConnection(_Connection, HTTPSConnection):

@@ -25,6 +25,9 @@ RESPONSE_BYTES_MAX: Final = 64 * 1024
 # A host that takes no connection within this won't take one at all; nothing is lost by stopping.
 CONNECT_MAX_S: Final = 5.0
 POOL_SIZE: Final = 32
+# Balancers and NATs forget an idle connection after some minutes without telling us; a request
+# sent into such a one is neither answered nor refused, and would cost the whole timeout.
+IDLE_MAX_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,7 @@ class Transport:
         *,
         user_agent: str,
         response_bytes_max: int = RESPONSE_BYTES_MAX,
+        idle_max_s: float = IDLE_MAX_S,
         ca_file: str | None = None,
     ) -> None:
         """`user_agent`: MTN's gateway answers 403 to one that names python-requests.
@@ -58,6 +62,7 @@ class Transport:
         """
         self._user_agent = user_agent
         self._response_bytes_max = response_bytes_max
+        self._idle_max_s = idle_max_s
         self._verify = ca_file or True
         # Never waits for a free connection: beyond POOL_SIZE it opens one more and drops it after.
         self._adapter = _Adapter(POOL_SIZE, POOL_SIZE, max_retries=0)
@@ -75,7 +80,7 @@ class Transport:
         if transaction_is_open():
             raise RuntimeError("a network call inside a database transaction")
         start = boot_seconds()
-        leaving = Departure(leave_before, deadline=start + call.timeout_s)
+        leaving = Departure(leave_before, start + call.timeout_s, self._idle_max_s)
         leaving.check_lease()
         before = departure.current.set(leaving)
         try:

@@ -252,6 +252,17 @@ def test_the_pause_grows_with_each_failure_and_ends_with_a_success(process: Proc
     assert failing.calls == 3
 
 
+def test_after_a_success_the_pause_starts_small_again(process: Process) -> None:
+    cache, failing = process(), CountingMint(answer=REFUSED)
+    cache.token(ACCOUNT, "collection", failing)
+    time.sleep(1.05)
+    assert cache.token(ACCOUNT, "collection", CountingMint(lives_s=0.1)) == "token-1"
+    time.sleep(0.15)
+    answer = cache.token(ACCOUNT, "collection", failing)
+    assert isinstance(answer, Observation)
+    assert answer.retry_after_s == 1.0
+
+
 def test_the_providers_own_wait_is_kept_up_to_a_bound(process: Process) -> None:
     for asked_s, kept_s in ((20.0, 20.0), (3600.0, 30.0), (0.1, 1.0)):
         failing = CountingMint(answer=replace(REFUSED, retry_after_s=asked_s))
@@ -331,6 +342,20 @@ def test_a_redis_that_goes_away_takes_no_token_with_it(
         assert cache.token(ACCOUNT, "collection", mint) == "token-2"
     finally:
         redis_server.start()
+
+
+def test_a_refused_token_that_redis_could_not_be_told_of_is_not_taken_back(
+    redis_server: RedisServer, process: Process
+) -> None:
+    cache, mint = process(), CountingMint()
+    cache.token(ACCOUNT, "collection", mint)
+    redis_server.process.stop()
+    try:
+        cache.discard(ACCOUNT, "collection", "token-1")
+    finally:
+        redis_server.process.cont()
+    assert process().token(ACCOUNT, "collection", mint) == "token-1"
+    assert cache.token(ACCOUNT, "collection", mint) == "token-2"
 
 
 def test_a_flushed_redis_costs_at_most_one_more_token(
@@ -432,6 +457,24 @@ def test_a_late_refusal_of_an_old_token_leaves_the_new_one(process: Process) -> 
     cache.discard(ACCOUNT, "collection", "token-1")
     assert cache.token(ACCOUNT, "collection", mint) == "token-2"
     assert process().token(ACCOUNT, "collection", mint) == "token-2"
+
+
+def test_a_late_refusal_costs_no_token_without_redis_either() -> None:
+    cache, mint = away(), CountingMint()
+    cache.token(ACCOUNT, "collection", mint)
+    cache.discard(ACCOUNT, "collection", "token-0")
+    assert cache.token(ACCOUNT, "collection", mint) == "token-1"
+
+
+def test_who_takes_over_a_token_leaves_the_turn_to_the_next(process: Process) -> None:
+    mint = CountingMint()
+    process().token(ACCOUNT, "collection", mint)
+    other = process()
+    other.token(ACCOUNT, "collection", mint)
+    other.discard(ACCOUNT, "collection", "token-1")
+    started = time.monotonic()
+    assert process().token(ACCOUNT, "collection", mint) == "token-2"
+    assert time.monotonic() - started < 1
 
 
 def test_eight_refusals_at_once_mint_one_new_token(process: Process) -> None:

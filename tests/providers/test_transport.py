@@ -208,6 +208,18 @@ def test_no_answer_at_all_is_a_timeout_after_sending(serve: Serve, transport: Tr
     assert (silence.why, silence.sent) == ("timeout", True)
 
 
+def test_a_host_that_does_not_read_ends_at_the_deadline(serve: Serve, transport: Transport) -> None:
+    def behave(_server: BareServer, _peer: socket.socket) -> None:
+        time.sleep(1)
+
+    server = serve(behave)
+    call = Call("POST", server.url(), {}, b"x" * 20_000_000, timeout_s=0.3)
+    silence = transport.unleased().send(call)
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("timeout", True)
+    assert silence.elapsed_s < 0.8
+
+
 def reset(server: BareServer, peer: socket.socket) -> None:
     server.read_request(peer)
     peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -316,6 +328,15 @@ def test_a_connection_closed_while_idle_is_replaced(serve: Serve, transport: Tra
     assert server.connections == 2
 
 
+def test_a_connection_that_was_idle_for_long_is_replaced(serve: Serve) -> None:
+    transport = Transport(user_agent="Maramoja/test", idle_max_s=0.2)
+    server = serve(answer_all)
+    for pause_s in (0, 0.05, 0.3):
+        time.sleep(pause_s)
+        assert isinstance(get(transport, server.url()), Answer)
+    assert server.connections == 2
+
+
 def test_a_connection_closed_under_a_request_is_ambiguous_and_not_retried(
     serve: Serve, transport: Transport
 ) -> None:
@@ -355,6 +376,7 @@ def test_a_lease_that_is_over_sends_nothing(serve: Serve, transport: Transport) 
     server = serve(answer_all)
     with pytest.raises(LeaseLost):
         transport.wire(Lease(boot_seconds())).send(Call("POST", server.url(), {}, b"{}"))
+    time.sleep(0.05)
     assert server.connections == 0
 
 

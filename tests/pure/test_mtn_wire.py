@@ -293,6 +293,8 @@ REASONS = [
     ("INTERNAL_PROCESSING_ERROR", FailureCode.PROVIDER_ERROR),
     ("APPROVAL_REJECTED", FailureCode.PAYER_REJECTED),
     ("EXPIRED", FailureCode.PAYER_DID_NOT_APPROVE),
+    ("EXPIRED\r\n", FailureCode.PAYER_DID_NOT_APPROVE),
+    (" EXPIRED ", FailureCode.PAYER_DID_NOT_APPROVE),
     ("PAYER_NOT_FOUND", FailureCode.PAYER_NOT_FOUND),
     ("PAYEE_NOT_ALLOWED_TO_RECEIVE", FailureCode.PAYEE_CANNOT_RECEIVE),
     ("NOT_ALLOWED", FailureCode.PROVIDER_NOT_ALLOWED),
@@ -325,7 +327,7 @@ def test_a_failed_payment_says_why_as_text_or_as_an_object(
     seen = checked(Answer(200, {}, a_status("FAILED", reason=reason)))
     assert seen.verdict is Verdict.FAILED
     assert seen.failure is not None
-    assert (seen.failure.code, seen.failure.provider_code) == (code, word)
+    assert (seen.failure.code, seen.failure.provider_code) == (code, word.strip())
 
 
 @pytest.mark.parametrize("reason", [None, 7, [], {}, {"code": None}, ""])
