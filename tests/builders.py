@@ -100,6 +100,9 @@ class ScriptedProvider:
     def terms(self, _account: ProviderAccount) -> Terms:
         return Terms(self.currencies, None, r"[A-Za-z0-9 .,\-_:/]*", 160, None)
 
+    def merchant(self, account: ProviderAccount) -> str:
+        return account.credentials.get("merchant", "shop")
+
     def prepare(self, _account: ProviderAccount, _wire: Wire) -> Observation | None:
         return self.not_ready
 
@@ -146,22 +149,25 @@ class Ledger:
         return ScriptedProvider(submits=[self.take], checks=[self.tell])
 
 
-def rails_of(app: Flask, provider: ScriptedProvider) -> Rails:
-    """The app's rails with `provider` as the only adapter, on a platform account."""
+def rails_of(app: Flask, *providers: ScriptedProvider) -> Rails:
+    """The app's rails with `providers` as the only adapters, on platform accounts."""
     parts: Parts = app.extensions["maramoja"]
-    account = ProviderAccount(
-        id=None,
-        provider=provider.code,
-        mode=Mode.TEST,
-        base_url="http://127.0.0.1:1",
-        target_environment="sandbox",
-        credentials={},
-        version="1",
+    accounts = tuple(
+        ProviderAccount(
+            id=None,
+            provider=provider.code,
+            mode=Mode.TEST,
+            base_url="http://127.0.0.1:1",
+            target_environment="sandbox",
+            credentials={},
+            version="1",
+        )
+        for provider in providers
     )
     return replace(
         parts.rails,
-        registry=Registry({provider.code: provider}),
-        accounts=ProviderAccounts((account,), parts.cipher),
+        registry=Registry({provider.code: provider for provider in providers}),
+        accounts=ProviderAccounts(accounts, parts.cipher),
     )
 
 
@@ -193,9 +199,13 @@ def an_order(
     currency: str = "EUR",
     payer: str = PAYER,
     external_id: str | None = None,
+    provider: str | None = None,
 ) -> NewPayment:
     return NewPayment(
-        money=Money.parse(amount, currency), payer=Msisdn.parse(payer), external_id=external_id
+        money=Money.parse(amount, currency),
+        payer=Msisdn.parse(payer),
+        external_id=external_id,
+        provider=provider,
     )
 
 
@@ -272,6 +282,19 @@ def age_submission(payment_id: UUID, *, seconds: float) -> None:
 def payment_row(payment_id: UUID) -> Payment:
     with transaction() as session:
         return session.get_one(Payment, payment_id)
+
+
+def due_in_s(payment_id: UUID) -> float:
+    """Seconds until the payment's next action, by the database's clock."""
+    with transaction() as session:
+        seconds = session.scalar(
+            text(
+                "SELECT extract(epoch FROM next_action_at - clock_timestamp())"
+                " FROM payments WHERE id = :id"
+            ),
+            {"id": payment_id},
+        )
+    return float(seconds)
 
 
 def events_of(payment_id: UUID) -> list[PaymentEvent]:

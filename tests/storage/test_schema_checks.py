@@ -43,6 +43,7 @@ ROWS: Final[dict[str, Row]] = {
         "provider": "mtn_momo",
         "base_url": "https://provider.example",
         "target_environment": "mtnuganda",
+        "merchant": "shop",
         "reference": UUID(int=6),
         "amount_minor": 1000,
         "currency": "UGX",

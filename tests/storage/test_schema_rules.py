@@ -36,6 +36,7 @@ ASKED: Final[dict[str, object]] = {
     "account_id": AN_ID,
     "base_url": "https://thief.example",
     "target_environment": "mtncongo",
+    "merchant": "another",
     "reference": AN_ID,
     "amount_minor": 1,
     "currency": "UGX",
