@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 COMMAND_MAX_S = 300.0
 
 # Importing the app takes a second; on a machine under load, many.
-READY_MAX_S = 60.0
+READY_MAX_S = 100.0
 
 
 @dataclass(frozen=True)
