@@ -1,9 +1,10 @@
-"""A server made of bare sockets, which answers as badly as it is told to."""
+"""A server made of bare sockets, which answers as badly as it is told to, and its behaviours."""
 
 from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 
@@ -59,3 +60,34 @@ class BareServer:
     def _serve(self, peer: socket.socket) -> None:
         with closing(peer), suppress(OSError):
             self._behave(peer)
+
+
+Serve = Callable[[Callable[[BareServer, socket.socket], None]], BareServer]
+
+
+def answer_all(server: BareServer, peer: socket.socket) -> None:
+    while server.read_request(peer):
+        peer.sendall(OK)
+
+
+def answering(raw: bytes) -> Callable[[BareServer, socket.socket], None]:
+    """Reads one request, sends `raw`, closes."""
+
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        server.read_request(peer)
+        peer.sendall(raw)
+
+    return behave
+
+
+def drip(raw: bytes, before: bytes = b"") -> Callable[[BareServer, socket.socket], None]:
+    """Sends `before` at once and then a byte of `raw` every 50 ms."""
+
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        server.read_request(peer)
+        peer.sendall(before)
+        for byte in raw:
+            peer.sendall(bytes([byte]))
+            time.sleep(0.05)
+
+    return behave

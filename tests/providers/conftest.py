@@ -7,8 +7,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from flask import Flask
+from redis import Redis
 
+from devstack.redis_server import RedisServer
+from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.transport import Transport
+from payments_app.providers.tokens import TokenCache
 from tests.providers.bare_server import BareServer
+from tests.providers.minting import SECRET_KEY, a_client
 
 
 @pytest.fixture
@@ -31,3 +37,21 @@ def app_context() -> Iterator[None]:
     """The transport asks whether this context holds a transaction."""
     with Flask(__name__).app_context():
         yield
+
+
+@pytest.fixture
+def transport() -> Transport:
+    return Transport(user_agent="Maramoja/test")
+
+
+@pytest.fixture
+def redis(redis_server: RedisServer) -> Iterator[Redis]:
+    redis_server.flush()
+    with a_client(redis_server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def process(redis: Redis) -> Callable[[], TokenCache]:
+    """Each call gives a cache as another process would have it."""
+    return lambda: TokenCache(redis, Cipher([SECRET_KEY]))

@@ -2,57 +2,24 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import ipaddress
-import logging
 import socket
-import ssl
 import struct
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from flask import Flask
 
-from payments_app.kernel.clock import boot_seconds
-from payments_app.kernel.database import init_database, transaction
-from payments_app.kernel.transport import Lease, Transport
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence
-from tests.providers.bare_server import OK, BareServer
-
-Serve = Callable[[Callable[[BareServer, socket.socket], None]], BareServer]
+from payments_app.kernel.transport import Transport
+from payments_app.kernel.wire import Answer, Call, Silence
+from tests.providers.bare_server import OK, BareServer, Serve, answer_all, answering, drip
 
 pytestmark = pytest.mark.usefixtures("app_context")
 
 
-@pytest.fixture
-def transport() -> Transport:
-    return Transport(user_agent="Maramoja/test")
-
-
 def get(transport: Transport, url: str, *, timeout_s: float = 5.0) -> Answer | Silence:
     return transport.unleased().send(Call("GET", url, {}, timeout_s=timeout_s))
-
-
-def answer_all(server: BareServer, peer: socket.socket) -> None:
-    while server.read_request(peer):
-        peer.sendall(OK)
-
-
-def answering(raw: bytes) -> Callable[[BareServer, socket.socket], None]:
-    """Reads one request, sends `raw`, closes."""
-
-    def behave(server: BareServer, peer: socket.socket) -> None:
-        server.read_request(peer)
-        peer.sendall(raw)
-
-    return behave
 
 
 # --- complete answers -----------------------------------------------------------------------
@@ -161,19 +128,6 @@ def test_the_cut_is_exact(serve: Serve, size: int) -> None:
     answer = get(transport, serve(answering(raw)).url())
     assert isinstance(answer, Answer)
     assert (len(answer.body), answer.truncated) == (min(size, 1000), size > 1000)
-
-
-def drip(raw: bytes, before: bytes = b"") -> Callable[[BareServer, socket.socket], None]:
-    """Sends `before` at once and then a byte of `raw` every 50 ms."""
-
-    def behave(server: BareServer, peer: socket.socket) -> None:
-        server.read_request(peer)
-        peer.sendall(before)
-        for byte in raw:
-            peer.sendall(bytes([byte]))
-            time.sleep(0.05)
-
-    return behave
 
 
 DRIPS = {
@@ -367,151 +321,3 @@ def test_a_late_answer_is_never_read_as_the_next_ones(serve: Serve, transport: T
     answer = get(transport, server.url("/next"))
     assert isinstance(answer, Answer)
     assert answer.body == b"/next"
-
-
-# --- the lease -----------------------------------------------------------------------------------
-
-
-def test_a_lease_that_is_over_sends_nothing(serve: Serve, transport: Transport) -> None:
-    server = serve(answer_all)
-    with pytest.raises(LeaseLost):
-        transport.wire(Lease(boot_seconds())).send(Call("POST", server.url(), {}, b"{}"))
-    time.sleep(0.05)
-    assert server.connections == 0
-
-
-def test_a_lease_that_ends_while_connecting_sends_nothing(
-    serve: Serve, certificate: Path, transport: Transport
-) -> None:
-    seen = []
-
-    def behave(_: BareServer, peer: socket.socket) -> None:
-        time.sleep(0.3)
-        with tls(peer, certificate) as channel:
-            seen.append(channel.recv(65536))
-
-    server = serve(behave)
-    transport = Transport(user_agent="Maramoja/test", ca_file=str(certificate))
-    url = server.url().replace("http:", "https:")
-    with pytest.raises(LeaseLost):
-        transport.wire(Lease(boot_seconds() + 0.2)).send(Call("POST", url, {}, b"{}"))
-    time.sleep(0.1)
-    assert seen == [b""]
-
-
-def test_an_answer_after_the_lease_is_still_an_answer(serve: Serve, transport: Transport) -> None:
-    def behave(server: BareServer, peer: socket.socket) -> None:
-        server.read_request(peer)
-        time.sleep(0.3)
-        peer.sendall(OK)
-
-    call = Call("POST", serve(behave).url(), {}, b"{}")
-    assert isinstance(transport.wire(Lease(boot_seconds() + 0.1)).send(call), Answer)
-
-
-def test_a_lease_counts_down() -> None:
-    assert 9 < Lease(boot_seconds() + 10).remaining_s() <= 10
-    assert Lease(boot_seconds() - 1).remaining_s() < 0
-
-
-# --- TLS -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key in the same file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - dt.timedelta(days=1))
-        .not_valid_after(now + dt.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path_factory.mktemp("tls") / "server.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
-
-
-def tls(peer: socket.socket, certificate: Path) -> ssl.SSLSocket:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate)
-    return context.wrap_socket(peer, server_side=True)
-
-
-def test_an_untrusted_certificate_gets_nothing(
-    serve: Serve, certificate: Path, transport: Transport
-) -> None:
-    received = []
-
-    def behave(_: BareServer, peer: socket.socket) -> None:
-        received.append(tls(peer, certificate).recv(100))
-
-    url = serve(behave).url().replace("http:", "https:")
-    silence = get(transport, url)
-    assert isinstance(silence, Silence)
-    assert (silence.why, silence.sent) == ("tls_failed", False)
-    assert received in ([], [b""])
-
-
-def test_over_tls_everything_holds_as_well(serve: Serve, certificate: Path) -> None:
-    def behave(server: BareServer, peer: socket.socket) -> None:
-        with tls(peer, certificate) as channel:
-            while request := server.read_request(channel):
-                if b"/drip" in request:
-                    drip(b"x" * 100, before=b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")(
-                        server, channel
-                    )
-                channel.sendall(OK)
-
-    server = serve(behave)
-    url = server.url().replace("http:", "https:")
-    transport = Transport(user_agent="Maramoja/test", ca_file=str(certificate))
-    assert isinstance(get(transport, url), Answer)
-    assert isinstance(get(transport, url), Answer)
-    assert server.connections == 1
-    silence = get(transport, url + "drip", timeout_s=0.5)
-    assert isinstance(silence, Silence)
-    assert (silence.why, silence.sent) == ("timeout", True)
-    assert silence.elapsed_s < 0.8
-
-
-# --- house rules ---------------------------------------------------------------------------------
-
-
-def test_no_call_leaves_inside_a_transaction(serve: Serve, transport: Transport) -> None:
-    server = serve(answer_all)
-    app = Flask(__name__)
-    init_database(app, "postgresql+psycopg://nobody@127.0.0.1:1/none")
-    with app.app_context(), transaction(), pytest.raises(RuntimeError, match="transaction"):
-        get(transport, server.url())
-    assert server.connections == 0
-
-
-def test_nothing_secret_is_logged(
-    serve: Serve, transport: Transport, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG)
-    call = Call(
-        "POST", serve(answer_all).url(), {"Authorization": "Bearer s3cret"}, b"256772123456"
-    )
-    transport.unleased().send(call)
-    assert "s3cret" not in caplog.text
-    assert "256772123456" not in caplog.text
