@@ -1,0 +1,52 @@
+"""How the pages' commands are run: what is put in place of what, and what isn't run and why.
+
+Everything that stands in a fenced block is run unless NOT_RUN or NOT_CODE names it. A line of these
+tables that fits nothing any more fails the tests too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Rule:
+    """`page` "" is all of them; `pattern` is searched for in a command with its continuations."""
+
+    page: str
+    pattern: str
+    meaning: str
+
+
+# (page, pattern) → reason. A command is left out where one of these is found in it.
+NOT_RUN: Final = (
+    Rule(
+        "",
+        r"^make (run|test|test-fast|check|fix|requirements|migrate|openapi|reset|clean)\b",
+        "a verb of the Makefile: CI calls it, and tests/devstack runs what is behind it",
+    ),
+    Rule("", r"^docker\b", "needs Docker"),
+    Rule("", r"^(gunicorn|celery) ", "a server that stays: the stack of these tests runs the same"),
+    Rule("docs/adding-a-provider.md", r"^pytest ", "a part of this very test run"),
+    Rule(
+        "docs/cli.md",
+        r"^flask providers set .*mtnuganda",
+        "asks on a terminal: tests/commands/test_providers.py does it",
+    ),
+    Rule("docs/cli.md", r"^flask providers check acme mtn_momo$", "asks MTN itself"),
+)
+
+# (page, pattern) → reason. Blocks without a language that hold no commands.
+NOT_CODE: Final = (Rule("docs/cli.md", r"^mara_\(live", "the pattern for a secret scanner"),)
+
+# (page, pattern) → what stands there in the test instead.
+INSTEAD: Final = (
+    Rule("", r"\.venv/bin/python", "python"),
+    Rule("docs/idempotency.md", r"load.py 1000 8", "load.py 40 4"),
+    Rule("docs/cli.md", r"flask tenants create acme(?= .*--json)", "flask tenants create acme-2"),
+    Rule("docs/cli.md", r"01a209ad-4164-7047-9850-453984927403", "$A_PENDING_PAYMENT"),
+    Rule("docs/cli.md", r"mara_live_aP1cCV6BrT", "$A_KEY"),
+    Rule("docs/simulator.md", r"^(python -m simulator [^&]*)$", r"\1 & sleep 2"),
+    Rule("docs/simulator.md", r"\b9010\b", "$A_FREE_PORT"),
+)

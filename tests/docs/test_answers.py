@@ -1,0 +1,317 @@
+"""Each row of the table of answers in docs/idempotency.md, asked of the real API; and its rules."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+import requests
+from psycopg import sql
+
+from payments_app.api.problems import HTTP_PROBLEMS, PROBLEMS
+from tests.docs.cli_server import ask
+from tests.docs.conftest import Site
+from tests.docs.pages import read
+from tests.docs.test_retry_loops import expire
+
+PAGE: Final = "docs/idempotency.md"
+TENANT: Final = "answers"
+ORDER: Final = {"amount": "10", "currency": "EUR", "payer": "256772123456"}
+JSON: Final = {"Content-Type": "application/json"}
+# Not answers to a well-addressed POST /payments, or not to be had without a fault of ours.
+NOT_ASKED_FOR: Final = {
+    "internal_error": "needs a fault of ours: tests of the API make one",
+    "provider_account_unreadable": "needs SECRET_KEYS to lose a key: tests/storage",
+    "provider_required": "needs a second provider: tests of the API have one",
+    "provider_not_enabled": "needs an installation without a platform account",
+}
+# Of the API's codes, those that can't come as an answer to POST /payments.
+OF_OTHER_CALLS: Final = {
+    *("cursor_invalid", "payment_not_found", "problem_unknown", "bad_request", "not_acceptable"),
+}
+# Each process finds out by one failed request that its connections are gone.
+SETTLED_AFTER: Final = 12
+
+
+def documented() -> dict[str, int]:
+    """Code → status, from the page's table."""
+    section = read(PAGE).split("## Every answer", 1)[1].split("\n## ", 1)[0]
+    found: dict[str, int] = {}
+    for row in re.findall(r"^\|(.*)\|$", section, re.MULTILINE):
+        _, statuses, codes, _ = (cell.strip() for cell in row.split("|"))
+        pairs = zip(re.findall(r"\d+", statuses), re.findall(r"`(\w+)`", codes), strict=False)
+        found.update({code: int(status) for status, code in pairs})
+    return found
+
+
+def post(
+    site: Site,
+    order: Mapping[str, Any] | None = None,
+    *,
+    key: UUID | str | None = None,
+    tenant: str = TENANT,
+    headers: Mapping[str, str] | None = None,
+    **options: Any,
+) -> requests.Response:
+    own = {"X-API-Key": site.key_of(tenant)} | dict(headers or {})
+    if key is not None:
+        own["Idempotency-Key"] = str(key)
+    body = {} if "data" in options else {"json": {**ORDER, **(order or {})}}
+    return requests.post(site.payments, headers=own, timeout=30, **body, **options)
+
+
+def in_progress(site: Site) -> requests.Response:
+    """Another transaction holds the key's row, uncommitted, for longer than anyone waits."""
+    key = uuid4()
+    site.key_of(TENANT)
+    tenant = json.loads(site.flask("tenants", "show", TENANT, "--json"))
+    with psycopg.connect(site.stack.administrator_url) as connection:
+        connection.execute(
+            "INSERT INTO idempotency_keys (tenant_id, mode, key, fingerprint,"
+            " fingerprint_version, resource_id, status, expires_at)"
+            " VALUES (%s, 'live', %s, sha256('x'), 1, gen_random_uuid(), 201, now())",
+            [tenant["id"], key],
+        )
+        answer = post(site, key=key)
+        connection.rollback()
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert post(site, key=key).status_code == 201
+    return answer
+
+
+def expired(site: Site) -> requests.Response:
+    key = uuid4()
+    payment = post(site, key=key).json()
+    until_final(site, payment["id"])
+    expire(site, str(key))
+    answer = post(site, key=key)
+    problem = answer.json()
+    assert problem["payment_id"] == payment["id"]
+    assert answer.headers["Location"] == problem["payment"] == f"/api/v1/payments/{payment['id']}"
+    return answer
+
+
+def external_id_taken(site: Site) -> requests.Response:
+    order = {"external_id": f"order-{uuid4()}"}
+    assert post(site, order, key=uuid4()).status_code == 201
+    return post(site, order, key=uuid4())
+
+
+def reused(site: Site) -> requests.Response:
+    key = uuid4()
+    post(site, key=key)
+    answer = post(site, {"amount": "11", "description": "other"}, key=key)
+    assert answer.json()["fields"] == ["amount", "description"]
+    return answer
+
+
+def key_missing(site: Site) -> requests.Response:
+    site.key_of("strict")
+    site.flask("tenants", "set", "strict", "--require-idempotency-key")
+    return post(site, tenant="strict")
+
+
+def suspended(site: Site) -> requests.Response:
+    site.key_of("gone")
+    site.flask("tenants", "suspend", "gone")
+    return post(site, tenant="gone")
+
+
+def rate_limited(site: Site) -> requests.Response:
+    site.key_of("eager")
+    site.flask("tenants", "set", "eager", "--rate-limit", "2 per minute")
+    for _ in range(2):
+        post(site, tenant="eager")
+    answer = post(site, tenant="eager")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 60
+    return answer
+
+
+def without_database(site: Site) -> requests.Response:
+    key = uuid4()
+    with shut_database(site):
+        answer = post(site, key=key)
+        assert int(answer.headers["Retry-After"]) >= 1
+    again = until_answered(lambda: post(site, key=key))
+    assert again.status_code == 201
+    settle(site)
+    return answer
+
+
+ASK: Final[Mapping[str, Callable[[Site], requests.Response]]] = {
+    "idempotency_key_in_progress": in_progress,
+    "idempotency_key_expired": expired,
+    "idempotency_key_reused": reused,
+    "external_id_taken": external_id_taken,
+    "idempotency_key_missing": key_missing,
+    "idempotency_key_invalid": lambda site: post(site, key="order-123"),
+    "validation_failed": lambda site: post(site, {"amount": 12.5}),
+    "provider_unknown": lambda site: post(site, {"provider": "nobody"}),
+    "body_malformed": lambda site: post(site, data="{", headers=JSON),
+    "unauthenticated": lambda site: post(site, headers={"X-API-Key": "mara_live_x"}),
+    "tenant_mismatch": lambda site: post(site, headers={"X-Tenant-Id": "other"}),
+    "tenant_suspended": suspended,
+    "not_found": lambda site: requests.post(f"{site.payments}s", timeout=30),
+    "method_not_allowed": lambda site: requests.put(
+        site.payments, headers={"X-API-Key": site.key_of(TENANT)}, timeout=30
+    ),
+    "body_too_large": lambda site: post(site, data=b" " * 70_000, headers=JSON),
+    "unsupported_media_type": lambda site: post(site, data="amount=1"),
+    "rate_limited": rate_limited,
+    "temporarily_unavailable": without_database,
+}
+
+
+def test_the_table_has_each_code_and_no_other() -> None:
+    asked = set(ASK) | set(NOT_ASKED_FOR)
+    assert set(documented()) == asked
+    in_code = {problem.code for problem in (*PROBLEMS.values(), *HTTP_PROBLEMS.values())}
+    assert in_code - OF_OTHER_CALLS <= asked
+
+
+@pytest.mark.parametrize("code", sorted(NOT_ASKED_FOR))
+def test_what_is_not_asked_for_has_the_status_of_the_code(code: str) -> None:
+    table = {problem.code: problem for problem in (*PROBLEMS.values(), *HTTP_PROBLEMS.values())}
+    assert documented()[code] == table[code].status
+
+
+@pytest.mark.parametrize("code", sorted(ASK))
+def test_the_answer_is_as_the_table_says(code: str, site: Site) -> None:
+    answer = ASK[code](site)
+    assert (answer.status_code, answer.json()["code"]) == (documented()[code], code)
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+def test_a_replay_has_the_same_bytes_and_the_status_now(site: Site) -> None:
+    key = uuid4()
+    first = post(site, key=key)
+    until_final(site, first.json()["id"])
+    again = post(site, key=f'"{str(key).upper()}"')
+    assert (first.status_code, again.status_code) == (201, 201)
+    assert again.content == first.content
+    assert "Idempotent-Replayed" not in first.headers
+    assert again.headers["Idempotent-Replayed"] == "true"
+    assert again.headers["Payment-Status"] == "SUCCESSFUL"
+
+
+SAME: Final[dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
+    "an integer": ({"amount": 10}, {"amount": "10.00"}),
+    "a plus and spaces": ({}, {"payer": "+256 772 123456"}),
+    "two zeros": ({}, {"payer": "00256772123456"}),
+    "null and left out": ({"description": None}, {}),
+    "order in metadata": ({"metadata": {"a": 1, "b": 2}}, {"metadata": {"b": 2, "a": 1}}),
+}
+OTHER: Final[dict[str, tuple[dict[str, Any], dict[str, Any], str]]] = {
+    "amount": ({}, {"amount": "10.01"}, "amount"),
+    "payer": ({}, {"payer": "256772123457"}, "payer"),
+    "text": ({"description": "a"}, {"description": "b"}, "description"),
+    "external_id": ({}, {"external_id": "x"}, "external_id"),
+    "provider named": ({"provider": "mtn_momo"}, {}, "provider"),
+    "number in metadata": ({"metadata": {"a": 1}}, {"metadata": {"a": 1.0}}, "metadata"),
+    "text in metadata": ({"metadata": {"a": 1}}, {"metadata": {"a": "1"}}, "metadata"),
+    "empty metadata": ({"metadata": {}}, {}, "metadata"),
+}
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_these_are_the_same_request(case: str, site: Site) -> None:
+    key = uuid4()
+    first, second = SAME[case]
+    assert post(site, first, key=key).content == post(site, second, key=key).content
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_these_are_different_requests(case: str, site: Site) -> None:
+    key = uuid4()
+    first, second, field = OTHER[case]
+    assert post(site, first, key=key).status_code == 201
+    answer = post(site, second, key=key)
+    assert (answer.status_code, answer.json()["fields"]) == (422, [field])
+
+
+def test_another_api_key_of_the_tenant_gives_the_same_payment(site: Site) -> None:
+    key = uuid4()
+    first = post(site, key=key)
+    other_key = site.new_key(TENANT)["key"]
+    assert post(site, key=key, headers={"X-API-Key": other_key}).content == first.content
+
+
+def test_what_the_operator_changes_meanwhile_does_not_touch_an_answer(site: Site) -> None:
+    key = uuid4()
+    first = post(site, key=key, tenant="moved")
+    credentials = ("collection_subscription_key", "collection_api_user", "collection_api_key")
+    site.flask(
+        *("providers", "set", "moved", "mtn_momo", "--target-environment", "mtnuganda"),
+        *("--base-url", "http://127.0.0.1:1"),
+        *(f"--credential={name}=env:HOME" for name in credentials),
+    )
+    until_answered(lambda: None if _takes_euro(site) else first)
+    assert post(site, key=key, tenant="moved").content == first.content
+
+
+def _takes_euro(site: Site) -> bool:
+    return post(site, key=uuid4(), tenant="moved").status_code == 201
+
+
+def test_another_tenants_use_of_a_key_is_unrelated(site: Site) -> None:
+    key = uuid4()
+    mine, theirs = post(site, key=key), post(site, {"amount": "9"}, key=key, tenant="neighbour")
+    assert (mine.status_code, theirs.status_code) == (201, 201)
+    assert mine.json()["id"] != theirs.json()["id"]
+
+
+def test_a_refusal_spends_no_key(site: Site) -> None:
+    key = uuid4()
+    assert post(site, {"amount": "0"}, key=key).status_code == 422
+    assert post(site, key=key).status_code == 201
+
+
+def until_final(site: Site, payment_id: str) -> None:
+    def is_final() -> requests.Response | None:
+        status = site.get(f"/{payment_id}", tenant=TENANT)["status"]
+        return None if status == "PENDING" else requests.Response()
+
+    until_answered(is_final)
+
+
+def until_answered(ask: Callable[[], requests.Response | None]) -> requests.Response:
+    deadline = time.monotonic() + 30
+    while (answer := ask()) is None or answer.status_code == 503:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return answer
+
+
+def settle(site: Site) -> None:
+    """Until no process holds a broken connection any more."""
+    good, deadline = 0, time.monotonic() + 30
+    while good < SETTLED_AFTER:
+        assert time.monotonic() < deadline
+        answer = requests.get(site.payments, headers={"X-API-Key": site.key_of(TENANT)}, timeout=30)
+        good = good + 1 if answer.ok else 0
+    for _ in range(2):
+        ask(site.cli_socket, ["tenants", "list"], "")
+
+
+@contextmanager
+def shut_database(site: Site) -> Iterator[None]:
+    """As if PostgreSQL were away, for this stack alone."""
+    name = sql.Identifier(site.stack.database)
+    with psycopg.connect(site.stack.postgres.administrator_url(), autocommit=True) as connection:
+        allow = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")
+        connection.execute(allow.format(name, sql.SQL("false")))
+        try:
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s",
+                [site.stack.database],
+            )
+            yield
+        finally:
+            connection.execute(allow.format(name, sql.SQL("true")))
