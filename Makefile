@@ -1,6 +1,6 @@
 # The verbs. Each sets up what it needs first; CI calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run down reset test test-fast check fix migrate openapi requirements clean environment
+.PHONY: help run down reset test test-fast check fix migrate openapi requirements clean environment chaos
 
 VENV := .venv/bin
 export PORT
@@ -19,6 +19,9 @@ check: environment ## what needs no server: format, lint, types, import contract
 
 test-fast: environment ## the tests without whole stacks (no journeys, no devstack)
 	@exec $(VENV)/python -m devstack.checks tests-fast
+
+chaos: environment ## everything under faults, and a verdict for each key (SEED=1 MINUTES=1 REDIS=absent)
+	@exec $(VENV)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(REDIS),--redis $(REDIS))
 
 fix: environment ## format, and repair what the linter can
 	@$(VENV)/ruff check --fix --quiet . ; $(VENV)/ruff format .

@@ -1,0 +1,84 @@
+"""Numbers of a run: how long the truth took, and what was met. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from chaos.evidence import Evidence, ExchangeRow
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """How a time is spread, in seconds."""
+
+    count: int
+    p50_s: float
+    p95_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LostAnswers:
+    """From a lost answer to the truth, counted from when the provider itself had it.
+
+    `on_the_wire`: the gateway knew that it had lost the answer. `with_its_process`: the worker
+    died or slept with it, and its lease had to end first.
+    """
+
+    on_the_wire: Spread
+    with_its_process: Spread
+
+
+def lost_answers(evidence: Evidence) -> LostAnswers:
+    """The times of all payments whose first submission's answer was lost, and that have ended."""
+    ended_at = {row.reference: row.ended_at for row in evidence.creations}
+    final_at = {row.id: row.final_at for row in evidence.payments}
+    wire, process = [], []
+    for exchange in _first_submissions(evidence.exchanges):
+        final, known = final_at.get(exchange.payment_id), ended_at.get(exchange.reference)
+        if final is None or known is None:
+            continue
+        if exchange.finished_at is None:
+            process.append(final - max(exchange.started_at, known))
+        elif exchange.verdict == "UNKNOWN":
+            wire.append(final - max(exchange.finished_at, known))
+    return LostAnswers(spread(wire), spread(process))
+
+
+def spread(seconds: Sequence[float]) -> Spread:
+    """Nearest-rank percentiles."""
+    ordered = sorted(max(0.0, one) for one in seconds)
+    if not ordered:
+        return Spread(0, 0.0, 0.0, 0.0)
+    return Spread(len(ordered), _rank(ordered, 0.5), _rank(ordered, 0.95), ordered[-1])
+
+
+def answer_counts(evidence: Evidence) -> Mapping[str, int]:
+    """How the API answered, by status; what never came by its error."""
+    found: Counter[str] = Counter()
+    for line in evidence.lines:
+        if line.outcome != "asked":
+            found[
+                f"{line.status} {line.code or ''}".strip() if line.status else str(line.error)
+            ] += 1
+    return dict(found.most_common())
+
+
+def act_counts(evidence: Evidence) -> Mapping[str, int]:
+    """How many requests of each sort were sent."""
+    return dict(Counter(line.act for line in evidence.lines if line.outcome == "asked"))
+
+
+def _first_submissions(exchanges: Sequence[ExchangeRow]) -> Sequence[ExchangeRow]:
+    first: dict[str, ExchangeRow] = {}
+    for exchange in sorted(exchanges, key=lambda one: one.generation):
+        if exchange.kind == "submit":
+            first.setdefault(exchange.payment_id, exchange)
+    return list(first.values())
+
+
+def _rank(ordered: Sequence[float], part: float) -> float:
+    return ordered[max(0, math.ceil(part * len(ordered)) - 1)]

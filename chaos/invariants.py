@@ -1,0 +1,160 @@
+"""What must hold over all keys together. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from decimal import Decimal
+from typing import Final
+
+from chaos.cases import Finding, Verdict, owners, read_body
+from chaos.evidence import Creation, Evidence, Movement
+from chaos.history import keys_of
+
+# The simulator's and PostgreSQL's clock are the machine's, read at different moments.
+CLOCKS_APART_S: Final = 0.01
+# After PostgreSQL is back, connections that broke are still being found out.
+DATABASE_SLACK_S: Final = 5.0
+_UNAUTHORIZED: Final = 401
+_SERVICE_UNAVAILABLE: Final = 503
+_NOT_FOUND: Final = 404
+_PROBLEM: Final = "application/problem+json"
+_EXAMPLES_MAX: Final = 3
+
+Said = Iterator[Finding]
+
+
+def judge_all(evidence: Evidence) -> list[Finding]:
+    """All that is wrong and belongs to no single key."""
+    return [finding for rule in RULES for finding in rule(evidence)]
+
+
+def _every_payment_has_its_key(evidence: Evidence) -> Said:
+    used = keys_of(evidence.lines)
+    held = {row.payment_id: (row.tenant, row.key) for row in evidence.keys}
+    for row in evidence.payments:
+        key = (row.tenant, row.chaos_key)
+        if key not in used or held.get(row.id) != key:
+            yield _found(Verdict.DUPLICATE, "payment_without_key", f"payment {row.id} of {key}")
+
+
+def _no_money_moves_unknown(evidence: Evidence) -> Said:
+    owner = owners(evidence)
+    rows: list[Creation | Movement] = [*evidence.creations, *evidence.movements]
+    orphans = {row.reference for row in rows if owner(row.reference, row.payment_id) is None}
+    for reference in sorted(orphans):
+        text = f"the provider has {reference}, which no row of ours knows"
+        yield _found(Verdict.LOST, "charge_without_payment", text)
+
+
+def _sums_are_equal(evidence: Evidence) -> Said:
+    """I4: what each tenant was told is paid is what the provider moved for it."""
+    owner = owners(evidence)
+    tenant_of = {row.id: row.tenant for row in evidence.payments}
+    ours: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    theirs: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    open_now = {row.id for row in evidence.payments if row.status == "PENDING"}
+    for row in evidence.payments:
+        if row.status == "SUCCESSFUL":
+            ours[row.tenant, row.currency] += Decimal(row.amount_minor) / 100
+    for movement in evidence.movements:
+        found = owner(movement.reference, movement.payment_id)
+        if found is not None and found not in open_now:
+            theirs[tenant_of[found], movement.currency] += Decimal(movement.amount)
+    for name in sorted({*ours, *theirs}):
+        if ours[name] != theirs[name]:
+            text = f"{name}: {ours[name]} told, {theirs[name]} moved"
+            yield _found(Verdict.LIE, "sums_differ", text)
+
+
+def _nothing_leaves_unwritten(evidence: Evidence) -> Said:
+    """I7: before each submission on the wire, a row of its own was committed.
+
+    One claim may send twice: under a new token, after a 401.
+    """
+    written = defaultdict(list)
+    for exchange in evidence.exchanges:
+        if exchange.kind == "submit":
+            written[exchange.reference].append(exchange.started_at)
+    sent: Counter[str] = Counter()
+    allowed: Counter[str] = Counter()
+    for request in evidence.wire:
+        reference = request.reference or ""
+        if request.operation != "create":
+            continue
+        before = sum(at <= request.at + CLOCKS_APART_S for at in written[reference])
+        sent[reference] += 1
+        if sent[reference] > before + allowed[reference]:
+            text = f"submission {sent[reference]} of {reference}: {before} rows were written before"
+            yield _found(Verdict.LIE, "sent_before_written", text)
+        allowed[reference] += request.status == _UNAUTHORIZED
+
+
+def _one_reference_for_each_payment(evidence: Evidence) -> Said:
+    wanted = {row.id: row.reference for row in evidence.payments}
+    for exchange in evidence.exchanges:
+        if wanted.get(exchange.payment_id) != exchange.reference:
+            text = f"payment {exchange.payment_id} was sent as {exchange.reference}"
+            yield _found(Verdict.DUPLICATE, "another_reference", text)
+
+
+def _tenants_see_only_their_own(evidence: Evidence) -> Said:
+    """I11: by id, and in lists."""
+    owner = {row.id: row.tenant for row in evidence.payments}
+    for line in evidence.lines:
+        if line.act == "peek" and line.outcome in ("ok", "refused") and line.status != _NOT_FOUND:
+            text = f"{line.tenant} asked for another's payment and got {line.status}"
+            yield _found(Verdict.LIE, "wall", text)
+        if line.act == "page" and line.outcome == "ok":
+            foreign = [
+                one["id"]
+                for one in read_body(line).get("data", [])
+                if owner.get(one["id"], line.tenant) != line.tenant
+            ]
+            if foreign:
+                text = f"{line.tenant} was shown {foreign[0]}"
+                yield _found(Verdict.LIE, "wall", text)
+
+
+def _every_error_is_explained(evidence: Evidence) -> Said:
+    """I17: whatever is not a 2xx is a problem document with a code."""
+    bare = [
+        line
+        for line in evidence.lines
+        if line.status is not None
+        and line.status >= 400  # noqa: PLR2004
+        and (line.code is None or not line.headers.get("Content-Type", "").startswith(_PROBLEM))
+    ]
+    for line in bare[:_EXAMPLES_MAX]:
+        text = f"{line.act} was answered {line.status} without a problem's code"
+        yield _found(Verdict.LIE, "unexplained_error", text)
+
+
+def _redis_is_not_needed(evidence: Evidence) -> Said:
+    """I13: without Redis, only the database's absence may turn a request away."""
+    if evidence.redis:
+        return
+    for line in evidence.lines:
+        excused = any(
+            window.began_at - DATABASE_SLACK_S < line.at < window.ended_at + DATABASE_SLACK_S
+            for window in evidence.database_away
+        )
+        if line.status == _SERVICE_UNAVAILABLE and not excused:
+            text = f"{line.act} was answered 503 at {line.at:.1f}, while the database was there"
+            yield _found(Verdict.LIE, "redis_needed", text)
+
+
+RULES: Final[Sequence[Callable[[Evidence], Said]]] = (
+    _every_payment_has_its_key,
+    _no_money_moves_unknown,
+    _sums_are_equal,
+    _nothing_leaves_unwritten,
+    _one_reference_for_each_payment,
+    _tenants_see_only_their_own,
+    _every_error_is_explained,
+    _redis_is_not_needed,
+)
+
+
+def _found(verdict: Verdict, rule: str, text: str) -> Finding:
+    return Finding(verdict, rule, text)

@@ -1,0 +1,236 @@
+"""Carries out the disasters of a plan, each at its moment, and mends what each has broken.
+
+A disaster counts as met only when it was seen to act: the process was gone, was stopped, has
+said that its clock moved.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+import redis
+
+from chaos.disasters import Disaster
+from chaos.lies import tell_lies
+from chaos.provider import Storm
+from chaos.stage import Stage
+from devstack.postgres_server import PostgresServer
+from devstack.redis_server import RedisServer
+from devstack.supervisor import Process
+
+# A process looks at its clock's file ten times a second.
+CLOCK_MAX_S: Final = 4.0
+_POLL_S: Final = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Met:
+    """A disaster as it happened. `error`: why it could not be carried out."""
+
+    name: str
+    target: str
+    began_at: float
+    ended_at: float
+    acted: bool
+    error: str = ""
+
+
+class Nemesis:
+    """The threads that wait for the moments."""
+
+    def __init__(
+        self, stage: Stage, storm: Storm, disasters: Sequence[Disaster], keys: Sequence[str]
+    ) -> None:
+        """`keys`: idempotency keys that clients will use, for Redis to lie about."""
+        self._stage = stage
+        self._storm = storm
+        self._disasters = disasters
+        self._keys = keys
+        self._lanes = {disaster.target: threading.Lock() for disaster in disasters}
+        # Forks and the supervisor's list are one thread's business at a time.
+        self._supervisor = threading.Lock()
+        self.met: list[Met] = []
+        self.now: dict[str, str] = {}
+        self._threads: list[threading.Thread] = []
+        self._acts: dict[str, Callable[[Disaster], bool]] = {
+            "kill": self._kill,
+            "kill_child": self._kill_child,
+            "freeze": self._freeze,
+            "restart_immediate": self._restart_immediate,
+            "flush": self._flush,
+            "lie": self._lie,
+            "clock": self._move_clock,
+        }
+
+    def begin(self) -> None:
+        """Start the clock of the disasters."""
+        started = time.monotonic()
+        for disaster in self._disasters:
+            thread = threading.Thread(
+                target=self._carry_out, args=(disaster, started), name=disaster.name, daemon=True
+            )
+            self._threads.append(thread)
+            thread.start()
+
+    def end(self) -> None:
+        """Wait until the last one is over; each mends what it broke."""
+        for thread in self._threads:
+            thread.join()
+
+    def _carry_out(self, disaster: Disaster, started: float) -> None:
+        time.sleep(max(0.0, disaster.at_s - (time.monotonic() - started)))
+        with self._lanes[disaster.target]:
+            began_at, acted, error = time.time(), False, ""
+            self.now[disaster.name] = f"{disaster.name} ({disaster.target})"
+            try:
+                acted = self._acts[disaster.kind.act](disaster)
+            except Exception as failure:  # noqa: BLE001  # said in the report, and not counted
+                error = f"{type(failure).__name__}: {failure}"
+            del self.now[disaster.name]
+            self.met.append(
+                Met(disaster.name, disaster.target, began_at, time.time(), acted, error)
+            )
+
+    def _kill(self, disaster: Disaster) -> bool:
+        with self._provider_away(disaster.target):
+            process = self._process(disaster.target)
+            pid = process.pid
+            with self._supervisor:
+                process.kill()
+            gone = not psutil.pid_exists(pid)
+            time.sleep(disaster.lasts_s)
+            self._start(disaster.target)
+            return gone
+
+    def _kill_child(self, disaster: Disaster) -> bool:
+        children = self._process(disaster.target).children()
+        if not children:
+            return False
+        os.kill(children[0], signal.SIGKILL)
+        return _soon(lambda: not _runs(children[0]))
+
+    def _freeze(self, disaster: Disaster) -> bool:
+        process = self._process(disaster.target)
+        # PostgreSQL's children are groups of their own.
+        tree = [process.pid, *process.children()]
+        _signal_all(tree, signal.SIGSTOP)
+        frozen = _soon(lambda: all(_is_stopped(pid) for pid in tree))
+        time.sleep(disaster.lasts_s)
+        _signal_all(reversed(tree), signal.SIGCONT)
+        return frozen
+
+    def _restart_immediate(self, disaster: Disaster) -> bool:
+        postgres = self._postgres()
+        pid = postgres.process.pid
+        with self._supervisor:
+            postgres.stop("immediate")
+        gone = not psutil.pid_exists(pid)
+        time.sleep(disaster.lasts_s)
+        self._start(disaster.target)
+        return gone
+
+    def _flush(self, disaster: Disaster) -> bool:
+        with self._redis(disaster.target).client() as client:
+            client.flushall()
+            return bool(client.ping())
+
+    def _lie(self, disaster: Disaster) -> bool:
+        with self._redis(disaster.target).client() as client:
+            return tell_lies(client, self._keys)
+
+    def _move_clock(self, disaster: Disaster) -> bool:
+        pid = self._process(disaster.target).pid
+        file = self._stage.clocks / str(pid)
+        file.write_text(str(disaster.kind.clock_s), encoding="ascii")
+        applied = file.with_suffix(".applied")
+        moved = _soon(
+            lambda: applied.exists() and applied.read_text() == str(disaster.kind.clock_s),
+            limit_s=CLOCK_MAX_S,
+        )
+        time.sleep(disaster.lasts_s)
+        file.write_text("0.0", encoding="ascii")
+        return moved
+
+    @contextmanager
+    def _provider_away(self, target: str) -> Iterator[None]:
+        """Around a kill of the provider: its faults and settings live in memory."""
+        if target != "simulator":
+            yield
+            return
+        with self._storm.provider_is_there:
+            self._storm.before_restart()
+            yield
+            self._await_provider()
+            self._storm.after_restart()
+
+    def _await_provider(self) -> None:
+        if not _soon(self._provider_answers, limit_s=30.0):
+            message = "the provider's stand-in does not come back"
+            raise TimeoutError(message)
+
+    def _provider_answers(self) -> bool:
+        connections = psutil.Process(self._process("simulator").pid).net_connections("tcp")
+        return any(found.status == psutil.CONN_LISTEN for found in connections)
+
+    def _start(self, target: str) -> None:
+        with self._supervisor:
+            if target == "postgres":
+                self._postgres().start()
+            elif target in ("redis", "broker"):
+                self._redis(target).start()
+            else:
+                self._process(target).start()
+
+    def _process(self, target: str) -> Process:
+        if target == "postgres":
+            return self._postgres().process
+        if target in ("redis", "broker"):
+            return self._redis(target).process
+        return self._stage.stack.processes[target]
+
+    def _postgres(self) -> PostgresServer:
+        return self._stage.stack.postgres
+
+    def _redis(self, target: str) -> RedisServer:
+        found = self._stage.stack.redis if target == "redis" else self._stage.broker
+        if found is None:
+            raise redis.ConnectionError("this run has no Redis")
+        return found
+
+
+def _signal_all(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _is_stopped(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.NoSuchProcess:
+        # A backend of PostgreSQL that had just ended by itself.
+        return True
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _soon(seen: Callable[[], bool], *, limit_s: float = 2.0) -> bool:
+    deadline = time.monotonic() + limit_s
+    while not seen():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_S)
+    return True

@@ -1,0 +1,65 @@
+"""What a run will do, from its seed alone. Pure: the same seed gives the same plan, anywhere.
+
+When each thing happens to meet a request depends on the machine; what is tried does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Final
+
+from chaos.disasters import Disaster, choose_disasters
+from chaos.scripts import Script, write_scripts
+from chaos.weather import Weather, choose_weather
+
+TENANTS: Final = ("amber", "basil", "cedar")
+CLIENTS_PER_TENANT: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One run: the provider's weather, the disasters, and what each client does."""
+
+    seed: int
+    seconds: float
+    redis: bool
+    weather: Weather
+    disasters: tuple[Disaster, ...]
+    scripts: tuple[Script, ...]
+
+    def as_json(self) -> str:
+        """The whole plan, to be kept beside the report."""
+        return json.dumps(asdict(self), indent=1)
+
+    def digest(self) -> str:
+        """A short name: equal for equal plans."""
+        return hashlib.sha256(self.as_json().encode()).hexdigest()[:16]
+
+
+def make_plan(seed: int, *, seconds: float, redis: bool = True) -> Plan:
+    """The plan of this seed. Each part draws from a stream of its own, so that a change of one
+    does not shuffle the others.
+    """
+    streams = _streams(seed)
+    return Plan(
+        seed=seed,
+        seconds=seconds,
+        redis=redis,
+        weather=choose_weather(streams["weather"], seconds=seconds),
+        disasters=choose_disasters(streams["disasters"], seconds=seconds, redis=redis),
+        scripts=write_scripts(
+            streams["scripts"],
+            tenants=TENANTS,
+            clients_per_tenant=CLIENTS_PER_TENANT,
+            seconds=seconds,
+        ),
+    )
+
+
+def _streams(seed: int) -> Mapping[str, Random]:
+    # A text as seed: Python hashes it in a way that all its versions share.
+    return {name: Random(f"{seed}/{name}") for name in ("weather", "disasters", "scripts")}

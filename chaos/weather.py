@@ -1,0 +1,186 @@
+"""What the provider does wrong, and how it behaves otherwise. Pure: drawn from a stream.
+
+A background of faults strikes any call by chance; besides, each kind strikes a few times for
+sure, at its own moment, so that a short run meets every kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+Parameters = Mapping[str, str | float]
+
+# (operation, kind) → parameters that are drawn from. Names are the simulator's.
+_ANYWHERE: Final[Mapping[str, Mapping[str, tuple[str | float, ...]]]] = {
+    "refuse_400": {},
+    "refuse_500_code": {"code": ("NOT_ALLOWED", "PAYER_NOT_FOUND")},
+    "internal_error": {},
+    "reset_before": {"how": ("reset", "close")},
+    # Shorter than the gateway waits for an answer, and longer.
+    "hang": {"delay_s": (2.0, 16.5)},
+    "waf_html_200": {},
+    "html_403": {},
+    "unauthorized_401": {},
+    "too_many_429": {"retry_after": (1, 2)},
+    "unavailable_503": {"retry_after": (1, 2)},
+    "slow": {"delay_s": (0.5, 3.0)},
+    "garbage": {"form": ("bytes", "json", "cut")},
+    "empty_200": {},
+    "connection_drip": {"interval_s": (0.003,)},
+}
+_CREATE: Final[Mapping[str, Mapping[str, tuple[str | float, ...]]]] = {
+    "accept_then_500": {},
+    "accept_then_503": {},
+    "accept_then_reset": {"how": ("reset", "close")},
+    "accept_then_hang": {"delay_s": (3.0, 16.5)},
+    "invisible": {"delay_s": (1.0, 4.0)},
+}
+_STATUS: Final[Mapping[str, Mapping[str, tuple[str | float, ...]]]] = {
+    "status_404": {},
+    "unknown_status_word": {"word": ("ONGOING", "PENDING", "TIMEOUT")},
+    "status_wrong_amount": {"amount": ("1", "999999")},
+}
+_TOKEN: Final[Mapping[str, Mapping[str, tuple[str | float, ...]]]] = {
+    "token_500": {},
+    "token_401": {},
+    "token_html_200": {},
+    "token_slow": {"delay_s": (1.0, 4.0)},
+}
+CALLBACK_MODES: Final = (
+    *("none", "twice", "times", "late", "early", "out_of_order"),
+    *("wrong_amount", "forged", "contradictory"),
+)
+# Rare enough that most payments have a quiet life beside those that are struck.
+_CHANCE_MIN: Final = 0.002
+_CHANCE_MAX: Final = 0.014
+# A hang holds a thread of the worker for seconds.
+_HANG_CHANCE_MAX: Final = 0.004
+_CALLBACK_CHANCE: Final = 0.04
+# Sure strikes of each kind for each minute, and the part of the run in which they come.
+_STRIKES_PER_MINUTE: Final = 2
+_STRIKES_FROM: Final = 0.05
+_STRIKES_UNTIL: Final = 0.8
+_SEED_BITS: Final = 31
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderFault:
+    """One fault: by chance all along, or (with a time) once."""
+
+    operation: str
+    kind: str
+    parameters: Parameters
+    probability: float = 1.0
+    seed: int | None = None
+    at_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What hits are counted under."""
+        return fault_name(self.operation, self.kind, self.parameters)
+
+    def document(self) -> dict[str, object]:
+        """As the simulator's admin API takes it."""
+        return {
+            "kind": self.kind,
+            "operation": self.operation,
+            "times": None if self.at_s is None else 1,
+            "probability": self.probability,
+            "seed": self.seed,
+            "parameters": dict(self.parameters),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Weather:
+    """How the provider behaves in this run."""
+
+    settings: Mapping[str, str | float]
+    background: tuple[ProviderFault, ...]
+    strikes: tuple[ProviderFault, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every kind that must be met for the run to count."""
+        return tuple(sorted({fault.name for fault in self.strikes}))
+
+
+def fault_name(operation: str, kind: str, parameters: Mapping[str, object]) -> str:
+    """`create accept_then_reset`, `status status_404`, `callback forged`."""
+    if kind == "callback":
+        return f"callback {parameters['mode']}"
+    return f"{operation} {kind}"
+
+
+def choose_weather(draw: Random, *, seconds: float) -> Weather:
+    """Draw the provider's settings, its background faults and the sure strikes."""
+    return Weather(
+        settings={
+            "approval_delay_s": round(draw.uniform(0.1, 1.2), 2),
+            "delayed_success_s": round(draw.uniform(3, 8), 1),
+            "token_ttl_s": draw.choice((20, 40)),
+            "callback_verb": draw.choice(("PUT", "POST")),
+            "reason_form": draw.choice(("string", "object")),
+            "platform": draw.choice(("legacy", "new")),
+        },
+        background=tuple(_background(draw)),
+        strikes=tuple(_strikes(draw, seconds)),
+    )
+
+
+def _background(draw: Random) -> Iterable[ProviderFault]:
+    for operation, kinds in _kinds():
+        for kind, choices in kinds.items():
+            highest = _HANG_CHANCE_MAX if kind.endswith("hang") else _CHANCE_MAX
+            yield ProviderFault(
+                operation,
+                kind,
+                _drawn(draw, choices),
+                probability=round(draw.uniform(_CHANCE_MIN, highest), 4),
+                seed=draw.getrandbits(_SEED_BITS),
+            )
+    for mode in CALLBACK_MODES:
+        yield ProviderFault(
+            "create",
+            "callback",
+            {"mode": mode, "delay_s": round(draw.uniform(0.5, 4), 1)},
+            probability=_CALLBACK_CHANCE,
+            seed=draw.getrandbits(_SEED_BITS),
+        )
+
+
+def _strikes(draw: Random, seconds: float) -> list[ProviderFault]:
+    found = []
+    for _ in range(max(1, round(_STRIKES_PER_MINUTE * seconds / 60))):
+        for operation, kinds in _kinds():
+            for kind, choices in kinds.items():
+                found.append(
+                    ProviderFault(
+                        operation, kind, _drawn(draw, choices), at_s=_moment(draw, seconds)
+                    )
+                )
+        for mode in CALLBACK_MODES:
+            parameters = {"mode": mode, "delay_s": 2.0}
+            found.append(
+                ProviderFault("create", "callback", parameters, at_s=_moment(draw, seconds))
+            )
+    return sorted(found, key=lambda fault: (fault.at_s or 0.0, fault.name))
+
+
+def _kinds() -> tuple[tuple[str, Mapping[str, Mapping[str, tuple[str | float, ...]]]], ...]:
+    return (
+        ("create", {**_ANYWHERE, **_CREATE}),
+        ("status", {**_ANYWHERE, **_STATUS}),
+        ("token", _TOKEN),
+    )
+
+
+def _drawn(draw: Random, choices: Mapping[str, tuple[str | float, ...]]) -> Parameters:
+    return {name: draw.choice(values) for name, values in choices.items()}
+
+
+def _moment(draw: Random, seconds: float) -> float:
+    return round(draw.uniform(_STRIKES_FROM, _STRIKES_UNTIL) * seconds, 2)
