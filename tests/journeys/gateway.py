@@ -1,0 +1,272 @@
+"""A tenant of a running stack, and the hand that stops and kills its processes."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import psycopg
+import requests
+
+from devstack.programs import await_api
+from devstack.stack import Stack
+from devstack.supervisor import Process, wait_until
+from tests.journeys.provider import Provider
+
+# What takes a second on an idle machine may take many on one that others use too.
+PATIENCE_S = 60.0
+ANSWER_MAX_S = 30.0
+SENDERS = 8
+
+Row = dict[str, Any]
+_payers = count(256_770_000_001)
+
+
+def new_payer() -> str:
+    """A number that no other test uses, so that a fault set for it strikes nobody else."""
+    return str(next(_payers))
+
+
+@dataclass(frozen=True)
+class Paid:
+    """A payment as its 201 told it: what was asked under which key, and the bytes of the answer."""
+
+    key: str
+    order: Row
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return str(json.loads(self.body)["id"])
+
+    @property
+    def reference(self) -> str:
+        return str(json.loads(self.body)["provider_reference"])
+
+
+class Gateway:
+    """The stack through its public doors; and the database, for a test's own questions."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.stack = stack
+        self.provider = Provider(stack.simulator_url)
+        self.api_key = stack.issue_key("journeys")
+        self.url = f"{stack.api_url}/api/v1/payments"
+        self.payers: set[str] = set()
+
+    # --- the tenant ---------------------------------------------------------------------------
+
+    def order(self, *, payer: str | None = None, amount: int | str = 1000) -> Row:
+        """An order of a payer whom nobody else uses."""
+        payer = payer or new_payer()
+        self.payers.add(payer)
+        return {"amount": amount, "currency": "EUR", "payer": payer}
+
+    def send(self, order: Row, key: str) -> requests.Response:
+        """POST once; a connection that breaks raises."""
+        headers = {"X-API-Key": self.api_key, "Idempotency-Key": key}
+        return requests.post(self.url, json=order, headers=headers, timeout=ANSWER_MAX_S)
+
+    def pay(
+        self, *, payer: str | None = None, amount: int | str = 1000, key: str | None = None
+    ) -> Paid:
+        """POST with one key until it is answered with 201, as a careful client does."""
+        order, key = self.order(payer=payer, amount=amount), key or str(uuid4())
+        return Paid(key, order, self.send_until_created(order, key).content)
+
+    def pay_all(self, payers: Sequence[str]) -> dict[str, Paid]:
+        """Many at once; what each payer's payment was answered."""
+        with ThreadPoolExecutor(SENDERS) as threads:
+            paid = threads.map(lambda payer: self.pay(payer=payer), payers)
+            return dict(zip(payers, paid, strict=True))
+
+    def send_until_created(self, order: Row, key: str) -> requests.Response:
+        """Retry what may be retried: no answer, 503 and a first request that still runs."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            answer = None
+            with suppress(requests.ConnectionError, requests.Timeout):
+                answer = self.send(order, key)
+            if answer is not None and answer.status_code == 201:
+                return answer
+            assert answer is None or may_be_retried(answer), f"{answer}: {answer.text}"
+            assert time.monotonic() < deadline, "not accepted in time"
+            time.sleep(0.1)
+
+    def show(self, paid: Paid) -> Row:
+        """The payment as the API tells it now."""
+        return self._get(f"{self.url}/{paid.id}")
+
+    def story(self, paid: Paid) -> list[Row]:
+        """Its events."""
+        events: list[Row] = self._get(f"{self.url}/{paid.id}/events")["data"]
+        return events
+
+    def await_end(self, *paid: Paid, limit_s: float = PATIENCE_S) -> None:
+        """Wait until none of them is PENDING."""
+        wait_until(lambda: not self.open_of(*paid), what="payments are open", limit_s=limit_s)
+
+    def await_state(self, paid: Paid, **wanted: object) -> None:
+        """Wait until the API shows the payment so."""
+        wait_until(
+            lambda: wanted.items() <= self.show(paid).items(),
+            what=f"the payment is not {wanted}",
+            limit_s=PATIENCE_S,
+        )
+
+    def _get(self, url: str) -> Row:
+        answer = requests.get(url, headers={"X-API-Key": self.api_key}, timeout=ANSWER_MAX_S)
+        assert answer.status_code == 200, answer.text
+        found: Row = answer.json()
+        return found
+
+    # --- the database -------------------------------------------------------------------------
+
+    def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """What the superuser sees or changes, in a connection of its own."""
+        with self.connect() as connection:
+            cursor = connection.execute(statement.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def connect(self) -> psycopg.Connection:
+        """The superuser's connection, each statement its own transaction."""
+        return psycopg.connect(self.stack.administrator_url, autocommit=True)
+
+    def row(self, paid: Paid) -> Row:
+        """The payment's row, whole."""
+        (found,) = self.rows("SELECT to_jsonb(p) FROM payments p WHERE id = %s", paid.id)
+        document: Row = found[0]
+        return document
+
+    def open_of(self, *paid: Paid) -> int:
+        """How many of them have not ended."""
+        statement = "SELECT count(*) FROM payments WHERE status = 'PENDING' AND id = ANY(%s)"
+        return int(self.rows(statement, [one.id for one in paid])[0][0])
+
+    def end_leases(self, *paid: Paid) -> None:
+        """As if the leases had run out: spares a test their 30 seconds."""
+        self.rows(
+            "UPDATE payments SET lease_until = clock_timestamp() - interval '1 second',"
+            " next_action_at = clock_timestamp() - interval '1 second'"
+            " WHERE status = 'PENDING' AND lease_until IS NOT NULL AND id = ANY(%s)",
+            [one.id for one in paid],
+        )
+
+    @contextmanager
+    def holding_row(self, paid: Paid) -> Iterator[None]:
+        """Lock the payment's row: whoever wants to write it waits."""
+        with self.connect() as connection, connection.transaction():
+            connection.execute("SELECT FROM payments WHERE id = %s FOR UPDATE", [paid.id])
+            yield
+
+    def await_waiting_backend(self) -> None:
+        """Wait until a process of the gateway waits for a lock in the database."""
+        statement = (
+            "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'maramoja' AND wait_event_type = 'Lock'"
+        )
+        wait_until(
+            lambda: bool(self.rows(statement)), what="nobody waits for the lock", limit_s=PATIENCE_S
+        )
+
+    # --- the processes ------------------------------------------------------------------------
+
+    @property
+    def workers(self) -> list[Process]:
+        """The Celery workers, the one that runs longest first."""
+        named = [p for name, p in self.stack.processes.items() if name.startswith("worker-")]
+        return sorted(named, key=_age_s, reverse=True)
+
+    @contextmanager
+    def one_working(self) -> Iterator[tuple[Process, Process]]:
+        """Two workers: the first surely works already, the other is frozen until continued."""
+        first, second = self.workers
+        second.stop()
+        try:
+            yield first, second
+        finally:
+            second.cont()
+
+    def await_call(self, paid: Paid, operation: str, *, times: int = 1) -> None:
+        """Wait until the provider has received this call about the payment."""
+        wait_until(
+            lambda: len(self.provider.truth(paid.reference).asked(operation)) >= times,
+            what=f"no {operation} has reached the provider",
+            limit_s=PATIENCE_S,
+        )
+
+    def await_fault(self, kind: str) -> None:
+        """Wait until a call has run into the fault of this kind."""
+        wait_until(
+            lambda: self.provider.strikes(kind) > 0,
+            what=f"nothing has run into {kind}",
+            limit_s=PATIENCE_S,
+        )
+
+    def let_token_run_out(self) -> None:
+        """Leave the worker with a token that is over: before its next call it needs another."""
+        self.provider.settings(token_ttl_s=1)
+        self.provider.expire_tokens()
+        self.await_end(self.pay())
+        over_at = time.monotonic() + 1.0
+        wait_until(lambda: time.monotonic() > over_at, what="it lives on", limit_s=PATIENCE_S)
+        self.provider.settings(token_ttl_s=3600)
+
+    def heal(self) -> None:
+        """Bring everything back to work that a test has stopped, killed or set wrong."""
+        self.stack.postgres.process.cont()
+        self.stack.postgres.start()
+        self.stack.redis.process.cont()
+        self.stack.redis.start()
+        for process in self.stack.processes.values():
+            process.cont()
+            process.start()
+        self.provider.reset()
+        await_api(self.stack.processes["api"], self.stack.api_url)
+
+
+def may_be_retried(answer: requests.Response) -> bool:
+    """Whether the contract says: come back with the same key. Then it says when."""
+    if answer.status_code == 409 and answer.json()["code"] != "idempotency_key_in_progress":
+        return False
+    return answer.status_code in {409, 503} and int(answer.headers["Retry-After"]) > 0
+
+
+@contextmanager
+def repeatedly(act: Callable[[], object], *, every_s: float) -> Iterator[None]:
+    """Do it over and over while the block runs; at least once."""
+    ended = threading.Event()
+    failures: list[Exception] = []
+
+    def run() -> None:
+        while True:
+            try:
+                act()
+            except Exception as error:  # noqa: BLE001  raised below, in the test's own thread
+                failures.append(error)
+                return
+            if ended.wait(every_s):
+                return
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+
+
+def _age_s(worker: Process) -> float:
+    return time.time() - psutil.Process(worker.pid).create_time() if worker.alive else 0.0

@@ -1,0 +1,140 @@
+"""A callback is a hint (G6): however it comes, what we say is what the provider's status says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import uuid4
+
+import pytest
+import requests
+
+from devstack.supervisor import wait_until
+from tests.journeys.gateway import ANSWER_MAX_S, PATIENCE_S, Gateway, Paid, Row, new_payer
+from tests.journeys.referee import assert_charged_once, assert_replayed, assert_told_the_truth
+
+# How many callbacks each mode sends for one payment.
+MODES = {
+    "normal": 1,
+    "none": 0,
+    "twice": 2,
+    "times": 3,
+    "late": 1,
+    "early": 1,
+    "out_of_order": 2,
+    "wrong_amount": 1,
+    "forged": 1,
+    "contradictory": 2,
+}
+
+
+@dataclass(frozen=True)
+class Told:
+    """Two payments whose callbacks behaved alike: the payer of one approved, the other didn't."""
+
+    approved: Paid
+    rejected: Paid
+
+
+@pytest.fixture(scope="module")
+def told(running: Gateway) -> dict[str, Told]:
+    """By mode; all have ended and all callbacks have been taken."""
+    running.heal()
+    running.provider.settings(approval_delay_s=None)
+    payers = {mode: (new_payer(), new_payer()) for mode in MODES}
+    for mode, pair in payers.items():
+        for payer in pair:
+            parameters = {"mode": mode, "times": 3, "delay_s": 2.0}
+            running.provider.fault("callback", match={"msisdn": payer}, parameters=parameters)
+    paid = running.pay_all([payer for pair in payers.values() for payer in pair])
+    found = {mode: Told(paid[yes], paid[no]) for mode, (yes, no) in payers.items()}
+    for one in paid.values():
+        running.await_state(one, stage="awaiting_payer")
+    _await_asked_after_forged(running, found["forged"])
+    for pair_told in found.values():
+        running.provider.approve(pair_told.approved.reference)
+        running.provider.reject(pair_told.rejected.reference)
+    running.await_end(*paid.values())
+    expected = {
+        one.reference: MODES[m] for m, t in found.items() for one in (t.approved, t.rejected)
+    }
+    _await_callbacks(running, expected)
+    return found
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_callbacks_of_every_kind_leave_the_ledgers_truth(
+    gateway: Gateway, told: dict[str, Told], mode: str
+) -> None:
+    pair = told[mode]
+    assert_charged_once(gateway, pair.approved)
+    truth = assert_told_the_truth(gateway, pair.rejected)
+    assert (truth.status, truth.movements) == ("FAILED", [])
+    assert gateway.show(pair.rejected)["failure"]["code"] == "payer_rejected"
+    assert_replayed(gateway, pair.rejected, status="FAILED")
+
+
+def test_a_callback_that_comes_before_the_answer_it_is_about_brings_the_end_forward(
+    gateway: Gateway,
+) -> None:
+    payer = new_payer()
+    # The payer has approved and we are told before the 202 is on its way.
+    gateway.provider.fault("callback", match={"msisdn": payer}, parameters={"mode": "early"})
+    gateway.provider.fault("slow", match={"msisdn": payer}, parameters={"delay_s": 0.5})
+    paid = gateway.pay(payer=payer)
+    gateway.await_end(paid)
+    assert_charged_once(gateway, paid)
+    (callback,) = gateway.provider.rows("callbacks", reference=paid.reference)
+    ((received_first,),) = gateway.rows(
+        "SELECT c.received_at < e.finished_at FROM callbacks c"
+        " JOIN provider_exchanges e USING (payment_id) WHERE c.payment_id = %s AND e.kind = 'submit'",
+        paid.id,
+    )
+    assert (callback["answer"], received_first) == ("200", True)
+
+
+def test_forged_words_from_anyone_end_nothing_and_revive_nothing(gateway: Gateway) -> None:
+    gateway.provider.settings(callback_mode="none", approval_delay_s=None)
+    paid = gateway.pay()
+    gateway.await_state(paid, stage="awaiting_payer")
+    forge(gateway, paid.reference, {"status": "SUCCESSFUL", "financialTransactionId": "1"})
+    forge(gateway, paid.reference, {"status": "FAILED", "reason": "APPROVAL_REJECTED"})
+    forge(gateway, str(uuid4()), {"status": "SUCCESSFUL"})
+    asked = len(gateway.provider.truth(paid.reference).asked("status"))
+    gateway.await_call(paid, "status", times=asked + 1)
+    assert gateway.show(paid)["status"] == "PENDING"
+    gateway.provider.reject(paid.reference)
+    gateway.await_end(paid)
+    row = gateway.row(paid)
+    forge(gateway, paid.reference, {"status": "SUCCESSFUL", "financialTransactionId": "2"})
+    assert gateway.row(paid) == row
+    truth = assert_told_the_truth(gateway, paid)
+    assert (truth.status, truth.movements) == ("FAILED", [])
+
+
+def forge(gateway: Gateway, reference: str, body: Row) -> None:
+    """Say it as MTN would, under a reference that somebody has learnt."""
+    url = f"{gateway.stack.api_url}/callbacks/mtn_momo/{reference}"
+    answer = requests.put(url, json=body, timeout=ANSWER_MAX_S)
+    # Whatever it was: the answer tells a stranger nothing.
+    assert (answer.status_code, answer.content) == (200, b"")
+
+
+def _await_asked_after_forged(gateway: Gateway, forged: Told) -> None:
+    """Both were told to be paid at once; after that we ask, and believe the answer."""
+    for paid in (forged.approved, forged.rejected):
+        _await_callbacks(gateway, {paid.reference: 1})
+        asked = len(gateway.provider.truth(paid.reference).asked("status"))
+        gateway.await_call(paid, "status", times=asked + 1)
+        assert gateway.show(paid)["status"] == "PENDING"
+
+
+def _await_callbacks(gateway: Gateway, expected: dict[str, int]) -> None:
+    def all_taken() -> bool:
+        taken = [
+            row["reference_id"]
+            for row in gateway.provider.rows("callbacks")
+            if row["answer"] == "200"
+        ]
+        return all(taken.count(reference) == n for reference, n in expected.items())
+
+    wait_until(all_taken, what="callbacks are missing", limit_s=PATIENCE_S)

@@ -1,0 +1,216 @@
+"""A worker that was suspended and comes back late: it sends nothing, it changes nothing (G2).
+
+SIGSTOP stands for a machine that sleeps, a debugger, a paused container. Mostly the lease is
+ended in the database; once its 30 seconds pass for real.
+"""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from devstack.supervisor import Process, wait_until
+from payments_app.payments.lifecycle import LEASE, LEASE_RENEW_BELOW_S
+from tests.journeys.gateway import PATIENCE_S, Gateway, Paid, new_payer
+from tests.journeys.referee import assert_charged_once, assert_told_the_truth
+
+# With less of its lease left than this a worker asks the database before it sends.
+LATE_S = LEASE.total_seconds() - LEASE_RENEW_BELOW_S
+# Time enough to strike while the provider still keeps its answer back.
+HELD_S = 1.5
+
+
+def test_a_worker_suspended_before_it_sends_finds_its_claim_taken_and_sends_nothing(
+    gateway: Gateway,
+) -> None:
+    gateway.provider.settings(callback_mode="none")
+    with gateway.one_working() as (sleeper, other):
+        gateway.let_token_run_out()
+        gateway.provider.fault("token_slow", parameters={"delay_s": HELD_S})
+        late_at = time.monotonic() + LATE_S
+        paid = gateway.pay()
+        gateway.await_fault("token_slow")
+        sleeper.stop()
+        assert gateway.provider.truth(paid.reference).requests == []
+        gateway.stack.redis.flush()
+        gateway.end_leases(paid)
+        other.cont()
+        gateway.await_end(paid)
+        wait_until(lambda: time.monotonic() > late_at, what="it is early", limit_s=PATIENCE_S)
+        before = gateway.row(paid), gateway.provider.truth(paid.reference)
+        _wake(sleeper, until_it_says="payment.zombie_write")
+        assert (gateway.row(paid), gateway.provider.truth(paid.reference)) == before
+    assert "payment.lease_lost" in sleeper.log_text()
+    assert [call["status"] for call in before[1].asked("create")] == [202]
+    assert_charged_once(gateway, paid)
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind", "brings"),
+    [
+        ("create", None, "PENDING"),
+        ("create", "accept_then_reset", "UNKNOWN"),
+        ("status", None, "PENDING"),
+        ("status", "garbage", "UNKNOWN"),
+    ],
+)
+def test_an_answer_that_a_suspended_worker_brings_home_late_is_kept_and_changes_nothing(
+    gateway: Gateway, operation: str, kind: str | None, brings: str
+) -> None:
+    gateway.provider.settings(callback_mode="none", approval_delay_s=None)
+    with gateway.one_working() as (sleeper, other):
+        paid, generation = _suspended_with_an_answer(gateway, sleeper, operation, kind, {})
+        gateway.end_leases(paid)
+        other.cont()
+        _await_taken_over(gateway, paid, after=generation)
+        before = gateway.row(paid)
+        _wake(sleeper, until_it_says="payment.zombie_write")
+        assert gateway.row(paid) == before
+    assert _verdict_of(gateway, paid, generation) == brings
+    gateway.provider.approve(paid.reference)
+    gateway.end_leases(paid)
+    gateway.await_end(paid)
+    assert_charged_once(gateway, paid)
+
+
+def test_a_late_answer_that_contradicts_the_end_is_told_and_changes_no_end(
+    gateway: Gateway,
+) -> None:
+    gateway.provider.settings(callback_mode="none")
+    with gateway.one_working() as (sleeper, other):
+        paid, generation = _suspended_with_an_answer(
+            gateway, sleeper, "status", "unknown_status_word", {"word": "FAILED"}
+        )
+        gateway.end_leases(paid)
+        other.cont()
+        gateway.await_end(paid)
+        before = gateway.row(paid)
+        _wake(sleeper, until_it_says="payment.contradicted")
+        wait_until(
+            lambda: gateway.row(paid) == {**before, "sequence": before["sequence"] + 1},
+            what="the contradiction is not told",
+            limit_s=PATIENCE_S,
+        )
+    assert _verdict_of(gateway, paid, generation) == "FAILED"
+    assert [event["type"] for event in gateway.story(paid)][-2:] == [
+        "payment.successful",
+        "payment.contradicted",
+    ]
+    truth = assert_told_the_truth(gateway, paid, contradictions=1)
+    assert len(truth.movements) == 1
+
+
+@pytest.mark.slow
+def test_a_lease_that_ends_in_real_time_lets_another_take_over_and_its_holder_send_no_more(
+    gateway: Gateway,
+) -> None:
+    """Two payments in one suspended worker, and nobody ends a lease by hand.
+
+    `sent` is on the wire: the other worker takes it over when the database's clock says so.
+    `refused` got a 401 and waits for a new token: between that and its second try stands only
+    the process's own fence, which closes a moment before the database's.
+    """
+    gateway.provider.settings(callback_mode="none")
+    with gateway.one_working() as (sleeper, other):
+        sent, refused = _sent_and_refused(gateway, sleeper)
+        other.cont()
+        _await_database_time(gateway, refused, before_lease_end_s=1.5)
+        assert gateway.open_of(sent) == 0
+        row = gateway.row(sent)
+        _wake(sleeper, until_it_says="payment.zombie_write")
+        gateway.await_end(refused)
+        assert gateway.row(sent) == row
+    calls = gateway.provider.truth(refused.reference).requests
+    assert [call["operation"] for call in calls[:2]] == ["create", "status"], "it sent once more"
+    assert [call["status"] for call in calls if call["operation"] == "create"] == [401, 202]
+    assert_charged_once(gateway, sent, refused)
+
+
+def _sent_and_refused(gateway: Gateway, sleeper: Process) -> tuple[Paid, Paid]:
+    gateway.await_end(gateway.pay())
+    payer = new_payer()
+    match = {"msisdn": payer}
+    gateway.provider.fault("accept_then_hang", match=match, parameters={"delay_s": 60})
+    sent = gateway.pay(payer=payer)
+    gateway.await_call(sent, "create")
+    # So much earlier that its lease is over while the second one's is just not.
+    _await_database_time(gateway, sent, before_lease_end_s=LEASE.total_seconds() - 4)
+    gateway.provider.expire_tokens()
+    gateway.provider.fault("token_slow", parameters={"delay_s": HELD_S})
+    refused = gateway.pay()
+    gateway.await_fault("token_slow")
+    sleeper.stop()
+    gateway.stack.redis.flush()
+    return sent, refused
+
+
+def _suspended_with_an_answer(
+    gateway: Gateway, sleeper: Process, operation: str, kind: str | None, parameters: dict[str, str]
+) -> tuple[Paid, int]:
+    """A payment whose answer has come to a worker that is suspended; and its generation."""
+    payer = new_payer()
+    match = {"msisdn": payer}
+    held = {"delay_s": HELD_S}
+    gateway.provider.fault("hang", operation=operation, match=match, parameters=held)
+    if kind is not None:
+        gateway.provider.fault(kind, operation=operation, match=match, parameters=parameters)
+    paid = gateway.pay(payer=payer)
+    gateway.await_call(paid, operation)
+    sleeper.stop()
+    wait_until(
+        lambda: bool(gateway.provider.truth(paid.reference).asked(operation)[0]["answered_at"]),
+        what="the provider has not answered",
+        limit_s=PATIENCE_S,
+    )
+    return paid, int(gateway.row(paid)["generation"])
+
+
+def _await_taken_over(gateway: Gateway, paid: Paid, *, after: int) -> None:
+    """Wait until another has asked and found it open; then nothing is due for an hour."""
+    statement = (
+        "UPDATE payments SET next_action_at = clock_timestamp() + interval '1 hour',"
+        " lease_until = clock_timestamp() + interval '1 hour'"
+        " WHERE id = %s AND generation > %s AND lease_until IS NULL AND stage = 'awaiting_payer'"
+        " RETURNING id"
+    )
+    wait_until(
+        lambda: bool(gateway.rows(statement, paid.id, after)),
+        what="nobody has taken over",
+        limit_s=PATIENCE_S,
+    )
+
+
+def _await_database_time(gateway: Gateway, paid: Paid, *, before_lease_end_s: float) -> None:
+    statement = (
+        "SELECT 1 FROM payments p JOIN provider_exchanges e ON e.payment_id = p.id"
+        " WHERE p.id = %s AND e.generation = 1"
+        " AND clock_timestamp() > e.started_at + make_interval(secs => %s)"
+    )
+    passed_s = LEASE.total_seconds() - before_lease_end_s
+    wait_until(
+        lambda: bool(gateway.rows(statement, paid.id, passed_s)),
+        what="the lease does not end",
+        limit_s=PATIENCE_S,
+    )
+
+
+def _verdict_of(gateway: Gateway, paid: Paid, generation: int) -> object:
+    """What is kept of the exchange that this generation of the claim had."""
+    ((verdict,),) = gateway.rows(
+        "SELECT verdict FROM provider_exchanges WHERE payment_id = %s AND generation = %s",
+        paid.id,
+        generation,
+    )
+    return verdict
+
+
+def _wake(sleeper: Process, *, until_it_says: str) -> None:
+    said = sleeper.log_text().count(until_it_says)
+    sleeper.cont()
+    wait_until(
+        lambda: sleeper.log_text().count(until_it_says) > said,
+        what=f"it does not say {until_it_says}",
+        processes=[sleeper],
+        limit_s=PATIENCE_S,
+    )

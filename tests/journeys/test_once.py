@@ -1,0 +1,146 @@
+"""One accept per key, whatever Redis does: G1 by 64 clients at once on two gunicorn workers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import cycle
+from uuid import uuid4
+
+import pytest
+import redis
+import requests
+
+from devstack.supervisor import wait_until
+from tests.journeys.gateway import PATIENCE_S, Gateway, Paid, may_be_retried, repeatedly
+from tests.journeys.overhearing import overheard
+from tests.journeys.referee import assert_charged_once, assert_one_payment_a_key
+
+CLIENTS = 64
+
+
+def stopped(gateway: Gateway) -> AbstractContextManager[None]:
+    """Redis is not there."""
+    gateway.stack.redis.kill()
+    return nullcontext()
+
+
+def frozen(gateway: Gateway) -> AbstractContextManager[None]:
+    """Redis takes connections and never answers."""
+    gateway.stack.redis.process.stop()
+    return nullcontext()
+
+
+def emptied(gateway: Gateway) -> AbstractContextManager[None]:
+    """Redis forgets everything a hundred times a second."""
+    return repeatedly(gateway.stack.redis.flush, every_s=0.01)
+
+
+@contextmanager
+def lying(gateway: Gateway) -> Iterator[None]:
+    """Redis brings back locks that were released, hands them to strangers, garbles and drops them.
+
+    It listens for each lock that is taken, so it knows their names and values without our code.
+    """
+    locks: dict[str, str] = {}
+    with gateway.stack.redis.client() as liar, overheard(gateway.stack.redis) as heard:
+        lies = cycle(_lies(liar))
+
+        def lie() -> None:
+            while heard:
+                words = heard.pop(0).split(" ")
+                if words[0] == "SET" and words[1].startswith("idempotency:"):
+                    locks[words[1]] = words[2]
+            for name, value in locks.items():
+                next(lies)(name, value)
+
+        with repeatedly(lie, every_s=0.005):
+            # After an outage processes do without locks for a while.
+            wait_until(
+                lambda: bool(gateway.pay() and locks), what="no lock is taken", limit_s=PATIENCE_S
+            )
+            before = len(locks)
+            yield
+    assert len(locks) > before, "no lock was taken: nothing was lied about"
+
+
+@pytest.mark.parametrize("trouble", [None, stopped, frozen, emptied, lying])
+def test_64_identical_requests_at_once_make_one_payment_and_one_charge(
+    gateway: Gateway, trouble: Callable[[Gateway], AbstractContextManager[None]] | None
+) -> None:
+    order, key = gateway.order(), str(uuid4())
+    with trouble(gateway) if trouble else nullcontext():
+        first_tries = at_once(gateway, order, key)
+        bodies = {gateway.send_until_created(order, key).content for _ in first_tries[:4]}
+        accepted = [answer for answer in first_tries if answer.status_code == 201]
+        bodies |= {answer.content for answer in accepted}
+        (body,) = bodies
+        paid = Paid(key, order, body)
+        gateway.await_end(paid)
+        assert_charged_once(gateway, paid)
+    refused = [answer for answer in first_tries if answer.status_code != 201]
+    assert all(answer.status_code == 409 and may_be_retried(answer) for answer in refused)
+    replays = [answer for answer in accepted if "Idempotent-Replayed" in answer.headers]
+    assert len(accepted) - len(replays) <= 1, "two were told that theirs was the first"
+    assert_one_payment_a_key(gateway, paid)
+
+
+def test_another_request_under_a_running_key_is_refused_and_the_first_goes_on(
+    gateway: Gateway,
+) -> None:
+    order, key = gateway.order(amount=10), str(uuid4())
+    other = {**order, "amount": 11}
+    with ThreadPoolExecutor(2 * CLIENTS) as threads:
+        started = threading.Barrier(CLIENTS)
+
+        def send(wanted: dict[str, object]) -> tuple[object, requests.Response]:
+            started.wait()
+            return wanted["amount"], gateway.send(wanted, key)
+
+        answers = list(threads.map(send, [order, other] * (CLIENTS // 2)))
+    by_amount: dict[object, set[int]] = {10: set(), 11: set()}
+    for amount, answer in answers:
+        by_amount[amount].add(answer.status_code)
+    # Whichever came first is the one; the others are told so, and no amount is charged twice.
+    (winner,) = [amount for amount, statuses in by_amount.items() if 201 in statuses]
+    (loser,) = {10, 11} - {winner}
+    assert by_amount[winner] <= {201, 409}
+    assert by_amount[loser] <= {422, 409}
+    won = {**order, "amount": winner}
+    paid = Paid(key, won, gateway.send_until_created(won, key).content)
+    gateway.await_end(paid)
+    assert_charged_once(gateway, paid)
+    assert_one_payment_a_key(gateway, paid)
+
+
+def at_once(gateway: Gateway, order: dict[str, object], key: str) -> list[requests.Response]:
+    """What each client was answered; they start together."""
+    started = threading.Barrier(CLIENTS)
+
+    def send() -> requests.Response:
+        started.wait()
+        return gateway.send(order, key)
+
+    with ThreadPoolExecutor(CLIENTS) as threads:
+        return [future.result() for future in [threads.submit(send) for _ in range(CLIENTS)]]
+
+
+def _lies(liar: redis.Redis) -> list[Callable[[str, str], object]]:
+    def stale(name: str, value: str) -> None:
+        liar.set(name, value)
+
+    def stranger(name: str, value: str) -> None:
+        liar.set(name, "0123456789abcdef:" + value.rpartition(":")[2])
+
+    def garbage(name: str, _value: str) -> None:
+        liar.set(name, b"\xff\xfe not a token")
+
+    def gone(name: str, _value: str) -> None:
+        liar.delete(name)
+
+    def of_another_type(name: str, _value: str) -> None:
+        liar.pipeline().delete(name).rpush(name, "a list").execute()  # type: ignore[union-attr]
+
+    return [stale, stale, gone, garbage, stale, stranger, of_another_type, gone]
