@@ -12,6 +12,8 @@ import psutil
 
 # A server may still write its shutdown checkpoint; a process that stays longer is killed.
 END_MAX_S = 15.0
+# A time of birth is reckoned from the machine's clock, which may have been set meanwhile.
+CLOCK_STEP_MAX_S = 5.0
 
 
 class PidDirectory:
@@ -21,9 +23,14 @@ class PidDirectory:
         """End all that the files name and that still runs."""
         path.mkdir(parents=True, exist_ok=True)
         self._path = path
+        # All are told at once: PostgreSQL waits for its clients, which are among them.
+        orphans = [orphan for file in path.iterdir() if (orphan := _recorded(file)) is not None]
+        for orphan in orphans:
+            _tell(orphan, signal.SIGTERM)
+        for orphan in orphans:
+            end_orphan(orphan, signal.SIGTERM, limit_s=END_MAX_S)
         for file in path.iterdir():
-            _end_recorded(file)
-            file.unlink(missing_ok=True)
+            file.unlink()
 
     def add(self, name: str, pid: int) -> None:
         """Record the process with its time of birth: its number alone may be another's later."""
@@ -36,21 +43,28 @@ class PidDirectory:
         (self._path / name).unlink(missing_ok=True)
 
 
-def _end_recorded(file: Path) -> None:
-    pid, _, born = file.read_text(encoding="ascii").partition(" ")
-    with suppress(psutil.NoSuchProcess, ValueError):
-        orphan = psutil.Process(int(pid))
-        if orphan.create_time() == float(born):
-            end_orphan(orphan, signal.SIGTERM, limit_s=END_MAX_S)
-
-
 def end_orphan(orphan: psutil.Process, farewell: signal.Signals, *, limit_s: float) -> None:
     """End a process that is not our child; one that stays is killed with its group."""
     deadline = time.monotonic() + limit_s
+    _tell(orphan, farewell)
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
-        orphan.send_signal(farewell)
-        orphan.send_signal(signal.SIGCONT)
         while orphan.is_running() and orphan.status() != psutil.STATUS_ZOMBIE:
             if time.monotonic() > deadline:
                 os.killpg(orphan.pid, signal.SIGKILL)
             time.sleep(0.05)
+
+
+def _recorded(file: Path) -> psutil.Process | None:
+    """The process that the file names, unless its number is another's by now."""
+    pid, _, born = file.read_text(encoding="ascii").partition(" ")
+    with suppress(psutil.NoSuchProcess, ValueError):
+        process = psutil.Process(int(pid))
+        if abs(process.create_time() - float(born)) < CLOCK_STEP_MAX_S:
+            return process
+    return None
+
+
+def _tell(orphan: psutil.Process, farewell: signal.Signals) -> None:
+    with suppress(psutil.NoSuchProcess):
+        orphan.send_signal(farewell)
+        orphan.send_signal(signal.SIGCONT)  # a frozen process hears nothing until it is thawed
