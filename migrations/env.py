@@ -15,7 +15,7 @@ LOCK_TIMEOUT_MS = 4_000
 STATEMENT_TIMEOUT_MS = 300_000
 
 
-def include_object(_object, name, type_, _reflected, _compare_to):  # noqa: ANN001, ANN201
+def include_object(_object, name, type_, _reflected, _compare_to):
     return not (type_ == "table" and name == "alembic_version")
 
 

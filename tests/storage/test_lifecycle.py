@@ -1,0 +1,339 @@
+"""What each word of a provider does to a payment: its stage, the next step, what is kept of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Final
+
+import pytest
+from flask import Flask
+
+from payments_app.kernel.database import transaction_is_open
+from payments_app.kernel.money import Money
+from payments_app.payments import retry
+from payments_app.payments.evidence import EVIDENCE_BYTES_MAX
+from payments_app.payments.model import Payment
+from payments_app.payments.rails import Rails
+from payments_app.providers.contract import Observation, PaymentOrder, Verdict
+from tests.builders import (
+    ANSWERS,
+    ScriptedProvider,
+    advance,
+    an_accepted_payment,
+    an_order,
+    due_in_s,
+    events_of,
+    exchanges_of,
+    let_time_pass,
+    make_due,
+    payment_row,
+    rails_of,
+)
+
+OPEN: Final = "PENDING"
+# answer to a submission → (status, stage), next step, due after so many seconds, its line.
+TO_SUBMISSION: Final = {
+    "accepted": ((OPEN, "awaiting_payer"), "check", 1.0, "payment.pending"),
+    "duplicate": ((OPEN, "awaiting_payer"), "check", 0.0, "payment.pending"),
+    "unknown": ((OPEN, "unknown"), "check", 1.0, "payment.unknown"),
+    "not_found": ((OPEN, "unknown"), "check", 1.0, "payment.unknown"),
+    "not_sent": ((OPEN, "accepted"), "submit", 1.0, None),
+    "paid": (("SUCCESSFUL", "final"), None, None, "payment.successful"),
+    "declined": (("FAILED", "final"), None, None, "payment.failed"),
+    "refused": (("FAILED", "final"), None, None, "payment.failed"),
+}
+# answer to a question → (status, stage) after AWAITING_PAYER, the same after UNKNOWN.
+TO_QUESTION: Final = {
+    "pending": ((OPEN, "awaiting_payer"), (OPEN, "awaiting_payer")),
+    "not_found": ((OPEN, "unknown"), (OPEN, "unknown")),
+    "paid": (("SUCCESSFUL", "final"), ("SUCCESSFUL", "final")),
+    "declined": (("FAILED", "final"), ("FAILED", "final")),
+    # No news leaves what is known as it is.
+    "unknown": ((OPEN, "awaiting_payer"), (OPEN, "unknown")),
+    "not_sent": ((OPEN, "awaiting_payer"), (OPEN, "unknown")),
+    "duplicate": ((OPEN, "awaiting_payer"), (OPEN, "unknown")),
+    "refused": ((OPEN, "awaiting_payer"), (OPEN, "unknown")),
+}
+FAILURES: Final = {
+    "declined": ("payer_rejected", "APPROVAL_REJECTED"),
+    "refused": ("request_refused", ""),
+}
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider(checks=[ANSWERS["pending"]])
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+    return rails_of(app, provider)
+
+
+def submitted(provider: ScriptedProvider, rails: Rails, answer: Observation) -> Payment:
+    """A payment after one submission that was answered so."""
+    # What is due at once is asked about in the same round: that answer shall not matter.
+    provider.submits, provider.checks = [answer], [ANSWERS["not_sent"]]
+    payment_id = an_accepted_payment(rails).payment_id
+    advance(rails)
+    return payment_row(payment_id)
+
+
+def asked(provider: ScriptedProvider, rails: Rails, payment: Payment, answer: Observation) -> None:
+    """One question about it that is answered so, a second after the last act."""
+    provider.checks = [answer]
+    make_due(payment.id)
+    assert advance(rails) >= 1
+
+
+# --- submissions --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", TO_SUBMISSION)
+def test_the_answer_to_a_submission_sets_stage_step_and_story(
+    provider: ScriptedProvider, rails: Rails, answer: str
+) -> None:
+    after, step, delay_s, line = TO_SUBMISSION[answer]
+    if answer == "duplicate":
+        provider.code = provider.code
+    row = submitted(provider, rails, ANSWERS[answer])
+    assert (row.status, row.stage) == after
+    assert row.is_final == (step is None)
+    if delay_s == 0.0:
+        assert len(provider.questions) == 1
+    elif delay_s is not None:
+        assert row.next_step == step
+        assert due_in_s(row.id) == pytest.approx(delay_s, abs=0.3)
+    assert [e.type for e in events_of(row.id)] == ["payment.accepted", *([line] if line else [])]
+    assert row.lease_until is None
+    assert provider.submissions == [row.reference]
+
+
+@pytest.mark.parametrize("answer", TO_SUBMISSION)
+def test_the_answer_to_a_submission_is_kept_in_the_row_that_was_there_before_it(
+    provider: ScriptedProvider, rails: Rails, answer: str
+) -> None:
+    before: list[tuple[object, object]] = []
+
+    def answered(order: PaymentOrder, _wire: object) -> Observation:
+        before.extend((e.reference, e.finished_at) for e in exchanges_of(order.payment_id))
+        return ANSWERS[answer]
+
+    provider.submits, provider.checks = [answered], [ANSWERS["not_sent"]]
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    advance(rails)
+    assert before == [(row.reference, None)]
+    (exchange,) = exchanges_of(row.id)
+    seen = ANSWERS[answer]
+    assert (exchange.kind, exchange.generation, exchange.reference) == ("submit", 1, row.reference)
+    assert (exchange.verdict, exchange.reason, exchange.http_status, exchange.body) == (
+        *(seen.verdict, seen.reason),
+        *(seen.http_status, seen.body),
+    )
+    assert exchange.finished_at is not None
+
+
+@pytest.mark.parametrize("answer", ["paid", "declined", "refused"])
+def test_an_end_points_to_the_answer_that_said_so(
+    provider: ScriptedProvider, rails: Rails, answer: str
+) -> None:
+    row = submitted(provider, rails, ANSWERS[answer])
+    (exchange,) = exchanges_of(row.id)
+    assert row.evidence_id == exchange.id
+    assert (row.failure_code, row.failure_provider_code) == FAILURES.get(answer, (None, None))
+    assert row.provider_transaction_id == ANSWERS[answer].provider_transaction_id
+    assert row.final_at is not None
+    assert row.next_action_at is None
+
+
+def test_a_failure_that_the_provider_does_not_explain_is_other(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    row = submitted(provider, rails, replace(ANSWERS["declined"], failure=None))
+    assert (row.status, row.failure_code) == ("FAILED", "other")
+
+
+def test_the_provider_is_told_what_was_accepted_and_no_transaction_waits_for_it(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    told: list[tuple[PaymentOrder, bool]] = []
+
+    def answered(order: PaymentOrder, _wire: object) -> Observation:
+        told.append((order, transaction_is_open()))
+        return ANSWERS["pending"]
+
+    provider.submits = provider.checks = [answered]
+    order = replace(an_order(amount="12.50"), payer_message="hello", payee_note="fee")
+    row = payment_row(an_accepted_payment(rails, order=order).payment_id)
+    advance(rails)
+    make_due(row.id)
+    advance(rails)
+    expected = PaymentOrder(
+        reference=row.reference,
+        payment_id=row.id,
+        money=Money(1250, "EUR"),
+        payer=order.payer,
+        payer_message="hello",
+        payee_note="fee",
+    )
+    assert told == [(expected, False), (expected, False)]
+
+
+# --- what had no effect -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["prepare", "submit"])
+def test_what_was_not_sent_is_handed_back_and_tried_again_ever_later(
+    provider: ScriptedProvider, rails: Rails, where: str
+) -> None:
+    provider.submits = [ANSWERS["not_sent"]]
+    provider.not_ready = ANSWERS["not_sent"] if where == "prepare" else None
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    for tries, delay_s in enumerate([1, 2, 4, 8], start=1):
+        advance(rails)
+        assert advance(rails) == 0
+        now = payment_row(row.id)
+        assert (now.stage, now.next_step, now.submissions) == ("accepted", "submit", tries)
+        assert due_in_s(row.id) == pytest.approx(delay_s, rel=0.3)
+        make_due(row.id)
+    provider.not_ready, provider.submits = None, [ANSWERS["accepted"]]
+    advance(rails)
+    assert payment_row(row.id).stage == "awaiting_payer"
+    assert set(provider.submissions) == {row.reference}
+    assert provider.questions == []
+    assert [e.verdict for e in exchanges_of(row.id)] == [*["NOT_SENT"] * 4, "PENDING"]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.NOT_SENT, Verdict.UNKNOWN, Verdict.NOT_FOUND])
+@pytest.mark.parametrize("wanted_s", [120.0, 1e9, float("inf"), float("nan"), -60.0])
+def test_a_provider_may_ask_for_patience_within_bounds(
+    provider: ScriptedProvider, rails: Rails, verdict: Verdict, wanted_s: float
+) -> None:
+    row = submitted(provider, rails, Observation(verdict, "busy", retry_after_s=wanted_s))
+    due_s = due_in_s(row.id)
+    assert due_s <= retry.RETRY_AFTER_MAX_S
+    if wanted_s > 0:
+        assert due_s > min(wanted_s, retry.RETRY_AFTER_MAX_S) - 10
+    else:
+        assert 0.5 < due_s < 2
+
+
+# --- questions ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", TO_QUESTION)
+@pytest.mark.parametrize(("before", "column"), [("accepted", 0), ("unknown", 1)])
+def test_the_answer_to_a_question_sets_stage_and_next_question(
+    provider: ScriptedProvider, rails: Rails, answer: str, before: str, column: int
+) -> None:
+    row = submitted(provider, rails, ANSWERS[before])
+    asked(provider, rails, row, ANSWERS[answer])
+    after = payment_row(row.id)
+    assert (after.status, after.stage) == TO_QUESTION[answer][column]
+    assert after.lease_until is None
+    assert provider.submissions == [row.reference]
+    if not after.is_final:
+        assert after.next_step == "check"
+        assert 0.5 < due_in_s(row.id) < 2
+
+
+@pytest.mark.parametrize("answer", TO_QUESTION)
+def test_the_answer_to_a_question_is_kept_unless_nothing_was_asked(
+    provider: ScriptedProvider, rails: Rails, answer: str
+) -> None:
+    row = submitted(provider, rails, ANSWERS["accepted"])
+    asked(provider, rails, row, ANSWERS[answer])
+    kept = [(e.kind, e.verdict) for e in exchanges_of(row.id)][1:]
+    assert kept == ([] if answer == "not_sent" else [("check", ANSWERS[answer].verdict)])
+
+
+def test_evidence_is_kept_up_to_its_bound(provider: ScriptedProvider, rails: Rails) -> None:
+    long = replace(ANSWERS["paid"], body=b"x" * (EVIDENCE_BYTES_MAX + 1), elapsed_s=1.2345)
+    row = submitted(provider, rails, long)
+    (exchange,) = exchanges_of(row.id)
+    assert exchange.body == b"x" * EVIDENCE_BYTES_MAX
+    assert exchange.elapsed_ms in (1234, 1235)
+
+
+def test_the_story_has_one_line_for_each_change_and_none_for_no_news(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    row = submitted(provider, rails, ANSWERS["unknown"])
+    for answer in ("unknown", "not_found", "pending", "pending", "unknown", "not_found", "paid"):
+        asked(provider, rails, row, ANSWERS[answer])
+    events = events_of(row.id)
+    assert [(e.sequence, e.type, e.data.get("reason")) for e in events] == [
+        (1, "payment.accepted", None),
+        (2, "payment.unknown", "timeout"),
+        (3, "payment.pending", "pending"),
+        (4, "payment.unknown", "not_found"),
+        (5, "payment.successful", "successful"),
+    ]
+    assert {e.actor for e in events[1:]} == {"engine"}
+    assert payment_row(row.id).sequence == 5
+
+
+@pytest.mark.parametrize("answer", ["pending", "unknown", "not_sent"])
+def test_no_age_ends_a_payment(provider: ScriptedProvider, rails: Rails, answer: str) -> None:
+    row = submitted(provider, rails, ANSWERS["accepted"])
+    for _ in range(3):
+        let_time_pass(seconds=timedelta(days=30).total_seconds())
+        asked(provider, rails, row, ANSWERS[answer])
+        assert (payment_row(row.id).status, payment_row(row.id).next_step) == (OPEN, "check")
+        assert 60 < due_in_s(row.id) < retry.CHECK_MAX_S * 1.3
+    asked(provider, rails, row, ANSWERS["paid"])
+    assert payment_row(row.id).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize("answer", ["paid", "declined"])
+def test_a_final_payment_is_never_taken_up_again(
+    provider: ScriptedProvider, rails: Rails, answer: str
+) -> None:
+    row = submitted(provider, rails, ANSWERS[answer])
+    let_time_pass(seconds=1e6)
+    make_due(row.id, forget_lease=True)
+    assert advance(rails) == 0
+    assert provider.questions == []
+    assert payment_row(row.id).generation == row.generation
+
+
+def test_a_question_that_is_held_back_is_asked_later_and_leaves_no_trace(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    class Crowded:
+        def wait_s(self, _account: object, _checks_per_s: float | None) -> float:
+            return 7.0
+
+    row = submitted(provider, rails, ANSWERS["accepted"])
+    asked(provider, replace(rails, pace=Crowded()), row, ANSWERS["paid"])
+    assert provider.questions == []
+    assert len(exchanges_of(row.id)) == 1
+    assert due_in_s(row.id) == pytest.approx(7, abs=0.5)
+    asked(provider, rails, row, ANSWERS["paid"])
+    assert payment_row(row.id).status == "SUCCESSFUL"
+
+
+# --- the amount ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("amount", [Money(99_999, "EUR"), Money(0, "EUR"), Money(100_000, "KES")])
+def test_another_amount_than_was_asked_settles_nothing(
+    provider: ScriptedProvider, rails: Rails, amount: Money
+) -> None:
+    odd = replace(ANSWERS["paid"], amount=amount)
+    row = submitted(provider, rails, ANSWERS["accepted"])
+    asked(provider, rails, row, odd)
+    after = payment_row(row.id)
+    assert (after.status, after.stage, after.evidence_id) == (OPEN, "unknown", None)
+    assert events_of(row.id)[-1].data == {"reason": "amount_contradicted"}
+    assert exchanges_of(row.id)[-1].verdict == "SUCCESSFUL"
+    asked(provider, rails, row, replace(odd, amount=row.money))
+    assert payment_row(row.id).status == "SUCCESSFUL"
+
+
+def test_a_submission_answered_with_another_amount_settles_nothing_either(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    row = submitted(provider, rails, replace(ANSWERS["paid"], amount=Money(1, "EUR")))
+    assert (row.status, row.stage, row.next_step) == (OPEN, "unknown", "check")
