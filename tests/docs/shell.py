@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,10 @@ from tests.docs.plan import INSTEAD, NOT_CODE, NOT_RUN, Rule
 
 SHELL = ("", "bash", "sh", "shell", "console")
 PAGE_MAX_S = 60.0
+# Programs that a page may call and a machine may lack.
+OPTIONAL = ("curl", "node", "jq")
+# A page's `python3` is the one that runs the tests.
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 _QUOTES = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)
 # An answer of 400 or more is a fault of the page, unless the page says otherwise.
 _PROLOGUE = f"""
@@ -58,6 +63,12 @@ def rule_for(rules: tuple[Rule, ...], page: str, text: str) -> Rule | None:
     return next(fitting, None)
 
 
+def lacking(command: str) -> set[str]:
+    """The programs that this command calls, itself or in a script of the page, and aren't here."""
+    called = set(re.findall(r"[\w.]+", command)) | ({"curl"} if ".sh " in command else set())
+    return {program for program in OPTIONAL if program in called and not shutil.which(program)}
+
+
 def is_shell(block: Block) -> bool:
     if block.language not in SHELL or block.file_name is not None:
         return False
@@ -72,7 +83,7 @@ def script_of(blocks: list[Block]) -> str:
         lines += [
             _in_place(block.page, command)
             for command in commands_of(block)
-            if rule_for(NOT_RUN, block.page, command) is None
+            if rule_for(NOT_RUN, block.page, command) is None and not lacking(command)
         ]
     return "\n".join(lines) + "\n"
 
@@ -89,7 +100,7 @@ def run_page(blocks: list[Block], folder: Path, environment: Mapping[str, str]) 
         process = subprocess.Popen(
             ["/bin/bash", "-c", f"exec 3>&{told.fileno()}; source {script}"],
             cwd=folder,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env={**os.environ, "PYTHONPATH": str(ROOT), **environment, "PATH": PATH},
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=subprocess.STDOUT,

@@ -94,6 +94,11 @@ def expired(site: Site) -> requests.Response:
     answer = post(site, key=key)
     problem = answer.json()
     assert problem["payment_id"] == payment["id"]
+    other = post(site, {"amount": "11"}, key=key)
+    assert (other.status_code, other.json()["fields"]) == (422, ["amount"])
+    forget(site, key)
+    assert post(site, {"amount": "11"}, key=key).json()["fields"] == []
+    assert post(site, key=key).json() | {"request_id": None} == problem | {"request_id": None}
     assert answer.headers["Location"] == problem["payment"] == f"/api/v1/payments/{payment['id']}"
     return answer
 
@@ -271,6 +276,16 @@ def test_a_refusal_spends_no_key(site: Site) -> None:
     key = uuid4()
     assert post(site, {"amount": "0"}, key=key).status_code == 422
     assert post(site, key=key).status_code == 201
+
+
+def forget(site: Site, key: UUID) -> None:
+    """As the worker does, some minutes after an answer has expired."""
+    with psycopg.connect(site.stack.administrator_url) as connection:
+        connection.execute(
+            "UPDATE idempotency_keys SET body = NULL, headers = NULL, field_digests = NULL"
+            " WHERE key = %s",
+            [key],
+        )
 
 
 def until_final(site: Site, payment_id: str) -> None:

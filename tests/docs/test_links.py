@@ -42,6 +42,13 @@ def test_each_file_that_is_named_is_there(page: str) -> None:
             assert any(f"def {test}(" in file.read_text() for file in found), f"{page}: {named}"
 
 
+@pytest.mark.parametrize("page", pages())
+def test_each_verb_of_make_that_is_named_is_there(page: str) -> None:
+    targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
+    named = re.findall(r"(?:`|^)make ([a-z-]+)", read(page), re.MULTILINE)
+    assert set(named) <= set(targets)
+
+
 def test_each_promise_of_the_readme_names_the_test_that_would_fail_without_it() -> None:
     rows = re.findall(r"^\| (G\d) \|.*\|(.*)\|$", read("README.md"), re.MULTILINE)
     assert [number for number, _ in rows] == ["G1", "G2", "G3", "G4", "G5", "G6", "G8"]
