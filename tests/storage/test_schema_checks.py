@@ -32,7 +32,7 @@ ROWS: Final[dict[str, Row]] = {
         "provider": "mtn_momo",
         "mode": "live",
         "base_url": "https://provider.example",
-        "target_environment": "mtnuganda",
+        "target_environment": "sandbox",
         "credentials": "encrypted",
     },
     "payments": {
@@ -154,6 +154,10 @@ ATTACKS: Final[list[tuple[Row, str]]] = [
     ({"mode": "both"}, "ck_api_keys_mode_known"),
     ({"key_hash": b"mara_live_a_whole_key"}, "ck_api_keys_hash_is_sha256"),
     ({"mode": "both"}, "ck_provider_accounts_mode_known"),
+    (
+        {"mode": "test", "target_environment": "mtnuganda"},
+        "ck_provider_accounts_test_is_sandbox",
+    ),
     ({"slug": "Not A Slug"}, "ck_tenants_slug_form"),
     ({"status": "deleted"}, "ck_tenants_status_known"),
 ]

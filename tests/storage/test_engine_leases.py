@@ -1,0 +1,220 @@
+"""A lease is the right to send: who lost it sends nothing. A callback is the wish to ask, no more."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+
+import pytest
+from flask import Flask
+
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.transport import Lease
+from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
+from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.lifecycle import LEASE, Claim, advance_payment
+from payments_app.payments.model import Payment
+from payments_app.payments.rails import Rails
+from payments_app.providers.contract import Observation, PaymentOrder
+from tests.builders import (
+    ANSWERS,
+    SCRIPTED,
+    Move,
+    ScriptedProvider,
+    a_claim,
+    advance,
+    an_accepted_payment,
+    due_in_s,
+    exchanges_of,
+    let_time_pass,
+    make_due,
+    payment_row,
+    rails_of,
+)
+
+LEASE_S: Final = LEASE.total_seconds()
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider(checks=[ANSWERS["pending"]])
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+    return rails_of(app, provider)
+
+
+def later(claim: Claim, *, seconds: float) -> Claim:
+    """The claim of a worker that was frozen for so long, as it finds its own clock."""
+    return replace(claim, lease=Lease(claim.lease.expires_at - seconds))
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def a_listening_provider() -> Iterator[tuple[str, list[bytes]]]:
+    """An address, and all that ever arrived there. It answers 202 to whatever comes."""
+    arrived: list[bytes] = []
+
+    def serve() -> None:
+        with listener:
+            while True:
+                try:
+                    peer, _ = listener.accept()
+                except OSError:
+                    return
+                with peer:
+                    arrived.append(peer.recv(65536))
+                    peer.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/", arrived
+    listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+def sending(url: str) -> Move:
+    def move(order: PaymentOrder, wire: Wire) -> Observation:
+        match wire.send(Call("POST", f"{url}{order.reference}", {})):
+            case Answer():
+                return ANSWERS["accepted"]
+            case Silence():
+                return ANSWERS["unknown"]
+
+    return move
+
+
+def test_a_worker_that_lost_its_payment_sends_nothing(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    with a_listening_provider() as (url, arrived):
+        provider.submits = [sending(url)]
+        row = payment_row(an_accepted_payment(rails).payment_id)
+        frozen = a_claim()
+        let_time_pass(seconds=LEASE_S + 1)
+        current = a_claim()
+        advance_payment(later(frozen, seconds=LEASE_S + 1), rails)
+        assert (arrived, provider.submissions) == ([], [])
+    assert payment_row(row.id).generation == current.generation
+    assert payment_row(row.id).lease_until is not None
+    (left, *_) = exchanges_of(row.id)
+    assert (left.verdict, left.reason) == ("NOT_SENT", "lease_lost")
+
+
+def test_a_worker_that_wakes_after_the_end_sends_nothing(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    frozen = a_claim()
+    let_time_pass(seconds=LEASE_S + 1)
+    provider.checks = [ANSWERS["declined"]]
+    advance(rails)
+    advance_payment(later(frozen, seconds=LEASE_S + 1), rails)
+    assert provider.submissions == []
+    assert payment_row(row.id).status == "FAILED"
+
+
+def test_a_lease_that_ends_while_the_adapter_gets_ready_stops_the_first_byte(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    with a_listening_provider() as (url, arrived):
+
+        def too_late(order: PaymentOrder, _wire: Wire) -> Observation:
+            over = rails.wire(Lease(boot_seconds() - 0.001))
+            return sending(url)(order, over)
+
+        provider.submits = [too_late]
+        row = payment_row(an_accepted_payment(rails).payment_id)
+        assert advance(rails) == 1
+        assert arrived == []
+        handed_back = payment_row(row.id)
+        assert (handed_back.stage, handed_back.next_step) == ("accepted", "submit")
+        assert exchanges_of(row.id)[0].reason == "lease_lost"
+        provider.submits = [sending(url)]
+        make_due(row.id)
+        advance(rails)
+        assert len(arrived) == 1
+        assert str(row.reference).encode() in arrived[0]
+    assert payment_row(row.id).stage == "awaiting_payer"
+
+
+def test_a_worker_with_little_time_left_takes_a_new_lease_before_it_sends(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    left: list[float] = []
+
+    def look(order: PaymentOrder, wire: Wire) -> Observation:
+        left.append(due_in_s(order.payment_id))
+        with pytest.raises(LeaseLost):
+            rails.wire(claim.lease).send(Call("GET", "http://127.0.0.1:1/", {}))
+        assert isinstance(wire.send(Call("GET", "http://127.0.0.1:1/", {})), Silence)
+        return ANSWERS["accepted"]
+
+    provider.submits = [look]
+    an_accepted_payment(rails)
+    claim = later(a_claim(), seconds=LEASE_S - 1)
+    let_time_pass(seconds=LEASE_S - 1)
+    advance_payment(claim, rails)
+    assert left == [pytest.approx(LEASE_S, abs=1)]
+    assert len(provider.submissions) == 1
+
+
+# --- callbacks in between -----------------------------------------------------------------------
+
+
+def hint(row: Payment, *, body: bytes = b"{}") -> None:
+    note_callback(ReceivedCallback(SCRIPTED, row.reference, "PUT", body, None))
+
+
+@pytest.mark.parametrize("renewed", [0, 1])
+def test_a_callback_that_overtakes_the_answer_makes_the_question_due_at_once(
+    rails: Rails, provider: ScriptedProvider, renewed: int
+) -> None:
+    def overtaken(order: PaymentOrder, _wire: Wire) -> Observation:
+        hint(payment_row(order.payment_id))
+        return ANSWERS["accepted"]
+
+    provider.submits = [overtaken]
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    claim = a_claim()
+    if renewed:
+        hint(row, body=b"even earlier")
+        claim = later(claim, seconds=LEASE_S - 1)
+    advance_payment(claim, rails)
+    assert due_in_s(row.id) <= 0
+    provider.checks = [ANSWERS["paid"]]
+    assert advance(rails) == 1
+    assert payment_row(row.id).status == "SUCCESSFUL"
+
+
+def test_a_callback_during_the_lease_starts_no_second_worker(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    a_claim()
+    hint(row)
+    assert advance(rails) == 0
+    assert (provider.submissions, provider.questions) == ([], [])
+
+
+def test_a_callback_does_not_hurry_what_was_handed_back(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    def refused_connection(order: PaymentOrder, _wire: Wire) -> Observation:
+        hint(payment_row(order.payment_id))
+        return replace(ANSWERS["not_sent"], retry_after_s=60)
+
+    provider.submits = [refused_connection]
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    advance(rails)
+    hint(row, body=b"another")
+    assert due_in_s(row.id) > 50
+    assert advance(rails) == 0

@@ -1,0 +1,238 @@
+"""Many workers, late workers, dead workers: each payment is sent once, and the last word stands."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Final
+
+import psycopg
+import pytest
+from flask import Flask
+
+from payments_app.kernel.database import db
+from payments_app.kernel.wire import Wire
+from payments_app.payments.lifecycle import LEASE, record
+from payments_app.payments.model import Payment
+from payments_app.payments.rails import Rails
+from payments_app.providers.contract import Observation, PaymentOrder
+from tests.builders import (
+    ANSWERS,
+    Ledger,
+    Move,
+    ScriptedProvider,
+    a_claim,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    events_of,
+    exchanges_of,
+    in_threads,
+    let_time_pass,
+    make_due,
+    payment_row,
+    rails_of,
+)
+
+LEASE_S: Final = LEASE.total_seconds()
+SLOW_S: Final = 0.2
+# After it nothing is due for minutes, however slow the machine.
+PATIENT: Final = replace(ANSWERS["unknown"], retry_after_s=300)
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider(checks=[ANSWERS["pending"]])
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+    return rails_of(app, provider)
+
+
+def slowly(answer: Observation) -> Move:
+    def move(_order: PaymentOrder, _wire: Wire) -> Observation:
+        time.sleep(SLOW_S)
+        return answer
+
+    return move
+
+
+def state_of(row: Payment) -> dict[str, object]:
+    """All of the row but the count of the story's lines."""
+    return {
+        name: value
+        for name, value in vars(row).items()
+        if name not in ("_sa_instance_state", "sequence")
+    }
+
+
+# --- at once ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["submit", "check"])
+def test_of_many_who_ring_at_once_one_does_the_work(
+    app: Flask, provider: ScriptedProvider, rails: Rails, step: str
+) -> None:
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    provider.submits = [slowly(PATIENT)]
+    if step == "check":
+        advance(rails)
+        provider.checks = [slowly(ANSWERS["paid"])]
+        make_due(row.id)
+    done = in_threads(app, lambda: advance(rails), times=12)
+    assert sorted(map(str, done)) == [*["0"] * 11, "1"]
+    assert provider.submissions == [row.reference]
+    assert provider.questions == ([row.reference] if step == "check" else [])
+
+
+def test_many_payments_and_many_workers_make_one_submission_each(
+    app: Flask, provider: ScriptedProvider, rails: Rails
+) -> None:
+    asker = an_asker()
+    provider.submits = [PATIENT]
+    ids = [an_accepted_payment(rails, asker=asker).payment_id for _ in range(40)]
+    done = in_threads(app, lambda: advance(rails), times=8)
+    assert sum(done) == 40
+    assert sorted(provider.submissions) == sorted(payment_row(each).reference for each in ids)
+    assert {payment_row(each).generation for each in ids} == {1}
+
+
+def test_two_sweeps_over_lost_workers_ask_once_and_send_once(app: Flask) -> None:
+    ledger = Ledger()
+    rails = rails_of(app, ledger.provider())
+    asker = an_asker()
+    ids = [an_accepted_payment(rails, asker=asker).payment_id for _ in range(5)]
+    for _ in ids:
+        a_claim()
+    let_time_pass(seconds=LEASE_S + 1)
+    in_threads(app, lambda: advance(rails), times=8)
+    assert sorted(ledger.arrivals) == sorted(payment_row(each).reference for each in ids)
+
+
+def test_a_row_that_somebody_holds_does_not_hold_up_the_others(
+    rails: Rails, provider: ScriptedProvider, database_url: str
+) -> None:
+    asker = an_asker()
+    first, *others = [an_accepted_payment(rails, asker=asker).payment_id for _ in range(3)]
+    with psycopg.connect(database_url) as connection:
+        connection.execute("SELECT FROM payments WHERE id = %s FOR UPDATE", [first])
+        before = time.monotonic()
+        assert advance(rails) == 2
+        assert time.monotonic() - before < 1
+    assert [payment_row(each).stage for each in others] == ["awaiting_payer"] * 2
+    assert payment_row(first).stage == "accepted"
+    assert advance(rails) == 1
+    assert len(provider.submissions) == 3
+
+
+def test_a_slow_provider_call_holds_no_row_and_no_connection(
+    provider: ScriptedProvider, rails: Rails, database_url: str
+) -> None:
+    held: list[int] = []
+
+    def look(order: PaymentOrder, _wire: Wire) -> Observation:
+        held.append(db.engine.pool.checkedout())
+        with psycopg.connect(database_url) as connection:
+            connection.execute(
+                "SELECT FROM payments WHERE id = %s FOR UPDATE NOWAIT", [order.payment_id]
+            )
+        return ANSWERS["accepted"]
+
+    provider.submits = [look]
+    an_accepted_payment(rails)
+    assert advance(rails) == 1
+    assert held == [0]
+
+
+def test_a_process_that_is_to_end_takes_on_nothing_new(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    asker = an_asker()
+    for _ in range(3):
+        an_accepted_payment(rails, asker=asker)
+    ending = replace(rails, stopping=lambda: len(provider.submissions) == 1)
+    assert advance(ending) == 1
+    assert advance(ending) == 0
+    assert advance(rails) == 2
+
+
+def test_each_payment_taken_rings_for_another_worker(app: Flask, rails: Rails) -> None:
+    redis = app.extensions["maramoja"].redis
+    asker = an_asker()
+    for _ in range(3):
+        an_accepted_payment(rails, asker=asker)
+    before = redis.llen("maramoja")
+    assert advance(rails) == 3
+    assert redis.llen("maramoja") == before + 3
+
+
+# --- late workers -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer", ["accepted", "paid", "declined", "refused", "not_sent", "unknown"]
+)
+def test_a_late_answer_is_kept_as_evidence_and_changes_nothing(
+    rails: Rails, provider: ScriptedProvider, answer: str
+) -> None:
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    late = a_claim()
+    let_time_pass(seconds=LEASE_S + 1)
+    provider.checks = [ANSWERS["unknown"]]
+    advance(rails)
+    before, story = payment_row(row.id), len(events_of(row.id))
+    record(late, ANSWERS[answer], rails)
+    assert state_of(payment_row(row.id)) == state_of(before)
+    assert len(events_of(row.id)) == story
+    assert exchanges_of(row.id)[0].verdict == ANSWERS[answer].verdict
+
+
+def test_a_late_workers_write_does_not_end_the_lease_of_the_one_who_has_the_payment_now(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    late = a_claim()
+    let_time_pass(seconds=LEASE_S + 1)
+    current = a_claim()
+    record(late, ANSWERS["accepted"], rails)
+    assert advance(rails) == 0
+    record(current, ANSWERS["paid"], rails)
+    assert payment_row(row.id).status == "SUCCESSFUL"
+    assert provider.submissions == []
+
+
+@pytest.mark.parametrize(
+    ("end", "late_answer", "contradicts"),
+    [
+        ("paid", "declined", True),
+        ("declined", "paid", True),
+        ("paid", "paid", False),
+        ("declined", "declined", False),
+        ("paid", "refused", False),
+        ("paid", "not_found", False),
+        ("declined", "pending", False),
+    ],
+)
+def test_a_late_answer_after_the_end_is_told_if_it_contradicts_and_changes_nothing(
+    rails: Rails, provider: ScriptedProvider, end: str, late_answer: str, contradicts: object
+) -> None:
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    advance(rails)
+    make_due(row.id)
+    late = a_claim()
+    let_time_pass(seconds=LEASE_S + 1)
+    provider.checks = [ANSWERS[end]]
+    advance(rails)
+    before = payment_row(row.id)
+    assert before.is_final
+    record(late, ANSWERS[late_answer], rails)
+    told = events_of(row.id)[before.sequence :]
+    assert [(e.type, e.data) for e in told] == (
+        [("payment.contradicted", {"verdict": ANSWERS[late_answer].verdict})] if contradicts else []
+    )
+    assert exchanges_of(row.id)[1].verdict == ANSWERS[late_answer].verdict
+    # Nothing but the count of the story's lines.
+    after = payment_row(row.id)
+    assert state_of(after) == state_of(before)
+    assert after.sequence == before.sequence + len(told)

@@ -1,0 +1,366 @@
+"""In doubt the provider is asked: after a crash, after a lost answer, when there is nothing yet."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Final
+
+import pytest
+from flask import Flask
+
+from payments_app.payments.lifecycle import LEASE
+from payments_app.payments.model import Payment
+from payments_app.payments.rails import Rails
+from payments_app.providers.contract import Capabilities, Mode, Observation, ProviderAccount
+from payments_app.providers.registry import Registry
+from payments_app.tenants.accounts import ProviderAccounts
+from tests.builders import (
+    ANSWERS,
+    SCRIPTED,
+    ScriptedProvider,
+    a_claim,
+    advance,
+    an_accepted_payment,
+    an_order,
+    due_in_s,
+    events_of,
+    exchanges_of,
+    let_time_pass,
+    make_due,
+    payment_row,
+    rails_of,
+)
+
+VISIBLE_AFTER_S: Final = 60.0
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider(checks=[ANSWERS["not_found"]])
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+    return rails_of(app, provider)
+
+
+def capable(**changed: Any) -> Capabilities:
+    usual = Capabilities(
+        idempotent_submit=True,
+        visible_after_s=VISIBLE_AFTER_S,
+        resend_after_s=3,
+        payer_window_s=300,
+    )
+    return replace(usual, **changed)
+
+
+def submitted(provider: ScriptedProvider, rails: Rails, answer: str) -> Payment:
+    provider.submits = [ANSWERS[answer]]
+    payment_id = an_accepted_payment(rails).payment_id
+    assert advance(rails) == 1
+    return payment_row(payment_id)
+
+
+# --- a worker that died -------------------------------------------------------------------------
+
+
+def test_after_a_crash_in_the_middle_of_a_submission_the_next_worker_asks_first(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    provider.checks = [ANSWERS["pending"]]
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    a_claim()
+    assert advance(rails) == 0, "the lease of the dead holds"
+    let_time_pass(seconds=LEASE.total_seconds() - 5)
+    assert advance(rails) == 0
+    let_time_pass(seconds=6)
+    assert advance(rails) == 1
+    assert (provider.questions, provider.submissions) == ([row.reference], [])
+    assert [(e.type, e.data.get("reason")) for e in events_of(row.id)] == [
+        ("payment.accepted", None),
+        ("payment.unknown", "worker_lost"),
+        ("payment.pending", "pending"),
+    ]
+    left, asked = exchanges_of(row.id)
+    assert (left.kind, left.finished_at, left.reference) == ("submit", None, row.reference)
+    assert (asked.kind, asked.generation) == ("check", 2)
+
+
+def test_after_a_crash_before_the_first_byte_the_same_reference_goes_out_later(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    a_claim()
+    let_time_pass(seconds=LEASE.total_seconds() + 1)
+    advance(rails)
+    assert provider.submissions == [row.reference]
+    assert payment_row(row.id).stage == "awaiting_payer"
+    assert [e.kind for e in exchanges_of(row.id)] == ["submit", "check", "submit"]
+
+
+def test_a_crash_in_the_middle_of_a_question_costs_one_lease_and_nothing_else(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    row = submitted(provider, rails, "accepted")
+    provider.checks = [ANSWERS["paid"]]
+    make_due(row.id)
+    a_claim()
+    assert advance(rails) == 0
+    let_time_pass(seconds=LEASE.total_seconds() + 1)
+    advance(rails)
+    assert payment_row(row.id).status == "SUCCESSFUL"
+    assert [e.generation for e in exchanges_of(row.id)] == [1, 3]
+
+
+# --- "not found" --------------------------------------------------------------------------------
+
+
+def test_what_is_not_found_is_sent_again_under_the_same_reference_ever_later(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    row = submitted(provider, rails, "unknown")
+    for sent, wait_s in enumerate([3, 6, 12, 24], start=1):
+        let_time_pass(seconds=wait_s - 1)
+        make_due(row.id)
+        assert advance(rails) == 1
+        assert len(provider.submissions) == sent, "too early"
+        let_time_pass(seconds=1.1)
+        make_due(row.id)
+        assert advance(rails) == 2
+        assert len(provider.submissions) == sent + 1
+    assert set(provider.submissions) == {row.reference}
+    assert payment_row(row.id).status == "PENDING"
+    assert {e.reference for e in exchanges_of(row.id)} == {row.reference}
+
+
+def test_what_a_rail_may_charge_twice_is_never_sent_again(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    provider.capabilities = capable(idempotent_submit=False)
+    row = submitted(provider, rails, "unknown")
+    for _ in range(5):
+        let_time_pass(seconds=86_400)
+        advance(rails)
+    assert provider.submissions == [row.reference]
+    after = payment_row(row.id)
+    assert (after.status, after.stage, after.next_step) == ("PENDING", "unknown", "check")
+    provider.checks = [ANSWERS["paid"]]
+    make_due(row.id)
+    advance(rails)
+    assert payment_row(row.id).status == "SUCCESSFUL"
+
+
+def test_after_a_crash_too_it_is_not_sent_again_where_that_may_charge_twice(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    provider.capabilities = capable(idempotent_submit=False)
+    payment_id = an_accepted_payment(rails).payment_id
+    a_claim()
+    for _ in range(3):
+        let_time_pass(seconds=86_400)
+        advance(rails)
+    assert provider.submissions == []
+    assert payment_row(payment_id).stage == "unknown"
+
+
+def test_a_payment_that_was_seen_and_is_not_found_any_more_has_not_failed(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    provider.capabilities = capable(idempotent_submit=False)
+    row = submitted(provider, rails, "accepted")
+    for _ in range(3):
+        let_time_pass(seconds=10 * VISIBLE_AFTER_S)
+        advance(rails)
+    assert (payment_row(row.id).status, payment_row(row.id).stage) == ("PENDING", "unknown")
+
+
+# --- a refusal after a submission in doubt ------------------------------------------------------
+
+
+@pytest.fixture
+def refused_after_doubt(provider: ScriptedProvider, rails: Rails) -> Payment:
+    """The first submission was not answered, the second was refused."""
+    provider.capabilities = capable(resend_after_s=10)
+    row = submitted(provider, rails, "unknown")
+    provider.submits = [ANSWERS["refused"]]
+    let_time_pass(seconds=11)
+    assert advance(rails) == 2
+    # No third: it would have to wait longer than this test lasts.
+    provider.capabilities = capable(resend_after_s=1_000)
+    return payment_row(row.id)
+
+
+def test_a_refusal_after_a_submission_in_doubt_fails_nothing_yet(
+    refused_after_doubt: Payment,
+) -> None:
+    assert (refused_after_doubt.status, refused_after_doubt.stage) == ("PENDING", "unknown")
+    assert refused_after_doubt.next_step == "check"
+    assert 0 < due_in_s(refused_after_doubt.id) < 30
+
+
+def test_the_refusal_ends_it_once_the_provider_has_long_had_nothing_else(
+    rails: Rails, refused_after_doubt: Payment
+) -> None:
+    row = refused_after_doubt
+    let_time_pass(seconds=VISIBLE_AFTER_S - 5)
+    make_due(row.id)
+    advance(rails)
+    assert payment_row(row.id).status == "PENDING"
+    let_time_pass(seconds=6)
+    make_due(row.id)
+    advance(rails)
+    after = payment_row(row.id)
+    assert (after.status, after.failure_code) == ("FAILED", "request_refused")
+    evidence = next(e for e in exchanges_of(row.id) if e.id == after.evidence_id)
+    assert (evidence.kind, evidence.verdict, evidence.generation) == ("submit", "REFUSED", 3)
+    assert events_of(row.id)[-1].data == {"reason": "refused_and_not_found"}
+
+
+@pytest.mark.parametrize("answer", ["pending", "unknown", "not_sent", "duplicate", "refused"])
+def test_without_a_not_found_the_refusal_ends_nothing(
+    provider: ScriptedProvider, rails: Rails, refused_after_doubt: Payment, answer: str
+) -> None:
+    provider.checks = [ANSWERS[answer]]
+    let_time_pass(seconds=30 * 86_400)
+    advance(rails)
+    assert payment_row(refused_after_doubt.id).status == "PENDING"
+
+
+def test_the_first_submission_may_turn_out_paid_after_the_refusal(
+    provider: ScriptedProvider, rails: Rails, refused_after_doubt: Payment
+) -> None:
+    provider.checks = [ANSWERS["paid"]]
+    let_time_pass(seconds=30 * 86_400)
+    advance(rails)
+    assert payment_row(refused_after_doubt.id).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize("third", ["unknown", "accepted", "not_sent"])
+def test_a_refusal_that_is_not_the_last_word_ends_nothing(
+    provider: ScriptedProvider, rails: Rails, refused_after_doubt: Payment, third: str
+) -> None:
+    row = refused_after_doubt
+    provider.submits = [ANSWERS[third]]
+    provider.capabilities = capable(resend_after_s=10)
+    let_time_pass(seconds=41)
+    advance(rails)
+    assert len(provider.submissions) == 3
+    provider.capabilities = capable(resend_after_s=1_000)
+    let_time_pass(seconds=2 * VISIBLE_AFTER_S)
+    advance(rails)
+    assert payment_row(row.id).status == "PENDING"
+
+
+# --- rails that are gone or faulty --------------------------------------------------------------
+
+
+class Faulty(ScriptedProvider):
+    """Raises where `fault` says, as an adapter with a bug does."""
+
+    fault = ""
+
+    def prepare(self, *arguments: Any) -> Observation | None:
+        return self._or_fault("prepare") or super().prepare(*arguments)
+
+    def submit(self, *arguments: Any) -> Observation:
+        return self._or_fault("submit") or super().submit(*arguments)
+
+    def check(self, *arguments: Any) -> Observation:
+        return self._or_fault("check") or super().check(*arguments)
+
+    def _or_fault(self, where: str) -> None:
+        if self.fault == where:
+            raise ZeroDivisionError(where)
+
+
+@pytest.fixture
+def neighbour() -> ScriptedProvider:
+    return ScriptedProvider(code="neighbour", checks=[ANSWERS["pending"]])
+
+
+def with_other_merchant(rails: Rails, app: Flask) -> Rails:
+    accounts = tuple(
+        ProviderAccount(
+            *(None, code, Mode.TEST, "http://127.0.0.1:1", "sandbox"),
+            {"merchant": "another"} if code == SCRIPTED else {},
+        )
+        for code in rails.registry.codes()
+    )
+    cipher = app.extensions["maramoja"].cipher
+    return replace(rails, accounts=ProviderAccounts(accounts, cipher))
+
+
+def without_account(rails: Rails, app: Flask) -> Rails:
+    accounts = tuple(a for a in rails.accounts.platform() if a.provider != SCRIPTED)
+    cipher = app.extensions["maramoja"].cipher
+    return replace(rails, accounts=ProviderAccounts(accounts, cipher))
+
+
+def without_adapter(rails: Rails, _app: Flask) -> Rails:
+    codes = [code for code in rails.registry.codes() if code != SCRIPTED]
+    return replace(rails, registry=Registry({code: rails.registry.get(code) for code in codes}))
+
+
+GONE: Final = [with_other_merchant, without_account, without_adapter]
+
+
+@pytest.mark.parametrize("gone", GONE)
+@pytest.mark.parametrize("seen", [0, 1])
+def test_a_payment_whose_rail_is_gone_is_kept_and_the_others_go_on(
+    app: Flask, neighbour: ScriptedProvider, gone: Any, seen: int
+) -> None:
+    provider = ScriptedProvider(checks=[ANSWERS["not_found"]])
+    whole = rails_of(app, provider, neighbour)
+    row = payment_row(an_accepted_payment(whole, order=an_order(provider=SCRIPTED)).payment_id)
+    for _ in range(seen):
+        advance(whole)
+    broken = gone(whole, app)
+    for _ in range(3):
+        other = an_accepted_payment(whole, order=an_order(provider="neighbour")).payment_id
+        let_time_pass(seconds=400)
+        advance(broken)
+        assert payment_row(other).stage == "awaiting_payer"
+    after = payment_row(row.id)
+    assert (after.status, len(provider.submissions)) == ("PENDING", seen)
+    assert 40 < due_in_s(row.id) <= 300
+    provider.checks = [ANSWERS["paid"]]
+    for _ in range(2):
+        make_due(row.id)
+        advance(whole)
+    assert payment_row(row.id).status == "SUCCESSFUL"
+    assert provider.submissions == [row.reference]
+
+
+def test_another_merchants_word_that_a_payment_is_there_counts(
+    app: Flask, provider: ScriptedProvider, rails: Rails
+) -> None:
+    row = submitted(provider, rails, "accepted")
+    provider.checks = [ANSWERS["paid"]]
+    make_due(row.id)
+    advance(with_other_merchant(rails, app))
+    assert payment_row(row.id).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize("fault", ["prepare", "submit", "check"])
+def test_a_faulty_adapter_ends_no_payment_and_stops_no_other(
+    app: Flask, neighbour: ScriptedProvider, fault: str
+) -> None:
+    provider = Faulty(checks=[ANSWERS["unknown"]])
+    rails = rails_of(app, provider, neighbour)
+    row = payment_row(an_accepted_payment(rails, order=an_order(provider=SCRIPTED)).payment_id)
+    if fault == "check":
+        advance(rails)
+    provider.fault = fault
+    for _ in range(3):
+        other = an_accepted_payment(rails, order=an_order(provider="neighbour")).payment_id
+        let_time_pass(seconds=400)
+        advance(rails)
+        assert payment_row(other).stage == "awaiting_payer"
+    after = payment_row(row.id)
+    assert (after.status, after.next_step) == ("PENDING", "check")
+    assert after.stage == ("awaiting_payer" if fault == "check" else "unknown")
+    provider.fault, provider.checks = "", [ANSWERS["paid"]]
+    make_due(row.id)
+    advance(rails)
+    assert payment_row(row.id).status == "SUCCESSFUL"
+    assert len(provider.submissions) <= 1
