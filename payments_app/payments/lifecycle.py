@@ -311,10 +311,11 @@ def _settle(
 ) -> None:
     """End the payment on the provider's word, which is stored as `exchange_id`."""
     if seen.verdict is Verdict.SUCCESSFUL and seen.amount not in (None, payment.money):
-        # Paid, but not what was asked: no clock and no guess of ours ends this one.
+        # Paid, but not what was asked: no clock and no guess of ours ends this one. Asked again
+        # as often as any other: an answer that was garbled once must not cost half an hour.
         log.error("payment.amount_contradicted")
         _move(session, payment, Event.UNKNOWN, now, reason="amount_contradicted")
-        _act_again(payment, Step.CHECK, now, retry.CHECK_MAX_S)
+        _act_again(payment, Step.CHECK, now, retry.check_delay_s(_age_s(payment, now)))
         return
     event = Event.SUCCESSFUL if seen.verdict is Verdict.SUCCESSFUL else Event.FAILED
     payment.provider_transaction_id = seen.provider_transaction_id
