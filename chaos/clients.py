@@ -35,7 +35,7 @@ class Shared:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._payments: list[tuple[str, str, str]] = []
-        self._borrowed: set[tuple[str, str]] = set()
+        self._borrowed: set[str] = set()
 
     def add(self, tenant: str, key: str, payment_id: str) -> None:
         """A payment that one of them has been told of."""
@@ -52,9 +52,10 @@ class Shared:
         """A key of another tenant, for one order of this one: nobody else of it may use it."""
         other = self.of_others(tenant, pick)
         with self._lock:
-            if other is None or (tenant, other[0]) in self._borrowed:
+            # Once only, and so never back to the tenant whose key it was at first.
+            if other is None or other[0] in self._borrowed:
                 return None
-            self._borrowed.add((tenant, other[0]))
+            self._borrowed.add(other[0])
             return other[0]
 
 

@@ -22,6 +22,7 @@ _PROBLEM: Final = "application/problem+json"
 _EXAMPLES_MAX: Final = 3
 
 Said = Iterator[Finding]
+Rule = Callable[[Evidence], Said]
 
 
 def judge_all(evidence: Evidence) -> list[Finding]:
@@ -144,7 +145,7 @@ def _redis_is_not_needed(evidence: Evidence) -> Said:
             yield _found(Verdict.LIE, "redis_needed", text)
 
 
-RULES: Final[Sequence[Callable[[Evidence], Said]]] = (
+RULES: Final[Sequence[Rule]] = (
     _every_payment_has_its_key,
     _no_money_moves_unknown,
     _sums_are_equal,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -73,6 +74,7 @@ def run_plan(plan: Plan, directory: Path, say: Say) -> Result:
             fenced = _fences(stage)
         finally:
             _keep_logs(stage, directory / "log")
+    (directory / "evidence.json").write_text(json.dumps(asdict(evidence)), encoding="utf-8")
     result = _judge(plan, evidence, scene.nemesis.met, hits=hits, healed_s=healed_s, fenced=fenced)
     (directory / "report.md").write_text(as_markdown(result), encoding="utf-8")
     return result

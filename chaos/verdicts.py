@@ -43,6 +43,7 @@ LAWFUL_MOVES: Final = frozenset(
 )
 
 Said = Iterator[tuple[Verdict, str]]
+Rule = Callable[[Case], Said]
 
 
 def judge_case(case: Case) -> list[Finding]:
@@ -231,7 +232,7 @@ def _told_story(row: PaymentRow, *, story_shown: Shown | None, stored: int) -> S
         yield Verdict.LIE, f"the API tells {len(told)} of {stored} lines of the story"
 
 
-RULES: Final[Sequence[Callable[[Case], Said]]] = (
+RULES: Final[Sequence[Rule]] = (
     _one_payment_for_each_key,
     _one_charge_for_each_payment,
     _what_was_answered_exists,
@@ -265,7 +266,8 @@ def _differences(case: Case, row: PaymentRow) -> list[str]:
 def _same(case: Case, told: dict[str, Any], name: str) -> bool:
     asked, said = case.order.get(name), told.get(name)
     if name == "amount":
-        return said is not None and Decimal(str(said)) == Decimal(str(asked))
+        # Asked in whole units, told as a decimal.
+        return str(said).removesuffix(".00") == str(asked)
     return bool(asked == said)
 
 
