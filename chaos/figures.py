@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chaos.evidence import Evidence, ExchangeRow
+from chaos.evidence import Evidence, ExchangeRow, Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,19 +24,25 @@ class Spread:
 class LostAnswers:
     """From a lost answer to the truth, counted from when the provider itself had it.
 
-    `on_the_wire`: the gateway knew that it had lost the answer. `with_its_process`: the worker
-    died or slept with it, and its lease had to end first.
+    `on_the_wire`: the gateway knew that it had lost the answer. `alone`: those of them that met
+    no second fault before the truth was known. `with_its_process`: the worker died or slept with
+    it, and its lease had to end first.
     """
 
     on_the_wire: Spread
+    alone: Spread
     with_its_process: Spread
 
 
-def lost_answers(evidence: Evidence) -> LostAnswers:
-    """The times of all payments whose first submission's answer was lost, and that have ended."""
+def lost_answers(evidence: Evidence, disturbed: Sequence[Window]) -> LostAnswers:
+    """The times of all payments whose first submission's answer was lost, and that have ended.
+
+    `disturbed`: when processes that a payment's way leads through were broken.
+    """
     ended_at = {row.reference: row.ended_at for row in evidence.creations}
     final_at = {row.id: row.final_at for row in evidence.payments}
-    wire, process = [], []
+    struck = _struck_again(evidence)
+    wire, alone, process = [], [], []
     for exchange in _first_submissions(evidence.exchanges):
         final, known = final_at.get(exchange.payment_id), ended_at.get(exchange.reference)
         if final is None or known is None:
@@ -44,8 +50,14 @@ def lost_answers(evidence: Evidence) -> LostAnswers:
         if exchange.finished_at is None:
             process.append(final - max(exchange.started_at, known))
         elif exchange.verdict == "UNKNOWN":
-            wire.append(final - max(exchange.finished_at, known))
-    return LostAnswers(spread(wire), spread(process))
+            seconds = final - max(exchange.finished_at, known)
+            wire.append(seconds)
+            met = any(
+                one.began_at < final and exchange.started_at < one.ended_at for one in disturbed
+            )
+            if not met and exchange.reference not in struck:
+                alone.append(seconds)
+    return LostAnswers(spread(wire), spread(alone), spread(process))
 
 
 def spread(seconds: Sequence[float]) -> Spread:
@@ -70,6 +82,12 @@ def answer_counts(evidence: Evidence) -> Mapping[str, int]:
 def act_counts(evidence: Evidence) -> Mapping[str, int]:
     """How many requests of each sort were sent."""
     return dict(Counter(line.act for line in evidence.lines if line.outcome == "asked"))
+
+
+def _struck_again(evidence: Evidence) -> set[str | None]:
+    """References that met more than one of the provider's faults."""
+    faults = Counter(row.reference for row in evidence.wire if row.fault)
+    return {reference for reference, count in faults.items() if count > 1}
 
 
 def _first_submissions(exchanges: Sequence[ExchangeRow]) -> Sequence[ExchangeRow]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from chaos.cases import Case, Finding, Verdict
-from chaos.evidence import Evidence
+from chaos.disasters import RECOVERY_S
+from chaos.evidence import Evidence, Window
 from chaos.figures import Spread, act_counts, answer_counts, lost_answers
 from chaos.nemesis import Met
 from chaos.plan import Plan
@@ -60,6 +61,15 @@ class Result:
         return [name for name, count in self.hits.items() if count == 0]
 
     @property
+    def disturbed(self) -> Sequence[Window]:
+        """When something on a payment's way was broken: neither API nor beat is needed there."""
+        return [
+            Window(met.began_at, met.ended_at + RECOVERY_S)
+            for met in self.met
+            if not met.target.startswith(("api", "beat"))
+        ]
+
+    @property
     def exit_status(self) -> int:
         """0 clean, 1 for anything bad, 2 when a kind of fault was never met."""
         if self.findings:
@@ -70,11 +80,12 @@ class Result:
 def summary(result: Result) -> str:
     """The last lines on the screen."""
     counts = "  ".join(f"{verdict} {count}" for verdict, count in result.verdicts.items())
-    lost = lost_answers(result.evidence)
+    lost = lost_answers(result.evidence, result.disturbed)
     lines = [
         f"{len(result.cases)} keys: {counts}",
         f"{sum(act_counts(result.evidence).values())} requests, {_faults(result)}",
         f"from a lost answer to the truth: {_spread(lost.on_the_wire)}",
+        f"where nothing else was broken: {_spread(lost.alone)}",
     ]
     lines += [f"✗ {_finding(finding)}" for finding in result.findings[:FINDINGS_SHOWN]]
     if result.not_met:
@@ -142,11 +153,12 @@ def _finding(finding: Finding) -> str:
 
 
 def _lost(result: Result) -> str:
-    lost = lost_answers(result.evidence)
+    lost = lost_answers(result.evidence, result.disturbed)
     rows = [
         (name, str(one.count), f"{one.p50_s:.1f}", f"{one.p95_s:.1f}", f"{one.max_s:.1f}")
         for name, one in (
             ("on the wire", lost.on_the_wire),
+            ("on the wire, and nothing else was broken", lost.alone),
             ("with its worker", lost.with_its_process),
         )
     ]

@@ -1,0 +1,52 @@
+"""The clock that is put into workers: the wall clock moves, the others do not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from chaos.stage import INJECTED
+
+HOUR_S = 3600.0
+# Prints how far its clocks have gone from where they began, ten times a second.
+PROGRAM = """
+import time, datetime, sys
+wall, steady, boot = time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_MONOTONIC)
+while True:
+    aware = datetime.datetime.now(datetime.UTC).timestamp()
+    print(time.time() - wall, aware - wall, time.monotonic() - steady, flush=True)
+    time.sleep(0.1)
+"""
+
+
+def test_only_the_wall_clock_moves_and_it_comes_back(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(INJECTED), "CHAOS_CLOCKS": str(tmp_path)}
+    command = [sys.executable, "-c", PROGRAM, "celery"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            began = time.monotonic()
+            assert process.stdout is not None
+            for offset_s in (HOUR_S, -HOUR_S, 0.0):
+                (tmp_path / str(process.pid)).write_text(str(offset_s))
+                for text in process.stdout:
+                    wall, aware, steady = map(float, text.split())
+                    assert steady < time.monotonic() - began + 1
+                    if abs(wall - steady - offset_s) < 60:
+                        break
+                assert abs(aware - wall) < 1
+                applied = tmp_path / f"{process.pid}.applied"
+                assert float(applied.read_text()) == offset_s
+        finally:
+            process.kill()
+
+
+def test_who_is_not_celery_keeps_its_clock(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(INJECTED), "CHAOS_CLOCKS": str(tmp_path)}
+    code = "import threading; print([one.name for one in threading.enumerate()])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "['MainThread']"
