@@ -49,6 +49,15 @@ def test_each_verb_of_make_that_is_named_is_there(page: str) -> None:
     assert set(named) <= set(targets)
 
 
+def test_each_decision_is_listed_and_has_its_five_parts() -> None:
+    written = {page for page in pages() if re.match(r"docs/decisions/\d", page)}
+    listed = {f"docs/decisions/{link}" for link in links_of("docs/decisions/README.md")}
+    assert listed == written
+    parts = ["Context", "Decision", "Why", "Rejected", "What follows"]
+    for page in written:
+        assert re.findall(r"^## (.+)$", read(page), re.MULTILINE) == parts, page
+
+
 def test_each_promise_of_the_readme_names_the_test_that_would_fail_without_it() -> None:
     rows = re.findall(r"^\| (G\d) \|.*\|(.*)\|$", read("README.md"), re.MULTILINE)
     assert [number for number, _ in rows] == ["G1", "G2", "G3", "G4", "G5", "G6", "G8"]
