@@ -1,0 +1,119 @@
+"""What the provider really did: the truth that every run is judged by. It speaks as MTN does.
+
+It keeps its word: a reference makes one order however often it comes, an order that has ended
+stays ended, and what it says of an end is so. Everything else it may do wrong, in network.py.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from payments_app.kernel.wire import Answer, Call
+from tests.simulation.clock import VirtualClock
+
+# As visible_after_s of the adapter promises less what the network may hold back a request.
+HIDDEN_MAX_S: Final = 90.0
+
+
+class Fate(StrEnum):
+    """How an order stands, in MTN's words."""
+
+    PENDING = "PENDING"
+    SUCCESSFUL = "SUCCESSFUL"
+    FAILED = "FAILED"
+
+
+@dataclass
+class BankOrder:
+    """One request to pay that the provider has taken."""
+
+    reference: str
+    external_id: str
+    amount: str
+    currency: str
+    payer: str
+    visible_at_s: float
+    fate: Fate = Fate.PENDING
+    reason: str = ""
+
+
+@dataclass
+class Bank:
+    """All orders, and every submission that came, in turn."""
+
+    clock: VirtualClock
+    orders: dict[str, BankOrder] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    said: dict[str, list[bytes]] = field(default_factory=dict)
+    hide_s: float = 0.0
+
+    def submit(self, call: Call) -> Answer:
+        """Take the order, or say that it is there already."""
+        reference = call.headers["X-Reference-Id"]
+        if reference in self.orders:
+            return coded(409, "RESOURCE_ALREADY_EXIST")
+        body = json.loads(call.body or b"")
+        self.orders[reference] = BankOrder(
+            reference=reference,
+            external_id=body["externalId"],
+            amount=body["amount"],
+            currency=body["currency"],
+            payer=body["payer"]["partyId"],
+            visible_at_s=self.clock.seconds() + self.hide_s,
+        )
+        return Answer(202, {}, b"")
+
+    def show(self, reference: str) -> Answer:
+        """How the order stands; nothing, for as long as it hides."""
+        order = self.orders.get(reference)
+        if order is None or order.visible_at_s > self.clock.seconds():
+            return coded(404, "RESOURCE_NOT_FOUND")
+        return Answer(200, {}, self.told(order))
+
+    def told(self, order: BankOrder, fate: Fate | None = None) -> bytes:
+        """The order as JSON, for answers and for callbacks alike."""
+        fate = fate or order.fate
+        fields = {
+            "amount": order.amount,
+            "currency": order.currency,
+            "externalId": order.external_id,
+            "payer": {"partyIdType": "MSISDN", "partyId": order.payer},
+            "status": fate.value,
+        }
+        if fate is Fate.SUCCESSFUL:
+            fields["financialTransactionId"] = str(1_000_000 + len(order.reference))
+        if fate is Fate.FAILED:
+            fields["reason"] = order.reason or "APPROVAL_REJECTED"
+        return json.dumps(fields).encode()
+
+    def refuse(self, reference: str, answer: Answer) -> Answer:
+        """A submission that makes nothing of it; what was made by another one stands."""
+        self.refused.add(reference)
+        return answer
+
+    def decide(self, order: BankOrder, fate: Fate, reason: str = "") -> None:
+        """The payer approves or doesn't. Once."""
+        assert order.fate is Fate.PENDING
+        order.fate, order.reason = fate, reason
+
+    def come_clean(self) -> None:
+        """From now on whatever it has is seen at once."""
+        self.hide_s = 0.0
+        for order in self.orders.values():
+            order.visible_at_s = 0.0
+
+    def pending(self) -> list[BankOrder]:
+        """Orders that have no end yet, in the order in which they came."""
+        return [order for order in self.orders.values() if order.fate is Fate.PENDING]
+
+    def has_said(self, reference: str, answer: Answer) -> None:
+        """The answer left for whoever asked: the referee knows then what may be believed."""
+        self.said.setdefault(reference, []).append(answer.body)
+
+
+def coded(status: int, code: str) -> Answer:
+    """MTN's error with a code."""
+    return Answer(status, {}, json.dumps({"code": code, "message": code.lower()}).encode())

@@ -1,0 +1,49 @@
+"""Every free decision of a run is one number: drawn from the seed, or prescribed by a list."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class Choices:
+    """Decides, and remembers what was decided.
+
+    Option 0 is always the tamest: go on, no fault, no more steps. A list that is too short
+    goes on with zeros, so cutting numbers out of a list or setting them to zero gives a run
+    that is shorter and tamer, never one that makes no sense.
+    """
+
+    def __init__(self, seed: int, prescribed: Sequence[int] | None = None) -> None:
+        self._random = random.Random(seed)
+        self._prescribed = prescribed
+        self.made: list[int] = []
+
+    def pick(self, weights: Sequence[int]) -> int:
+        """The index of an option; one with weight 0 isn't open now."""
+        choice = self._drawn(weights) if self._prescribed is None else self._told(weights)
+        self.made.append(choice)
+        return choice
+
+    def one_of(self, options: Sequence[T]) -> T:
+        """Any of the options, all alike."""
+        return options[self.pick((1,) * len(options))]
+
+    def _drawn(self, weights: Sequence[int]) -> int:
+        left = self._random.random() * sum(weights)
+        for index, weight in enumerate(weights):
+            left -= weight
+            if left < 0:
+                return index
+        return 0
+
+    def _told(self, weights: Sequence[int]) -> int:
+        assert self._prescribed is not None
+        place = len(self.made)
+        told = self._prescribed[place] if place < len(self._prescribed) else 0
+        if told < len(weights) and weights[told]:
+            return told
+        return next(index for index, weight in enumerate(weights) if weight)

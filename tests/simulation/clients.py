@@ -1,0 +1,103 @@
+"""The tenants' side: orders with their keys, sent, sent again, sent changed; and what was said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import orjson
+from sqlalchemy.exc import OperationalError
+
+from payments_app.api.v1.views import payment_document
+from payments_app.kernel.idempotency import (
+    KeyExpired,
+    KeyInProgress,
+    KeyReused,
+    StoredAnswer,
+)
+from payments_app.kernel.money import Money
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.payments import acceptance
+from payments_app.payments.acceptance import Asker
+from payments_app.payments.model import Payment
+from payments_app.payments.order import NewPayment
+from payments_app.payments.rails import Rails
+from payments_app.tenants.keys import Caller
+
+KEPT_FOR: Final = timedelta(hours=24)
+# Each intent pays from a number of its own, so that its payments are found without its key.
+_PAYER: Final = "25677212{:04d}"
+
+
+@dataclass(eq=False)
+class Intent:
+    """What a tenant wants paid, once. `key` None: sent without an Idempotency-Key."""
+
+    number: int
+    caller: Caller
+    key: UUID | None
+    minor: int
+
+    @property
+    def name(self) -> str:
+        """For the trace."""
+        return f"I{self.number}@{self.caller.tenant_slug}"
+
+    def order(self, variant: int) -> NewPayment:
+        """Variant 0 is what is meant; another one is a client's mistake under the same key."""
+        return NewPayment(
+            money=Money(self.minor + variant, "UGX"),
+            payer=Msisdn(_PAYER.format(self.number)),
+            provider="mtn_momo",
+            description=self.name,
+        )
+
+
+@dataclass(frozen=True)
+class Said:
+    """One answer to one request. `what` is "ok", or the error's code."""
+
+    intent: Intent
+    variant: int
+    what: str
+    body: bytes = b""
+    payment_id: UUID | None = None
+
+
+@dataclass
+class Clients:
+    """Sends requests and keeps every answer that left, whether or not it reached anyone."""
+
+    note: Callable[[str], None]
+    intents: list[Intent] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
+
+    def send(self, intent: Intent, variant: int, rails: Rails) -> None:
+        """One request, as the view makes it."""
+        asker = Asker(
+            caller=intent.caller,
+            request_id="simulation",
+            idempotency_key=intent.key,
+            answer_kept_for=KEPT_FOR,
+        )
+        try:
+            accepted = acceptance.accept_payment(intent.order(variant), asker, rails, _render)
+        except (KeyReused, KeyInProgress, KeyExpired) as error:
+            self._keep(Said(intent, variant, error.code))
+        except OperationalError as error:
+            self.note(f"{intent.name}: 503 {error.orig}")
+        else:
+            self._keep(
+                Said(intent, variant, "ok", accepted.answer.body, accepted.payment_id),
+            )
+
+    def _keep(self, said: Said) -> None:
+        self.note(f"{said.intent.name} variant {said.variant}: {said.what}")
+        self.said.append(said)
+
+
+def _render(payment: Payment) -> StoredAnswer:
+    return StoredAnswer(201, {"Location": f"/{payment.id}"}, orjson.dumps(payment_document(payment)))

@@ -1,0 +1,131 @@
+"""One clock for the whole world, which stands still unless the schedule moves it.
+
+The database asks it too: in a simulation's database a schema `sim` stands before pg_catalog in
+the search path, and its clock_timestamp() and statement_timestamp() read a sequence, which
+every session sees change at once. So leases end and payments fall due by the very statements
+of the engine, and a run doesn't depend on how fast the machine is. clock_timestamp() is a
+microsecond later each time it is asked, so that no two rows are due at the same instant.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
+from unittest.mock import patch
+
+import psycopg
+
+from payments_app.kernel import clock as kernel_clock
+
+MICROSECONDS: Final = 1_000_000
+_START: Final = datetime(2031, 3, 1, 9, 0, tzinfo=UTC)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_INSTALL: Final = """
+CREATE SCHEMA sim;
+CREATE SEQUENCE sim.clock;
+GRANT USAGE ON SCHEMA sim TO PUBLIC;
+GRANT SELECT, USAGE ON SEQUENCE sim.clock TO PUBLIC;
+CREATE FUNCTION sim.statement_timestamp() RETURNS timestamptz LANGUAGE sql STABLE
+    AS $$ SELECT timestamptz 'epoch' + last_value * interval '1 microsecond' FROM sim.clock $$;
+CREATE FUNCTION sim.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE
+    AS $$ SELECT timestamptz 'epoch' + nextval('sim.clock') * interval '1 microsecond' $$;
+DO $$ DECLARE place record; BEGIN
+    FOR place IN
+        SELECT d.adrelid::regclass AS relation, a.attname
+        FROM pg_attrdef d JOIN pg_attribute a ON (a.attrelid, a.attnum) = (d.adrelid, d.adnum)
+        WHERE pg_get_expr(d.adbin, d.adrelid) = 'clock_timestamp()'
+    LOOP
+        EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT sim.clock_timestamp()',
+                       place.relation, place.attname);
+    END LOOP;
+    EXECUTE format('ALTER DATABASE %I SET search_path = sim, pg_catalog, public',
+                   current_database());
+END $$
+"""
+
+
+def install(administrator: psycopg.Connection) -> None:
+    """Give this database the clock. Sessions that begin later have it."""
+    administrator.execute(_INSTALL)
+
+
+class VirtualClock:
+    """Counts microseconds since 1970. Only the thread that holds the baton touches it."""
+
+    def __init__(self, administrator: psycopg.Connection) -> None:
+        self._administrator = administrator
+        self.microseconds = 0
+        self._told = 0
+        self.restart()
+
+    def restart(self) -> None:
+        """Back to the instant at which every run begins."""
+        self.microseconds = (_START - _EPOCH) // timedelta(microseconds=1)
+        self._told = 0
+        self.tell()
+
+    def now(self) -> datetime:
+        """This instant, aware."""
+        return _EPOCH + timedelta(microseconds=self.microseconds)
+
+    def seconds(self) -> float:
+        """What the kernel's boot_seconds() gives."""
+        return self.microseconds / MICROSECONDS
+
+    def since_start_s(self) -> float:
+        """For the trace."""
+        return self.seconds() - (_START - _EPOCH).total_seconds()
+
+    def spend(self, seconds: float) -> None:
+        """A call took this long; the database learns it when the next transaction begins."""
+        self.microseconds += round(seconds * MICROSECONDS)
+
+    def leap(self, seconds: float) -> None:
+        """Time passes, also for transactions that are open."""
+        self.spend(seconds)
+        self.tell()
+
+    def leap_to(self, instant: datetime) -> None:
+        """As above, to an instant; it never goes back."""
+        self.leap(max((instant - self.now()).total_seconds(), 0.0))
+
+    def tell(self) -> None:
+        """Let the database know."""
+        if self._told != self.microseconds:
+            self._administrator.execute("SELECT setval('sim.clock', %s)", [self.microseconds])
+            self._told = self.microseconds
+
+
+class _Time:
+    """Stands where kernel.clock has the module `time`."""
+
+    CLOCK_BOOTTIME: Final = 7
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    def clock_gettime(self, _which: int) -> float:
+        return self._clock.seconds()
+
+
+class _Datetime:
+    """Stands where kernel.clock has the class `datetime`."""
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self._clock = clock
+
+    def now(self, _zone: tzinfo) -> datetime:
+        return self._clock.now()
+
+
+@contextmanager
+def ruling(clock: VirtualClock) -> Iterator[None]:
+    """The kernel's one source of time reads this clock. Time is faked here, and nothing else."""
+    with (
+        patch.object(kernel_clock, "time", _Time(clock)),
+        patch.object(kernel_clock, "datetime", _Datetime(clock)),
+    ):
+        yield

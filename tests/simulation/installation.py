@@ -1,0 +1,114 @@
+"""What all runs of one process share: a migrated database with the virtual clock, an app on it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from math import inf
+from typing import Final
+from unittest.mock import patch
+
+import psycopg
+import structlog
+from cryptography.fernet import Fernet
+from flask import Flask
+
+from devstack.postgres_server import PostgresServer
+from payments_app.kernel import jobs
+from payments_app.kernel.database import db, init_database
+from payments_app.kernel.secrets import Cipher
+from payments_app.providers.contract import Mode
+from payments_app.tenants.keys import Caller, issue_key
+from payments_app.tenants.registry import create_tenant
+from tests.simulation import clock, hooks
+from tests.simulation.cast import Cast
+from tests.simulation.clock import VirtualClock
+from tests.simulation.referee import Referee
+
+# In the order in which nothing points to what is gone; rules that forbid it are off.
+_FORGET: Final = """
+SET session_replication_role = replica;
+DELETE FROM idempotency_keys; DELETE FROM callbacks; DELETE FROM payment_events;
+DELETE FROM provider_exchanges; DELETE FROM payments
+"""
+# Rows that are gone still cost a scan; after so many runs their room is given back.
+RUNS_BETWEEN_CLEANINGS: Final = 100
+_VACUUM: Final = (
+    "VACUUM payments, payment_events, provider_exchanges, idempotency_keys, callbacks"
+)
+
+
+@dataclass
+class Installation:
+    """One process's world before anything has happened in it."""
+
+    app: Flask
+    administrator: psycopg.Connection
+    clock: VirtualClock
+    cast: Cast
+    referee: Referee
+    callers: list[Caller]
+    cipher: Cipher
+    runs: int = 0
+
+    def restart(self) -> None:
+        """Forget the last run: the tables as before it, the clock at its beginning."""
+        self.administrator.execute(_FORGET)
+        if self.runs % RUNS_BETWEEN_CLEANINGS == 0:
+            self.administrator.execute(_VACUUM)
+            gc.collect()
+        self.runs += 1
+        self.clock.restart()
+        self.referee.begin()
+
+
+@contextmanager
+def installed(server: PostgresServer, database: str) -> Iterator[Installation]:
+    """An installation on a database that nobody else uses."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    with psycopg.connect(server.administrator_url(database), autocommit=True) as administrator:
+        clock.install(administrator)
+        time = VirtualClock(administrator)
+        app = Flask("simulation")
+        url = server.application_url(database)
+        init_database(app, url.replace("postgresql:", "postgresql+psycopg:", 1))
+        cast = Cast(app, administrator)
+        with app.app_context(), _wired(cast, time):
+            yield Installation(
+                app=app,
+                administrator=administrator,
+                clock=time,
+                cast=cast,
+                referee=Referee(administrator, time),
+                callers=[_caller(slug) for slug in ("amber", "birch", "cedar")],
+                cipher=Cipher([Fernet.generate_key().decode()]),
+            )
+            db.engine.dispose()
+
+
+@contextmanager
+def _wired(cast: Cast, time: VirtualClock) -> Iterator[None]:
+    """Doorbells ring nowhere: who looks when is the schedule's."""
+    with (
+        clock.ruling(time),
+        hooks.listening(cast, time),
+        patch.object(jobs, "_deaf_until", inf),
+    ):
+        yield
+
+
+def _caller(slug: str) -> Caller:
+    tenant = create_tenant(slug=slug, actor="cli:simulation")
+    key = issue_key(tenant, mode=Mode.LIVE, actor="cli:simulation")
+    return Caller(
+        tenant_id=tenant.id,
+        tenant_slug=slug,
+        key_id=key.id,
+        mode=Mode.LIVE,
+        require_idempotency_key=False,
+        rate_limit=None,
+        default_provider=None,
+    )

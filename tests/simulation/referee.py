@@ -1,0 +1,140 @@
+"""Judges a run: what leaves, while it leaves, and at the end everything that is in the tables.
+
+It reads with SQL of its own, as the superuser, and trusts neither the engine nor its types.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from payments_app.kernel.wire import Call
+from tests.simulation.clock import VirtualClock
+
+Row = dict[str, Any]
+
+
+class Check(StrEnum):
+    """What a run must keep. docs/mutants.md says which of them kills which mutant."""
+
+    ONE_ACCEPT = "one accept per key"
+    SAME_ANSWER = "same answer for a key"
+    REUSE_SEEN = "another request under the key is refused"
+    NO_LOST_ACK = "what was answered 2xx exists"
+    TENANT_WALL = "tenants don't mix"
+    KEY_LIVES = "a key expires only after the payment's end"
+    ONE_CHARGE = "one order at the provider"
+    REFERENCE = "only the payment's own reference is sent"
+    WRITTEN_FIRST = "written down before it is sent"
+    FENCE = "who sends holds the lease"
+    ASK_FIRST = "asked before it is sent again"
+    TRUTH = "the end is the provider's truth"
+    EVIDENCE = "an end has its evidence"
+    STORY = "the story is whole"
+    LIVENESS = "every payment comes to its end in time"
+    NO_CRASH = "no unexpected error"
+
+
+class Violation(BaseException):
+    """A run broke a promise. No `except Exception` of ours may swallow it."""
+
+    def __init__(self, check: Check, why: str) -> None:
+        super().__init__(f"{check}: {why}")
+        self.check = check
+
+
+_ON_LEAVING: Final = """
+SELECT p.id, p.reference, p.status, p.generation, p.lease_until, p.amount_minor,
+       (SELECT json_agg(json_build_object(
+                   'generation', e.generation, 'kind', e.kind, 'verdict', e.verdict,
+                   'reference', e.reference) ORDER BY e.generation)
+        FROM provider_exchanges e WHERE e.payment_id = p.id) AS exchanges
+FROM payments p
+"""
+
+
+@dataclass
+class Referee:
+    """Watches one database."""
+
+    administrator: psycopg.Connection
+    clock: VirtualClock
+    names: dict[str, str] = field(default_factory=dict)
+    left: set[tuple[str, int]] = field(default_factory=set)
+
+    def begin(self) -> None:
+        """A new run."""
+        self.names.clear()
+        self.left.clear()
+
+    def rows(self, query: str, parameters: list[Any] | None = None) -> list[Row]:
+        """Every committed row."""
+        with self.administrator.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(query, parameters).fetchall()
+
+    def name_of(self, reference: str) -> str:
+        """P1, P2 … in the order in which they are met: ids differ from run to run."""
+        return self.names.setdefault(reference, f"P{len(self.names) + 1}")
+
+    def next_due(self) -> datetime | None:
+        """When the next open payment can be taken; None when all have ended."""
+        return self.rows(
+            "SELECT min(greatest(next_action_at, lease_until)) AS due FROM payments"
+            " WHERE status = 'PENDING'"
+        )[0]["due"]
+
+    def leaving(self, call: Call, reference: str) -> None:
+        """This call is about to leave. Raises Violation unless everything is written down."""
+        is_submission = call.method == "POST"
+        payment = self._payment(call, reference, is_submission=is_submission)
+        told = self.name_of(reference)
+        if str(payment["reference"]) != reference:
+            raise Violation(Check.REFERENCE, f"{told} goes out under another reference")
+        if payment["lease_until"] is None or payment["lease_until"] <= self.clock.now():
+            raise Violation(Check.FENCE, f"{told}: something is sent without a lease")
+        if is_submission:
+            self._submission_leaving(payment, told)
+
+    def unauthorized(self, reference: str) -> None:
+        """A 401 was the answer: the adapter may send once more, under a new token."""
+        self.left = {sent for sent in self.left if sent[0] != reference}
+
+    def _payment(self, call: Call, reference: str, *, is_submission: bool) -> Row:
+        if is_submission:
+            body: Any = json.loads(call.body or b"")
+            found = self.rows(_ON_LEAVING + "WHERE p.id = %s", [body["externalId"]])
+        else:
+            found = self.rows(_ON_LEAVING + "WHERE p.reference = %s", [reference])
+        if not found:
+            raise Violation(Check.WRITTEN_FIRST, "a call about a payment that is in no table")
+        return found[0]
+
+    def _submission_leaving(self, payment: Row, told: str) -> None:
+        exchanges = {exchange["generation"]: exchange for exchange in payment["exchanges"] or ()}
+        generation = payment["generation"]
+        if payment["status"] != "PENDING":
+            raise Violation(Check.FENCE, f"{told} has ended and is sent")
+        mine = exchanges.get(generation)
+        if mine is None or mine["kind"] != "submit" or mine["verdict"] is not None:
+            earlier = any(e["kind"] == "submit" for e in exchanges.values())
+            raise Violation(
+                Check.FENCE if earlier else Check.WRITTEN_FIRST,
+                f"{told} is sent, and generation {generation} has no open submission",
+            )
+        if (str(payment["reference"]), generation) in self.left:
+            raise Violation(Check.FENCE, f"{told} is sent twice by generation {generation}")
+        self.left.add((str(payment["reference"]), generation))
+        before = exchanges.get(generation - 1)
+        if generation > 1 and (
+            before is None
+            or (before["kind"], before["verdict"])
+            not in {("check", "NOT_FOUND"), ("submit", "NOT_SENT")}
+        ):
+            raise Violation(Check.ASK_FIRST, f"{told} is sent again, and nobody had asked")
+

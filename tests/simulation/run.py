@@ -1,0 +1,149 @@
+"""One run: a world, disturbed for a while, then left in peace until it has ended, then judged."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sqlalchemy.exc import OperationalError
+
+from payments_app.kernel.database import db
+from payments_app.payments import lifecycle
+from tests.simulation.cast import Actor, Died
+from tests.simulation.choices import Choices
+from tests.simulation.clients import Intent
+from tests.simulation.installation import Installation
+from tests.simulation.referee import Check, Violation
+from tests.simulation.verdict import judge
+from tests.simulation.world import WORKER_STEPS_MAX, World
+
+ACTS_MAX: Final = 60
+# After the trouble is over every payment has ended by then: the longest pause between two
+# questions is half an hour and a fifth, and the provider may need to be asked twice.
+HEALED_WITHIN_S: Final = 2 * 3600.0
+ROUNDS_MAX: Final = 60
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a seed, or a list of choices under it, came to."""
+
+    seed: int
+    choices: tuple[int, ...]
+    trace: tuple[str, ...]
+    violation: Violation | None
+    payments: int
+
+
+def run(
+    installation: Installation, seed: int, prescribed: Sequence[int] | None = None
+) -> Run:
+    """Play one seed from its beginning to its verdict; the same seed goes the same way."""
+    installation.restart()
+    world = World(installation, Choices(seed, prescribed))
+    violation: Violation | None = None
+    try:
+        world.settle_in(seed)
+        _disturb(world)
+        _heal(world)
+        judge(installation.referee, world.clients, world.bank)
+    except Violation as found:
+        violation = found
+        _abandon(world)
+    world.note(f"VIOLATION {violation}" if violation else "all promises kept")
+    payments = len({said.payment_id for said in world.clients.said if said.payment_id})
+    return Run(seed, tuple(world.choices.made), tuple(world.trace), violation, payments)
+
+
+def _disturb(world: World) -> None:
+    world.request()
+    acts = 0
+    _hear(world)
+    while acts < ACTS_MAX and world.act():
+        acts += 1
+        _hear(world)
+
+
+def _heal(world: World) -> None:
+    """No more faults: all go on, the clients send once more, and time passes until all is final."""
+    world.note("--- peace ---")
+    world.cast.drain()
+    _hear(world)
+    for straggler in list(world.network.stragglers):
+        world.network.deliver(straggler)
+    world.bank.come_clean()
+    _ask(world, [(intent, 0) for intent in world.clients.intents if not _has_payment(world, intent)])
+    _until_final(world)
+    keyed = [intent for intent in world.clients.intents if intent.key]
+    _ask(world, [(intent, variant) for intent in keyed for variant in (0, 1)])
+
+
+def _ask(world: World, requests: list[tuple[Intent, int]]) -> None:
+    for intent, variant in requests:
+        try:
+            world.clients.send(intent, variant, world.rails)
+        except Exception as error:
+            raise _crash("client", error) from error
+
+
+def _has_payment(world: World, intent: Intent) -> bool:
+    return any(said.intent is intent and said.what == "ok" for said in world.clients.said)
+
+
+def _until_final(world: World) -> None:
+    start = world.clock.seconds()
+    for _ in range(ROUNDS_MAX):
+        due = world.installation.referee.next_due()
+        if due is None:
+            return
+        world.clock.leap_to(due)
+        if world.clock.seconds() - start > HEALED_WITHIN_S:
+            break
+        world.worker_steps = 0
+        try:
+            lifecycle.advance_due_payments(world.rails)
+        except Exception as error:
+            raise _crash("worker", error) from error
+        if world.worker_steps >= WORKER_STEPS_MAX:
+            raise Violation(Check.LIVENESS, "a worker goes round in circles")
+    raise Violation(
+        Check.LIVENESS, f"not final {world.clock.seconds() - start:.0f} s after the trouble's end"
+    )
+
+
+def _hear(world: World) -> None:
+    """What ended actors died of: a kill is ours, a lost connection too; anything else isn't."""
+    for actor in world.cast.gone:
+        _judge_end(actor)
+    world.cast.gone.clear()
+
+
+def _judge_end(actor: Actor) -> None:
+    match actor.error:
+        case None | Died() | OperationalError():
+            return
+        case Violation() as violation:
+            raise violation
+        case error:
+            raise _crash(actor.name, error) from error
+
+
+def _crash(who: str, error: BaseException) -> Violation:
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    told = str(error).splitlines()[0] if str(error) else ""
+    return Violation(
+        Check.NO_CRASH, f"{who}: {type(error).__name__} {told} ({place.name}:{place.lineno})"
+    )
+
+
+def _abandon(world: World) -> None:
+    """The verdict is in: send everyone home, whatever they still find."""
+    for actor in (*world.cast.parked(), *world.cast.waiting()):
+        actor.dead = True
+    world.cast.drain()
+    world.cast.gone.clear()
+    if db.session().in_transaction():
+        db.session().rollback()
+    db.session.remove()

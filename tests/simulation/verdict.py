@@ -1,0 +1,187 @@
+"""The end of a run, judged from the tables, the provider's truth and what clients were told."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from uuid import UUID
+
+from payments_app.payments.states import BORN, TRANSITIONS, Event, Stage
+from tests.simulation.bank import Bank, BankOrder, Fate
+from tests.simulation.clients import Clients, Intent, Said
+from tests.simulation.referee import Check, Referee, Row, Violation
+
+# These change no stage that a tenant sees, so they leave no line in the story.
+_SILENT = (Event.SUBMITTING, Event.HANDED_BACK)
+
+
+@dataclass(frozen=True)
+class Record:
+    """All that the database has to say about one payment."""
+
+    payment: Row
+    events: list[Row]
+    exchanges: list[Row]
+    callbacks: list[Row]
+
+
+def judge(referee: Referee, clients: Clients, bank: Bank) -> None:
+    """Raises Violation for the first promise that this run broke."""
+    records = _read(referee)
+    _judge_clients(records, clients)
+    for record in records.values():
+        _judge_wall(record)
+        _judge_charge(record, bank)
+        _judge_evidence(record, bank)
+        _judge_story(record)
+    _judge_bank(records, bank)
+
+
+def _read(referee: Referee) -> dict[UUID, Record]:
+    children: dict[str, dict[UUID, list[Row]]] = {}
+    for table, order in (
+        ("payment_events", "sequence"),
+        ("provider_exchanges", "generation"),
+        ("callbacks", "id"),
+    ):
+        grouped: dict[UUID, list[Row]] = defaultdict(list)
+        for row in referee.rows(f"SELECT * FROM {table} ORDER BY {order}"):  # noqa: S608
+            grouped[row["payment_id"]].append(row)
+        children[table] = grouped
+    return {
+        row["id"]: Record(row, *(children[table][row["id"]] for table in children))
+        for row in referee.rows("SELECT * FROM payments")
+    }
+
+
+# --- what clients were told -------------------------------------------------------------------
+
+
+def _judge_clients(records: dict[UUID, Record], clients: Clients) -> None:
+    for intent in clients.intents:
+        said = [answer for answer in clients.said if answer.intent is intent]
+        made = [
+            record.payment
+            for record in records.values()
+            if record.payment["description"] == intent.name
+        ]
+        accepted = [answer for answer in said if answer.what == "ok"]
+        _judge_acks(records, intent, accepted)
+        if intent.key is not None:
+            _judge_key(intent, accepted, said, made)
+
+
+def _judge_acks(records: dict[UUID, Record], intent: Intent, accepted: Iterable[Said]) -> None:
+    for answer in accepted:
+        record = records.get(answer.payment_id) if answer.payment_id else None
+        if record is None:
+            raise Violation(Check.NO_LOST_ACK, f"{intent.name} was told of a payment that isn't")
+        if record.payment["tenant_id"] != intent.caller.tenant_id:
+            raise Violation(Check.TENANT_WALL, f"{intent.name} was shown another tenant's payment")
+        if str(answer.payment_id) != json.loads(answer.body)["id"]:
+            raise Violation(Check.SAME_ANSWER, f"{intent.name}: the body names another payment")
+
+
+def _judge_key(intent: Intent, accepted: list[Said], said: list[Said], made: list[Row]) -> None:
+    if len(made) > 1:
+        raise Violation(Check.ONE_ACCEPT, f"{intent.name} has {len(made)} payments")
+    if len({answer.body for answer in accepted}) > 1:
+        raise Violation(Check.SAME_ANSWER, f"{intent.name} was given different answers")
+    if len({answer.variant for answer in accepted}) > 1:
+        raise Violation(Check.REUSE_SEEN, f"{intent.name}: two requests share one answer")
+    if not made:
+        if any(answer.what != "idempotency_key_in_progress" for answer in said):
+            raise Violation(Check.NO_LOST_ACK, f"{intent.name} was answered and has no payment")
+        return
+    winner = made[0]["amount_minor"] - intent.minor
+    for answer in said:
+        reused = answer.what == "idempotency_key_reused"
+        if reused and answer.variant == winner:
+            raise Violation(Check.SAME_ANSWER, f"{intent.name}: an honest retry was refused")
+        if not reused and answer.what == "ok" and answer.variant != winner:
+            raise Violation(Check.REUSE_SEEN, f"{intent.name}: another request was let in")
+
+
+# --- what became of each payment --------------------------------------------------------------
+
+
+def _judge_wall(record: Record) -> None:
+    tenants = {
+        row["tenant_id"] for row in (*record.events, *record.exchanges, *record.callbacks)
+    }
+    if tenants - {record.payment["tenant_id"]}:
+        raise Violation(Check.TENANT_WALL, "a payment's rows belong to another tenant")
+
+
+def _judge_charge(record: Record, bank: Bank) -> None:
+    payment = record.payment
+    orders = [o for o in bank.orders.values() if o.external_id == str(payment["id"])]
+    if len(orders) > 1:
+        paid = sum(order.fate is Fate.SUCCESSFUL for order in orders)
+        raise Violation(Check.ONE_CHARGE, f"{len(orders)} orders for a payment, {paid} paid")
+    truth = _truth(payment, orders, bank)
+    if payment["status"] != truth:
+        raise Violation(Check.TRUTH, f"we say {payment['status']}, the provider {truth}")
+
+
+def _truth(payment: Row, orders: list[BankOrder], bank: Bank) -> str:
+    if orders:
+        order = orders[0]
+        if order.amount != str(payment["amount_minor"]) or order.payer != payment["payer"]:
+            raise Violation(Check.TRUTH, "the provider was asked for something else")
+        return order.fate.value
+    return Fate.FAILED.value if str(payment["reference"]) in bank.refused else "no trace of it"
+
+
+def _judge_evidence(record: Record, bank: Bank) -> None:
+    payment = record.payment
+    evidence = next((e for e in record.exchanges if e["id"] == payment["evidence_id"]), None)
+    if evidence is None:
+        raise Violation(Check.EVIDENCE, "an end without a stored answer")
+    fitting = {"SUCCESSFUL"} if payment["status"] == "SUCCESSFUL" else {"FAILED", "REFUSED"}
+    if evidence["verdict"] not in fitting:
+        raise Violation(Check.EVIDENCE, f"the end rests on {evidence['verdict']}")
+    if evidence["body"] not in bank.said.get(str(payment["reference"]), []):
+        raise Violation(Check.EVIDENCE, "the evidence is not what the provider said")
+    if any(exchange["reference"] != payment["reference"] for exchange in record.exchanges):
+        raise Violation(Check.REFERENCE, "an exchange under another reference")
+
+
+def _judge_story(record: Record) -> None:
+    payment, events = record.payment, record.events
+    sequences = [event["sequence"] for event in events]
+    if sequences != list(range(1, payment["sequence"] + 1)):
+        raise Violation(Check.STORY, f"the story has lines {sequences}")
+    stages = {Stage(BORN.stage)}
+    for event in events[1:]:
+        kind = Event(event["type"])
+        if kind is Event.CONTRADICTED:
+            raise Violation(Check.TRUTH, "the provider, who doesn't lie, was found to contradict")
+        reached = {TRANSITIONS.get((stage, kind)) for stage in _silently(stages)} - {None}
+        fitting = {s for s in reached if s and s == (event["status"], event["stage"])}
+        if not fitting:
+            raise Violation(Check.STORY, f"{kind} can't have happened here")
+        stages = {Stage(event["stage"])}
+    if Stage(payment["stage"]) not in stages:
+        raise Violation(Check.STORY, "the payment is elsewhere than its story")
+
+
+def _silently(stages: set[Stage]) -> set[Stage]:
+    """Where a payment can have come without a line."""
+    reached = set(stages)
+    while more := {
+        TRANSITIONS[stage, event].stage
+        for stage in reached
+        for event in _SILENT
+        if (stage, event) in TRANSITIONS
+    } - reached:
+        reached |= more
+    return reached
+
+
+def _judge_bank(records: dict[UUID, Record], bank: Bank) -> None:
+    known = {str(record.payment["reference"]) for record in records.values()}
+    if set(bank.orders) - known:
+        raise Violation(Check.ONE_CHARGE, "the provider has an order that is in no table")

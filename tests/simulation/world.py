@@ -1,0 +1,253 @@
+"""One seed's world: who is in it, what may go wrong in it, and what may happen next."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final, cast
+from uuid import UUID
+
+from payments_app.payments import lifecycle, operations, retention
+from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.operations import PaymentEnded
+from payments_app.payments.rails import Rails
+from payments_app.providers.contract import Mode, ProviderAccount
+from payments_app.providers.mtn_momo import MtnMomo
+from payments_app.providers.registry import Registry
+from payments_app.providers.tokens import TokenCache
+from payments_app.tenants.accounts import ProviderAccounts
+from tests.simulation.bank import HIDDEN_MAX_S, Bank, Fate
+from tests.simulation.cast import Odds
+from tests.simulation.choices import Choices
+from tests.simulation.clients import Clients, Intent
+from tests.simulation.installation import Installation
+from tests.simulation.network import CHECK_FAULTS, SUBMIT_FAULTS, Network, Pace, Surroundings, Tokens
+
+# A worker that does more in one go than any world has work for goes round in circles.
+WORKER_STEPS_MAX: Final = 25
+INTENTS_MAX: Final = 3
+HONEST_ODDS: Final = 12
+
+SHORT_LEAPS_S: Final = (1.0, 4.0, 12.0, 20.0, 31.0)
+LONG_LEAPS_S: Final = (65.0, 160.0, 320.0, 3_700.0, 90_000.0)
+REASONS: Final = ("APPROVAL_REJECTED", "NOT_ENOUGH_FUNDS", "SOMETHING_NEW")
+
+_PLATFORM: Final = ProviderAccount(
+    id=None,
+    provider="mtn_momo",
+    mode=Mode.LIVE,
+    base_url="https://momo.invalid",
+    target_environment="mtnuganda",
+    credentials={
+        "collection_subscription_key": "subscription",
+        "collection_api_user": "user",
+        "collection_api_key": "secret",
+    },
+    version="1",
+)
+
+
+@dataclass
+class World:
+    """Everything that a run needs; `act` does the next thing that the choices say."""
+
+    installation: Installation
+    choices: Choices
+    trace: list[str] = field(default_factory=list)
+    worker_steps: int = 0
+    spawned: int = 0
+
+    def __post_init__(self) -> None:
+        here = self.installation
+        self.cast, self.clock = here.cast, here.clock
+        self.bank = Bank(here.clock)
+        self.clients = Clients(self.note)
+        self.network = Network(
+            Surroundings(here.cast, here.clock, self.choices, self.bank, here.referee, self.note)
+        )
+        self.rails = Rails(
+            registry=Registry({"mtn_momo": MtnMomo(cast("TokenCache", Tokens(self.network)))}),
+            accounts=ProviderAccounts((_PLATFORM,), here.cipher),
+            transport=self.network,
+            pace=Pace(self.network),
+            public_base_url="https://gateway.invalid",
+            stopping=self._tired,
+        )
+
+    def settle_in(self, seed: int) -> None:
+        """Draw the weather and the intents. Not every fault comes in every world: some show
+        only where another one keeps still.
+        """
+        random.seed(seed)
+        self.cast.begin(self.choices, self.note)
+        pick = self.choices.pick
+        self.cast.odds = Odds(
+            give_back=(8, 12, 25, 0)[pick((3, 3, 2, 1))],
+            die=(0, 1, 3)[pick((3, 2, 1))],
+            cut=(0, 1, 3)[pick((4, 2, 1))],
+        )
+        self.network.submit_odds = self._weather(len(SUBMIT_FAULTS))
+        self.network.check_odds = self._weather(len(CHECK_FAULTS))
+        self.network.token_odds = (9, pick((2, 1)))
+        self._stop_odds = (3, 8)[pick((1, 1))]
+        self._leaps = SHORT_LEAPS_S + LONG_LEAPS_S * pick((1, 1))
+        for number in range(1, 2 + pick((5, 4, 1))):
+            self.clients.intents.append(self._intent(number))
+
+    def note(self, line: str) -> None:
+        """A line of the trace."""
+        self.trace.append(f"{self.clock.since_start_s():12.3f}  {line}")
+
+    def act(self) -> bool:
+        """Do one thing more. False: enough."""
+        room = not self.cast.is_full
+        weights = (
+            self._stop_odds,
+            30 if self.cast.parked() else 0,
+            8 if room else 0,
+            20 if room else 0,
+            10 if room else 0,
+            8,  # time passes
+            8 if self.bank.pending() else 0,
+            6 if self.bank.orders and room else 0,
+            2 if room else 0,
+            4 if self.network.stragglers else 0,
+            2 if self.cast.waiting() else 0,
+        )
+        chosen = self.choices.pick(weights)
+        if chosen:
+            _ACTIONS[chosen - 1](self)
+        return bool(chosen)
+
+    # --- what may happen ---
+
+    def resume_someone(self) -> None:
+        """Someone who has stopped goes on."""
+        actor = self.choices.one_of(self.cast.parked())
+        self.note(f"{actor.name} goes on")
+        self.cast.resume(actor)
+
+    def look(self) -> None:
+        """A worker looks for what is due, as after a doorbell or at its tick."""
+        self._spawn("worker", partial(lifecycle.advance_due_payments, self.rails))
+
+    def look_when_due(self) -> None:
+        """Time passes until something is due; then a worker looks."""
+        due = self.installation.referee.next_due()
+        if due is not None:
+            self.clock.leap_to(due)
+        self.look()
+
+    def request(self) -> None:
+        """A client sends: for the first time, or again, or something else under the same key."""
+        intent = self.choices.one_of(self.clients.intents)
+        variant = self.choices.pick((5, 1))
+        act = partial(self.clients.send, intent, variant, self.rails)
+        self._spawn(f"client({intent.name}/{variant})", act)
+
+    def pass_time(self) -> None:
+        """Nobody does anything for a while."""
+        leap = self.choices.one_of(self._leaps)
+        self.note(f"{leap:g} s pass")
+        self.clock.leap(leap)
+
+    def payer_decides(self) -> None:
+        """One order at the provider comes to its end, or takes long to be seen."""
+        order = self.choices.one_of(self.bank.pending())
+        fate = (Fate.SUCCESSFUL, Fate.FAILED)[self.choices.pick((3, 2))]
+        reason = self.choices.one_of(REASONS) if fate is Fate.FAILED else ""
+        self.note(f"the payer decides {self._name(order.reference)}: {fate} {reason}")
+        self.bank.decide(order, fate, reason)
+
+    def call_back(self) -> None:
+        """The provider calls back, or somebody pretends to."""
+        order = self.choices.one_of(list(self.bank.orders.values()))
+        fate = (order.fate, Fate.SUCCESSFUL, Fate.FAILED, Fate.PENDING)[self.choices.pick((3, 1, 1, 1))]
+        self.note(f"a callback says {self._name(order.reference)}: {fate}")
+        received = ReceivedCallback(
+            provider="mtn_momo",
+            reference=UUID(order.reference),
+            method="PUT",
+            body=self.bank.told(order, fate),
+            source=None,
+        )
+        self._spawn("callback", partial(note_callback, received))
+
+    def keep_house(self) -> None:
+        """Old answers are dropped, or the operator asks for a payment to be looked at."""
+        if not self.choices.pick((1, 1)):
+            self._spawn("retention", retention.expire_answers)
+            return
+        known = [said.payment_id for said in self.clients.said if said.payment_id]
+        if known:
+            self._spawn("operator", partial(_recheck, self.choices.one_of(known)))
+
+    def straggler_arrives(self) -> None:
+        """A submission that seemed lost reaches the provider after all."""
+        straggler = self.choices.one_of(self.network.stragglers)
+        self.note("a straggler arrives")
+        self.network.deliver(straggler)
+
+    def lock_times_out(self) -> None:
+        """Someone has waited too long for a row."""
+        actor = self.choices.one_of(self.cast.waiting())
+        self.note(f"{actor.name} has waited too long")
+        self.cast.end_waiting(actor)
+
+    # --- parts ---
+
+    def _spawn(self, role: str, act: Callable[[], object]) -> None:
+        self.spawned += 1
+        name = f"{role}{self.spawned}"
+        self.note(f"{name} begins")
+        self.cast.spawn(name, lambda: _ignore(act()))
+
+    def _intent(self, number: int) -> Intent:
+        caller = self.choices.one_of(self.installation.callers)
+        # Two tenants may come upon one key; a tenant doesn't use one twice on purpose.
+        shared = number > 1 and self.choices.pick((3, 1))
+        key = UUID(int=(0xC0FFEE << 96) + (1 if shared else number), version=4)
+        if any((other.caller, other.key) == (caller, key) for other in self.clients.intents):
+            key = UUID(int=(0xC0FFEE << 96) + 100 + number, version=4)
+        return Intent(number, caller, key, minor=1000 * number)
+
+    def _weather(self, faults: int) -> tuple[int, ...]:
+        """Good: none. Else each fault with a weight of its own, often nought."""
+        if not self.choices.pick((1, 3)):
+            return (HONEST_ODDS, *[0] * (faults - 1))
+        self.bank.hide_s = self.choices.one_of((0.0, 10.0, HIDDEN_MAX_S))
+        return (HONEST_ODDS, *[(0, 2, 6)[self.choices.pick((4, 2, 1))] for _ in range(faults - 1)])
+
+    def _name(self, reference: str) -> str:
+        return self.installation.referee.name_of(reference)
+
+    def _tired(self) -> bool:
+        self.worker_steps += 1
+        return self.worker_steps % WORKER_STEPS_MAX == 0
+
+
+_ACTIONS: Final[tuple[Callable[[World], None], ...]] = (
+    World.resume_someone,
+    World.look,
+    World.look_when_due,
+    World.request,
+    World.pass_time,
+    World.payer_decides,
+    World.call_back,
+    World.keep_house,
+    World.straggler_arrives,
+    World.lock_times_out,
+)
+
+
+def _ignore(_result: object) -> None:
+    """An actor returns nothing."""
+
+
+def _recheck(payment_id: UUID) -> None:
+    try:
+        operations.recheck_payment(payment_id, actor="cli:simulation")
+    except PaymentEnded:
+        return
