@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from uuid import uuid4
 
@@ -84,6 +85,14 @@ def _on_empty_tables(empty_tables: Callable[[], None]) -> Iterator[None]:
 def _context(app: Flask) -> Iterator[None]:
     with app.app_context():
         yield
+
+
+@pytest.fixture
+def quiet() -> Iterator[None]:
+    """No logs: thousands of lines that nobody reads take longer than what they tell of."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(params=["application", "owner"])

@@ -1,0 +1,196 @@
+"""A callback is a hint: kept once, a reason to ask now, and never believed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import Final
+from uuid import uuid4
+
+import pytest
+from flask import Flask
+from sqlalchemy import select
+
+from payments_app.kernel.database import transaction
+from payments_app.payments.callbacks import CALLBACKS_MAX, ReceivedCallback, note_callback
+from payments_app.payments.model import Callback, Payment
+from payments_app.payments.rails import Rails
+from tests.builders import (
+    ANSWERS,
+    SCRIPTED,
+    ScriptedProvider,
+    advance,
+    an_accepted_payment,
+    due_in_s,
+    events_of,
+    exchanges_of,
+    in_threads,
+    payment_row,
+    rails_of,
+)
+
+SAYS_PAID: Final = b'{"status": "SUCCESSFUL", "amount": "1000"}'
+SAYS_FAILED: Final = b'{"status": "FAILED", "reason": "PAYER_NOT_FOUND"}'
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    patient = replace(ANSWERS["unknown"], retry_after_s=300)
+    return ScriptedProvider(submits=[patient], checks=[ANSWERS["pending"]])
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+    return rails_of(app, provider)
+
+
+@pytest.fixture
+def waiting(rails: Rails) -> Payment:
+    """A payment that was sent, and that nobody would ask about for minutes."""
+    payment_id = an_accepted_payment(rails).payment_id
+    advance(rails)
+    assert due_in_s(payment_id) > 200
+    return payment_row(payment_id)
+
+
+def callback(row: Payment, body: bytes = SAYS_PAID) -> ReceivedCallback:
+    return ReceivedCallback(SCRIPTED, row.reference, "PUT", body, "203.0.113.7")
+
+
+def kept() -> list[Callback]:
+    with transaction() as session:
+        return list(session.scalars(select(Callback).order_by(Callback.id)))
+
+
+def test_a_callback_is_kept_as_it_came_and_the_provider_is_asked_now(
+    rails: Rails, provider: ScriptedProvider, waiting: Payment
+) -> None:
+    assert note_callback(callback(waiting))
+    (row,) = kept()
+    assert (row.tenant_id, row.payment_id) == (waiting.tenant_id, waiting.id)
+    assert (row.method, row.body, row.source) == ("PUT", SAYS_PAID, "203.0.113.7")
+    assert row.digest == hashlib.sha256(SAYS_PAID).digest()
+    assert due_in_s(waiting.id) <= 0
+    provider.checks = [ANSWERS["paid"]]
+    assert advance(rails) == 1
+    assert provider.questions == [waiting.reference]
+    assert payment_row(waiting.id).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize("body", [SAYS_PAID, SAYS_FAILED, b"", b"\x00\xff", b"{" * 1000])
+@pytest.mark.parametrize("truth", ["pending", "unknown", "not_sent"])
+def test_whatever_a_callback_says_only_the_providers_own_answer_counts(
+    rails: Rails, provider: ScriptedProvider, waiting: Payment, body: bytes, truth: str
+) -> None:
+    provider.checks = [ANSWERS[truth]]
+    note_callback(callback(waiting, body))
+    assert payment_row(waiting.id).status == "PENDING"
+    advance(rails)
+    after = payment_row(waiting.id)
+    assert (after.status, after.evidence_id) == ("PENDING", None)
+    assert len(provider.questions) == 1
+    assert len(provider.submissions) == 1
+
+
+@pytest.mark.parametrize(("says", "truth"), [(SAYS_PAID, "declined"), (SAYS_FAILED, "paid")])
+def test_a_lying_callback_ends_the_payment_as_the_provider_says(
+    rails: Rails, provider: ScriptedProvider, waiting: Payment, says: bytes, truth: str
+) -> None:
+    provider.checks = [ANSWERS[truth]]
+    note_callback(callback(waiting, says))
+    advance(rails)
+    assert payment_row(waiting.id).status == ANSWERS[truth].verdict
+    assert exchanges_of(waiting.id)[-1].body == ANSWERS[truth].body
+
+
+def test_the_same_bytes_again_are_no_news(
+    rails: Rails, provider: ScriptedProvider, waiting: Payment
+) -> None:
+    assert note_callback(callback(waiting))
+    advance(rails)
+    assert not note_callback(callback(waiting))
+    assert not note_callback(replace(callback(waiting), method="POST", source="198.51.100.1"))
+    assert len(kept()) == 1
+    assert due_in_s(waiting.id) > 0
+    assert len(provider.questions) == 1
+
+
+def test_one_callback_delivered_by_many_at_once_counts_once(app: Flask, waiting: Payment) -> None:
+    noted = in_threads(app, lambda: note_callback(callback(waiting)), times=8)
+    assert sorted(map(str, noted)) == [*["False"] * 7, "True"]
+    assert len(kept()) == 1
+
+
+@pytest.mark.parametrize("end", ["paid", "declined"])
+def test_a_callback_after_the_end_is_kept_and_changes_nothing(
+    rails: Rails, provider: ScriptedProvider, waiting: Payment, end: str
+) -> None:
+    provider.checks = [ANSWERS[end]]
+    note_callback(callback(waiting))
+    advance(rails)
+    before = payment_row(waiting.id)
+    for body in (SAYS_PAID + b" ", SAYS_FAILED):
+        assert note_callback(callback(waiting, body))
+    assert advance(rails) == 0
+    after = payment_row(waiting.id)
+    assert (after.status, after.generation, after.sequence, after.updated_at) == (
+        *(before.status, before.generation, before.sequence),
+        before.updated_at,
+    )
+    assert len(kept()) == 3
+    assert len(provider.questions) == 1
+
+
+def test_a_callback_before_anything_was_sent_does_not_make_us_ask(
+    rails: Rails, provider: ScriptedProvider
+) -> None:
+    row = payment_row(an_accepted_payment(rails).payment_id)
+    assert note_callback(callback(row))
+    assert advance(rails) == 1
+    assert (provider.submissions, provider.questions) == ([row.reference], [])
+    assert payment_row(row.id).status == "PENDING"
+
+
+def test_a_callback_never_puts_a_question_off(rails: Rails, waiting: Payment) -> None:
+    assert note_callback(callback(waiting))
+    due_s = due_in_s(waiting.id)
+    assert note_callback(callback(waiting, SAYS_FAILED))
+    assert due_in_s(waiting.id) <= due_s
+    assert advance(rails) == 1
+
+
+def test_a_callback_for_nobody_or_under_another_rails_name_leaves_no_trace(
+    waiting: Payment,
+) -> None:
+    strange = [
+        replace(callback(waiting), reference=uuid4()),
+        replace(callback(waiting), reference=waiting.id),
+        replace(callback(waiting), provider="mtn_momo"),
+        replace(callback(waiting), provider="SCRIPTED"),
+        replace(callback(waiting), provider=""),
+    ]
+    assert [note_callback(each) for each in strange] == [False] * 5
+    assert kept() == []
+    assert due_in_s(waiting.id) > 200
+
+
+def test_a_flood_of_different_callbacks_is_bounded(
+    rails: Rails, provider: ScriptedProvider, waiting: Payment
+) -> None:
+    noted = [note_callback(callback(waiting, str(n).encode())) for n in range(CALLBACKS_MAX + 5)]
+    assert noted == [*[True] * CALLBACKS_MAX, *[False] * 5]
+    assert len(kept()) == CALLBACKS_MAX
+    # And the payment is none the worse for it.
+    provider.checks = [ANSWERS["paid"]]
+    advance(rails)
+    assert payment_row(waiting.id).status == "SUCCESSFUL"
+
+
+def test_a_callback_is_no_line_of_the_story(waiting: Payment) -> None:
+    before = [event.type for event in events_of(waiting.id)]
+    note_callback(callback(waiting))
+    assert [event.type for event in events_of(waiting.id)] == before
+
+
+def test_a_callback_does_not_show_its_body(waiting: Payment) -> None:
+    assert "SUCCESSFUL" not in repr(callback(waiting))

@@ -1,0 +1,395 @@
+"""Whatever happens in whatever order: a machine plays clients, workers, a provider and time.
+
+Workers claim, go out, write down, or die in between; the provider answers anything, late or
+never, and lies about nothing but what it can't know; time passes by moving the database's times
+back. After each act the promises hold; at the end all is healed, and each payment must come to
+the provider's truth.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from psycopg.rows import dict_row
+
+from payments_app.kernel.idempotency import KeyReused
+from payments_app.kernel.transport import Lease
+from payments_app.kernel.wire import LeaseLost
+from payments_app.payments import lifecycle
+from payments_app.payments.acceptance import Accepted, Asker
+from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.lifecycle import Claim
+from payments_app.payments.retry import CHECK_MAX_S, JITTER
+from payments_app.providers.contract import (
+    Capabilities,
+    Mode,
+    Observation,
+    PaymentOrder,
+    Verdict,
+)
+from payments_app.tenants.keys import Caller
+from tests.builders import (
+    ANSWERS,
+    SCRIPTED,
+    ScriptedProvider,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    an_order,
+    rails_of,
+)
+
+PAYMENTS_MAX: Final = 3
+WORKERS_MAX: Final = 3
+# A submission arrives at most this late, and is not to be found for at most this long after.
+LATE_S: Final = 15.0
+HIDDEN_S: Final = 40.0
+VISIBLE_AFTER_S: Final = 60.0
+
+TO_SUBMISSION: Final = st.sampled_from(
+    [
+        "right",
+        "right",
+        "lost_before",
+        "lost_after",
+        "late",
+        "not_sent",
+        "refused",
+        "garbage",
+        "ends",
+    ]
+)
+TO_QUESTION: Final = st.sampled_from(
+    ["right", "right", "hidden", "stale", "unknown", "not_sent", "garbage"]
+)
+PAUSES: Final = st.sampled_from([0.0, 0.0, 2.0, 5.0, 31.0, 31.0, 61.0, 700.0, 86_400.0 * 30])
+WHICH: Final = st.integers(0, 5)
+
+
+@dataclass
+class Truth:
+    """What the provider has under one reference. `charges`: how often the payer was asked."""
+
+    arrived_at: float
+    state: str = "pending"
+    charges: int = 1
+
+
+@dataclass
+class Provider(ScriptedProvider):
+    """Keeps its own book, and answers as it is told to. Time is the machine's."""
+
+    now: float = 0.0
+    book: dict[UUID, Truth] = field(default_factory=dict)
+    under_way: list[tuple[float, UUID]] = field(default_factory=list)
+    to_submission: str = "right"
+    to_question: str = "right"
+
+    def submit(self, order: PaymentOrder, *_: Any) -> Observation:
+        reference = order.reference
+        match self.to_submission:
+            case "not_sent" | "refused" as answer:
+                return ANSWERS[answer]
+            case "lost_before":
+                return ANSWERS["unknown"]
+            case "late":
+                self.under_way.append((self.now + LATE_S, reference))
+                return ANSWERS["unknown"]
+        known = reference in self.book and self.capabilities.idempotent_submit
+        self.arrive(reference)
+        match self.to_submission:
+            case "garbage":
+                raise ZeroDivisionError
+            case "lost_after":
+                return ANSWERS["unknown"]
+            case "ends":
+                self.decide(reference, "paid")
+                return ANSWERS[self.book[reference].state]
+        return ANSWERS["duplicate" if known else "accepted"]
+
+    def check(self, order: PaymentOrder, *_: Any) -> Observation:
+        truth = self.book.get(order.reference)
+        match self.to_question:
+            case "unknown" | "not_sent" as answer:
+                return ANSWERS[answer]
+            case "garbage":
+                raise ZeroDivisionError
+            case "hidden" if truth and self.now - truth.arrived_at < HIDDEN_S:
+                return ANSWERS["not_found"]
+            case "stale" if truth:
+                return ANSWERS["pending"]
+        return ANSWERS[truth.state if truth else "not_found"]
+
+    def arrive(self, reference: UUID) -> None:
+        if reference not in self.book:
+            self.book[reference] = Truth(self.now)
+        elif not self.capabilities.idempotent_submit:
+            self.book[reference].charges += 1
+
+    def decide(self, reference: UUID, state: str) -> None:
+        truth = self.book[reference]
+        truth.state = state if truth.state == "pending" else truth.state
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        for arrives_at, reference in [late for late in self.under_way if late[0] <= self.now]:
+            self.under_way.remove((arrives_at, reference))
+            self.arrive(reference)
+            self.book[reference].arrived_at = min(self.book[reference].arrived_at, arrives_at)
+
+
+@dataclass
+class Order:
+    """What one client asked for, and what it was answered."""
+
+    asker: Asker
+    amount: str
+    accepted: Accepted
+
+
+class Life(RuleBasedStateMachine):
+    """See the module. The test hands it the app, an onlooker's connection and the broom."""
+
+    app: ClassVar[Flask]
+    onlooker: ClassVar[psycopg.Connection[dict[str, Any]]]
+    empty_tables: ClassVar[Callable[[], None]]
+    reached: ClassVar[Counter[str]]
+
+    def __init__(self) -> None:
+        super().__init__()
+        type(self).empty_tables()
+        self.provider = Provider()
+        self.rails = rails_of(self.app, self.provider)
+        tenant_id = uuid4()
+        self.onlooker.execute(
+            "INSERT INTO tenants (id, slug, name) VALUES (%(id)s, 'acme', 'Acme')",
+            {"id": tenant_id},
+        )
+        self.caller = Caller(
+            tenant_id=tenant_id,
+            tenant_slug="acme",
+            key_id=uuid4(),
+            mode=Mode.LIVE,
+            require_idempotency_key=False,
+            rate_limit=None,
+            default_provider=None,
+        )
+        self.orders: list[Order] = []
+        self.workers: list[tuple[Claim, Observation | None]] = []
+        self.ends: dict[UUID, dict[str, Any]] = {}
+
+    @initialize(idempotent=st.sampled_from([True, True, False]))
+    def choose_rail(self, idempotent: bool) -> None:  # noqa: FBT001  drawn by name
+        self.provider.capabilities = Capabilities(
+            idempotent_submit=idempotent,
+            visible_after_s=VISIBLE_AFTER_S,
+            resend_after_s=3,
+            payer_window_s=300,
+        )
+
+    # --- clients
+
+    @precondition(lambda self: len(self.orders) < PAYMENTS_MAX)
+    @rule(amount=st.sampled_from(["10", "20"]))
+    def accept(self, amount: str) -> None:
+        asker = an_asker(caller=self.caller, key=uuid4())
+        accepted = an_accepted_payment(self.rails, order=an_order(amount=amount), asker=asker)
+        self.orders.append(Order(asker, amount, accepted))
+
+    @precondition(lambda self: self.orders)
+    @rule(which=WHICH)
+    def ask_again(self, which: int) -> None:
+        order = self.orders[which % len(self.orders)]
+        again = an_accepted_payment(
+            self.rails, order=an_order(amount=order.amount), asker=order.asker
+        )
+        assert again.answer == order.accepted.answer
+
+    @precondition(lambda self: self.orders)
+    @rule(which=WHICH)
+    def ask_for_something_else(self, which: int) -> None:
+        order = self.orders[which % len(self.orders)]
+        with pytest.raises(KeyReused):
+            an_accepted_payment(self.rails, order=an_order(amount="30"), asker=order.asker)
+
+    # --- workers
+
+    @precondition(lambda self: self.orders)
+    @rule(after_s=PAUSES, to_submission=TO_SUBMISSION, to_question=TO_QUESTION)
+    def ring(self, after_s: float, to_submission: str, to_question: str) -> None:
+        self.time_passes(after_s)
+        self.provider.to_submission, self.provider.to_question = to_submission, to_question
+        advance(self.rails)
+
+    @precondition(lambda self: self.orders and len(self.workers) < WORKERS_MAX)
+    @rule(after_s=PAUSES)
+    def claim(self, after_s: float) -> None:
+        self.time_passes(after_s)
+        taken = lifecycle._claim_due()
+        if taken is not None:
+            self.workers.append((taken, None))
+
+    @precondition(lambda self: self.workers)
+    @rule(which=WHICH, to_submission=TO_SUBMISSION, to_question=TO_QUESTION)
+    def go_out(self, which: int, to_submission: str, to_question: str) -> None:
+        claim, seen = self.workers[which % len(self.workers)]
+        if seen is not None:
+            return
+        self.provider.to_submission, self.provider.to_question = to_submission, to_question
+        try:
+            seen = lifecycle._observe(claim, self.rails)
+        except LeaseLost:
+            self.reached["lease lost"] += 1
+            seen = Observation(Verdict.NOT_SENT, "lease_lost")
+        except ZeroDivisionError:
+            seen = Observation(Verdict.UNKNOWN, "adapter_failed")
+        self.workers[which % len(self.workers)] = (claim, seen)
+
+    @precondition(lambda self: self.workers)
+    @rule(which=WHICH)
+    def write_down(self, which: int) -> None:
+        claim, seen = self.workers[which % len(self.workers)]
+        if seen is not None:
+            del self.workers[which % len(self.workers)]
+            lifecycle.record(claim, seen, self.rails)
+
+    @precondition(lambda self: self.workers)
+    @rule(which=WHICH)
+    def die(self, which: int) -> None:
+        del self.workers[which % len(self.workers)]
+
+    # --- the world
+
+    def time_passes(self, seconds: float) -> None:
+        if not seconds:
+            return
+        self.provider.pass_time(seconds)
+        self.onlooker.execute(
+            "UPDATE payments SET next_action_at = next_action_at - span,"
+            " lease_until = lease_until - span, submitted_at = submitted_at - span"
+            " FROM make_interval(secs => %s) AS span WHERE status = 'PENDING'",
+            [seconds],
+        )
+        self.workers = [
+            (replace(claim, lease=Lease(claim.lease.expires_at - seconds)), seen)
+            for claim, seen in self.workers
+        ]
+
+    @precondition(lambda self: self.provider.book)
+    @rule(which=WHICH, state=st.sampled_from(["paid", "declined"]))
+    def payer_decides(self, which: int, state: str) -> None:
+        references = list(self.provider.book)
+        self.provider.decide(references[which % len(references)], state)
+
+    @precondition(lambda self: self.orders)
+    @rule(which=WHICH, body=st.sampled_from([b"SUCCESSFUL", b"FAILED", b""]))
+    def callback(self, which: int, body: bytes) -> None:
+        """Right, forged, early, late or twice: who can tell?"""
+        row = self.rows()[which % len(self.orders)]
+        note_callback(ReceivedCallback(SCRIPTED, row["reference"], "PUT", body, None))
+
+    # --- what holds at any time
+
+    def rows(self) -> list[dict[str, Any]]:
+        return self.onlooker.execute(
+            "SELECT p.*, extract(epoch FROM next_action_at - clock_timestamp()) AS due_s,"
+            " (SELECT array_agg(e.sequence ORDER BY e.sequence) FROM payment_events e"
+            "  WHERE e.payment_id = p.id) AS lines,"
+            " (SELECT x.verdict FROM provider_exchanges x WHERE x.id = p.evidence_id) AS evidence"
+            " FROM payments p ORDER BY p.id"
+        ).fetchall()
+
+    @invariant()
+    def the_promises_hold(self) -> None:
+        rows = self.rows()
+        assert len(rows) == len(self.orders)
+        assert set(self.provider.book) <= {row["reference"] for row in rows}
+        for row in rows:
+            truth = self.provider.book.get(row["reference"])
+            assert truth is None or truth.charges == 1, "charged twice"
+            assert row["lines"] == list(range(1, row["sequence"] + 1)), "a gap in the story"
+            match row["status"]:
+                case "PENDING":
+                    assert row["due_s"] <= CHECK_MAX_S * (1 + JITTER), "forgotten"
+                case "SUCCESSFUL":
+                    assert truth is not None
+                    assert truth.state == "paid", "told a guess"
+                case "FAILED":
+                    assert truth is None or truth.state == "declined", "told a guess"
+            if row["status"] != "PENDING":
+                assert row["evidence"] in (row["status"], "REFUSED")
+                self.stays(row)
+
+    def stays(self, row: dict[str, Any]) -> None:
+        moving = ("sequence", "lines", "due_s")
+        end = {name: value for name, value in row.items() if name not in moving}
+        assert self.ends.setdefault(row["id"], end) == end, "an end was left"
+
+    # --- and in the end
+
+    def teardown(self) -> None:
+        self.workers.clear()
+        self.provider.to_submission = self.provider.to_question = "right"
+        for _ in range(8):
+            self.time_passes(700.0)
+            advance(self.rails)
+            for reference in self.provider.book:
+                self.provider.decide(reference, "paid")
+            if self.is_told():
+                break
+        self.the_promises_hold()
+        assert self.is_told(), "stuck"
+        self.reached.update(f"{row['status']} {row['evidence']}" for row in self.rows())
+
+    def is_told(self) -> bool:
+        """Whether each payment has come to the truth. What may not be resent may stay open."""
+        return all(
+            row["status"] != "PENDING"
+            or (
+                row["reference"] not in self.provider.book
+                and not self.provider.capabilities.idempotent_submit
+            )
+            for row in self.rows()
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.usefixtures("quiet")
+def test_the_promises_hold_in_whatever_order_things_happen(
+    app: Flask, database_url: str, empty_tables: Callable[[], None]
+) -> None:
+    Life.app, Life.empty_tables, Life.reached = app, staticmethod(empty_tables), Counter()
+    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as onlooker:
+        Life.onlooker = onlooker
+        run_state_machine_as_test(
+            Life,
+            settings=settings(
+                max_examples=100,
+                stateful_step_count=30,
+                deadline=None,
+                derandomize=True,
+                database=None,
+                suppress_health_check=list(HealthCheck),
+            ),
+        )
+    # It went where it hurts.
+    assert Life.reached["lease lost"] > 0
+    assert {"SUCCESSFUL SUCCESSFUL", "FAILED FAILED", "FAILED REFUSED"} <= set(Life.reached)
