@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from payments_app import create_app
+
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 
 # A request waits for PostgreSQL and Redis most of its time: threads share a process while they
@@ -38,3 +40,8 @@ limit_request_field_size = 8190
 # The app logs each request itself, as structured lines without secrets.
 accesslog = None
 errorlog = "-"
+
+
+def on_starting(_server: object) -> None:
+    """A wrong setting ends us here, with one line: a worker would be started again and again."""
+    create_app()

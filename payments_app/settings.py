@@ -10,6 +10,9 @@ from urllib.parse import urlsplit
 
 from cryptography.fernet import Fernet
 from limits import parse_many
+from redis.connection import parse_url
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from payments_app.providers.contract import Mode, ProviderAccount
 
@@ -19,6 +22,10 @@ MTN_DEFAULTS: Final = {
     "sandbox": "https://sandbox.momodeveloper.mtn.com",
     "production": "https://proxy.momoapi.mtn.com",
 }
+RATE_LIMIT: Final = "100 per minute"
+ANSWERS_KEPT_HOURS: Final = 24
+# A year.
+HOURS_MAX: Final = 8760
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -40,8 +47,8 @@ class Settings:
     secret_keys: tuple[str, ...] = field(repr=False)
     migration_database_url: str = field(default="", repr=False)
     public_base_url: str | None = None
-    rate_limit_default: str = "100 per minute"
-    idempotency_ttl_hours: int = 24
+    rate_limit_default: str = RATE_LIMIT
+    idempotency_ttl_hours: int = ANSWERS_KEPT_HOURS
     log_level: str = "INFO"
     log_format: str = "json"
     webhook_allow_private_addresses: bool = False
@@ -62,8 +69,10 @@ class Settings:
             celery_broker_url=read.optional("CELERY_BROKER_URL", _broker_url, redis_url),
             secret_keys=read.required("SECRET_KEYS", _secret_keys),
             public_base_url=read.optional("PUBLIC_BASE_URL", _http_url, None),
-            rate_limit_default=read.optional("RATE_LIMIT_DEFAULT", _rate, "100 per minute"),
-            idempotency_ttl_hours=read.optional("IDEMPOTENCY_TTL_HOURS", _hours, 24),
+            rate_limit_default=read.optional("RATE_LIMIT_DEFAULT", _rate, RATE_LIMIT),
+            idempotency_ttl_hours=read.optional(
+                "IDEMPOTENCY_TTL_HOURS", _hours, ANSWERS_KEPT_HOURS
+            ),
             log_level=read.optional("LOG_LEVEL", _log_level, "INFO"),
             log_format=read.optional("LOG_FORMAT", _log_format, "json"),
             webhook_allow_private_addresses=read.optional(
@@ -107,22 +116,41 @@ def _wanted(parse: Callable[[str], object]) -> str:
 def _database_url(value: str) -> str:
     """a PostgreSQL address such as postgresql://user:password@host:5432/name"""
     scheme, _, rest = value.partition("://")
-    if scheme not in ("postgresql", "postgres", "postgresql+psycopg") or not rest:
+    if scheme not in ("postgresql", "postgres", "postgresql+psycopg"):
         raise ValueError
-    return f"postgresql+psycopg://{rest}"
+    address = f"postgresql+psycopg://{rest}"
+    try:
+        url = make_url(address)
+    except ArgumentError:
+        raise ValueError from None
+    if not url.database:
+        raise ValueError
+    return address
 
 
 def _redis_url(value: str) -> str:
-    """a Redis address such as redis://host:6379/0"""
-    if not re.match(r"(rediss?|unix)://.", value):
+    """a Redis address such as redis://host:6379/0, rediss://… or unix:///path/redis.sock?db=0"""
+    parts = urlsplit(value)
+    if parts.scheme == "unix":
+        well_formed = parts.path.startswith("/") and not parts.hostname
+    else:
+        # redis-py takes any other path for database 0.
+        well_formed = bool(parts.hostname) and re.fullmatch(r"(/[0-9]*)?", parts.path) is not None
+    if not well_formed:
         raise ValueError
+    parse_url(value)  # type: ignore[no-untyped-call]
     return value
 
 
 def _broker_url(value: str) -> str:
     """a broker address such as redis://host:6379/1 or amqp://user:password@host//"""
-    if not re.match(r"(rediss?|redis\+socket|unix|amqps?|pyamqp)://.", value):
+    if urlsplit(value).scheme in ("redis", "rediss", "unix"):
+        return _redis_url(value)
+    parts = urlsplit(value)
+    if parts.scheme not in ("amqp", "amqps", "pyamqp") or not parts.hostname:
         raise ValueError
+    # Raises ValueError for a port that is none.
+    _ = parts.port
     return value
 
 
@@ -139,23 +167,26 @@ def _secret_keys(value: str) -> tuple[str, ...]:
 def _http_url(value: str) -> str:
     """an address such as https://pay.example.com, without a query"""
     parts = urlsplit(value)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query:
+    plain = re.fullmatch(r"[!-~]+", value) and not (parts.query or parts.fragment or parts.username)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
         raise ValueError
+    # Raises ValueError for a port that is none.
+    _ = parts.port
     return value.rstrip("/")
 
 
 def _rate(value: str) -> str:
-    """a rate in Flask-Limiter's notation such as 100 per minute"""
-    parse_many(value)
+    """a rate in Flask-Limiter's notation, such as 100 per minute, above zero"""
+    if any(limit.amount < 1 for limit in parse_many(value)):
+        raise ValueError
     return value
 
 
 def _hours(value: str) -> int:
     """a whole number of hours from 1 to 8760"""
-    hours = int(value)
-    if not 1 <= hours <= 8760:  # noqa: PLR2004
+    if not re.fullmatch("[0-9]{1,4}", value) or not 1 <= int(value) <= HOURS_MAX:
         raise ValueError
-    return hours
+    return int(value)
 
 
 def _log_level(value: str) -> str:

@@ -77,9 +77,15 @@ class ProblemTypeSchema(ma.Schema):
 
         unknown = ma.RAISE
 
-    code = ma.fields.String(required=True, metadata={"example": "rate_limited"})
-    status = ma.fields.Integer(required=True, metadata={"example": 429})
-    title = ma.fields.String(required=True, metadata={"example": "Too many requests"})
+    code = ma.fields.String(
+        required=True, metadata={"description": "As in errors.", "example": "rate_limited"}
+    )
+    status = ma.fields.Integer(
+        required=True, metadata={"description": "The HTTP status it comes with.", "example": 429}
+    )
+    title = ma.fields.String(
+        required=True, metadata={"description": "What it is.", "example": "Too many requests"}
+    )
     advice = ma.fields.String(
         required=True,
         metadata={

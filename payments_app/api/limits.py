@@ -6,15 +6,20 @@ window ends: the RateLimit headers ask Redis nothing more.
 
 from __future__ import annotations
 
-import time
+from functools import lru_cache
 from typing import Any, Final
 
+import structlog
 from flask import Flask, Response, g
 from flask_limiter import Limiter, RequestLimit
+from limits import parse_many
 from limits.storage import RedisStorage
 from redis import ConnectionPool, Redis
 
+from payments_app.kernel.clock import utc_now
 from payments_app.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 _SCHEME: Final = "maramoja-window"
 # INCRBY and the time left, in one round trip. A window without an end, however it came about,
@@ -46,7 +51,7 @@ class WindowStorage(RedisStorage):
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Count, and learn when the window ends."""
         count, left_ms = self._count([self.prefixed_key(key)], [expiry, amount])
-        _windows()[key] = (int(count), time.time() + int(left_ms) / 1000)
+        _windows()[key] = (int(count), utc_now().timestamp() + int(left_ms) / 1000)
         return int(count)
 
     def get(self, key: str) -> int:
@@ -64,7 +69,7 @@ def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
     """Count by key, all routes together; a tenant's own limit stands in for the default."""
     limiter = Limiter(
         _key,
-        application_limits=[lambda: g.caller.rate_limit or settings.rate_limit_default],
+        application_limits=[lambda: _limit_of(g.caller.rate_limit, settings.rate_limit_default)],
         storage_uri=f"{_SCHEME}://",
         storage_options={"connection_pool": redis.connection_pool},  # type: ignore[dict-item]
         strategy="fixed-window",
@@ -87,13 +92,25 @@ def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
 
 def _tell(current: RequestLimit, response: Response) -> None:
     ends_at, remaining = current.window
-    reset_s = max(1, round(ends_at - time.time()))
+    reset_s = max(1, round(ends_at - utc_now().timestamp()))
     response.headers["RateLimit-Limit"] = str(current.limit.amount)
     response.headers["RateLimit-Remaining"] = str(max(0, remaining))
     response.headers["RateLimit-Reset"] = str(reset_s)
     response.headers["RateLimit-Policy"] = f"{current.limit.amount};w={current.limit.get_expiry()}"
     if current.breached:
         response.headers["Retry-After"] = str(reset_s)
+
+
+@lru_cache(maxsize=1024)
+def _limit_of(own: str | None, default: str) -> str:
+    """The tenant's own limit. One that can't be read must not stop the counting of all others."""
+    try:
+        parse_many(own or default)
+    except ValueError:
+        # Whose it is, the tenant_id of the line says.
+        log.error("limit.unreadable")
+        return default
+    return own or default
 
 
 def _key() -> str:

@@ -6,15 +6,31 @@ import logging
 import re
 import sys
 from typing import Final
+from uuid import UUID
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-# A run of digits that could be an MSISDN and isn't part of an id such as a UUID.
-_NUMBER: Final = re.compile(r"(?<![0-9A-Za-z.-])\+?[1-9][0-9]{5,11}([0-9]{3})(?![0-9A-Za-z-])")
-_SECRET: Final = re.compile(
-    r"(mara_(?:live|test)_[0-9A-Za-z]{4})[0-9A-Za-z_]+|(Bearer|Basic)\s+\S+", re.IGNORECASE
+# A run of digits that could be an MSISDN, or a number as people at home write it, and isn't part
+# of an id such as a UUID.
+_NUMBER: Final = re.compile(
+    r"(?<![0-9A-Za-z.-])(?:\+|%2B|00|0)?[1-9][0-9]{5,11}([0-9]{3})(?![0-9A-Za-z-])", re.IGNORECASE
 )
+# The same in groups: +256 772 123 456. A date begins with four digits and isn't one.
+_GROUPED: Final = re.compile(
+    r"(?<![0-9A-Za-z.:-])(?:\+|%2B|00|0)?[1-9][0-9]{0,2}(?:[ -][0-9]{2,6}){2,4}(?![0-9A-Za-z:-])",
+    re.IGNORECASE,
+)
+_GROUPED_DIGITS_MIN: Final = 9
+_SECRET: Final = re.compile(
+    r"(mara_(?:live|test)_[0-9A-Za-z]{4})[0-9A-Za-z_]+"
+    r"|(Bearer|Basic)\s+[^\s'\",}]+"
+    # The password in an address.
+    r"|(://)[^\s/@]*:[^\s/@]+(?=@)",
+    re.IGNORECASE,
+)
+# What a number of ours isn't as long as.
+_INTEGER_MIN: Final = 10**9
 # Our own fields that are numbers or ids, not text that somebody wrote.
 _OURS: Final = frozenset({"timestamp", "level", "logger", "event_id", "duration_ms", "status"})
 # They tell of each doorbell and of each of their own parts; ours says what came of it.
@@ -62,14 +78,38 @@ def configure_logs(*, level: str, log_format: str) -> None:
 
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Mask numbers and credentials in whatever text a line carries."""
+    """Mask numbers and credentials in whatever a line carries, however deep."""
     for name, value in event.items():
-        if name not in _OURS and isinstance(value, str):
-            event[name] = masked(value)
+        # The names that structlog keeps for itself begin with an underscore.
+        if name not in _OURS and not name.startswith("_"):
+            event[name] = _masked_value(value)
     return event
 
 
 def masked(text: str) -> str:
     """The text with possible phone numbers cut to their last three digits, and without keys."""
-    text = _SECRET.sub(lambda found: f"{found[1] or found[2]}…", text)
-    return _NUMBER.sub(lambda found: f"***{found[1]}", text)
+    text = _SECRET.sub(lambda found: f"{found[1] or found[2] or found[3]}…", text)
+    text = _NUMBER.sub(lambda found: f"***{found[1]}", text)
+    return _GROUPED.sub(_masked_groups, text)
+
+
+def _masked_groups(found: re.Match[str]) -> str:
+    digits = "".join(character for character in found[0] if character.isdigit())
+    return f"***{digits[-3:]}" if len(digits) >= _GROUPED_DIGITS_MIN else found[0]
+
+
+def _masked_value(value: object) -> object:
+    match value:
+        case None | bool() | float() | UUID():
+            return value
+        case int():
+            return masked(str(value)) if abs(value) >= _INTEGER_MIN else value
+        case str():
+            return masked(value)
+        case dict():
+            return {masked(str(name)): _masked_value(inner) for name, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_masked_value(inner) for inner in value]
+        case _:
+            # As it would be written anyway.
+            return masked(repr(value))

@@ -64,8 +64,7 @@ def accept_payment(
         route = choose_route(order, asker.caller, rails)
     except GatewayError:
         # No rail takes it now. Whose key has an answer from before is given that one.
-        earlier = replay_payment(order, asker)
-        if earlier is None:
+        if (earlier := replay_payment(order, asker)) is None:
             raise
         return earlier
     payment = _new_payment(order, asker.caller, route)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from celery import Celery, Task
 from celery.signals import setup_logging
 from flask import Flask
+from redis.connection import parse_url
 
 from payments_app.kernel.jobs import Job
 
@@ -15,6 +17,7 @@ CONCURRENCY: Final = 16
 TICK_S: Final = 1.0
 EXPIRE_ANSWERS_S: Final = 300.0
 BROKER_TIMEOUT_S: Final = 2.0
+REDIS_PORT: Final = 6379
 
 
 def init_celery(app: Flask, broker_url: str) -> Celery:
@@ -28,12 +31,35 @@ def init_celery(app: Flask, broker_url: str) -> Celery:
                 return self.run(*args, **kwargs)
 
     celery = Celery("maramoja", task_cls=ContextTask, include=["payments_app.worker.tasks"])
-    celery.conf.update(_configuration(broker_url))
+    celery.conf.update(_configuration(broker_address(broker_url)))
     celery.set_default()
     # Our own log set-up stands; Celery's would add a second form and hide what is below WARNING.
     setup_logging.connect(_leave_logs_alone)
     app.extensions["celery"] = celery
     return celery
+
+
+def broker_address(url: str) -> str:
+    """`url` in kombu's words, where they differ from redis-py's.
+
+    kombu has another scheme for a Unix socket, takes the database from the path only, and over
+    TLS would trust whoever answers.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        return url
+    given = parse_url(url)  # type: ignore[no-untyped-call]
+    login = ":".join(quote(given.get(name, ""), safe="") for name in ("username", "password"))
+    login = "" if login == ":" else f"{login}@"
+    database = given.get("db", 0)
+    if parts.scheme == "unix":
+        return f"redis+socket://{login}{parts.path}?virtual_host={database}"
+    host, port = given.get("host", "localhost"), given.get("port", REDIS_PORT)
+    address = f"{parts.scheme}://{login}{f'[{host}]' if ':' in host else host}:{port}/{database}"
+    tls = {name: value for name, value in parse_qsl(parts.query) if name.startswith("ssl_")}
+    if parts.scheme == "rediss":
+        tls.setdefault("ssl_cert_reqs", "required")
+    return f"{address}?{urlencode(tls)}" if tls else address
 
 
 def _leave_logs_alone(**_signal: Any) -> None:
@@ -43,7 +69,7 @@ def _leave_logs_alone(**_signal: Any) -> None:
 def _configuration(broker_url: str) -> dict[str, Any]:
     # A broker that hangs must cost a request no more than BROKER_TIMEOUT_S.
     options: dict[str, Any] = {}
-    if broker_url.startswith(("redis", "unix")):
+    if broker_url.startswith("redis"):
         options = {
             "socket_timeout": BROKER_TIMEOUT_S,
             "socket_connect_timeout": BROKER_TIMEOUT_S,
@@ -70,15 +96,11 @@ def _configuration(broker_url: str) -> dict[str, Any]:
         # In memory: two beats in one folder don't fight over a file, and nothing is lost with it.
         "beat_scheduler": "celery.beat:Scheduler",
         "beat_schedule": {
-            "advance": {
-                "task": Job.ADVANCE_PAYMENTS.value,
-                "schedule": TICK_S,
-                "options": {"expires": 5},
-            },
-            "expire-answers": {
-                "task": Job.EXPIRE_ANSWERS.value,
-                "schedule": EXPIRE_ANSWERS_S,
-                "options": {"expires": 60},
-            },
+            "advance": _every(TICK_S, Job.ADVANCE_PAYMENTS, expires_s=5),
+            "expire-answers": _every(EXPIRE_ANSWERS_S, Job.EXPIRE_ANSWERS, expires_s=60),
         },
     }
+
+
+def _every(seconds: float, job: Job, *, expires_s: int) -> dict[str, Any]:
+    return {"task": job.value, "schedule": seconds, "options": {"expires": expires_s}}

@@ -243,6 +243,7 @@ def _losses() -> dict[str, tuple[str, Evidence]]:
     }
 
 
+# house: allow length because it is a table of cases, read line by line
 def _lies() -> dict[str, tuple[str, Evidence]]:
     well, bad = all_is_well(), failed()
     late = line(8.0, 9, "look", "asked", payment_id=ID)

@@ -66,14 +66,12 @@ class AmountText(Amount):
 class MsisdnField(ma.fields.Field[Msisdn]):
     """A mobile number in international form."""
 
-    _WANTED: Final = "must be a mobile number in international form, such as 256772123456"
+    _WANTED: Final = 'must be a string of digits in international form, such as "256772123456"'
     _FORM: Final = whole(MSISDN_PATTERN)
 
     def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> Msisdn:
-        if not isinstance(value, str):
-            raise ma.ValidationError('must be a string of digits, such as "256772123456"')
         # In an address, a + that nobody has escaped arrives as a space.
-        if not self._FORM.fullmatch(value.strip(" ")):
+        if not isinstance(value, str) or not self._FORM.fullmatch(value.strip(" ")):
             raise ma.ValidationError(self._WANTED)
         try:
             return Msisdn.parse(value)

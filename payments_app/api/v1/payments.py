@@ -23,7 +23,6 @@ from payments_app.api.v1.views import (
     event_document,
     payment_document,
 )
-from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.payments import acceptance, queries
 from payments_app.payments.acceptance import Accepted, Asker
@@ -73,8 +72,9 @@ def create_payment(order: NewPayment) -> Response:
         idempotency_key=key_of_request(required=caller().require_idempotency_key),
         answer_kept_for=timedelta(hours=settings.idempotency_ttl_hours),
     )
+    rails = current_app.extensions["maramoja"].rails
     with _alone(order, asker):
-        return _answer(_accepted(order, asker))
+        return _answer(acceptance.accept_payment(order, asker, rails, _render))
 
 
 @blp.route("", methods=["GET"])
@@ -138,17 +138,6 @@ def _alone(order: NewPayment, asker: Asker) -> AbstractContextManager[None]:
     name = f"idempotency:{asker.caller.tenant_id}:{asker.caller.mode}:{asker.idempotency_key}"
     about = hashlib.sha256(orjson.dumps(order.fields(), option=orjson.OPT_SORT_KEYS)).hexdigest()
     return lock.hold(name, about=about)
-
-
-def _accepted(order: NewPayment, asker: Asker) -> Accepted:
-    rails = current_app.extensions["maramoja"].rails
-    try:
-        return acceptance.accept_payment(order, asker, rails, _render)
-    except GatewayError:
-        # What the tenant may ask for can have changed since: an answer that was given stays.
-        if (earlier := acceptance.replay_payment(order, asker)) is not None:
-            return earlier
-        raise
 
 
 def _render(payment: Payment) -> StoredAnswer:

@@ -1,0 +1,161 @@
+"""Who gets in, and that everybody else learns nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from payments_app.providers.contract import Mode
+from payments_app.tenants.keys import checksum, new_key, revoke_key
+from payments_app.tenants.registry import resume_tenant, suspend_tenant
+from tests.api.http_caller import (
+    PAYMENTS,
+    HttpCaller,
+    an_order,
+    code_of,
+    count_payments,
+    new_caller,
+)
+
+
+def bearer(key: str) -> dict[str, str | None]:
+    return {"X-API-Key": None, "Authorization": f"Bearer {key}"}
+
+
+def with_another_secret(key: str) -> str:
+    """The same prefix and a right checksum: only the hash can tell."""
+    unsigned = key[:-6]
+    unsigned = unsigned[:-1] + ("A" if unsigned[-1] != "A" else "B")
+    return unsigned + checksum(unsigned)
+
+
+def what_a_stranger_learns(answer: TestResponse) -> dict[str, Any]:
+    document: dict[str, Any] = answer.get_json()
+    return {**document, "request_id": None, "status code": answer.status_code}
+
+
+def test_a_key_opens_in_either_header(caller: HttpCaller) -> None:
+    key = caller.key.key
+
+    assert caller.get().status_code == 200
+    assert caller.get(headers=bearer(key)).status_code == 200
+    assert caller.get(headers=bearer(key) | {"Authorization": f"bearer  {key}"}).status_code == 200
+    assert caller.get(headers={"Authorization": f"Bearer {key}"}).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"X-API-Key": None}, id="none"),
+        pytest.param({"X-API-Key": ""}, id="empty"),
+        pytest.param({"X-API-Key": "garbage"}, id="garbage"),
+        pytest.param({"X-API-Key": "\xff\xfe"}, id="no ASCII"),
+        pytest.param({"X-API-Key": new_key(Mode.TEST)[1]}, id="well formed and nobody's"),
+        pytest.param({"X-API-Key": new_key(Mode.TEST)[0]}, id="a prefix"),
+        pytest.param({"X-API-Key": None, "Authorization": "Basic dTpw"}, id="Basic"),
+        pytest.param({"X-API-Key": None, "Authorization": "Bearer"}, id="Bearer and nothing"),
+        pytest.param({"X-API-Key": None, "Authorization": "Bearer a b"}, id="Bearer with two"),
+    ],
+)
+def test_what_is_no_key_is_refused_and_told_how_to_authenticate(
+    caller: HttpCaller, method: str, headers: dict[str, str | None]
+) -> None:
+    refused = caller.send(method, PAYMENTS, headers=headers)
+
+    assert refused.status_code == 401
+    assert code_of(refused) == "unauthenticated"
+    assert refused.headers["WWW-Authenticate"] == 'Bearer realm="maramoja"'
+    assert "RateLimit-Limit" not in refused.headers
+
+
+def test_all_keys_that_open_nothing_are_answered_alike(caller: HttpCaller, app: Flask) -> None:
+    revoked = caller.another_key(Mode.TEST)
+    with app.app_context():
+        revoke_key(str(revoked.key.id), actor="cli:test")
+    wrong = [
+        with_another_secret(caller.key.key),
+        new_key(Mode.TEST)[1],
+        revoked.key.key,
+        caller.key.key[:-1],
+        f"{caller.key.key},{caller.key.key}",
+    ]
+
+    answers = [what_a_stranger_learns(caller.get(headers={"X-API-Key": key})) for key in wrong]
+
+    assert all(answer == answers[0] for answer in answers)
+    assert answers[0]["status code"] == 401
+
+
+def test_a_revoked_key_opens_nothing_at_once(caller: HttpCaller, app: Flask) -> None:
+    assert caller.get().status_code == 200
+    with app.app_context():
+        revoke_key(str(caller.key.id), actor="cli:test")
+
+    assert caller.get().status_code == 401
+    assert caller.post(an_order()).status_code == 401
+    assert count_payments(caller) == 0
+
+
+def test_two_different_keys_are_refused_even_when_both_are_right(caller: HttpCaller) -> None:
+    other = caller.another_key(Mode.TEST).key.key
+
+    refused = caller.get(headers={"Authorization": f"Bearer {other}"})
+
+    assert refused.status_code == 401
+    assert caller.key.key not in refused.text
+    assert other not in refused.text
+
+
+def test_the_tenants_own_id_or_slug_may_be_sent_along(caller: HttpCaller) -> None:
+    for name in (caller.tenant.slug, str(caller.tenant.id), str(caller.tenant.id).upper()):
+        assert caller.get(headers={"X-Tenant-Id": name}).status_code == 200
+
+
+def test_another_tenants_name_is_answered_like_one_that_does_not_exist(
+    caller: HttpCaller, app: Flask
+) -> None:
+    other = new_caller(app).tenant
+    names = [other.slug, str(other.id), "no-such-tenant", str(uuid4()), "", "'", "\xe9"]
+
+    answers = [what_a_stranger_learns(caller.get(headers={"X-Tenant-Id": name})) for name in names]
+
+    assert all(answer == answers[0] for answer in answers)
+    assert answers[0]["status code"] == 403
+    assert answers[0]["code"] == "tenant_mismatch"
+
+
+def test_a_suspended_tenant_is_told_so_by_its_own_keys_only(caller: HttpCaller, app: Flask) -> None:
+    payment = caller.pay()
+    with app.app_context():
+        suspend_tenant(caller.tenant, actor="cli:test")
+
+    refused = caller.post(an_order())
+    guessed = caller.get(headers={"X-API-Key": with_another_secret(caller.key.key)})
+
+    assert refused.status_code == 403
+    assert code_of(refused) == "tenant_suspended"
+    assert caller.get(f"{PAYMENTS}/{payment['id']}").status_code == 403
+    assert guessed.status_code == 401
+    with app.app_context():
+        resume_tenant(caller.tenant, actor="cli:test")
+    assert caller.show(payment)["id"] == payment["id"]
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/live", "/docs", "/openapi.json"])
+def test_what_is_public_asks_for_no_key(caller: HttpCaller, path: str) -> None:
+    assert caller.get(path, headers={"X-API-Key": None}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "spelling", ["//api//v1//payments", "/api/v1//payments", "/API/v1/payments"]
+)
+def test_another_spelling_of_a_path_is_no_way_around(caller: HttpCaller, spelling: str) -> None:
+    answer = caller.get(spelling, headers={"X-API-Key": None})
+
+    assert answer.status_code == 404
+    assert "Location" not in answer.headers

@@ -1,0 +1,89 @@
+"""Callbacks: whatever comes in, a stranger learns nothing and can break nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from flask import Flask
+from sqlalchemy import select
+
+from payments_app.kernel.database import transaction
+from payments_app.payments.model import Callback
+from tests.api.http_caller import HttpCaller
+
+
+def stored(app: Flask, payment: dict[str, Any]) -> list[Callback]:
+    own = select(Callback).where(Callback.payment_id == UUID(payment["id"]))
+    with app.app_context(), transaction() as session:
+        return list(session.scalars(own))
+
+
+def send(caller: HttpCaller, path: str, body: bytes = b"{}", method: str = "POST") -> None:
+    """As a provider does: without a key. Each is answered alike."""
+    answer = caller.send(method, path, headers={"X-API-Key": None}, data=body)
+    assert (answer.status_code, answer.get_data()) == (200, b""), path
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_one_about_a_payment_is_kept_as_it_came(caller: HttpCaller, method: str) -> None:
+    payment = caller.pay()
+    body = b'\xff\x00{"status": "SUCCESSFUL"}'
+
+    send(caller, f"/callbacks/mtn_momo/{payment['provider_reference']}", body, method)
+
+    (callback,) = stored(caller.app, payment)
+    assert (callback.body, callback.method) == (body, method)
+    assert caller.show(payment)["status"] == "PENDING"
+
+
+def test_the_same_again_is_kept_once(caller: HttpCaller) -> None:
+    payment = caller.pay()
+
+    for _ in range(3):
+        send(caller, f"/callbacks/mtn_momo/{payment['provider_reference']}")
+
+    assert len(stored(caller.app, payment)) == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/callbacks/mtn_momo/not-a-reference",
+        "/callbacks/mtn_momo/%00",
+        f"/callbacks/mtn_momo/{uuid4().int:x}0",
+        "/callbacks/nobody/5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a",
+        "/callbacks/%00/5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a",
+        "/callbacks/%C3%A9/5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a",
+        "/callbacks/" + "a" * 3000 + "/5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a",
+    ],
+    ids=["no UUID", "NUL", "too long", "no rail", "NUL for a rail", "é for a rail", "long rail"],
+)
+def test_one_about_nothing_is_answered_alike(caller: HttpCaller, path: str) -> None:
+    send(caller, path)
+
+
+def test_one_about_another_rails_payment_is_not_kept(caller: HttpCaller) -> None:
+    payment = caller.pay()
+
+    send(caller, f"/callbacks/airtel_money/{payment['provider_reference']}")
+
+    assert stored(caller.app, payment) == []
+
+
+def test_of_a_long_one_the_beginning_is_kept(caller: HttpCaller) -> None:
+    payment = caller.pay()
+
+    send(caller, f"/callbacks/mtn_momo/{payment['provider_reference']}", b"x" * 200_000)
+
+    (callback,) = stored(caller.app, payment)
+    assert callback.body == b"x" * 16_384
+
+
+def test_the_payments_id_is_not_its_reference(caller: HttpCaller) -> None:
+    payment = caller.pay()
+
+    send(caller, f"/callbacks/mtn_momo/{payment['id']}")
+
+    assert stored(caller.app, payment) == []

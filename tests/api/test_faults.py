@@ -1,0 +1,207 @@
+"""Postgres away, back, read-only or broken: a quick and honest answer, and nothing done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from uuid import uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from devstack.postgres_server import PostgresServer
+from devstack.servers import Servers
+from payments_app.kernel.database import db
+from tests.api.http_caller import (
+    PAYMENTS,
+    HttpCaller,
+    MakeApp,
+    an_order,
+    code_of,
+    count_payments,
+    new_caller,
+)
+from tests.api.test_health import NO_SERVER
+
+ANSWER_MAX_S = 6.0
+# Words of our inside, of SQL and of Python.
+INSIDE = ("Traceback", "psycopg", "sqlalchemy", "INSERT", "SELECT", "payment_events", ".py", "who")
+
+
+@dataclass
+class Database:
+    """A database of a test's own, which it may break."""
+
+    name: str
+    server: PostgresServer
+
+    def order(self, statement: str) -> None:
+        """As the superuser, from another database."""
+        with psycopg.connect(self.server.administrator_url(), autocommit=True) as connection:
+            connection.execute(statement.encode())
+
+    def change(self, statement: str) -> None:
+        """As the superuser, in this one."""
+        with psycopg.connect(self.server.administrator_url(self.name)) as connection:
+            connection.execute(statement.encode())
+
+    def go_away(self) -> None:
+        """End all sessions, and let none in."""
+        self.order(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false")
+        self.order(
+            f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self.name}'"  # noqa: S608
+        )
+
+    def come_back(self) -> None:
+        self.order(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS true")
+
+
+@pytest.fixture
+def database(servers: Servers) -> Database:
+    return Database(servers.new_database(), servers.postgres)
+
+
+@pytest.fixture
+def caller(make_app: MakeApp, database: Database) -> Iterator[HttpCaller]:
+    """A tenant in that database, at an app that has connections to it."""
+    url = database.server.application_url(database.name)
+    app: Flask = make_app(database_url=url.replace("postgresql://", "postgresql+psycopg://"))
+    yield new_caller(app)
+    with app.app_context():
+        db.engine.dispose()
+
+
+def assert_away(answer: TestResponse) -> None:
+    assert answer.status_code == 503, answer.text
+    assert code_of(answer) == "temporarily_unavailable"
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.content_type == "application/problem+json"
+
+
+def test_without_a_server_the_answer_is_503_at_once(make_app: MakeApp, app: Flask) -> None:
+    known = new_caller(app)
+    caller = HttpCaller(make_app(database_url=NO_SERVER), known.tenant, known.key)
+
+    for send in (caller.get, lambda: caller.post(an_order(), key=uuid4())):
+        started = time.monotonic()
+        assert_away(send())
+        assert time.monotonic() - started < ANSWER_MAX_S
+    assert count_payments(known) == 0
+
+
+def test_a_server_that_does_not_answer_costs_a_bounded_wait(
+    make_app: MakeApp, app: Flask, postgres_server: PostgresServer
+) -> None:
+    known = new_caller(app)
+    url = app.config["SQLALCHEMY_DATABASE_URI"]
+    caller = HttpCaller(make_app(database_url=url), known.tenant, known.key)
+    postgres_server.process.stop()
+    try:
+        started = time.monotonic()
+        answer = caller.post(an_order(), key=uuid4())
+        waited_s = time.monotonic() - started
+    finally:
+        postgres_server.process.cont()
+
+    assert_away(answer)
+    assert waited_s < ANSWER_MAX_S
+
+
+def test_a_database_that_goes_away_and_comes_back(caller: HttpCaller, database: Database) -> None:
+    key = uuid4()
+    assert caller.get().status_code == 200
+    database.go_away()
+
+    for _ in range(3):
+        started = time.monotonic()
+        assert_away(caller.post(an_order(), key=key))
+        assert time.monotonic() - started < ANSWER_MAX_S
+    assert caller.get("/health/live").status_code == 200
+    database.come_back()
+
+    accepted = caller.post(an_order(), key=key)
+    assert accepted.status_code == 201
+    assert "Idempotent-Replayed" not in accepted.headers
+    assert count_payments(caller) == 1
+
+
+def test_connections_that_broke_in_the_meantime_are_a_503_once(
+    caller: HttpCaller, database: Database
+) -> None:
+    """As after a restart of Postgres, which the client's retry never notices."""
+    key = uuid4()
+    caller.get()
+    database.go_away()
+    database.come_back()
+
+    answers = [caller.post(an_order(), key=key) for _ in range(2)]
+
+    assert_away(answers[0])
+    assert answers[1].status_code == 201
+
+
+def test_a_standby_is_a_503(caller: HttpCaller, database: Database) -> None:
+    """After a failover the address may lead to a server that takes no writes yet."""
+    database.order(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+    with caller.app.app_context():
+        db.engine.dispose()
+
+    assert caller.get().status_code == 200
+    assert_away(caller.post(an_order(), key=uuid4()))
+
+
+def test_a_callback_that_could_not_be_kept_is_not_acknowledged(
+    caller: HttpCaller, database: Database
+) -> None:
+    reference = caller.pay()["provider_reference"]
+    database.go_away()
+
+    answer = caller.send("POST", f"/callbacks/mtn_momo/{reference}", data=b"{}")
+
+    # The provider may send it again; if it doesn't, we ask anyway.
+    assert_away(answer)
+
+
+class TestABrokenDatabase:
+    """A fault of ours: 500, told to the log and to nobody else."""
+
+    @pytest.fixture
+    def broken(self, database: Database, caller: HttpCaller) -> Database:
+        assert caller.get().status_code == 200
+        database.change("ALTER TABLE payment_events RENAME COLUMN actor TO who")
+        return database
+
+    def test_is_a_500_that_leaks_nothing(self, broken: Database, caller: HttpCaller) -> None:
+        answer = caller.post(an_order(description="a red shirt"), key=uuid4())
+
+        assert answer.status_code == 500
+        assert code_of(answer) == "internal_error"
+        assert answer.content_type == "application/problem+json"
+        assert answer.get_json()["request_id"] == answer.headers["X-Request-Id"]
+        for word in (*INSIDE, "256772123456", "red shirt", caller.key.key):
+            assert word not in answer.text
+            assert word not in str(answer.headers)
+        assert broken.name not in answer.text
+
+    def test_spends_no_key_and_keeps_no_half_of_a_payment(
+        self, broken: Database, caller: HttpCaller
+    ) -> None:
+        key = uuid4()
+        assert caller.post(an_order(), key=key).status_code == 500
+        assert count_payments(caller) == 0
+        broken.change("ALTER TABLE payment_events RENAME COLUMN who TO actor")
+
+        accepted = caller.post(an_order(), key=key)
+
+        assert accepted.status_code == 201
+        assert "Idempotent-Replayed" not in accepted.headers
+
+    def test_still_has_the_security_headers(self, broken: Database, caller: HttpCaller) -> None:
+        answer = caller.post(an_order())
+
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert broken.name
+        assert caller.get(f"{PAYMENTS}?limit=1").status_code == 200

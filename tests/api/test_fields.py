@@ -1,0 +1,275 @@
+"""What each field of an order takes, and that a refusal names the field and its place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.api.http_caller import HttpCaller, an_order, count_payments, fields_of
+from tests.builders import PAYER
+
+MOBILE_NUMBERS = {
+    "UG": "256772123456",
+    "GH": "233241234567",
+    "RW": "250781234567",
+    "CI": "2250701020304",
+}
+
+
+@pytest.mark.parametrize(
+    ("amount", "currency", "shown"),
+    [
+        (1, "UGX", "1"),
+        (1000, "UGX", "1000"),
+        ("1000", "UGX", "1000"),
+        ("1000.00", "UGX", "1000"),
+        (10, "EUR", "10.00"),
+        ("10.5", "EUR", "10.50"),
+        ("10.50", "EUR", "10.50"),
+        ("0.01", "EUR", "0.01"),
+        ("0.1", "EUR", "0.10"),
+        (9_999_999_999_999, "EUR", "9999999999999.00"),
+        (9_999_999_999_999, "UGX", "9999999999999"),
+    ],
+)
+def test_an_amount_is_an_integer_or_a_decimal_string(
+    caller: HttpCaller, amount: int | str, currency: str, shown: str
+) -> None:
+    accepted = caller.pay(amount=amount, currency=currency)
+
+    assert accepted["amount"] == shown
+    assert caller.show(accepted)["amount"] == shown
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        pytest.param(b"10.5", id="fractional"),
+        pytest.param(b"1000.0", id="a whole one with a fraction"),
+        pytest.param(b"1e3", id="exponent"),
+        pytest.param(b"1E+3", id="exponent with a sign"),
+        pytest.param(b"0", id="zero"),
+        pytest.param(b"-0", id="minus zero"),
+        pytest.param(b"-5", id="negative"),
+        pytest.param(b"true", id="true"),
+        pytest.param(b"false", id="false"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"[1]", id="list"),
+        pytest.param(b'{"value": 1}', id="object"),
+        pytest.param(b"10000000000000", id="too large"),
+        pytest.param(b"9223372036854775807", id="the largest of 64 bits"),
+        pytest.param(b"9" * 40, id="beyond 64 bits"),
+        pytest.param(b"9" * 300, id="beyond everything"),
+        pytest.param(b'"9999999999999999"', id="too large a string"),
+        pytest.param(b'""', id="empty"),
+        pytest.param(b'" 1"', id="a space before it"),
+        pytest.param(b'"1 "', id="a space behind it"),
+        pytest.param(b'"1\\n"', id="a line break behind it"),
+        pytest.param(b'"1 000"', id="grouped by a space"),
+        pytest.param(b'"1,000"', id="grouped by a comma"),
+        pytest.param(b'"1_000"', id="grouped as Python does"),
+        pytest.param(b'"10,50"', id="decimal comma"),
+        pytest.param(b'"007"', id="leading zeros"),
+        pytest.param(b'"00.5"', id="leading zeros before a fraction"),
+        pytest.param(b'".5"', id="nothing before the point"),
+        pytest.param(b'"5."', id="nothing behind the point"),
+        pytest.param(b'"0.00"', id="zero with decimals"),
+        pytest.param(b'"-1"', id="negative string"),
+        pytest.param(b'"+1"', id="plus sign"),
+        pytest.param(b'"1e3"', id="exponent in a string"),
+        pytest.param(b'"0x10"', id="hexadecimal"),
+        pytest.param(b'"1.001"', id="three decimals"),
+        pytest.param(b'"1.000"', id="three decimals, all zero"),
+        pytest.param('"١٢"'.encode(), id="Arabic digits"),
+        pytest.param('"\N{FULLWIDTH DIGIT ONE}"'.encode(), id="full-width digits"),
+        pytest.param('"1२"'.encode(), id="mixed digits"),
+        pytest.param(b'"NaN"', id="NaN"),
+        pytest.param(b'"Infinity"', id="Infinity"),
+        pytest.param(b'"ten"', id="a word"),
+    ],
+)
+def test_nothing_else_is_an_amount(caller: HttpCaller, written: bytes) -> None:
+    body = b'{"amount": ' + written + b', "currency": "EUR", "payer": "256772123456"}'
+
+    refused = caller.post(body)
+
+    assert fields_of(refused) == ["amount"]
+    assert refused.get_json()["errors"][0]["pointer"] == "/amount"
+    assert count_payments(caller) == 0
+
+
+def test_decimals_that_the_currency_has_not_are_refused(caller: HttpCaller) -> None:
+    assert fields_of(caller.post(an_order(amount="10.5", currency="UGX"))) == ["amount"]
+    assert fields_of(caller.post(an_order(amount="0.01", currency="XOF"))) == ["amount"]
+
+
+@pytest.mark.parametrize("currency", ["eur", "EURO", "", "XXX", "BTC", 978, None, ["EUR"], "EUR\n"])
+def test_only_known_currencies_are_taken(caller: HttpCaller, currency: object) -> None:
+    assert fields_of(caller.post(an_order(currency=currency))) == ["currency"]
+
+
+@pytest.mark.parametrize(
+    "payer",
+    [
+        PAYER,
+        f"+{PAYER}",
+        f"00{PAYER}",
+        "256 772 123456",
+        "+256-772-123-456",
+        *MOBILE_NUMBERS.values(),
+    ],
+)
+def test_a_mobile_number_of_any_country_is_taken_and_shown_in_digits(
+    caller: HttpCaller, payer: str
+) -> None:
+    digits = payer.removeprefix("00").strip("+").replace(" ", "").replace("-", "")
+
+    assert caller.pay(payer=payer)["payer"] == digits
+
+
+@pytest.mark.parametrize(
+    "payer",
+    [
+        pytest.param("0782000111", id="national"),
+        pytest.param("782000111", id="without its country"),
+        pytest.param("256414123456", id="a fixed line"),
+        pytest.param("2567820001", id="too short"),
+        pytest.param("25678200011178", id="too long"),
+        pytest.param("256" + "1" * 30, id="far too long"),
+        pytest.param("+256+782000111", id="two plus signs"),
+        pytest.param("256782OO0111", id="a letter"),
+        pytest.param("256782000111;ext=1", id="an extension"),
+        pytest.param("tel:256782000111", id="a scheme"),
+        pytest.param("", id="empty"),
+        pytest.param("+", id="a plus sign"),
+        pytest.param("999999999999", id="no country"),
+        pytest.param("٢٥٦٧٨٢٠٠٠١١١", id="other digits"),
+        pytest.param("256782000111\x00", id="NUL"),
+        pytest.param(256782000111, id="a number"),
+        pytest.param(None, id="null"),
+        pytest.param({"msisdn": "256782000111"}, id="an object"),
+    ],
+)
+def test_what_is_no_mobile_number_is_refused_and_not_repeated(
+    caller: HttpCaller, payer: object
+) -> None:
+    refused = caller.post(an_order(payer=payer))
+
+    assert fields_of(refused) == ["payer"]
+    assert "82000111" not in refused.text
+
+
+@pytest.mark.parametrize(
+    ("name", "longest"),
+    [("external_id", 128), ("payer_message", 160), ("payee_note", 160), ("description", 500)],
+)
+def test_texts_are_one_line_of_a_bounded_length(
+    caller: HttpCaller, name: str, longest: int
+) -> None:
+    accepted = caller.pay(**{name: "x" * longest})
+
+    assert caller.show(accepted)[name] == "x" * longest
+    for wrong in ("", "x" * (longest + 1), "a\x00b", "a\nb", "a\x7fb", "a\x85b", 5, ["a"], True):
+        assert fields_of(caller.post(an_order(**{name: wrong}))) == [name], repr(wrong)
+
+
+def test_only_the_description_may_hold_any_script(caller: HttpCaller) -> None:
+    text = "Ünï😀 ﷽ <b>&amp;'\"\\"
+
+    assert caller.show(caller.pay(description=text))["description"] == text
+    assert caller.show(caller.pay(external_id=text))["external_id"] == text
+    assert fields_of(caller.post(an_order(payer_message=text))) == ["payer_message"]
+
+
+def test_absent_and_null_are_the_same(caller: HttpCaller) -> None:
+    optional = (
+        "provider",
+        "external_id",
+        "payer_message",
+        "payee_note",
+        "description",
+        "metadata",
+    )
+
+    accepted = caller.pay(**dict.fromkeys(optional))
+
+    assert {name: accepted[name] for name in optional[1:]} == dict.fromkeys(optional[1:])
+
+
+@pytest.mark.parametrize(
+    "provider", ["MTN", "mtn momo", "", "1mtn", "mtn_momo\n", "a" * 41, 7, "../mtn_momo"]
+)
+def test_a_provider_is_a_code(caller: HttpCaller, provider: object) -> None:
+    assert fields_of(caller.post(an_order(provider=provider))) == ["provider"]
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param({}, id="empty"),
+        pytest.param({"a": None, "b": True, "c": [1, "2", {}], "": ""}, id="all kinds"),
+        pytest.param({"a": {"b": {"c": {"d": [1]}}}}, id="five levels"),
+        pytest.param({"n": 2**53 - 1, "m": -(2**53 - 1)}, id="the largest numbers"),
+        pytest.param({"x": 0.1, "y": 1e-9, "z": 12345.678}, id="fractions"),
+        pytest.param({"text": "\\u0000 is only written here"}, id="a backslash"),
+        pytest.param({"text": "é😀\x01\n"}, id="any other character"),
+        pytest.param({"fill": "x" * 4085}, id="4096 bytes"),
+    ],
+)
+def test_metadata_comes_back_as_it_was(caller: HttpCaller, metadata: dict[str, Any]) -> None:
+    accepted = caller.pay(metadata=metadata)
+
+    assert accepted["metadata"] == metadata
+    assert caller.show(accepted)["metadata"] == metadata
+    assert caller.get().get_json()["data"][0]["metadata"] == metadata
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        pytest.param([], id="a list"),
+        pytest.param("x", id="a text"),
+        pytest.param(1, id="a number"),
+        pytest.param({"a": {"b": {"c": {"d": {"e": {}}}}}}, id="six levels"),
+        pytest.param({"a": [[[[[]]]]]}, id="six levels of lists"),
+        pytest.param({"fill": "x" * 4086}, id="4097 bytes"),
+        pytest.param({"fill": "é" * 2043}, id="4097 bytes of UTF-8"),
+        pytest.param({"a\x00": 1}, id="NUL in a name"),
+        pytest.param({"a": ["\x00"]}, id="NUL in a text"),
+        pytest.param({"n": 2**53}, id="a number beyond"),
+        pytest.param({"n": -(2**53)}, id="a negative number beyond"),
+        pytest.param({"n": [1e20]}, id="a large float"),
+        pytest.param({"n": 1e300}, id="a huge float"),
+        pytest.param({"n": 10**40}, id="a huge integer"),
+    ],
+)
+def test_metadata_that_could_not_come_back_as_it_was_is_refused(
+    caller: HttpCaller, metadata: object
+) -> None:
+    assert fields_of(caller.post(an_order(metadata=metadata))) == ["metadata"]
+    assert caller.get().status_code == 200
+
+
+def test_metadata_that_nests_as_deep_as_json_may_is_refused(caller: HttpCaller) -> None:
+    deep = b'{"a":' + b"[" * 900 + b"]" * 900 + b"}"
+    body = b'{"amount": 1, "currency": "EUR", "payer": "256772123456", "metadata": ' + deep + b"}"
+
+    assert fields_of(caller.post(body)) == ["metadata"]
+
+
+def test_fields_that_are_not_known_or_missing_are_named_with_their_place(
+    caller: HttpCaller,
+) -> None:
+    refused = caller.post({"amount": 1, "curency": "EUR", "a/b~c": 1})
+
+    errors = {error["field"]: error for error in refused.get_json()["errors"]}
+    assert set(errors) == {"currency", "payer", "curency", "a/b~c"}
+    assert errors["a/b~c"]["pointer"] == "/a~1b~0c"
+    assert {error["in"] for error in errors.values()} == {"body"}
+    assert errors["curency"]["detail"] == "Unknown field."
+
+
+def test_what_only_the_gateway_says_cannot_be_sent(caller: HttpCaller) -> None:
+    for name in ("id", "status", "tenant_id", "mode", "reference", "created_at", "callback_url"):
+        assert fields_of(caller.post(an_order(**{name: "x"}))) == [name]

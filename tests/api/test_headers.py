@@ -1,0 +1,101 @@
+"""What each answer carries: the request's id, and the headers that keep browsers out of it."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from tests.api.http_caller import NOBODYS, PAYMENTS, HttpCaller, an_order
+
+SECURITY = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+ANSWERS = [
+    pytest.param("GET", PAYMENTS, id="200"),
+    pytest.param("POST", PAYMENTS, id="415"),
+    pytest.param("GET", f"{PAYMENTS}/{NOBODYS}", id="404"),
+    pytest.param("GET", "/nothing", id="404 of no route"),
+    pytest.param("DELETE", PAYMENTS, id="405"),
+    pytest.param("OPTIONS", PAYMENTS, id="OPTIONS"),
+    pytest.param("GET", f"{PAYMENTS}?limit=0", id="422"),
+    pytest.param("GET", "/health", id="health"),
+    pytest.param("GET", "/openapi.json", id="openapi.json"),
+    pytest.param("POST", "/callbacks/mtn_momo/x", id="callback"),
+    pytest.param("GET", "/problems/not_found", id="problem"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), ANSWERS)
+def test_every_answer_has_the_security_headers_and_an_id(
+    caller: HttpCaller, method: str, path: str
+) -> None:
+    answer = caller.send(method, path)
+
+    assert {name: answer.headers.get(name) for name in SECURITY} == SECURITY
+    assert UUID(answer.headers["X-Request-Id"])
+
+
+def test_an_accepted_payment_has_them_too(caller: HttpCaller) -> None:
+    answer = caller.post(an_order())
+
+    assert {name: answer.headers.get(name) for name in SECURITY} == SECURITY
+
+
+def test_without_a_key_they_are_there_too(caller: HttpCaller) -> None:
+    refused = caller.get(headers={"X-API-Key": None})
+
+    assert {name: refused.headers.get(name) for name in SECURITY} == SECURITY
+
+
+@pytest.mark.parametrize(("method", "path"), ANSWERS)
+def test_no_other_origin_may_read_anything(caller: HttpCaller, method: str, path: str) -> None:
+    answer = caller.send(
+        method,
+        path,
+        headers={"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"},
+    )
+
+    assert not [name for name, _ in answer.headers if name.lower().startswith("access-control")]
+
+
+def test_over_tls_browsers_are_told_to_stay_there(caller: HttpCaller) -> None:
+    over_tls = caller.get(base_url="https://pay.example.com")
+
+    assert "max-age" in over_tls.headers["Strict-Transport-Security"]
+    assert "Strict-Transport-Security" not in caller.get().headers
+
+
+@pytest.mark.parametrize("given", ["checkout-7f3a", "a", "A.b_c:d-9", "x" * 128, NOBODYS])
+def test_an_id_that_is_in_order_is_given_back(caller: HttpCaller, given: str) -> None:
+    for answer in (
+        caller.get(headers={"X-Request-Id": given}),
+        caller.get("/nothing", headers={"X-Request-Id": given}),
+    ):
+        assert answer.headers["X-Request-Id"] == given
+
+
+@pytest.mark.parametrize(
+    "given", ["", " ", "x" * 129, "a b", "<script>", "a\x00b", "\xe9", '"', "a;b", "${jndi}", "a/b"]
+)
+def test_a_hostile_id_is_replaced(caller: HttpCaller, given: str) -> None:
+    answer = caller.get(headers={"X-Request-Id": given})
+
+    assert UUID(answer.headers["X-Request-Id"])
+
+
+def test_two_requests_have_two_ids(caller: HttpCaller) -> None:
+    assert caller.get().headers["X-Request-Id"] != caller.get().headers["X-Request-Id"]
+
+
+def test_the_documentation_may_show_itself_and_nothing_else(caller: HttpCaller) -> None:
+    policy = caller.get("/docs").headers["Content-Security-Policy"]
+
+    assert policy.startswith("default-src 'self'")
+    assert "frame-ancestors 'none'" in policy
+    assert "http" not in policy
+    assert "script-src" not in policy

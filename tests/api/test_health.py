@@ -1,0 +1,79 @@
+"""Probes: what is away is said, and only the database decides whether work can be done."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+
+from devstack.postgres_server import PostgresServer
+from devstack.servers import Servers
+from payments_app.settings import Settings
+from tests.api.http_caller import MakeApp
+
+NO_SERVER = "postgresql+psycopg://maramoja_app@127.0.0.1:1/maramoja"
+
+
+def test_all_is_well(app: Flask) -> None:
+    client = app.test_client()
+
+    assert client.get("/health/live").get_json() == {"status": "ok"}
+    assert client.get("/health/ready").get_json() == {
+        "status": "ok",
+        "database": "ok",
+        "redis": "ok",
+    }
+    summary = client.get("/health")
+    assert summary.status_code == 200
+    assert summary.get_json() == {
+        "status": "ok",
+        "database": "ok",
+        "redis": "ok",
+        "providers": ["mtn_momo"],
+        "platform_accounts": [{"provider": "mtn_momo", "target_environment": "sandbox"}],
+    }
+
+
+def test_no_credential_is_shown(app: Flask, settings: Settings) -> None:
+    text = app.test_client().get("/health").text
+
+    for account in settings.platform_accounts:
+        for credential in account.credentials.values():
+            assert credential not in text
+
+
+def test_without_redis_it_is_ready_and_says_so(make_app: MakeApp, servers: Servers) -> None:
+    redis = servers.new_redis()
+    app = make_app(redis_url=redis.url)
+    redis.stop()
+
+    answer = app.test_client().get("/health/ready")
+
+    assert answer.status_code == 200
+    assert answer.get_json()["redis"] == "away: working without it, slower"
+    redis.start()
+    assert app.test_client().get("/health/ready").get_json()["redis"] == "ok"
+
+
+@pytest.mark.parametrize("path", ["/health", "/health/ready"])
+def test_without_postgres_it_is_alive_and_not_ready(make_app: MakeApp, path: str) -> None:
+    client = make_app(database_url=NO_SERVER).test_client()
+
+    answer = client.get(path)
+
+    assert answer.status_code == 503
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.get_json()["status"] == "unavailable"
+    assert answer.get_json()["database"] == "unreachable"
+    assert client.get("/health/live").status_code == 200
+
+
+def test_a_schema_that_is_not_this_versions_is_not_ready(
+    make_app: MakeApp, postgres_server: PostgresServer
+) -> None:
+    empty = postgres_server.create_database("maramoja_empty")
+    url = postgres_server.application_url(empty).replace("postgresql://", "postgresql+psycopg://")
+
+    answer = make_app(database_url=url).test_client().get("/health/ready")
+
+    assert answer.status_code == 503
+    assert answer.get_json()["database"] == "migrations pending: run flask db upgrade"

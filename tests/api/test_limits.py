@@ -1,0 +1,233 @@
+"""How often a key may ask, and that Redis decides it only while it is there."""
+
+from __future__ import annotations
+
+import time
+from uuid import UUID
+
+import pytest
+from flask import Flask
+from redis import Redis
+
+from devstack.redis_server import RedisServer
+from devstack.servers import Servers
+from payments_app.kernel.database import transaction
+from payments_app.providers.contract import Mode
+from payments_app.settings import RATE_LIMIT
+from payments_app.tenants.model import Tenant
+from tests.api.http_caller import (
+    PAYMENTS,
+    HttpCaller,
+    MakeApp,
+    an_order,
+    code_of,
+    new_caller,
+)
+
+
+@pytest.fixture
+def limited(make_app: MakeApp) -> HttpCaller:
+    """A tenant at an installation that allows what ours allow by default."""
+    return new_caller(make_app(rate_limit_default=RATE_LIMIT))
+
+
+def remaining(caller: HttpCaller, path: str = PAYMENTS) -> int:
+    return int(caller.get(path).headers["RateLimit-Remaining"])
+
+
+def test_a_hundred_a_minute_is_the_default(limited: HttpCaller) -> None:
+    first = limited.get()
+
+    assert first.headers["RateLimit-Limit"] == "100"
+    assert first.headers["RateLimit-Remaining"] == "99"
+    assert first.headers["RateLimit-Policy"] == "100;w=60"
+    assert 1 <= int(first.headers["RateLimit-Reset"]) <= 60
+    assert "Retry-After" not in first.headers
+
+
+def test_the_hundred_and_first_is_told_when_to_come_back(limited: HttpCaller) -> None:
+    assert {limited.get().status_code for _ in range(100)} == {200}
+
+    refused = limited.post(an_order())
+
+    assert refused.status_code == 429
+    assert code_of(refused) == "rate_limited"
+    assert refused.headers["RateLimit-Remaining"] == "0"
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert refused.headers["Retry-After"] == refused.headers["RateLimit-Reset"]
+
+
+def test_all_routes_and_answers_count_alike(limited: HttpCaller) -> None:
+    counts = [
+        remaining(limited),
+        remaining(limited, f"{PAYMENTS}?limit=0"),
+        remaining(limited, f"{PAYMENTS}/{UUID(int=0)}"),
+        int(limited.post(b"{").headers["RateLimit-Remaining"]),
+        int(limited.post(an_order()).headers["RateLimit-Remaining"]),
+    ]
+
+    assert counts == [99, 98, 97, 96, 95]
+
+
+def test_what_needs_no_key_is_not_counted(limited: HttpCaller) -> None:
+    for path in ("/health", "/docs", "/openapi.json", "/nothing", "/problems/not_found"):
+        assert "RateLimit-Limit" not in limited.get(path).headers
+    assert "RateLimit-Limit" not in limited.send("PATCH", PAYMENTS).headers
+
+    assert remaining(limited) == 99
+
+
+def test_each_key_has_its_own_count(limited: HttpCaller) -> None:
+    remaining(limited)
+
+    assert remaining(limited.another_key(Mode.TEST)) == 99
+    assert remaining(new_caller(limited.app)) == 99
+
+
+def test_a_tenants_own_limit_stands_in_for_the_default(limited: HttpCaller) -> None:
+    limited.configure(rate_limit="2 per hour")
+
+    statuses = [limited.get().status_code for _ in range(3)]
+
+    assert statuses == [200, 200, 429]
+    assert limited.get().headers["RateLimit-Policy"] == "2;w=3600"
+    limited.configure(rate_limit=None)
+    assert limited.get().status_code == 200
+
+
+def test_of_several_limits_each_holds(limited: HttpCaller) -> None:
+    limited.configure(rate_limit="3 per hour; 2 per minute")
+
+    answers = [limited.get() for _ in range(3)]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert answers[-1].headers["RateLimit-Policy"] == "2;w=60"
+
+
+def test_a_limit_that_nobody_can_read_gives_way_to_the_default(
+    limited: HttpCaller, redis_url: str
+) -> None:
+    """As when it was written past the command that checks it. Others are counted as before."""
+    other = new_caller(limited.app)
+    with limited.app.app_context(), transaction() as session:
+        session.get_one(Tenant, limited.tenant.id).rate_limit = "many"
+
+    assert remaining(limited) == 99
+    assert remaining(other) == 99
+    with Redis.from_url(redis_url) as redis:
+        assert list(redis.scan_iter(f"*{other.key.id}*", count=10_000))
+
+
+def test_the_window_ends(limited: HttpCaller) -> None:
+    limited.configure(rate_limit="1 per second")
+    assert limited.get().status_code == 200
+    assert limited.get().status_code == 429
+
+    time.sleep(1.1)
+
+    assert limited.get().status_code == 200
+
+
+def test_counting_and_telling_is_one_round_trip(limited: HttpCaller, redis_url: str) -> None:
+    limited.get()
+    with Redis.from_url(redis_url) as redis:
+        before = _commands(redis)
+        assert limited.get().headers["RateLimit-Remaining"] == "98"
+        after = _commands(redis)
+
+    # A script counts its own commands too, but they cost no round trip.
+    asked = {name: after[name] - before.get(name, 0) for name in after}
+    del asked["info"]
+    assert {name: number for name, number in asked.items() if number} == {
+        "evalsha": 1,
+        "incrby": 1,
+        "pttl": 1,
+    }
+
+
+def test_a_count_without_an_end_gets_one(limited: HttpCaller, redis_url: str) -> None:
+    limited.configure(rate_limit="2 per minute")
+    limited.get()
+    with Redis.from_url(redis_url) as redis:
+        (name,) = redis.scan_iter(f"*{limited.key.id}*", count=10_000)
+        redis.persist(name)
+
+        limited.get()
+
+        assert 0 < redis.ttl(name) <= 60
+
+
+def test_the_count_names_no_key_and_no_tenant_in_clear(limited: HttpCaller, redis_url: str) -> None:
+    limited.get()
+    with Redis.from_url(redis_url) as redis:
+        names = list(redis.scan_iter("LIMITS*", count=10_000))
+
+    assert names
+    assert not [name for name in names if limited.key.key.encode() in name]
+
+
+class TestWithoutRedis:
+    """While Redis is away each process counts by itself."""
+
+    @pytest.fixture
+    def redis(self, servers: Servers) -> RedisServer:
+        return servers.new_redis()
+
+    @pytest.fixture
+    def lonely(self, make_app: MakeApp, redis: RedisServer) -> HttpCaller:
+        app: Flask = make_app(redis_url=redis.url, rate_limit_default="3 per minute")
+        return new_caller(app)
+
+    def test_the_limit_holds_and_payments_are_taken(
+        self, lonely: HttpCaller, redis: RedisServer
+    ) -> None:
+        redis.stop()
+
+        answers = [lonely.post(an_order()) for _ in range(4)]
+
+        assert [answer.status_code for answer in answers] == [201, 201, 201, 429]
+        assert [answer.headers["RateLimit-Remaining"] for answer in answers] == list("2100")
+        assert 1 <= int(answers[-1].headers["Retry-After"]) <= 60
+
+    def test_redis_counts_again_when_it_is_back(
+        self, lonely: HttpCaller, redis: RedisServer
+    ) -> None:
+        redis.stop()
+        assert remaining(lonely) == 2
+        redis.start()
+
+        deadline = time.monotonic() + 10
+        while not _has_counted(redis) and time.monotonic() < deadline:
+            lonely.get()
+            time.sleep(0.2)
+
+        assert _has_counted(redis)
+
+    def test_a_redis_that_hangs_costs_a_bounded_wait(
+        self, lonely: HttpCaller, redis: RedisServer
+    ) -> None:
+        lonely.get()
+        redis.process.stop()
+        try:
+            started = time.monotonic()
+            first = lonely.post(an_order())
+            first_s = time.monotonic() - started
+            started = time.monotonic()
+            second = lonely.post(an_order())
+            second_s = time.monotonic() - started
+        finally:
+            redis.process.cont()
+
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert first_s < 6
+        assert second_s < 4
+
+
+def _commands(redis: Redis) -> dict[str, int]:
+    stats = redis.info("commandstats")
+    return {name.removeprefix("cmdstat_"): found["calls"] for name, found in stats.items()}
+
+
+def _has_counted(redis: RedisServer) -> bool:
+    with redis.client() as client:
+        return bool(list(client.scan_iter("LIMITS*")))

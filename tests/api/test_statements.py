@@ -1,0 +1,112 @@
+"""What a request costs the database: counted, so that a change that costs more is seen.
+
+A number that has become smaller is good news: lower it here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+from flask import Flask
+from sqlalchemy import event
+
+from payments_app.kernel.database import db
+from tests.api.http_caller import HttpCaller, an_order
+
+# The key's owner: one read, which commits nothing.
+AUTHENTICATION = ["SELECT api_keys"]
+
+
+@contextmanager
+def statements_of(app: Flask) -> Iterator[list[str]]:
+    """The statements that the app's engine sends, each by its verb and table, and the commits."""
+    sent: list[str] = []
+
+    def on_statement(_c: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        words = statement.replace(".", " ").split()
+        table = words[2] if words[0] == "INSERT" else words[1]
+        sent.append(f"{words[0]} {table}")
+
+    def on_commit(_connection: Any) -> None:
+        sent.append("COMMIT")
+
+    with app.app_context():
+        engine = db.engine
+    event.listen(engine, "before_cursor_execute", on_statement)
+    event.listen(engine, "commit", on_commit)
+    yield sent
+    event.remove(engine, "before_cursor_execute", on_statement)
+    event.remove(engine, "commit", on_commit)
+
+
+def warm(caller: HttpCaller) -> None:
+    """What a process reads once and then remembers is read."""
+    caller.post(an_order(), key=uuid4())
+
+
+def test_a_payment_without_a_key(app: Flask, caller: HttpCaller) -> None:
+    warm(caller)
+    with statements_of(app) as sent:
+        caller.post(an_order())
+
+    assert sent == [
+        *AUTHENTICATION,
+        "INSERT payments",
+        "UPDATE payments",
+        "INSERT payment_events",
+        "COMMIT",
+    ]
+
+
+def test_a_payment_with_a_key(app: Flask, caller: HttpCaller) -> None:
+    warm(caller)
+    with statements_of(app) as sent:
+        caller.post(an_order(), key=uuid4())
+
+    assert sent == [
+        *AUTHENTICATION,
+        "INSERT idempotency_keys",
+        "INSERT payments",
+        "UPDATE payments",
+        "INSERT payment_events",
+        "COMMIT",
+    ]
+
+
+def test_a_replay(app: Flask, caller: HttpCaller) -> None:
+    key = uuid4()
+    caller.post(an_order(), key=key)
+    with statements_of(app) as sent:
+        caller.post(an_order(), key=key)
+
+    assert sent == [
+        *AUTHENTICATION,
+        "INSERT idempotency_keys",
+        "SELECT idempotency_keys",
+        "SELECT payments",
+        "COMMIT",
+    ]
+
+
+def test_what_is_refused_asks_only_who_it_is(app: Flask, caller: HttpCaller) -> None:
+    warm(caller)
+    with statements_of(app) as sent:
+        caller.post(b"{")
+        caller.post({})
+        caller.post(an_order(payer_message="é"))
+        caller.post(an_order(), key="x")
+
+    assert sent == AUTHENTICATION * 4
+
+
+def test_noise_asks_nothing(app: Flask, caller: HttpCaller) -> None:
+    with statements_of(app) as sent:
+        caller.get(headers={"X-API-Key": "noise"})
+        caller.get(headers={"X-API-Key": None})
+        caller.get("/nothing")
+        caller.get("/health/live")
+
+    assert sent == []

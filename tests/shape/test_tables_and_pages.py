@@ -1,0 +1,174 @@
+"""What stands in two places says the same in both: codes, jobs, settings and their pages."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator, Mapping
+
+import payments_app
+from payments_app.api.problems import PROBLEMS, all_problems
+from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.jobs import Job
+from payments_app.providers.contract import FailureCode
+from payments_app.providers.failures import FAILURES
+from payments_app.settings import MTN_DEFAULTS, Settings
+from tests.pure.test_settings import ACCOUNT, GOOD
+from tests.shape.source_tree import ROOT, sources
+
+# What only the operator's commands can meet: they ask for no tenant, key or account by name over
+# HTTP. A class that comes to be raised in a request belongs in PROBLEMS.
+OF_COMMANDS = {
+    "TenantNotFound",
+    "TenantExists",
+    "TenantSlugInvalid",
+    "TenantSettingInvalid",
+    "KeyNotFound",
+    "KeyNameInvalid",
+    "ProviderAccountInvalid",
+    "ProviderAccountMoved",
+    "PaymentEnded",
+}
+# gunicorn's and compose's own, which no code of ours reads.
+NOT_OURS = {"PORT", "WEB_CONCURRENCY"}
+
+
+def rows(page: str) -> Iterator[list[str]]:
+    """The rows of the page's tables, whose first cell is one word of code."""
+    for line in (ROOT / page).read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if line.startswith("| `") and re.fullmatch(r"`\w+`", cells[0]):
+            yield [cells[0].strip("`"), *cells[1:]]
+
+
+def gateway_errors() -> set[type[GatewayError]]:
+    """Every error class of ours, from every module."""
+    for module in pkgutil.walk_packages(payments_app.__path__, "payments_app."):
+        importlib.import_module(module.name)
+
+    def below(kind: type[GatewayError]) -> Iterator[type[GatewayError]]:
+        for child in kind.__subclasses__():
+            yield child
+            yield from below(child)
+
+    return {kind for kind in below(GatewayError) if kind.__module__.startswith("payments_app.")}
+
+
+def test_every_error_that_http_can_meet_has_a_status() -> None:
+    without = {kind.__name__ for kind in gateway_errors() - set(PROBLEMS)}
+
+    assert without == OF_COMMANDS, "give it a row in api/problems.py, or name it in OF_COMMANDS"
+
+
+def test_each_error_has_a_code_of_its_own() -> None:
+    codes = [kind.code for kind in gateway_errors()]
+
+    assert len(codes) == len(set(codes))
+    assert "error" not in codes
+
+
+def test_each_problem_is_on_the_page_with_its_status() -> None:
+    told = {row[0]: row[1] for row in rows("docs/errors.md") if len(row) == 4 and row[1].isdigit()}
+
+    assert told == {problem.code: str(int(problem.status)) for problem in all_problems()}
+
+
+def test_each_failure_is_on_the_page_with_who_must_act() -> None:
+    told = {
+        row[0]: (row[2], row[3])
+        for row in rows("docs/errors.md")
+        if len(row) == 4 and not row[1].isdigit()
+    }
+
+    assert told == {
+        str(code): (str(meaning.actor), "yes" if meaning.new_payment_may_help else "no")
+        for code, meaning in FAILURES.items()
+    }
+
+
+def test_each_failure_code_has_a_meaning() -> None:
+    assert set(FAILURES) == set(FailureCode)
+
+
+class Asked(dict[str, str]):
+    """An environment that remembers what it was asked for."""
+
+    def __init__(self, known: Mapping[str, str]) -> None:
+        super().__init__(known)
+        self.names: set[str] = set()
+
+    def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override]
+        self.names.add(name)
+        return super().get(name, default)
+
+
+def settings_read() -> set[str]:
+    env = Asked({**GOOD, **ACCOUNT})
+    Settings.from_env(env)
+    return env.names
+
+
+def test_each_setting_is_on_its_page_and_each_on_the_page_is_a_setting() -> None:
+    told = {row[0] for row in rows("docs/settings.md")}
+
+    assert told == settings_read()
+
+
+def test_the_page_tells_what_is_required_and_the_defaults() -> None:
+    told = {row[0]: (row[1], row[3]) for row in rows("docs/settings.md")}
+
+    assert {name for name, (required, _) in told.items() if required == "yes"} == set(GOOD)
+    plain = Settings.from_env(GOOD)
+    assert told["RATE_LIMIT_DEFAULT"][1] == f"`{plain.rate_limit_default}`"
+    assert told["IDEMPOTENCY_TTL_HOURS"][1] == f"`{plain.idempotency_ttl_hours}`"
+    assert told["LOG_LEVEL"][1] == f"`{plain.log_level}`"
+    assert told["LOG_FORMAT"][1] == f"`{plain.log_format}`"
+    assert told["WEBHOOK_ALLOW_PRIVATE_ADDRESSES"][1] == "`false`"
+    assert len(MTN_DEFAULTS) == 2
+
+
+def test_each_setting_is_in_the_example() -> None:
+    example = (ROOT / ".env.example").read_text()
+    named = set(re.findall(r"^#?([A-Z][A-Z0-9_]+)=", example, re.MULTILINE))
+
+    assert settings_read() <= named
+
+
+def test_settings_are_read_nowhere_else() -> None:
+    # The second hands a credential to `flask providers set` in a variable that it names.
+    own = {"payments_app/__init__.py", "payments_app/commands/credentials.py"}
+    readers = {
+        source.name
+        for source in sources("payments_app")
+        if re.search(r"\bos\.(environ|getenv)\b", source.text) and source.name not in own
+    }
+
+    assert not readers, "settings travel as arguments from create_app"
+
+
+def test_each_job_has_one_task_and_each_task_is_a_jobs() -> None:
+    (tasks,) = sources("payments_app/worker/tasks.py")
+    rung = [
+        ast.unparse(keyword.value)
+        for name, call in tasks.calls()
+        if name == "shared_task"
+        for keyword in call.keywords
+        if keyword.arg == "name"
+    ]
+
+    assert sorted(rung) == sorted(f"Job.{job.name}.value" for job in Job)
+    assert len(rung) == len(list(tasks.functions())), "a function in tasks.py is a task"
+
+
+def test_a_task_is_one_call() -> None:
+    (tasks,) = sources("payments_app/worker/tasks.py")
+
+    for function in tasks.functions():
+        work = [node for node in function.body if not _is_docstring(node)]
+        assert len(work) == 1, f"{function.name}: a doorbell calls one use case"
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
