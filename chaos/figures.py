@@ -41,7 +41,7 @@ def lost_answers(evidence: Evidence, disturbed: Sequence[Window]) -> LostAnswers
     """
     ended_at = {row.reference: row.ended_at for row in evidence.creations}
     final_at = {row.id: row.final_at for row in evidence.payments}
-    struck = _struck_again(evidence)
+    struck, whole = _struck_again(evidence), _without_a_lost_claim(evidence)
     wire, alone, process = [], [], []
     for exchange in _first_submissions(evidence.exchanges):
         final, known = final_at.get(exchange.payment_id), ended_at.get(exchange.reference)
@@ -55,7 +55,7 @@ def lost_answers(evidence: Evidence, disturbed: Sequence[Window]) -> LostAnswers
             met = any(
                 one.began_at < final and exchange.started_at < one.ended_at for one in disturbed
             )
-            if not met and exchange.reference not in struck:
+            if not met and exchange.reference not in struck and exchange.payment_id in whole:
                 alone.append(seconds)
     return LostAnswers(spread(wire), spread(alone), spread(process))
 
@@ -88,6 +88,12 @@ def _struck_again(evidence: Evidence) -> set[str | None]:
     """References that met more than one of the provider's faults."""
     faults = Counter(row.reference for row in evidence.wire if row.fault)
     return {reference for reference, count in faults.items() if count > 1}
+
+
+def _without_a_lost_claim(evidence: Evidence) -> set[str]:
+    """Payments of which each claim wrote down what it saw: no worker died or slept with one."""
+    written = Counter(one.payment_id for one in evidence.exchanges if one.finished_at is not None)
+    return {row.id for row in evidence.payments if written[row.id] == row.generation}
 
 
 def _first_submissions(exchanges: Sequence[ExchangeRow]) -> Sequence[ExchangeRow]:

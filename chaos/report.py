@@ -62,11 +62,14 @@ class Result:
 
     @property
     def disturbed(self) -> Sequence[Window]:
-        """When something on a payment's way was broken: neither API nor beat is needed there."""
+        """When something was broken that every payment meets on its way.
+
+        Neither API nor beat is on it; that a worker was broken shows in the payments it had.
+        """
         return [
             Window(met.began_at, met.ended_at + RECOVERY_S)
             for met in self.met
-            if not met.target.startswith(("api", "beat"))
+            if not met.target.startswith(("api", "beat", "worker"))
         ]
 
     @property

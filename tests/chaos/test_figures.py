@@ -55,6 +55,8 @@ def test_what_met_a_second_fault_is_not_alone() -> None:
     well = all_is_well()
     assert lost_answers(well, []).alone.count == 1
     assert lost_answers(well, [Window(4.0, 9.0)]).alone.count == 0
+    slept = replace(well, payments=[replace(well.payments[0], generation=3)])
+    assert lost_answers(slept, []).alone.count == 0
     faults = [WireRequest("status", REFERENCE, 500, "internal_error", 4.5)] * 2
     assert lost_answers(replace(well, wire=[*well.wire, *faults]), []).alone.count == 0
 
