@@ -9,8 +9,8 @@ import pytest
 
 from tests.docs.pages import ROOT, anchors_of, blocks_of, files_named_in, links_of, pages, read
 
-# Files that a page speaks of and that are not of this repository.
-_ELSEWHERE = {"pyproject.toml", "orders.db"}
+# Files that a page speaks of and that are not of this repository, or are made by `make run`.
+_ELSEWHERE = {"pyproject.toml", "orders.db", "demo.json", "environment.json"}
 # Where a file named without its folder may be.
 _CODE = ("payments_app", "simulator", "devstack", "tests")
 
