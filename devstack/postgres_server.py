@@ -39,8 +39,9 @@ _SHUTDOWN_SIGNALS: Mapping[ShutdownMode, signal.Signals] = {
 }
 
 # Without a wait for the disk: right for tests, which never outlive the machine they run on.
-# A killed server still loses nothing then, as the operating system keeps what was written.
-_FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# A killed server still loses nothing, as the operating system keeps what was written; that is why
+# synchronous_commit stays on, for without it a commit may be answered before it is written at all.
+_FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 
 class PostgresServer:

@@ -28,14 +28,15 @@ class Stack:
             stack.processes["worker-1"].kill()         # SIGKILL; restart() brings it back
             stack.processes["api"].stop()              # SIGSTOP; cont() goes on
             stack.redis.flush()                        # or stop(), kill(), start()
-            stack.postgres.restart("immediate")        # shared with other stacks of these servers
+            stack.postgres.restart("immediate")        # or kill(), start()
 
     The processes are named `api`, `simulator`, `worker-1`…, `beat-1`…; each has `pid`, `alive`,
     `kill()`, `stop()`, `cont()`, `terminate()`, `start()`, `restart()`, `children()`, `log_text()`.
     Nothing of the environment reaches the processes but `settings`.
 
-    Without `servers` it starts a PostgreSQL of its own; pass `Servers(durable=True)` for one that
-    waits for the disk. In tests, `stack_factory` passes the session's.
+    Without `servers` it starts a PostgreSQL of its own, to be killed at will. With them it starts
+    two seconds faster, on a copy of their migrated template; `Servers(durable=True)` waits for the
+    disk, as production does.
     """
 
     workers: int = 2
@@ -72,7 +73,7 @@ class Stack:
 
     @property
     def postgres(self) -> PostgresServer:
-        """The server with our database; other stacks of the same `servers` use it too."""
+        """The server with our database: our own, or that of the `servers` we were given."""
         return self._servers.postgres
 
     @property
@@ -120,7 +121,8 @@ class Stack:
         self._tenants: set[str] = set()
         self._servers = self.servers or cleanup.enter_context(Servers())
         self.database = self._servers.new_database()
-        cleanup.callback(self._drop_database)
+        if self.servers is not None:
+            cleanup.callback(self._drop_database)
         self._redis = self._servers.new_redis()
         cleanup.callback(self._redis.stop)
         self._directory = self._servers.home / self.database

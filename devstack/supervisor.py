@@ -116,6 +116,12 @@ class Process:
     def stop(self) -> None:
         """SIGSTOP the group: it holds its locks and sockets, and does nothing."""
         self._signal_group(signal.SIGSTOP)
+        wait_until(
+            lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED,
+            what=f"{self.name} is not frozen",
+            processes=[self],
+            limit_s=GRACE_MAX_S,
+        )
 
     def cont(self) -> None:
         """SIGCONT the group: it goes on as if nothing had been."""

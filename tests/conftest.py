@@ -67,9 +67,13 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def stack_factory(servers: Servers) -> partial[Stack]:
-    """The whole stack as real processes: `with stack_factory(workers=2) as stack: …`."""
-    return partial(Stack, servers=servers)
+def stack_factory() -> partial[Stack]:
+    """The whole stack as real processes: `with stack_factory(workers=2) as stack: …`.
+
+    Each has a PostgreSQL of its own: one that was killed under this session's other tests would
+    break the connections that they keep.
+    """
+    return partial(Stack)
 
 
 @pytest.fixture(scope="session")

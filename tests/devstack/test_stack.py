@@ -12,6 +12,7 @@ import psycopg
 import pytest
 import requests
 
+from devstack.servers import Servers
 from devstack.stack import Stack
 
 PAID_MAX_S = 30.0
@@ -19,7 +20,8 @@ PAID_MAX_S = 30.0
 
 @pytest.fixture(scope="module")
 def stack(stack_factory: partial[Stack]) -> Iterator[Stack]:
-    with stack_factory(celery_workers=2, settings={"LOG_LEVEL": "WARNING"}) as running:
+    settings = {"LOG_LEVEL": "WARNING", "RATE_LIMIT_DEFAULT": "10000 per minute"}
+    with stack_factory(celery_workers=2, settings=settings) as running:
         yield running
 
 
@@ -69,10 +71,16 @@ def test_a_frozen_worker_is_alive_and_does_nothing(stack: Stack) -> None:
     assert psutil.Process(worker.pid).status() != psutil.STATUS_STOPPED
 
 
-def test_its_redis_is_its_own(stack: Stack, stack_factory: partial[Stack]) -> None:
-    shared = stack_factory.keywords["servers"].redis
-    assert stack.redis.url != shared.url
-    stack.redis.flush()
+def test_its_servers_are_its_own(stack: Stack, servers: Servers) -> None:
+    assert stack.redis.url != servers.redis.url
+    assert stack.postgres.administrator_url() != servers.postgres.administrator_url()
+
+
+def test_on_servers_that_are_given_it_has_a_database_of_its_own(servers: Servers) -> None:
+    with Stack(workers=1, celery_workers=0, beats=0, servers=servers) as stack:
+        database = stack.database
+        assert servers.postgres.has_database(database)
+    assert not servers.postgres.has_database(database)
 
 
 def test_its_settings_are_those_given_and_none_of_the_machine(stack: Stack) -> None:
