@@ -5,25 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-import psycopg
 import pytest
 
-from devstack.postgres_server import APPLICATION
-from devstack.servers import Servers
 from devstack.stack import Stack
 from tests.journeys.gateway import Gateway
 from tests.journeys.leaks import leaks_in_logs
 
 
 @pytest.fixture(scope="session")
-def running(servers: Servers, stack_factory: partial[Stack]) -> Iterator[Gateway]:
+def running(stack_factory: partial[Stack]) -> Iterator[Gateway]:
     """Two gunicorn workers, two Celery workers, two beats, Redis, PostgreSQL, the simulator.
 
     At the end of it all the provider's own counts and all logs are looked at once more.
     """
-    with psycopg.connect(servers.postgres.administrator_url(), autocommit=True) as connection:
-        # A commit that was answered must outlive the server's SIGKILL, as in production.
-        connection.execute(f"ALTER ROLE {APPLICATION} SET synchronous_commit = on")
     settings = {"RATE_LIMIT_DEFAULT": "1000000 per minute"}
     with stack_factory(workers=2, celery_workers=2, beats=2, settings=settings) as stack:
         gateway = Gateway(stack)

@@ -17,7 +17,7 @@ import psutil
 import psycopg
 import requests
 
-from devstack.programs import await_api
+from devstack.programs import await_api, await_worker
 from devstack.stack import Stack
 from devstack.supervisor import Process, wait_until
 from tests.journeys.provider import Provider
@@ -185,6 +185,10 @@ class Gateway:
         """The Celery workers, the one that runs longest first."""
         named = [p for name, p in self.stack.processes.items() if name.startswith("worker-")]
         return sorted(named, key=_age_s, reverse=True)
+
+    def await_working(self, worker: Process) -> None:
+        """Wait until the worker waits for work."""
+        await_worker(worker, self.stack.redis.url)
 
     @contextmanager
     def one_working(self) -> Iterator[tuple[Process, Process]]:

@@ -73,7 +73,7 @@ def test_callbacks_of_every_kind_leave_the_ledgers_truth(
     assert_replayed(gateway, pair.rejected, status="FAILED")
 
 
-def test_a_callback_that_comes_before_the_answer_it_is_about_brings_the_end_forward(
+def test_a_callback_that_comes_before_the_answer_it_is_about_disturbs_nothing(
     gateway: Gateway,
 ) -> None:
     payer = new_payer()
@@ -90,6 +90,26 @@ def test_a_callback_that_comes_before_the_answer_it_is_about_brings_the_end_forw
         paid.id,
     )
     assert (callback["answer"], received_first) == ("200", True)
+
+
+def test_a_callback_has_the_provider_asked_at_once(gateway: Gateway) -> None:
+    gateway.provider.settings(approval_delay_s=None)
+    paid = gateway.pay()
+    gateway.await_state(paid, stage="awaiting_payer")
+    wait_until(
+        lambda: bool(
+            gateway.rows(
+                "UPDATE payments SET next_action_at = clock_timestamp() + interval '1 hour'"
+                " WHERE id = %s AND lease_until IS NULL RETURNING id",
+                paid.id,
+            )
+        ),
+        what="the payment is never at rest",
+        limit_s=PATIENCE_S,
+    )
+    gateway.provider.approve(paid.reference)
+    gateway.await_end(paid)
+    assert_charged_once(gateway, paid)
 
 
 def test_forged_words_from_anyone_end_nothing_and_revive_nothing(gateway: Gateway) -> None:

@@ -2,28 +2,67 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from devstack.supervisor import wait_until
-from tests.journeys.gateway import PATIENCE_S, Gateway, Paid
-from tests.journeys.referee import (
-    assert_all_charged_once,
-    assert_one_payment_a_key,
-)
+import pytest
+
+from devstack.supervisor import Process, wait_until
+from tests.journeys.gateway import PATIENCE_S, Gateway, Paid, new_payer
+from tests.journeys.referee import assert_all_charged_once, assert_one_payment_a_key
 
 # What an orchestrator gives a process between SIGTERM and SIGKILL, with some to spare.
 EXIT_MAX_S = 40.0
 CLIENTS = 6
+ENDING = ["api", "worker-1", "worker-2", "beat-1", "beat-2"]
 
 
+@pytest.mark.parametrize("broker", ["there", "away"])
 def test_sigterm_under_load_ends_every_process_in_order_and_loses_nothing(
-    gateway: Gateway,
+    gateway: Gateway, broker: str
 ) -> None:
     # Each submission takes a while, so that there is always work in hand.
-    gateway.provider.fault("slow", times=None, operation="create", parameters={"delay_s": 1.0})
+    gateway.provider.fault("slow", times=None, operation="create", parameters={"delay_s": 2.0})
+    if broker == "away":
+        gateway.stack.redis.kill()
+    with load(gateway) as payments:
+        wait_until(lambda: len(payments) > 40, what="no load", limit_s=PATIENCE_S)
+        _await_work_in_hand(gateway)
+        codes = _end_in_order([gateway.stack.processes[name] for name in ENDING])
+        # What was in hand was finished: no payment waits for a lease that nobody holds.
+        leased = gateway.rows("SELECT id FROM payments WHERE lease_until > clock_timestamp()")
+        gateway.heal()
+    assert codes == dict.fromkeys(ENDING, 0)
+    assert leased == []
+    gateway.await_end(*payments)
+    assert_one_payment_a_key(gateway, *payments)
+    assert_all_charged_once(gateway, payments, looked_at=20)
+
+
+def test_two_workers_and_two_beats_share_the_work_send_each_payment_once_and_never_stumble(
+    gateway: Gateway,
+) -> None:
+    for process in gateway.workers:
+        gateway.await_working(process)
+    before = _errors(gateway.workers)
+    payments = list(gateway.pay_all([new_payer() for _ in range(100)]).values())
+    gateway.await_end(*payments)
+    calls = gateway.provider.rows("requests")
+    sent = Counter(call["reference_id"] for call in calls if call["operation"] == "create")
+    assert {sent[paid.reference] for paid in payments} == {1}
+    assert _errors(gateway.workers) == before
+    assert_all_charged_once(gateway, payments, looked_at=10)
+
+
+@contextmanager
+def load(gateway: Gateway) -> Iterator[list[Paid]]:
+    """Clients that pay one after the other, until the block ends and each has been answered."""
     payments: list[Paid] = []
     stop = threading.Event()
 
@@ -34,24 +73,24 @@ def test_sigterm_under_load_ends_every_process_in_order_and_loses_nothing(
     clients = [threading.Thread(target=client) for _ in range(CLIENTS)]
     for thread in clients:
         thread.start()
-    wait_until(lambda: len(payments) > 40, what="no load", limit_s=PATIENCE_S)
-    codes = _end_in_order(gateway, ["api", "worker-1", "worker-2", "beat-1", "beat-2"])
-    # What was in hand was finished: no payment waits for a lease that nobody holds.
-    leased = gateway.rows("SELECT id FROM payments WHERE lease_until > clock_timestamp()")
-    gateway.heal()
-    stop.set()
-    for thread in clients:
-        thread.join(PATIENCE_S)
-    assert codes == dict.fromkeys(codes, 0)
-    assert leased == []
-    gateway.await_end(*payments)
-    assert_one_payment_a_key(gateway, *payments)
-    assert_all_charged_once(gateway, payments, looked_at=20)
+    try:
+        yield payments
+    finally:
+        stop.set()
+        for thread in clients:
+            thread.join(PATIENCE_S)
 
 
-def _end_in_order(gateway: Gateway, names: list[str]) -> dict[str, int | None]:
+def _await_work_in_hand(gateway: Gateway) -> None:
+    wait_until(
+        lambda: bool(gateway.rows("SELECT 1 FROM payments WHERE lease_until > clock_timestamp()")),
+        what="nobody works",
+        limit_s=PATIENCE_S,
+    )
+
+
+def _end_in_order(processes: list[Process]) -> dict[str, int | None]:
     """SIGTERM to all at once; the exit code of each that ended by itself in time."""
-    processes = [gateway.stack.processes[name] for name in names]
     for process in processes:
         os.kill(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + EXIT_MAX_S
@@ -64,3 +103,13 @@ def _end_in_order(gateway: Gateway, names: list[str]) -> dict[str, int | None]:
     for process in processes:
         process.terminate()
     return codes
+
+
+def _errors(workers: list[Process]) -> dict[str, list[str]]:
+    """What each has logged as an error or worse."""
+    found: dict[str, list[str]] = {}
+    for worker in workers:
+        lines = [line for line in worker.log_text().splitlines() if line.startswith("{")]
+        levels = [(json.loads(line).get("level"), line) for line in lines]
+        found[worker.name] = [line for level, line in levels if level in {"error", "critical"}]
+    return found

@@ -49,17 +49,15 @@ def lying(gateway: Gateway) -> Iterator[None]:
         lies = cycle(_lies(liar))
 
         def lie() -> None:
-            while heard:
-                words = heard.pop(0).split(" ")
-                if words[0] == "SET" and words[1].startswith("idempotency:"):
-                    locks[words[1]] = words[2]
+            locks.update(_locks_in(heard))
             for name, value in locks.items():
                 next(lies)(name, value)
 
         with repeatedly(lie, every_s=0.005):
-            # After an outage processes do without locks for a while.
             wait_until(
-                lambda: bool(gateway.pay() and locks), what="no lock is taken", limit_s=PATIENCE_S
+                lambda: bool(gateway.pay().body) and bool(locks),
+                what="no lock is taken",
+                limit_s=PATIENCE_S,
             )
             before = len(locks)
             yield
@@ -85,6 +83,22 @@ def test_64_identical_requests_at_once_make_one_payment_and_one_charge(
     replays = [answer for answer in accepted if "Idempotent-Replayed" in answer.headers]
     assert len(accepted) - len(replays) <= 1, "two were told that theirs was the first"
     assert_one_payment_a_key(gateway, paid)
+
+
+def test_a_lock_whose_holder_died_and_that_never_ends_refuses_nobody(gateway: Gateway) -> None:
+    order = gateway.order()
+    with overheard(gateway.stack.redis) as heard:
+        earlier = _pay_under_a_lock(gateway, order, heard)
+    # The same lock for another key, as if its holder had died before it came to the database.
+    (name, value), key = earlier, str(uuid4())
+    with gateway.stack.redis.client() as client:
+        client.set(name.replace(name.rpartition(":")[2], key), value)
+    answers = at_once(gateway, order, key, clients=8)
+    assert {answer.status_code for answer in answers} == {201}
+    (body,) = {answer.content for answer in answers}
+    paid = Paid(key, order, body)
+    gateway.await_end(paid)
+    assert_charged_once(gateway, paid)
 
 
 def test_another_request_under_a_running_key_is_refused_and_the_first_goes_on(
@@ -115,16 +129,44 @@ def test_another_request_under_a_running_key_is_refused_and_the_first_goes_on(
     assert_one_payment_a_key(gateway, paid)
 
 
-def at_once(gateway: Gateway, order: dict[str, object], key: str) -> list[requests.Response]:
+def at_once(
+    gateway: Gateway, order: dict[str, object], key: str, *, clients: int = CLIENTS
+) -> list[requests.Response]:
     """What each client was answered; they start together."""
-    started = threading.Barrier(CLIENTS)
+    started = threading.Barrier(clients)
 
     def send() -> requests.Response:
         started.wait()
         return gateway.send(order, key)
 
-    with ThreadPoolExecutor(CLIENTS) as threads:
-        return [future.result() for future in [threads.submit(send) for _ in range(CLIENTS)]]
+    with ThreadPoolExecutor(clients) as threads:
+        return [future.result() for future in [threads.submit(send) for _ in range(clients)]]
+
+
+def _pay_under_a_lock(
+    gateway: Gateway, order: dict[str, object], heard: list[str]
+) -> tuple[str, str]:
+    """Name and value of the lock under which the order was taken."""
+    taken: list[tuple[str, str]] = []
+
+    def pay() -> bool:
+        gateway.send_until_created(order, str(uuid4()))
+        taken.extend(_locks_in(heard))
+        return bool(taken)
+
+    # After an outage processes do without locks for a while.
+    wait_until(pay, what="no lock is taken", limit_s=PATIENCE_S)
+    return taken[-1]
+
+
+def _locks_in(heard: list[str]) -> list[tuple[str, str]]:
+    """The locks that were taken by these commands, which are forgotten."""
+    words = [heard.pop(0).split(" ") for _ in range(len(heard))]
+    return [
+        (word[1], word[2])
+        for word in words
+        if word[0] == "SET" and word[1].startswith("idempotency:")
+    ]
 
 
 def _lies(liar: redis.Redis) -> list[Callable[[str, str], object]]:
