@@ -172,7 +172,15 @@ def findings_of(evidence: Evidence) -> list[Finding]:
 
 def bad_stories() -> dict[str, tuple[str, Evidence]]:
     """What must not be → (the verdict that it must get, its evidence)."""
-    return {**_duplicates(), **_losses(), **_lies(), **_stuck(), **_walls()}
+    return {
+        **_duplicates(),
+        **_losses(),
+        **_lies_about_money(),
+        **_lies_in_answers(),
+        **_lies_in_the_story(),
+        **_stuck(),
+        **_walls(),
+    }
 
 
 def _duplicates() -> dict[str, tuple[str, Evidence]]:
@@ -244,13 +252,8 @@ def _losses() -> dict[str, tuple[str, Evidence]]:
 
 
 # house: allow length because it is a table of cases, read line by line
-def _lies() -> dict[str, tuple[str, Evidence]]:
+def _lies_about_money() -> dict[str, tuple[str, Evidence]]:
     well, bad = all_is_well(), failed()
-    late = line(8.0, 9, "look", "asked", payment_id=ID)
-    pending = line(8.1, 9, "look", "ok", payment_id=ID, status=200, body={"status": "PENDING"})
-    other_bytes = line(7.1, 5, "pay", "ok", status=201, body={**TOLD, "stage": "x"})
-    refused = line(7.1, 5, "pay", "refused", status=409, code="external_id_taken", headers=PROBLEM)
-    reused = line(7.1, 5, "mutate", "refused", status=409, code="other", headers=PROBLEM)
     return {
         "paid, and no money moved": ("LIE", replace(well, movements=[])),
         "failed, and money moved": ("LIE", replace(bad, movements=well.movements)),
@@ -266,11 +269,26 @@ def _lies() -> dict[str, tuple[str, Evidence]]:
             "LIE",
             replace(well, creations=[replace(well.creations[0], party="256772999999")]),
         ),
-        "shown otherwise than stored": ("LIE", replace(well, shown={ID: shown("FAILED", 3)})),
-        "another reference shown": (
+        "sums that differ": ("LIE", with_payment(amount_minor=100_001)),
+        "sent before it was written": (
             "LIE",
-            replace(well, shown={ID: shown("SUCCESSFUL", 3, provider_reference="x")}),
+            replace(
+                well, exchanges=[replace(well.exchanges[0], started_at=2.5), well.exchanges[1]]
+            ),
         ),
+        "sent twice for one row": (
+            "LIE",
+            replace(well, wire=[*well.wire, WireRequest("create", REFERENCE, 409, None, 3.0)]),
+        ),
+    }
+
+
+def _lies_in_answers() -> dict[str, tuple[str, Evidence]]:
+    well = all_is_well()
+    other_bytes = line(7.1, 5, "pay", "ok", status=201, body={**TOLD, "stage": "x"})
+    refused = line(7.1, 5, "pay", "refused", status=409, code="external_id_taken", headers=PROBLEM)
+    reused = line(7.1, 5, "mutate", "refused", status=409, code="other", headers=PROBLEM)
+    return {
         "two answers that differ by a byte": ("LIE", with_lines(other_bytes)),
         "201 once and 200 then": (
             "LIE",
@@ -294,6 +312,19 @@ def _lies() -> dict[str, tuple[str, Evidence]]:
         ),
         "another body answered 409": ("LIE", with_lines(reused)),
         "a valid request refused": ("LIE", with_lines(refused)),
+    }
+
+
+def _lies_in_the_story() -> dict[str, tuple[str, Evidence]]:
+    well = all_is_well()
+    late = line(8.0, 9, "look", "asked", payment_id=ID)
+    pending = line(8.1, 9, "look", "ok", payment_id=ID, status=200, body={"status": "PENDING"})
+    return {
+        "shown otherwise than stored": ("LIE", replace(well, shown={ID: shown("FAILED", 3)})),
+        "another reference shown": (
+            "LIE",
+            replace(well, shown={ID: shown("SUCCESSFUL", 3, provider_reference="x")}),
+        ),
         "pending again after the end": ("LIE", with_lines(late, pending)),
         "pending again beside a replay": (
             "LIE",
@@ -331,17 +362,6 @@ def _lies() -> dict[str, tuple[str, Evidence]]:
         "a line of the story that is not told": (
             "LIE",
             replace(well, shown={ID: shown("SUCCESSFUL", 2)}),
-        ),
-        "sums that differ": ("LIE", with_payment(amount_minor=100_001)),
-        "sent before it was written": (
-            "LIE",
-            replace(
-                well, exchanges=[replace(well.exchanges[0], started_at=2.5), well.exchanges[1]]
-            ),
-        ),
-        "sent twice for one row": (
-            "LIE",
-            replace(well, wire=[*well.wire, WireRequest("create", REFERENCE, 409, None, 3.0)]),
         ),
     }
 
