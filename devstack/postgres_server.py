@@ -246,7 +246,7 @@ class PostgresServer:
         statements: tuple[LiteralString, ...] = (
             (
                 "ALTER DEFAULT PRIVILEGES FOR ROLE {owner}"
-                " GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {application}"
+                " GRANT SELECT, INSERT, UPDATE ON TABLES TO {application}"
             ),
             "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SEQUENCES TO {application}",
         )

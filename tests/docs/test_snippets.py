@@ -62,7 +62,6 @@ def test_a_piece_of_python_knows_the_names_it_uses(block: Block) -> None:
     defined(block)
 
 
-@pytest.mark.xfail(strict=False, reason="docs/adding-a-provider.md doesn't show `merchant` yet")
 def test_the_example_of_an_adapter_has_all_that_the_contract_asks_for() -> None:
     page = "docs/adding-a-provider.md"
     block = next(block for block in blocks_of(page) if block.language == "python")
