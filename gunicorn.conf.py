@@ -1,9 +1,9 @@
 """How gunicorn serves the API; its own flags and GUNICORN_CMD_ARGS override each line."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
-
-from payments_app import create_app
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 
@@ -43,5 +43,10 @@ errorlog = "-"
 
 
 def on_starting(_server: object) -> None:
-    """A wrong setting ends us here, with one line: a worker would be started again and again."""
-    create_app()
+    """A wrong setting ends us here, with its one line: a worker would be started again for ever.
+
+    In a process of its own, because what is imported here would outlive a reload (SIGHUP).
+    """
+    tried = subprocess.run([sys.executable, "-c", "import wsgi"], check=False)
+    if tried.returncode != 0:
+        sys.exit(tried.returncode)
