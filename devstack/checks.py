@@ -31,7 +31,8 @@ class Stage:
 def stages() -> dict[str, Stage]:
     """All checks by name, in the order in which they tell most for the least time."""
     workers = str(min(os.cpu_count() or 1, TEST_WORKERS_MAX))
-    pytest = (sys.executable, "-m", "pytest", "-n", workers)
+    # A module stays on one worker: its whole stack is started once.
+    pytest = (sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadscope")
     without_stacks = ("--ignore=tests/journeys", "--ignore=tests/devstack")
     listed = (
         Stage("format", (_program("ruff"), "format", "--check", ".")),
