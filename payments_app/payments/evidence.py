@@ -78,3 +78,16 @@ def standing_refusal(session: Session, payment: Payment) -> ProviderExchange | N
         .limit(1)
     ).first()
     return last if last is not None and last.verdict == Verdict.REFUSED else None
+
+
+def possible_submissions(session: Session, payment: Payment) -> int:
+    """How many submissions may have reached the provider: all but those proven not to have left."""
+    return session.execute(
+        select(func.count())
+        .select_from(ProviderExchange)
+        .where(
+            ProviderExchange.payment_id == payment.id,
+            ProviderExchange.kind == Step.SUBMIT,
+            ProviderExchange.verdict.is_distinct_from(Verdict.NOT_SENT),
+        )
+    ).scalar_one()

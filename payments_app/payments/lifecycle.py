@@ -23,7 +23,12 @@ from payments_app.kernel.jobs import Job, ring
 from payments_app.kernel.transport import Lease
 from payments_app.kernel.wire import LeaseLost
 from payments_app.payments import retry
-from payments_app.payments.evidence import open_submission, standing_refusal, store_exchange
+from payments_app.payments.evidence import (
+    open_submission,
+    possible_submissions,
+    standing_refusal,
+    store_exchange,
+)
 from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.payments.rails import Rails
 from payments_app.payments.states import Event, Stage, Status, Step
@@ -295,7 +300,9 @@ def _record_not_found(
     if age_s >= capabilities.visible_after_s and (refusal := standing_refusal(session, payment)):
         _end(session, payment, Event.FAILED, refusal.id, now, reason="refused_and_not_found")
         return
-    resend_after_s = retry.resend_after_s(capabilities.resend_after_s, payment.submissions)
+    # What an outage kept from leaving, however often, is no reason to wait longer now.
+    sent = possible_submissions(session, payment)
+    resend_after_s = retry.resend_after_s(capabilities.resend_after_s, sent)
     _move(session, payment, Event.UNKNOWN, now, reason="not_found")
     if capabilities.idempotent_submit and age_s >= resend_after_s:
         _act_again(payment, Step.SUBMIT, now, 0.0)

@@ -133,6 +133,23 @@ def test_what_is_not_found_is_sent_again_under_the_same_reference_ever_later(
     assert {e.reference for e in exchanges_of(row.id)} == {row.reference}
 
 
+def test_submissions_that_never_left_do_not_put_off_the_resend_of_one_that_did(
+    provider: ScriptedProvider, rails: Rails
+) -> None:
+    row = submitted(provider, rails, "not_sent")
+    for _ in range(5):
+        make_due(row.id)
+        assert advance(rails) == 1
+    provider.submits = [ANSWERS["unknown"]]
+    make_due(row.id)
+    assert advance(rails) == 1
+    sent = len(provider.submissions)
+    let_time_pass(seconds=4)
+    make_due(row.id)
+    assert advance(rails) == 2
+    assert len(provider.submissions) == sent + 1
+
+
 def test_what_a_rail_may_charge_twice_is_never_sent_again(
     provider: ScriptedProvider, rails: Rails
 ) -> None:
