@@ -182,8 +182,9 @@ def _progress(scene: _Scene, passed_s: float) -> str:
 
 
 def _open_payments(scene: _Scene) -> int:
-    """Payments that can still end: a silent payer's cannot, as the provider waits for ever."""
-    query = "SELECT count(*) FROM payments WHERE status = 'PENDING' AND payer <> %s"
+    """Payments that can still end: a silent payer's has gone as far as it can once it waits."""
+    query = """SELECT count(*) FROM payments
+        WHERE status = 'PENDING' AND (payer <> %s OR stage <> 'awaiting_payer')"""
     with suppress(psycopg.OperationalError), psycopg.connect(scene.sources.database_url) as found:
         row = found.execute(query, [SILENT_PAYER]).fetchone()
         return int(row[0]) if row else 0
