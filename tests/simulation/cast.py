@@ -94,14 +94,14 @@ class Cast:
         self._choices = Choices(0)
         self._note: Callable[[str], None] = lambda _line: None
         self.odds = Odds()
-        self.calm = False
+        self.calm = self.was_cut = False
 
     def begin(self, choices: Choices, note: Callable[[str], None]) -> None:
         """A new run, with nobody on stage."""
         assert not self._actors
         self._choices, self._note = choices, note
         self.gone.clear()
-        self.calm = False
+        self.calm = self.was_cut = False
 
     # --- the director's ---
 
@@ -170,12 +170,13 @@ class Cast:
         if chosen == 1:
             self._note(f"{actor.name} pauses {where.value} ({what})")
             self._park(actor)
-        elif chosen == 2:  # noqa: PLR2004  the odds' own order
+        elif chosen == 2:
             self._note(f"{actor.name} DIES {where.value} ({what})")
             actor.dead = True
             raise Died
-        elif chosen == 3:  # noqa: PLR2004
+        elif chosen == 3:
             self._note(f"{actor.name} LOSES ITS CONNECTION {where.value} ({what})")
+            self.was_cut = True
             raise OperationalError(what, None, psycopg.OperationalError("connection lost"))
 
     def landed(self) -> None:
@@ -191,7 +192,7 @@ class Cast:
         freed = True
         while freed:
             # One who got a lock may have kept another from it for a moment only: look again.
-            freed = any([self._is_free(waiting) for waiting in self.waiting()])
+            freed = any([self._is_free(waiting) for waiting in self.waiting()])  # noqa: C419  all are asked
 
     def _park(self, actor: Actor) -> None:
         actor.state = _State.PARKED

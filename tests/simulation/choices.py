@@ -18,7 +18,7 @@ class Choices:
     """
 
     def __init__(self, seed: int, prescribed: Sequence[int] | None = None) -> None:
-        self._random = random.Random(seed)
+        self._random = random.Random(seed)  # noqa: S311  a seed that repeats is the point
         self._prescribed = prescribed
         self.made: list[int] = []
 

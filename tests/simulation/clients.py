@@ -26,6 +26,7 @@ from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment
 from payments_app.payments.rails import Rails
 from payments_app.tenants.keys import Caller
+from tests.simulation.referee import Check, Violation
 
 KEPT_FOR: Final = timedelta(hours=24)
 # Each intent pays from a number of its own, so that its payments are found without its key.
@@ -72,6 +73,7 @@ class Clients:
     """Sends requests and keeps every answer that left, whether or not it reached anyone."""
 
     note: Callable[[str], None]
+    is_open: Callable[[Intent], bool]
     intents: list[Intent] = field(default_factory=list)
     said: list[Said] = field(default_factory=list)
 
@@ -86,6 +88,9 @@ class Clients:
         try:
             accepted = acceptance.accept_payment(intent.order(variant), asker, rails, _render)
         except (KeyReused, KeyInProgress, KeyExpired) as error:
+            if isinstance(error, KeyExpired) and self.is_open(intent):
+                why = f"{intent.name}: the answer expired with the money in flight"
+                raise Violation(Check.KEY_LIVES, why) from error
             self._keep(Said(intent, variant, error.code))
         except OperationalError as error:
             self.note(f"{intent.name}: 503 {error.orig}")
@@ -100,4 +105,6 @@ class Clients:
 
 
 def _render(payment: Payment) -> StoredAnswer:
-    return StoredAnswer(201, {"Location": f"/{payment.id}"}, orjson.dumps(payment_document(payment)))
+    return StoredAnswer(
+        201, {"Location": f"/{payment.id}"}, orjson.dumps(payment_document(payment))
+    )

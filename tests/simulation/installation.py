@@ -36,9 +36,7 @@ DELETE FROM provider_exchanges; DELETE FROM payments
 """
 # Rows that are gone still cost a scan; after so many runs their room is given back.
 RUNS_BETWEEN_CLEANINGS: Final = 100
-_VACUUM: Final = (
-    "VACUUM payments, payment_events, provider_exchanges, idempotency_keys, callbacks"
-)
+_VACUUM: Final = "VACUUM payments, payment_events, provider_exchanges, idempotency_keys, callbacks"
 
 
 @dataclass

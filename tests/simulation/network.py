@@ -70,12 +70,13 @@ class Network(Transport):
         self.around.cast.point(Where.NETWORK, f"{what} is to leave")
         leaving.remaining_s()
         leaving.check_lease()
-        self.around.referee.leaving(call, reference)
+        ticket = self.around.referee.leaving(call, reference)
         told = self._at_the_provider(call, reference)
         leaving.begun = not isinstance(told, ConnectionRefusedError)
         self._note(what, told)
         self.clock.spend(call.timeout_s if isinstance(told, TimeoutError) else EXCHANGE_S)
         self.around.cast.point(Where.NETWORK, f"{what} is answered")
+        self.around.referee.back(ticket)
         if isinstance(told, OSError):
             raise told
         leaving.remaining_s()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 from psycopg.rows import dict_row
@@ -67,11 +68,14 @@ class Referee:
     clock: VirtualClock
     names: dict[str, str] = field(default_factory=dict)
     left: set[tuple[str, int]] = field(default_factory=set)
+    out: dict[int, tuple[str, datetime]] = field(default_factory=dict)
+    tickets: int = 0
 
     def begin(self) -> None:
         """A new run."""
         self.names.clear()
         self.left.clear()
+        self.out.clear()
 
     def rows(self, query: str, parameters: list[Any] | None = None) -> list[Row]:
         """Every committed row."""
@@ -82,6 +86,19 @@ class Referee:
         """P1, P2 … in the order in which they are met: ids differ from run to run."""
         return self.names.setdefault(reference, f"P{len(self.names) + 1}")
 
+    def references(self) -> list[str]:
+        """Of all payments, oldest first."""
+        return [
+            str(row["reference"]) for row in self.rows("SELECT reference FROM payments ORDER BY id")
+        ]
+
+    def is_open(self, description: str, tenant_id: UUID) -> bool:
+        """Whether this intent's payment has no end yet."""
+        query = (
+            "SELECT 1 FROM payments WHERE (description, tenant_id, status) = (%s, %s, 'PENDING')"
+        )
+        return bool(self.rows(query, [description, tenant_id]))
+
     def next_due(self) -> datetime | None:
         """When the next open payment can be taken; None when all have ended."""
         return self.rows(
@@ -89,17 +106,30 @@ class Referee:
             " WHERE status = 'PENDING'"
         )[0]["due"]
 
-    def leaving(self, call: Call, reference: str) -> None:
-        """This call is about to leave. Raises Violation unless everything is written down."""
+    def leaving(self, call: Call, reference: str) -> int:
+        """This call is about to leave; a ticket to give back with its answer.
+
+        Raises Violation unless everything is written down and nobody else is out for it.
+        """
         is_submission = call.method == "POST"
         payment = self._payment(call, reference, is_submission=is_submission)
-        told = self.name_of(reference)
+        told, lease_until = self.name_of(reference), payment["lease_until"]
         if str(payment["reference"]) != reference:
             raise Violation(Check.REFERENCE, f"{told} goes out under another reference")
-        if payment["lease_until"] is None or payment["lease_until"] <= self.clock.now():
+        if lease_until is None or lease_until <= self.clock.now():
             raise Violation(Check.FENCE, f"{told}: something is sent without a lease")
+        others = [until for about, until in self.out.values() if about == reference]
+        if any(until > self.clock.now() for until in others):
+            raise Violation(Check.FENCE, f"two are out for {told} at once")
         if is_submission:
             self._submission_leaving(payment, told)
+        self.tickets += 1
+        self.out[self.tickets] = (reference, lease_until)
+        return self.tickets
+
+    def back(self, ticket: int) -> None:
+        """The answer is in hand, or there will be none; of one who died it never is."""
+        del self.out[ticket]
 
     def unauthorized(self, reference: str) -> None:
         """A 401 was the answer: the adapter may send once more, under a new token."""
@@ -137,4 +167,3 @@ class Referee:
             not in {("check", "NOT_FOUND"), ("submit", "NOT_SENT")}
         ):
             raise Violation(Check.ASK_FIRST, f"{told} is sent again, and nobody had asked")
-

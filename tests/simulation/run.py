@@ -37,9 +37,7 @@ class Run:
     payments: int
 
 
-def run(
-    installation: Installation, seed: int, prescribed: Sequence[int] | None = None
-) -> Run:
+def run(installation: Installation, seed: int, prescribed: Sequence[int] | None = None) -> Run:
     """Play one seed from its beginning to its verdict; the same seed goes the same way."""
     installation.restart()
     world = World(installation, Choices(seed, prescribed))
@@ -48,7 +46,7 @@ def run(
         world.settle_in(seed)
         _disturb(world)
         _heal(world)
-        judge(installation.referee, world.clients, world.bank)
+        judge(installation.referee, world.clients, world.bank, was_cut=world.cast.was_cut)
     except Violation as found:
         violation = found
         _abandon(world)
@@ -74,7 +72,9 @@ def _heal(world: World) -> None:
     for straggler in list(world.network.stragglers):
         world.network.deliver(straggler)
     world.bank.come_clean()
-    _ask(world, [(intent, 0) for intent in world.clients.intents if not _has_payment(world, intent)])
+    _ask(
+        world, [(intent, 0) for intent in world.clients.intents if not _has_payment(world, intent)]
+    )
     _until_final(world)
     keyed = [intent for intent in world.clients.intents if intent.key]
     _ask(world, [(intent, variant) for intent in keyed for variant in (0, 1)])

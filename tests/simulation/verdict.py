@@ -27,8 +27,11 @@ class Record:
     callbacks: list[Row]
 
 
-def judge(referee: Referee, clients: Clients, bank: Bank) -> None:
-    """Raises Violation for the first promise that this run broke."""
+def judge(referee: Referee, clients: Clients, bank: Bank, *, was_cut: bool) -> None:
+    """Raises Violation for the first promise that this run broke.
+
+    `was_cut`: a connection was lost, so errors inside the engine are to be expected.
+    """
     records = _read(referee)
     _judge_clients(records, clients)
     for record in records.values():
@@ -36,6 +39,8 @@ def judge(referee: Referee, clients: Clients, bank: Bank) -> None:
         _judge_charge(record, bank)
         _judge_evidence(record, bank)
         _judge_story(record)
+        if not was_cut and any(e["reason"] == "adapter_failed" for e in record.exchanges):
+            raise Violation(Check.NO_CRASH, "an error while going out to the provider")
     _judge_bank(records, bank)
 
 
@@ -84,7 +89,9 @@ def _judge_acks(records: dict[UUID, Record], intent: Intent, accepted: Iterable[
             raise Violation(Check.SAME_ANSWER, f"{intent.name}: the body names another payment")
 
 
-def _judge_key(intent: Intent, accepted: list[Said], said: list[Said], made: list[Row]) -> None:
+def _judge_key(  # noqa: C901  one rule after the other
+    intent: Intent, accepted: list[Said], said: list[Said], made: list[Row]
+) -> None:
     if len(made) > 1:
         raise Violation(Check.ONE_ACCEPT, f"{intent.name} has {len(made)} payments")
     if len({answer.body for answer in accepted}) > 1:
@@ -108,9 +115,7 @@ def _judge_key(intent: Intent, accepted: list[Said], said: list[Said], made: lis
 
 
 def _judge_wall(record: Record) -> None:
-    tenants = {
-        row["tenant_id"] for row in (*record.events, *record.exchanges, *record.callbacks)
-    }
+    tenants = {row["tenant_id"] for row in (*record.events, *record.exchanges, *record.callbacks)}
     if tenants - {record.payment["tenant_id"]}:
         raise Violation(Check.TENANT_WALL, "a payment's rows belong to another tenant")
 
@@ -171,12 +176,15 @@ def _judge_story(record: Record) -> None:
 def _silently(stages: set[Stage]) -> set[Stage]:
     """Where a payment can have come without a line."""
     reached = set(stages)
-    while more := {
-        TRANSITIONS[stage, event].stage
-        for stage in reached
-        for event in _SILENT
-        if (stage, event) in TRANSITIONS
-    } - reached:
+    while (
+        more := {
+            TRANSITIONS[stage, event].stage
+            for stage in reached
+            for event in _SILENT
+            if (stage, event) in TRANSITIONS
+        }
+        - reached
+    ):
         reached |= more
     return reached
 

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Final, cast
 from uuid import UUID
 
-from payments_app.payments import lifecycle, operations, retention
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments import callbacks, lifecycle, operations, retention
+from payments_app.payments.callbacks import ReceivedCallback
 from payments_app.payments.operations import PaymentEnded
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode, ProviderAccount
@@ -18,12 +18,19 @@ from payments_app.providers.mtn_momo import MtnMomo
 from payments_app.providers.registry import Registry
 from payments_app.providers.tokens import TokenCache
 from payments_app.tenants.accounts import ProviderAccounts
-from tests.simulation.bank import HIDDEN_MAX_S, Bank, Fate
+from tests.simulation.bank import HIDDEN_MAX_S, Bank, BankOrder, Fate
 from tests.simulation.cast import Odds
 from tests.simulation.choices import Choices
 from tests.simulation.clients import Clients, Intent
 from tests.simulation.installation import Installation
-from tests.simulation.network import CHECK_FAULTS, SUBMIT_FAULTS, Network, Pace, Surroundings, Tokens
+from tests.simulation.network import (
+    CHECK_FAULTS,
+    SUBMIT_FAULTS,
+    Network,
+    Pace,
+    Surroundings,
+    Tokens,
+)
 
 # A worker that does more in one go than any world has work for goes round in circles.
 WORKER_STEPS_MAX: Final = 25
@@ -32,6 +39,8 @@ HONEST_ODDS: Final = 12
 
 SHORT_LEAPS_S: Final = (1.0, 4.0, 12.0, 20.0, 31.0)
 LONG_LEAPS_S: Final = (65.0, 160.0, 320.0, 3_700.0, 90_000.0)
+NIGHT_S: Final = 87_000.0
+_OPERATOR, _NIGHT = 1, 2
 REASONS: Final = ("APPROVAL_REJECTED", "NOT_ENOUGH_FUNDS", "SOMETHING_NEW")
 
 _PLATFORM: Final = ProviderAccount(
@@ -63,7 +72,9 @@ class World:
         here = self.installation
         self.cast, self.clock = here.cast, here.clock
         self.bank = Bank(here.clock)
-        self.clients = Clients(self.note)
+        self.clients = Clients(
+            self.note, lambda intent: here.referee.is_open(intent.name, intent.caller.tenant_id)
+        )
         self.network = Network(
             Surroundings(here.cast, here.clock, self.choices, self.bank, here.referee, self.note)
         )
@@ -106,13 +117,13 @@ class World:
         weights = (
             self._stop_odds,
             30 if self.cast.parked() else 0,
-            8 if room else 0,
+            6 if room else 0,
             20 if room else 0,
-            10 if room else 0,
+            7 if room else 0,
             8,  # time passes
             8 if self.bank.pending() else 0,
-            6 if self.bank.orders and room else 0,
-            2 if room else 0,
+            6 if room else 0,
+            3 if room else 0,
             4 if self.network.stragglers else 0,
             2 if self.cast.waiting() else 0,
         )
@@ -162,23 +173,32 @@ class World:
         self.bank.decide(order, fate, reason)
 
     def call_back(self) -> None:
-        """The provider calls back, or somebody pretends to."""
-        order = self.choices.one_of(list(self.bank.orders.values()))
-        fate = (order.fate, Fate.SUCCESSFUL, Fate.FAILED, Fate.PENDING)[self.choices.pick((3, 1, 1, 1))]
-        self.note(f"a callback says {self._name(order.reference)}: {fate}")
+        """The provider calls back, or somebody pretends to, even before there is an order."""
+        references = self.installation.referee.references()
+        if not references:
+            return
+        reference = self.choices.one_of(references)
+        order = self.bank.orders.get(reference) or BankOrder(reference, "", "1", "UGX", "1", 0.0)
+        fates = (order.fate, Fate.SUCCESSFUL, Fate.FAILED, Fate.PENDING)
+        fate = fates[self.choices.pick((3, 1, 1, 1))]
+        self.note(f"a callback says {self._name(reference)}: {fate}")
         received = ReceivedCallback(
             provider="mtn_momo",
-            reference=UUID(order.reference),
+            reference=UUID(reference),
             method="PUT",
             body=self.bank.told(order, fate),
             source=None,
         )
-        self._spawn("callback", partial(note_callback, received))
+        self._spawn("callback", partial(callbacks.note_callback, received))
 
     def keep_house(self) -> None:
-        """Old answers are dropped, or the operator asks for a payment to be looked at."""
-        if not self.choices.pick((1, 1)):
-            self._spawn("retention", retention.expire_answers)
+        """Old answers are dropped, now or a day later, or the operator looks into a payment."""
+        chosen = self.choices.pick((1, 1, 1 if self._leaps[-1] > NIGHT_S else 0))
+        if chosen == _NIGHT:
+            self.note("a night passes")
+            self.clock.leap(NIGHT_S)
+        if chosen != _OPERATOR:
+            self._spawn("retention", lambda: retention.expire_answers())  # noqa: PLW0108  mutants replace it
             return
         known = [said.payment_id for said in self.clients.said if said.payment_id]
         if known:

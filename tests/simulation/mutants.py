@@ -1,0 +1,336 @@
+"""The bugs of other gateways, and some that ours could have, each to be switched on alone.
+
+docs/mutants.md lists them with the check that kills each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+from uuid import uuid4, uuid5
+
+from payments_app.kernel import idempotency
+from payments_app.kernel.departure import Departure
+from payments_app.payments import acceptance, evidence, lifecycle
+from payments_app.payments.rails import Rails
+from payments_app.providers import mtn_answers
+from payments_app.providers.mtn_momo import MtnMomo
+from tests.simulation import borrowed
+from tests.simulation.rewriting import Edit, rewritten
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """`applied()` has it in force for one run; it remembers nothing from one run to the next."""
+
+    name: str
+    wrong: str
+    applied: Callable[[], AbstractContextManager[None]]
+
+
+def _edited(name: str, wrong: str, *edits: Edit) -> Mutant:
+    return Mutant(name, wrong, partial(rewritten, *edits))
+
+
+# Seen in the open in other gateways: docs/mutants.md says where.
+OF_OTHERS: Final = (
+    _edited(
+        "reference_made_in_the_call",
+        "each call makes its own reference, which is in no table before it is sent",
+        Edit(
+            Rails,
+            "order_for",
+            "reference=payment.reference,",
+            "reference=uuid4(),",
+            {"uuid4": uuid4},
+        ),
+    ),
+    _edited(
+        "new_reference_on_retry",
+        "what is sent again goes under a new reference",
+        Edit(
+            Rails,
+            "order_for",
+            "reference=payment.reference,",
+            "reference=payment.reference if payment.submissions < 2"
+            " else uuid5(payment.reference, str(payment.submissions)),",
+            {"uuid5": uuid5},
+        ),
+    ),
+    _edited(
+        "timeout_is_failed",
+        "no answer to a submission means FAILED",
+        Edit(
+            MtnMomo,
+            "submit",
+            "Verdict.UNKNOWN if silence.sent else",
+            "Verdict.FAILED if silence.sent else",
+        ),
+    ),
+    _edited(
+        "server_error_is_failed",
+        "a 5xx means FAILED",
+        Edit(
+            mtn_answers,
+            "_no_news",
+            "Verdict.UNKNOWN,",
+            "Verdict.FAILED if answer.status >= 500 else Verdict.UNKNOWN,",
+        ),
+    ),
+    _edited(
+        "not_found_is_failed",
+        "a 404 to a question means FAILED at once",
+        Edit(mtn_answers, "checked", 'Verdict.NOT_FOUND, "', 'Verdict.FAILED, "'),
+    ),
+    _edited(
+        "duplicate_is_failed",
+        "409, the reference is known, is taken for a decline",
+        Edit(
+            mtn_answers,
+            "submitted",
+            "verdict, reason, meaning = _SUBMITTED[status]",
+            "verdict, reason, meaning = _SUBMITTED[status]\n"
+            "    verdict = Verdict.FAILED if status == 409 else verdict",
+        ),
+    ),
+    _edited(
+        "unknown_word_is_failed",
+        "a status that isn't known means FAILED",
+        Edit(
+            mtn_answers,
+            "checked",
+            '_text(fields, "status"), Verdict.UNKNOWN)',
+            '_text(fields, "status"), Verdict.FAILED)',
+        ),
+    ),
+    _edited(
+        "pending_is_failed",
+        "everything but SUCCESSFUL means FAILED",
+        Edit(
+            mtn_answers,
+            "checked",
+            "amount = replies",
+            "verdict = verdict if verdict is Verdict.SUCCESSFUL else Verdict.FAILED\n"
+            "    amount = replies",
+        ),
+    ),
+    _edited(
+        "key_without_tenant",
+        "an idempotency key is looked for whoever's it is",
+        Edit(
+            idempotency,
+            "_stored",
+            "IdempotencyKey.tenant_id == attempt.tenant_id,",
+            "",
+        ),
+        Edit(
+            idempotency,
+            "claim",
+            "    inserted = session.execute(",
+            "    if (found := session.execute(_stored(attempt)).first()) is not None:\n"
+            "        return _earlier(attempt, *found)\n"
+            "    inserted = session.execute(",
+        ),
+    ),
+    _edited(
+        "key_without_body",
+        "a key answers whatever is asked under it",
+        Edit(idempotency, "fingerprint", "_ALGORITHMS[version](attempt)", "bytes(32)"),
+    ),
+    _edited(
+        "key_chargeable_again",
+        "a key whose answer has expired acts anew",
+        Edit(
+            acceptance,
+            "_claim_key",
+            "return None if earlier is None else",
+            "return None if earlier is None or earlier.is_past_expiry else",
+        ),
+    ),
+    Mutant(
+        "lock_dropped_on_error",
+        "the key is given up when the request fails, whatever had happened by then",
+        borrowed.lock_dropped_on_error,
+    ),
+    Mutant(
+        "looked_up_then_stored_after",
+        "look for the key, act, store the key",
+        borrowed.looked_up_then_stored_after,
+    ),
+    Mutant(
+        "nightly_clean_up",
+        "PENDING for more than a day becomes FAILED",
+        borrowed.nightly_clean_up,
+    ),
+    Mutant(
+        "callback_trusted",
+        "the status in a callback becomes the payment's",
+        borrowed.callback_trusted,
+    ),
+)
+
+# One guard of ours taken out at a time.
+OF_OURS: Final = (
+    _edited(
+        "no_generation_check",
+        "who has lost the claim writes all the same",
+        Edit(
+            lifecycle,
+            "record",
+            "payment.generation != claim.generation or payment.is_final",
+            "payment.is_final",
+        ),
+    ),
+    _edited(
+        "final_written_again",
+        "a late answer is applied to a payment that has ended",
+        Edit(
+            lifecycle,
+            "record",
+            "payment.generation != claim.generation or payment.is_final",
+            "payment.generation != claim.generation and not payment.is_final",
+        ),
+    ),
+    _edited(
+        "no_fence_on_the_wire",
+        "a call leaves although its lease is over",
+        Edit(Departure, "check_lease", "raise LeaseLost(", "return ("),
+    ),
+    _edited(
+        "renewed_by_anyone",
+        "who has lost the claim can renew the lease",
+        Edit(lifecycle, "_renewed", ", Payment.generation == claim.generation", ""),
+    ),
+    _edited(
+        "not_written_before",
+        "a submission's row is written after its answer",
+        Edit(lifecycle, "_take", "open_submission(session, payment)", "pass"),
+        Edit(
+            evidence,
+            "store_exchange",
+            "if step is Step.SUBMIT:",
+            "if not step:",
+            more=(("kind=Step.CHECK,", "kind=step,"),),
+        ),
+    ),
+    _edited(
+        "claimed_without_lock",
+        "due payments are read without a row lock",
+        Edit(lifecycle, "_claim_due", ".with_for_update(skip_locked=True)", ""),
+    ),
+    _edited(
+        "claimed_without_lease",
+        "a claim ends as soon as it is committed",
+        Edit(
+            lifecycle,
+            "_take",
+            "payment.lease_until = payment.next_action_at = now + LEASE",
+            "payment.lease_until = payment.next_action_at = now",
+        ),
+    ),
+    _edited(
+        "lease_ignored",
+        "a payment that is due is taken although it is in hand",
+        Edit(
+            lifecycle,
+            "_claim_due",
+            "func.coalesce(Payment.lease_until, Payment.next_action_at)",
+            "Payment.next_action_at",
+        ),
+    ),
+    _edited(
+        "lease_for_hours",
+        "after a crash nobody comes for hours",
+        Edit(
+            lifecycle,
+            "_take",
+            "payment.lease_until = payment.next_action_at = now + LEASE",
+            "payment.lease_until = payment.next_action_at = now + 400 * LEASE",
+        ),
+    ),
+    _edited(
+        "recorded_without_lock",
+        "an answer is written without the row's lock",
+        Edit(lifecycle, "_locked", ".with_for_update(of=Payment)", ""),
+    ),
+    _edited(
+        "resent_without_asking",
+        "after an unknown answer it is sent again at once",
+        Edit(
+            lifecycle,
+            "_record_submission",
+            "_act_again(payment, Step.CHECK, now, retry.first_check_s(seen.retry_after_s))",
+            "_act_again(payment, Step.SUBMIT, now, retry.first_check_s(seen.retry_after_s))",
+        ),
+    ),
+    _edited(
+        "resent_after_a_crash",
+        "when its worker is lost, a submission is sent again instead of asked for",
+        Edit(lifecycle, "_take", "payment.next_step = Step.CHECK", "pass"),
+    ),
+    _edited(
+        "silence_is_not_sent",
+        "no answer is taken for proof that nothing was sent",
+        Edit(
+            MtnMomo,
+            "submit",
+            "Verdict.UNKNOWN if silence.sent else",
+            "Verdict.NOT_SENT if silence.sent else",
+        ),
+    ),
+    _edited(
+        "resent_refusal_ends",
+        "a refusal of the second submission ends it, though the first may have arrived",
+        Edit(
+            lifecycle,
+            "_record_submission",
+            "case Verdict.REFUSED if first_to_leave:",
+            "case Verdict.REFUSED:",
+        ),
+    ),
+    _edited(
+        "young_not_found_ends",
+        "after a refusal any 404 ends it, however young",
+        Edit(
+            lifecycle,
+            "_record_not_found",
+            "age_s >= capabilities.visible_after_s and (refusal",
+            "(refusal",
+        ),
+    ),
+    _edited(
+        "amount_not_compared",
+        "paid is paid, whatever the amount",
+        Edit(
+            lifecycle,
+            "_settle",
+            "if seen.verdict is Verdict.SUCCESSFUL and",
+            "if seen.verdict is Verdict.FAILED and",
+        ),
+    ),
+    _edited(
+        "answer_expires_in_flight",
+        "an answer expires although its payment has no end yet",
+        Edit(acceptance, "_replayed", " and status != Status.PENDING", ""),
+    ),
+    _edited(
+        "change_without_its_line",
+        "a payment moves and its story says nothing",
+        Edit(
+            lifecycle,
+            "_move",
+            "if payment.apply(event, now):",
+            "if payment.apply(event, now) and payment.is_final:",
+        ),
+    ),
+    _edited(
+        "asked_hours_later",
+        "the pause before the next question is a thousand times too long",
+        Edit(lifecycle, "_act_again", "seconds=delay_s", "seconds=1000 * delay_s"),
+    ),
+)
+
+ALL: Final = {mutant.name: mutant for mutant in (*OF_OTHERS, *OF_OURS)}
