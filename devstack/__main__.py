@@ -52,7 +52,14 @@ def main(context: click.Context, directory: Path) -> None:
 
 @main.command()
 @click.option("--host", default="127.0.0.1", envvar="HOST_ADDRESS", show_default=True)
-@click.option("--port", default=8000, envvar="PORT", show_default=True, help="The API's port.")
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=8000,
+    envvar="PORT",
+    show_default=True,
+    help="The API's port.",
+)
 @click.option("--no-demo", is_flag=True, help="Make no tenant and send no payment.")
 @click.option("--once", is_flag=True, help="End after the demo; exit code 0 if it charged once.")
 @click.pass_obj

@@ -12,6 +12,7 @@ from typing import TextIO
 
 from devstack.environment import new_secret_key
 from devstack.errors import StackError
+from devstack.places import free_port, port_is_free
 
 # An empty stack takes 60 MB; with less than this free, PostgreSQL would soon stop in the middle.
 DISK_FREE_MIN_MB = 200
@@ -79,6 +80,15 @@ class Checkout:
         if not path.exists():
             _write_private(path, new_secret_key())
         return path.read_text(encoding="ascii")
+
+    def simulator_port(self) -> int:
+        """The same at each start: payments in flight are asked for where they were sent."""
+        path = self.directory / "simulator-port"
+        if path.exists() and port_is_free(port := int(path.read_text(encoding="ascii"))):
+            return port
+        port = free_port()
+        path.write_text(str(port), encoding="ascii")
+        return port
 
     def demo_access(self) -> DemoAccess | None:
         """The key of an earlier start, if there was one."""

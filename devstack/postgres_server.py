@@ -198,6 +198,8 @@ class PostgresServer:
             "timezone": "UTC",
             "log_timezone": "UTC",
             "log_line_prefix": "%m [%p] %d ",
+            # Without the values of a row that a constraint refused: they can be phone numbers.
+            "log_error_verbosity": "terse",
             **({} if self._durable else _FORGETFUL),
         }
         pairs = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

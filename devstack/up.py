@@ -15,7 +15,7 @@ from devstack.checkout import Checkout, DemoAccess
 from devstack.demo import Shown
 from devstack.environment import Addresses, SimulatorAccount
 from devstack.errors import StackError
-from devstack.places import free_port, port_is_free
+from devstack.places import port_is_free
 from devstack.postgres_server import PostgresServer
 from devstack.programs import Programs, await_api, await_simulator, await_worker
 from devstack.redis_server import RedisServer
@@ -136,7 +136,7 @@ class Run:
         if "SECRET_KEYS" not in self.options.given:
             ours["SECRET_KEYS"] = self.checkout.secret_key()
         if self.options.simulated:
-            self.simulator_url = f"http://127.0.0.1:{free_port()}"
+            self.simulator_url = f"http://127.0.0.1:{self.checkout.simulator_port()}"
             ours.update(SimulatorAccount().settings(self.simulator_url))
         settings = {**ours, **self.options.given}
         self.environment = {**os.environ, **settings}

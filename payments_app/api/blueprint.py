@@ -9,8 +9,10 @@ from typing import Any, Final, TypeVar
 import marshmallow as ma
 from flask import Request, Response
 from flask_smorest import Blueprint
+from gunicorn.http.errors import ParseException
 from webargs.flaskparser import FlaskParser
 from webargs.multidictproxy import MultiDictProxy
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from payments_app.api.json import JsonInvalid, read_json
 from payments_app.api.openapi import COUNTED
@@ -27,6 +29,24 @@ _WITH_A_KEY: Final = (
 )
 
 
+def whole_body(req: Request) -> bytes:
+    """The body, all of it. Raises BodyMalformed, RequestEntityTooLarge.
+
+    werkzeug cuts a body without a Content-Length at the limit, and gunicorn hands out what came
+    of one that ended early, both without a word.
+    """
+    try:
+        body = req.get_data(cache=False)
+    except ParseException:
+        raise BodyMalformed("The body's chunks are not well formed (RFC 9112, 7.1).") from None
+    if req.content_length is None:
+        if req.max_content_length is not None and len(body) >= req.max_content_length:
+            raise RequestEntityTooLarge
+    elif len(body) != req.content_length:
+        raise BodyMalformed("The body ended before its Content-Length.")
+    return body
+
+
 class StrictParser(FlaskParser):
     """webargs, but with our JSON reader, and as strict about a query as about a body."""
 
@@ -39,7 +59,7 @@ class StrictParser(FlaskParser):
     def load_json(self, req: Request, schema: ma.Schema) -> dict[str, Any]:  # noqa: ARG002
         """The body's one object. Raises BodyMalformed."""
         try:
-            body = read_json(req.get_data(cache=False))
+            body = read_json(whole_body(req))
         except JsonInvalid as error:
             raise BodyMalformed(f"The body can't be read. {error}") from None
         if not isinstance(body, dict):

@@ -8,6 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from flask import Blueprint, Response, request
+from gunicorn.http.errors import ParseException
 
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
 
@@ -23,7 +24,11 @@ def receive(provider: str, reference: str) -> Response:
     """Take a callback. Whatever it is, the answer is the same: it tells a stranger nothing."""
     # A long one is a hint too: its beginning is read, and that is all.
     request.max_content_length = sys.maxsize
-    body = request.stream.read(BODY_BYTES_MAX)
+    try:
+        body = request.stream.read(BODY_BYTES_MAX)
+    except ParseException:
+        # Broken chunks: nothing that a provider sends, and no hint.
+        return Response(status=200)
     known_form = _as_reference(reference)
     if known_form is not None and _PROVIDER.fullmatch(provider):
         note_callback(

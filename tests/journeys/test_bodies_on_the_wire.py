@@ -1,0 +1,71 @@
+"""Bodies as a socket sends them, to real gunicorn: cut, chunked, too long, or not chunked at all."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from functools import partial
+from urllib.parse import urlsplit
+
+import pytest
+
+from devstack.stack import Stack
+
+GOOD = b'{"amount": 1000, "currency": "EUR", "payer": "256772123456"}'
+CHUNKED = "Transfer-Encoding: chunked"
+
+
+def chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+BODIES = {
+    "a good chunked one": (CHUNKED, chunk(GOOD) + b"0\r\n\r\n", b"201"),
+    "chunked, and more than 64 KiB": (
+        CHUNKED,
+        chunk(GOOD) + chunk(b" " * 131_072) + b"0\r\n\r\n",
+        b"413",
+    ),
+    "no size of a chunk": (CHUNKED, b"zz\r\nabc\r\n0\r\n\r\n", b"400"),
+    "shorter than it said": (f"Content-Length: {len(GOOD) + 900}", GOOD, b"400"),
+}
+
+
+@pytest.fixture(scope="module")
+def stack(stack_factory: partial[Stack]) -> Iterator[Stack]:
+    with stack_factory(workers=1, celery_workers=0, beats=0) as running:
+        yield running
+
+
+def answer_to(stack: Stack, path: str, header: str, body: bytes) -> bytes:
+    address = urlsplit(stack.api_url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: gateway\r\nX-API-Key: {stack.issue_key('wire')}\r\n"
+            f"Content-Type: application/json\r\nConnection: close\r\n{header}\r\n\r\n"
+        )
+        peer.sendall(head.encode() + body)
+        peer.shutdown(socket.SHUT_WR)
+        answer = b""
+        while part := peer.recv(65536):
+            answer += part
+    return answer
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_body_is_taken_whole_or_not_at_all(stack: Stack, name: str) -> None:
+    header, body, status = BODIES[name]
+
+    answer = answer_to(stack, "/api/v1/payments", header, body)
+
+    assert answer.split(b" ", 2)[1] == status, answer
+    assert b"Traceback" not in stack.processes["api"].log_text().encode()
+
+
+def test_a_callback_with_broken_chunks_is_no_alarm(stack: Stack) -> None:
+    header, body, _ = BODIES["no size of a chunk"]
+
+    answer = answer_to(stack, "/callbacks/mtn_momo/x", header, body)
+
+    assert answer.split(b" ", 2)[1] == b"200", answer
+    assert "Traceback" not in stack.processes["api"].log_text()
