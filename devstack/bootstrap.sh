@@ -50,12 +50,13 @@ if ! works "$venv/bin/python"; then
 fi
 
 # uv installs in seconds what pip takes a minute for; where it cannot (a proxy, a mirror that only
-# pip knows of, an unusual platform), pip does the same from the same pins.
+# pip knows of, an unusual platform), pip does the same from the same pins. Both compile: where
+# PYTHONDONTWRITEBYTECODE is set every process would do it again, for three seconds at each start.
 uv_pin=$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements-dev.txt)
 pip_install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
 with_uv() {
     { [ -x "$venv/bin/uv" ] || pip_install "$uv_pin" 2>/dev/null; } &&
-        "$venv/bin/uv" pip install --quiet --python "$venv/bin/python" \
+        "$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" \
             -r requirements.txt -r requirements-dev.txt 2>/dev/null
 }
 if ! with_uv && ! pip_install -r requirements.txt -r requirements-dev.txt; then

@@ -20,6 +20,8 @@ from tests.journeys.referee import assert_all_charged_once, assert_one_payment_a
 # What an orchestrator gives a process between SIGTERM and SIGKILL, with some to spare.
 EXIT_MAX_S = 40.0
 CLIENTS = 6
+# Twice what two workers can have in hand at once.
+BACKLOG = 80
 ENDING = ["api", "worker-1", "worker-2", "beat-1", "beat-2"]
 
 
@@ -27,19 +29,27 @@ ENDING = ["api", "worker-1", "worker-2", "beat-1", "beat-2"]
 def test_sigterm_under_load_ends_every_process_in_order_and_loses_nothing(
     gateway: Gateway, broker: str
 ) -> None:
-    # Each submission takes a while, so that there is always work in hand.
+    # Each submission takes a while, and there are more than the workers have hands for.
     gateway.provider.fault("slow", times=None, operation="create", parameters={"delay_s": 2.0})
     if broker == "away":
         gateway.stack.redis.kill()
     with load(gateway) as payments:
-        wait_until(lambda: len(payments) > 40, what="no load", limit_s=PATIENCE_S)
+        for worker in gateway.workers:
+            worker.stop()
+        wait_until(lambda: len(payments) > BACKLOG, what="no load", limit_s=PATIENCE_S)
+        for worker in gateway.workers:
+            worker.cont()
         _await_work_in_hand(gateway)
         codes = _end_in_order([gateway.stack.processes[name] for name in ENDING])
-        # What was in hand was finished: no payment waits for a lease that nobody holds.
-        leased = gateway.rows("SELECT id FROM payments WHERE lease_until > clock_timestamp()")
+        untouched, leased = gateway.rows(
+            "SELECT count(*) FILTER (WHERE generation = 0),"
+            " count(*) FILTER (WHERE lease_until > clock_timestamp()) FROM payments"
+        )[0]
         gateway.heal()
     assert codes == dict.fromkeys(ENDING, 0)
-    assert leased == []
+    # What was in hand was finished, and nothing new was begun.
+    assert leased == 0
+    assert untouched > 0
     gateway.await_end(*payments)
     assert_one_payment_a_key(gateway, *payments)
     assert_all_charged_once(gateway, payments, looked_at=20)

@@ -135,7 +135,8 @@ def _sent_and_refused(gateway: Gateway, sleeper: Process) -> tuple[Paid, Paid]:
     # So much earlier that its lease is over while the second one's is just not.
     _await_database_time(gateway, sent, before_lease_end_s=LEASE.total_seconds() - 4)
     gateway.provider.expire_tokens()
-    gateway.provider.fault("token_slow", parameters={"delay_s": HELD_S})
+    # The worker sleeps through it in any case: only this test must not be later than the token.
+    gateway.provider.fault("token_slow", parameters={"delay_s": 4 * HELD_S})
     refused = gateway.pay()
     gateway.await_fault("token_slow")
     sleeper.stop()
