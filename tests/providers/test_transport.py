@@ -90,9 +90,12 @@ def test_many_threads_each_get_their_own_answer(serve: Serve, transport: Transpo
             peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), path))
 
     server = serve(echo)
+    # One for all: making an app compiles its routes, which threads of CPython 3.11 can't do at
+    # once (github.com/python/cpython/issues/106905).
+    app = Flask(__name__)
 
     def ask(number: int) -> Answer | Silence:
-        with Flask(__name__).app_context():
+        with app.app_context():
             return get(transport, server.url(f"/{number}"), timeout_s=30)
 
     with ThreadPoolExecutor(40) as pool:
