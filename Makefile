@@ -1,6 +1,6 @@
 # The verbs. Each sets up what it needs first; CI calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run down reset test test-fast check fix migrate openapi requirements clean environment chaos
+.PHONY: help run down reset test test-fast check fix migrate openapi requirements clean environment chaos simulate
 
 VENV := .venv/bin
 export PORT
@@ -22,6 +22,9 @@ test-fast: environment ## the tests without whole stacks (no journeys, no devsta
 
 chaos: environment ## everything under faults, and a verdict for each key (SEED=1 MINUTES=1 REDIS=absent)
 	@exec $(VENV)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(REDIS),--redis $(REDIS))
+
+simulate: environment ## the engine on a virtual clock, seed by seed (SEEDS=1000 SEED= START= MUTANT=)
+	@exec $(VENV)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(START),--start $(START)) $(if $(MUTANT),--mutant $(MUTANT))
 
 fix: environment ## format, and repair what the linter can
 	@$(VENV)/ruff check --fix --quiet . ; $(VENV)/ruff format .

@@ -23,9 +23,13 @@ log = structlog.get_logger(__name__)
 
 _SCHEME: Final = "maramoja-window"
 # INCRBY and the time left, in one round trip. A window without an end, however it came about,
-# gets one.
+# gets one; what is no count begins anew, or it would let everyone through for good.
 _COUNT: Final = """
-local count = redis.call('incrby', KEYS[1], ARGV[2])
+local count = redis.pcall('incrby', KEYS[1], ARGV[2])
+if type(count) == 'table' then
+    redis.call('set', KEYS[1], ARGV[2])
+    count = ARGV[2]
+end
 local left_ms = redis.call('pttl', KEYS[1])
 if left_ms < 0 then
     left_ms = ARGV[1] * 1000
@@ -55,9 +59,14 @@ class WindowStorage(RedisStorage):
         return int(count)
 
     def get(self, key: str) -> int:
-        """The count."""
+        """The count. 0 if what stands there is no number: a limit must not fail a request."""
         known = _windows().get(key)
-        return known[0] if known else int(super().get(key))
+        if known:
+            return known[0]
+        try:
+            return int(super().get(key))
+        except ValueError:
+            return 0
 
     def get_expiry(self, key: str) -> float:
         """When the window ends, in seconds since 1970."""

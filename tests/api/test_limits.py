@@ -157,6 +157,21 @@ def test_a_count_without_an_end_gets_one(limited: HttpCaller, redis_url: str) ->
         assert 0 < redis.ttl(name) <= 60
 
 
+@pytest.mark.parametrize("junk", [b"\x00nonsense", b"", b"9" * 40, ["a", "list"]])
+def test_a_count_that_is_none_begins_anew_and_fails_no_request(
+    limited: HttpCaller, redis_url: str, junk: bytes | list[str]
+) -> None:
+    limited.get()
+    with Redis.from_url(redis_url) as redis:
+        (name,) = redis.scan_iter(f"*{limited.key.id}*", count=10_000)
+        redis.delete(name)
+        redis.rpush(name, *junk) if isinstance(junk, list) else redis.set(name, junk)
+
+        assert limited.post(an_order()).status_code == 201
+        assert remaining(limited) == 98
+        assert 0 < redis.ttl(name) <= 60
+
+
 def test_the_count_names_no_key_and_no_tenant_in_clear(limited: HttpCaller, redis_url: str) -> None:
     limited.get()
     with Redis.from_url(redis_url) as redis:

@@ -30,6 +30,11 @@ NOT_RUN: Final = (
         r"^flask providers set .*mtnuganda",
         "asks on a terminal: tests/commands/test_providers.py does it",
     ),
+    Rule(
+        "docs/mutants.md",
+        r"-m tests.simulation --mutants$",
+        "takes minutes: tests/simulation plays each mutant at the seed of its row",
+    ),
     Rule("docs/cli.md", r"^flask providers check acme mtn_momo$", "asks MTN itself"),
 )
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import cycle
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
@@ -99,6 +103,38 @@ def test_a_lock_whose_holder_died_and_that_never_ends_refuses_nobody(gateway: Ga
     paid = Paid(key, order, body)
     gateway.await_end(paid)
     assert_charged_once(gateway, paid)
+
+
+def test_a_client_that_hangs_up_has_its_payment_made_once_and_is_told_of_it_when_it_asks_again(
+    gateway: Gateway,
+) -> None:
+    order, key = gateway.order(), str(uuid4())
+    _hang_up_after_sending(gateway, order, key)
+    wait_until(
+        lambda: bool(gateway.rows("SELECT 1 FROM idempotency_keys WHERE key = %s", key)),
+        what="nobody took it",
+        limit_s=PATIENCE_S,
+    )
+    answer = gateway.send_until_created(order, key)
+    assert answer.headers["Idempotent-Replayed"] == "true"
+    paid = Paid(key, order, answer.content)
+    gateway.await_end(paid)
+    assert_charged_once(gateway, paid)
+    assert_one_payment_a_key(gateway, paid)
+
+
+def _hang_up_after_sending(gateway: Gateway, order: dict[str, object], key: str) -> None:
+    """The whole request, and gone before a byte of the answer, by reset."""
+    address = urlsplit(gateway.url)
+    body = json.dumps(order).encode()
+    head = (
+        f"POST {address.path} HTTP/1.1\r\nHost: {address.netloc}\r\n"
+        f"X-API-Key: {gateway.api_key}\r\nIdempotency-Key: {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((address.hostname, address.port), PATIENCE_S) as line:
+        line.sendall(head.encode() + body)
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 def test_another_request_under_a_running_key_is_refused_and_the_first_goes_on(

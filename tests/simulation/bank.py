@@ -42,11 +42,14 @@ class BankOrder:
 
 @dataclass
 class Bank:
-    """All orders, and every submission that came, in turn."""
+    """All orders. `refused`: references of submissions that it made nothing of; `mixed_up`: those
+    for which it once showed another order; `said`: every answer that reached whoever asked.
+    """
 
     clock: VirtualClock
     orders: dict[str, BankOrder] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    mixed_up: set[str] = field(default_factory=set)
     said: dict[str, list[bytes]] = field(default_factory=dict)
     hide_s: float = 0.0
 

@@ -21,6 +21,11 @@ class Choices:
         self._random = random.Random(seed)  # noqa: S311  a seed that repeats is the point
         self._prescribed = prescribed
         self.made: list[int] = []
+        self.marks: list[int] = []
+
+    def mark(self) -> None:
+        """Something new begins here: what was chosen from here to the next mark belongs together."""
+        self.marks.append(len(self.made))
 
     def pick(self, weights: Sequence[int]) -> int:
         """The index of an option; one with weight 0 isn't open now."""

@@ -7,8 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import inf
-from typing import Final
+from typing import Any, Final
 from unittest.mock import patch
 
 import psycopg
@@ -16,7 +15,6 @@ import structlog
 from cryptography.fernet import Fernet
 from flask import Flask
 
-from devstack.postgres_server import PostgresServer
 from payments_app.kernel import jobs
 from payments_app.kernel.database import db, init_database
 from payments_app.kernel.secrets import Cipher
@@ -40,6 +38,16 @@ _VACUUM: Final = "VACUUM payments, payment_events, provider_exchanges, idempoten
 
 
 @dataclass
+class Doorbell:
+    """Stands where kernel.jobs has Celery: it counts, and the schedule may hear it or not."""
+
+    rings: int = 0
+
+    def send_task(self, _name: str, **_options: Any) -> None:
+        self.rings += 1
+
+
+@dataclass
 class Installation:
     """One process's world before anything has happened in it."""
 
@@ -50,6 +58,7 @@ class Installation:
     referee: Referee
     callers: list[Caller]
     cipher: Cipher
+    doorbell: Doorbell
     runs: int = 0
 
     def restart(self) -> None:
@@ -59,22 +68,21 @@ class Installation:
             self.administrator.execute(_VACUUM)
             gc.collect()
         self.runs += 1
+        self.doorbell.rings = 0
         self.clock.restart()
         self.referee.begin()
 
 
 @contextmanager
-def installed(server: PostgresServer, database: str) -> Iterator[Installation]:
+def installed(application_url: str, administrator_url: str) -> Iterator[Installation]:
     """An installation on a database that nobody else uses."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    with psycopg.connect(server.administrator_url(database), autocommit=True) as administrator:
+    with _quietly(), psycopg.connect(administrator_url, autocommit=True) as administrator:
         clock.install(administrator)
         time = VirtualClock(administrator)
         app = Flask("simulation")
-        url = server.application_url(database)
-        init_database(app, url.replace("postgresql:", "postgresql+psycopg:", 1))
-        cast = Cast(app, administrator)
-        with app.app_context(), _wired(cast, time):
+        init_database(app, application_url.replace("postgresql:", "postgresql+psycopg:", 1))
+        cast, doorbell = Cast(app, administrator), Doorbell()
+        with app.app_context(), _wired(cast, time, doorbell):
             yield Installation(
                 app=app,
                 administrator=administrator,
@@ -83,17 +91,28 @@ def installed(server: PostgresServer, database: str) -> Iterator[Installation]:
                 referee=Referee(administrator, time),
                 callers=[_caller(slug) for slug in ("amber", "birch", "cedar")],
                 cipher=Cipher([Fernet.generate_key().decode()]),
+                doorbell=doorbell,
             )
             db.engine.dispose()
 
 
 @contextmanager
-def _wired(cast: Cast, time: VirtualClock) -> Iterator[None]:
-    """Doorbells ring nowhere: who looks when is the schedule's."""
+def _quietly() -> Iterator[None]:
+    """Nobody reads the engine's log here, and writing it takes time."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+
+
+@contextmanager
+def _wired(cast: Cast, time: VirtualClock, doorbell: Doorbell) -> Iterator[None]:
     with (
         clock.ruling(time),
         hooks.listening(cast, time),
-        patch.object(jobs, "_deaf_until", inf),
+        patch.object(jobs, "current_app", doorbell),
     ):
         yield
 

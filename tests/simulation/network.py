@@ -212,6 +212,16 @@ SUBMIT_FAULTS: Final[tuple[Fault, ...]] = (
     _throttled,
     _unauthorized,
 )
+# Weather of its own, for what needs a chain of these: the first is lost from sight, the second
+# refused, and the first still there.
+_EVASIVE: Final[dict[Fault, int]] = {
+    _honest_submit: 2,
+    _answer_lost: 4,
+    _straggles: 4,
+    _refused: 4,
+    _refused_by_code: 2,
+}
+EVASIVE_ODDS: Final = tuple(_EVASIVE.get(fault, 0) for fault in SUBMIT_FAULTS)
 
 
 # --- what may be said to a question -----------------------------------------------------------
@@ -247,6 +257,7 @@ def _another_order(network: Network, _call: Call, reference: str) -> Told:
     order = network.bank.orders.get(reference)
     if order is None:
         return coded(404, "RESOURCE_NOT_FOUND")
+    network.bank.mixed_up.add(reference)
     other = replace(order, amount=str(int(order.amount) + 1))
     return Answer(200, {}, network.bank.told(other, Fate.SUCCESSFUL))
 

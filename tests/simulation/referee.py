@@ -51,13 +51,17 @@ class Violation(BaseException):
 
 
 _ON_LEAVING: Final = """
-SELECT p.id, p.reference, p.status, p.generation, p.lease_until, p.amount_minor,
+SELECT p.id, p.reference, p.status, p.stage, p.generation, p.lease_until,
+       (SELECT e.stage FROM payment_events e WHERE e.payment_id = p.id
+        ORDER BY e.sequence DESC LIMIT 1) AS told_stage,
        (SELECT json_agg(json_build_object(
                    'generation', e.generation, 'kind', e.kind, 'verdict', e.verdict,
                    'reference', e.reference) ORDER BY e.generation)
         FROM provider_exchanges e WHERE e.payment_id = p.id) AS exchanges
 FROM payments p
 """
+# A tenant sees the payment there, so a line of its story has told of it.
+_TOLD_STAGES: Final = ("unknown", "awaiting_payer")
 
 
 @dataclass
@@ -121,6 +125,8 @@ class Referee:
         others = [until for about, until in self.out.values() if about == reference]
         if any(until > self.clock.now() for until in others):
             raise Violation(Check.FENCE, f"two are out for {told} at once")
+        if payment["stage"] in _TOLD_STAGES and payment["told_stage"] != payment["stage"]:
+            raise Violation(Check.STORY, f"{told} is {payment['stage']}, and no line says so")
         if is_submission:
             self._submission_leaving(payment, told)
         self.tickets += 1

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from psycopg.errors import DeadlockDetected
 from sqlalchemy.exc import OperationalError
 
 from payments_app.kernel.database import db
@@ -32,8 +33,10 @@ class Run:
 
     seed: int
     choices: tuple[int, ...]
+    marks: tuple[int, ...]
     trace: tuple[str, ...]
-    violation: Violation | None
+    broken: Check | None
+    why: str
     payments: int
 
 
@@ -50,9 +53,17 @@ def run(installation: Installation, seed: int, prescribed: Sequence[int] | None 
     except Violation as found:
         violation = found
         _abandon(world)
-    world.note(f"VIOLATION {violation}" if violation else "all promises kept")
-    payments = len({said.payment_id for said in world.clients.said if said.payment_id})
-    return Run(seed, tuple(world.choices.made), tuple(world.trace), violation, payments)
+    why = f"VIOLATION {violation}" if violation else "all promises kept"
+    world.note(why)
+    return Run(
+        seed=seed,
+        choices=tuple(world.choices.made),
+        marks=tuple(world.choices.marks),
+        trace=tuple(world.trace),
+        broken=violation.check if violation else None,
+        why=why,
+        payments=len({said.payment_id for said in world.clients.said if said.payment_id}),
+    )
 
 
 def _disturb(world: World) -> None:
@@ -116,13 +127,17 @@ def _until_final(world: World) -> None:
 def _hear(world: World) -> None:
     """What ended actors died of: a kill is ours, a lost connection too; anything else isn't."""
     for actor in world.cast.gone:
-        _judge_end(actor)
+        _judge_end(actor, was_cut=world.cast.was_cut)
     world.cast.gone.clear()
 
 
-def _judge_end(actor: Actor) -> None:
+def _judge_end(actor: Actor, *, was_cut: bool) -> None:
     match actor.error:
-        case None | Died() | OperationalError():
+        case None | Died():
+            return
+        case OperationalError() as error if was_cut and not isinstance(
+            error.orig, DeadlockDetected
+        ):
             return
         case Violation() as violation:
             raise violation

@@ -38,7 +38,7 @@ def judge(referee: Referee, clients: Clients, bank: Bank, *, was_cut: bool) -> N
         _judge_wall(record)
         _judge_charge(record, bank)
         _judge_evidence(record, bank)
-        _judge_story(record)
+        _judge_story(record, contradicted=str(record.payment["reference"]) in bank.mixed_up)
         if not was_cut and any(e["reason"] == "adapter_failed" for e in record.exchanges):
             raise Violation(Check.NO_CRASH, "an error while going out to the provider")
     _judge_bank(records, bank)
@@ -154,7 +154,7 @@ def _judge_evidence(record: Record, bank: Bank) -> None:
         raise Violation(Check.REFERENCE, "an exchange under another reference")
 
 
-def _judge_story(record: Record) -> None:
+def _judge_story(record: Record, *, contradicted: bool) -> None:
     payment, events = record.payment, record.events
     sequences = [event["sequence"] for event in events]
     if sequences != list(range(1, payment["sequence"] + 1)):
@@ -163,7 +163,9 @@ def _judge_story(record: Record) -> None:
     for event in events[1:]:
         kind = Event(event["type"])
         if kind is Event.CONTRADICTED:
-            raise Violation(Check.TRUTH, "the provider, who doesn't lie, was found to contradict")
+            if not contradicted:
+                raise Violation(Check.TRUTH, "the provider, who doesn't lie, contradicts our end")
+            continue
         reached = {TRANSITIONS.get((stage, kind)) for stage in _silently(stages)} - {None}
         fitting = {s for s in reached if s and s == (event["status"], event["stage"])}
         if not fitting:

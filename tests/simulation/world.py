@@ -25,6 +25,7 @@ from tests.simulation.clients import Clients, Intent
 from tests.simulation.installation import Installation
 from tests.simulation.network import (
     CHECK_FAULTS,
+    EVASIVE_ODDS,
     SUBMIT_FAULTS,
     Network,
     Pace,
@@ -101,6 +102,9 @@ class World:
         )
         self.network.submit_odds = self._weather(len(SUBMIT_FAULTS))
         self.network.check_odds = self._weather(len(CHECK_FAULTS))
+        if pick((9, 1)):
+            self.bank.hide_s = HIDDEN_MAX_S
+            self.network.submit_odds = EVASIVE_ODDS
         self.network.token_odds = (9, pick((2, 1)))
         self._stop_odds = (3, 8)[pick((1, 1))]
         self._leaps = SHORT_LEAPS_S + LONG_LEAPS_S * pick((1, 1))
@@ -113,11 +117,11 @@ class World:
 
     def act(self) -> bool:
         """Do one thing more. False: enough."""
-        room = not self.cast.is_full
+        room, bell = not self.cast.is_full, self.installation.doorbell
         weights = (
             self._stop_odds,
             30 if self.cast.parked() else 0,
-            6 if room else 0,
+            (6 + 12 * bool(bell.rings)) if room else 0,
             20 if room else 0,
             7 if room else 0,
             8,  # time passes
@@ -127,6 +131,7 @@ class World:
             4 if self.network.stragglers else 0,
             2 if self.cast.waiting() else 0,
         )
+        self.choices.mark()
         chosen = self.choices.pick(weights)
         if chosen:
             _ACTIONS[chosen - 1](self)
@@ -141,7 +146,9 @@ class World:
         self.cast.resume(actor)
 
     def look(self) -> None:
-        """A worker looks for what is due, as after a doorbell or at its tick."""
+        """A worker looks for what is due: the doorbell rang, or it is its tick."""
+        bell = self.installation.doorbell
+        bell.rings = max(bell.rings - 1, 0)
         self._spawn("worker", partial(lifecycle.advance_due_payments, self.rails))
 
     def look_when_due(self) -> None:
