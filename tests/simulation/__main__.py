@@ -26,7 +26,7 @@ SEEDS_AT_ONCE: Final = 20
 @click.option("--seeds", default=1_000, help="How many.")
 @click.option("--start", default=1, help="The first of them.")
 @click.option("--seed", type=int, help="Only this one, with its trace.")
-@click.option("--jobs", default=os.cpu_count() or 1, help="How many processes.")
+@click.option("--jobs", default=(os.cpu_count() or 1) + 2, help="How many processes.")
 @click.option("--mutant", type=click.Choice(sorted(ALL)), help="With this bug switched on.")
 @click.option("--mutants", is_flag=True, help="Each bug in turn, as a row of docs/mutants.md.")
 def main(
