@@ -53,8 +53,8 @@ class Bank:
     said: dict[str, list[bytes]] = field(default_factory=dict)
     hide_s: float = 0.0
 
-    def submit(self, call: Call) -> Answer:
-        """Take the order, or say that it is there already."""
+    def submit(self, call: Call, *, at_s: float | None = None) -> Answer:
+        """Take the order, or say that it is there already. `at_s`: when it came, if not now."""
         reference = call.headers["X-Reference-Id"]
         if reference in self.orders:
             return coded(409, "RESOURCE_ALREADY_EXIST")
@@ -65,7 +65,7 @@ class Bank:
             amount=body["amount"],
             currency=body["currency"],
             payer=body["payer"]["partyId"],
-            visible_at_s=self.clock.seconds() + self.hide_s,
+            visible_at_s=(self.clock.seconds() if at_s is None else at_s) + self.hide_s,
         )
         return Answer(202, {}, b"")
 
