@@ -2,11 +2,12 @@
 
 import threading
 
-from payments_app import create_app
+from payments_app import create_app, refuse_unsafe_role
 from payments_app.worker.clockwork import Clockwork
 
 _stop = threading.Event()
 # Never named `app`: celery -A takes that attribute first, and it must find `celery`.
 flask_app = create_app(stopping=_stop.is_set)
+refuse_unsafe_role(flask_app)
 celery = flask_app.extensions["celery"]
 Clockwork(flask_app, _stop).connect()

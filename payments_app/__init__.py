@@ -14,10 +14,11 @@ from flask_migrate import Migrate
 from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
+from sqlalchemy.exc import SQLAlchemyError
 
 from payments_app.api import register_api
 from payments_app.commands import register_commands
-from payments_app.kernel.database import db, init_database
+from payments_app.kernel.database import DatabaseRoleUnsafe, db, init_database, snapshot
 from payments_app.kernel.logs import configure_logs
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.transport import Transport
@@ -56,7 +57,7 @@ def create_app(settings: Settings | None = None, *, stopping: Callable[[], bool]
     settings = settings or Settings.from_env(os.environ)
     configure_logs(level=settings.log_level, log_format=settings.log_format)
     app = Flask("payments_app", static_folder=None)
-    init_database(app, settings.database_url)
+    init_database(app, settings.database_url, allow_superuser=settings.database_allow_superuser)
     Migrate(app, db, directory=str(MIGRATIONS), compare_type=True)
     parts = _parts(settings, stopping)
     app.extensions[EXTENSION] = parts
@@ -64,6 +65,20 @@ def create_app(settings: Settings | None = None, *, stopping: Callable[[], bool]
     register_api(app, settings, redis=parts.redis)
     register_commands(app)
     return app
+
+
+def refuse_unsafe_role(app: Flask) -> None:
+    """For a process that is to serve: end it if row-level security doesn't hold its role.
+
+    A database that is away is no reason not to start: each later connection is looked at too.
+    """
+    try:
+        with app.app_context(), snapshot():
+            pass
+    except DatabaseRoleUnsafe as error:
+        raise SystemExit(f"DATABASE_URL: {error.detail}") from None
+    except SQLAlchemyError:
+        pass
 
 
 def _parts(settings: Settings, stopping: Callable[[], bool]) -> Parts:

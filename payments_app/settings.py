@@ -52,6 +52,7 @@ class Settings:
     log_level: str = "INFO"
     log_format: str = "json"
     webhook_allow_private_addresses: bool = False
+    database_allow_superuser: bool = False
     platform_accounts: tuple[ProviderAccount, ...] = ()
 
     @classmethod
@@ -77,6 +78,9 @@ class Settings:
             log_format=read.optional("LOG_FORMAT", _log_format, "json"),
             webhook_allow_private_addresses=read.optional(
                 "WEBHOOK_ALLOW_PRIVATE_ADDRESSES", _boolean, default=False
+            ),
+            database_allow_superuser=read.optional(
+                "DATABASE_ALLOW_SUPERUSER", _boolean, default=False
             ),
             platform_accounts=_platform_accounts(read),
         )

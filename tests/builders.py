@@ -13,7 +13,7 @@ from flask import Flask
 from sqlalchemy import select, text
 
 from payments_app import Parts
-from payments_app.kernel.database import db, transaction
+from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
@@ -244,7 +244,7 @@ def a_claim() -> Claim:
 def make_due(payment_id: UUID, *, forget_lease: bool = False) -> None:
     """As if the time until the payment's next action had passed, and with it the lease."""
     lease = ", lease_until = LEAST(lease_until, statement_timestamp())" if forget_lease else ""
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         session.execute(
             text(
                 f"UPDATE payments SET next_action_at = statement_timestamp(){lease}"  # noqa: S608
@@ -256,7 +256,7 @@ def make_due(payment_id: UUID, *, forget_lease: bool = False) -> None:
 
 def let_time_pass(*, seconds: float) -> None:
     """As if so many seconds had gone by for every payment that is open."""
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         session.execute(
             text(
                 "UPDATE payments SET next_action_at = next_action_at - span,"
@@ -269,7 +269,7 @@ def let_time_pass(*, seconds: float) -> None:
 
 def age_submission(payment_id: UUID, *, seconds: float) -> None:
     """As if the last submission had left `seconds` earlier."""
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         session.execute(
             text(
                 "UPDATE payments SET submitted_at = submitted_at - make_interval(secs => :s)"
@@ -280,13 +280,13 @@ def age_submission(payment_id: UUID, *, seconds: float) -> None:
 
 
 def payment_row(payment_id: UUID) -> Payment:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return session.get_one(Payment, payment_id)
 
 
 def due_in_s(payment_id: UUID) -> float:
     """Seconds until the payment's next action, by the database's clock."""
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         seconds = session.scalar(
             text(
                 "SELECT extract(epoch FROM next_action_at - clock_timestamp())"
@@ -300,14 +300,14 @@ def due_in_s(payment_id: UUID) -> float:
 def events_of(payment_id: UUID) -> list[PaymentEvent]:
     """The payment's story, in its order."""
     story = select(PaymentEvent).where(PaymentEvent.payment_id == payment_id)
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return list(session.scalars(story.order_by(PaymentEvent.sequence)))
 
 
 def exchanges_of(payment_id: UUID) -> list[ProviderExchange]:
     """What went to the provider and came back, in the order of the claims."""
     exchanges = select(ProviderExchange).where(ProviderExchange.payment_id == payment_id)
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return list(session.scalars(exchanges.order_by(ProviderExchange.generation)))
 
 

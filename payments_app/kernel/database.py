@@ -1,18 +1,26 @@
-"""The one database: where a transaction begins and ends, and nowhere else."""
+"""The one database: where a transaction begins and ends, and for which tenant; nowhere else.
+
+Row-level security shows a transaction its tenant's rows and no others, whatever a query forgot to
+say. docs/decisions/0018-the-tenant-wall.md tells why it is done this way.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, NewType
+from uuid import UUID
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, MetaData, func
+from sqlalchemy import Connection, MetaData, event, func, text
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
+from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.functions import Function
+
+from payments_app.kernel.errors import GatewayError
 
 # Constraint names come out the same everywhere, so that a migration can name them.
 NAMING: Final = {
@@ -27,7 +35,13 @@ STATEMENT_TIMEOUT_MS: Final = 15_000
 # Nothing waits for a row longer than a client would.
 LOCK_TIMEOUT_MS: Final = 3_000
 CONNECT_TIMEOUT_S: Final = 5
+_SET_TENANT: Final = text("SELECT set_config('maramoja.tenant', :tenant, true)")
 _AFTER_COMMIT: Final = "after_commit"
+_TENANT: Final = "tenant"
+
+AllTenants = NewType("AllTenants", str)
+# For the operator's commands and for looking what is due. The API never says it.
+EVERY_TENANT: Final = AllTenants("*")
 
 
 class Base(DeclarativeBase):
@@ -43,8 +57,20 @@ db = SQLAlchemy(
 )
 
 
-def init_database(app: Flask, url: str, *, pool_size: int = 16) -> None:
-    """Bind the app to the database at `url` (postgresql+psycopg://…)."""
+class DatabaseRoleUnsafe(GatewayError):
+    """PostgreSQL does not apply row-level security to the role in DATABASE_URL."""
+
+    code = "database_role_unsafe"
+
+
+def init_database(
+    app: Flask, url: str, *, pool_size: int = 16, allow_superuser: bool = False
+) -> None:
+    """Bind the app to the database at `url` (postgresql+psycopg://…).
+
+    Unless `allow_superuser`, each new connection raises DatabaseRoleUnsafe if its role is one
+    that row-level security doesn't hold.
+    """
     options = (
         f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
         " -c idle_in_transaction_session_timeout=30000 -c timezone=UTC"
@@ -55,6 +81,8 @@ def init_database(app: Flask, url: str, *, pool_size: int = 16) -> None:
         "max_overflow": 8,
         "pool_timeout": 5,
         "pool_pre_ping": False,
+        # psycopg begins nothing by itself: _begin does, with the tenant in the same round trip.
+        "isolation_level": "AUTOCOMMIT",
         "connect_args": {
             "options": options,
             "connect_timeout": CONNECT_TIMEOUT_S,
@@ -62,18 +90,23 @@ def init_database(app: Flask, url: str, *, pool_size: int = 16) -> None:
         },
     }
     db.init_app(app)
+    if not allow_superuser:
+        with app.app_context():
+            event.listen(db.engine, "connect", _refuse_unsafe_role)
 
 
 @contextmanager
-def transaction() -> Iterator[Session]:
-    """One transaction: commit at the end, roll back on an error. They don't nest.
+def transaction(tenant: UUID | AllTenants) -> Iterator[Session]:
+    """One transaction on this tenant's rows: commit at the end, roll back on an error.
 
-    What `after_commit` was given runs once the commit is through, and never else.
+    They don't nest. What `after_commit` was given runs once the commit is through, and never
+    else.
     """
     session = db.session()
     if session.in_transaction():
         raise RuntimeError("a transaction is open already: they do not nest")
     session.info[_AFTER_COMMIT] = []
+    session.info[_TENANT] = tenant
     try:
         with session.begin():
             yield session
@@ -84,10 +117,19 @@ def transaction() -> Iterator[Session]:
         callback()
 
 
+def narrow(session: Session, tenant_id: UUID) -> None:
+    """From here to its end the transaction is for this tenant only."""
+    session.execute(_SET_TENANT, {"tenant": str(tenant_id)})
+
+
 @contextmanager
 def snapshot() -> Iterator[Connection]:
-    """A connection for single reads, each its own statement: one round trip, no BEGIN."""
-    with db.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+    """A connection for single reads, each its own statement: one round trip, no BEGIN.
+
+    It is no tenant's, so it sees no tenant's rows but through the functions of migration 0002,
+    each of which opens one door.
+    """
+    with db.engine.connect() as connection:
         yield connection
 
 
@@ -116,3 +158,28 @@ def constraint_of(error: IntegrityError) -> str | None:
 def is_lock_timeout(error: OperationalError) -> bool:
     """Whether a statement gave up waiting for a row (SQLSTATE 55P03, lock_not_available)."""
     return getattr(error.orig, "sqlstate", None) == "55P03"
+
+
+@event.listens_for(db.session, "after_begin")
+def _begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    """BEGIN and the tenant as one message: the wall costs the accept path no round trip."""
+    tenant = session.info[_TENANT]
+    if tenant != EVERY_TENANT:
+        # What goes into the statement as text has the form of a UUID, whoever gave it.
+        tenant = UUID(str(tenant))
+    connection.exec_driver_sql(
+        f"BEGIN; SELECT set_config('maramoja.tenant', '{tenant}', true)",
+        execution_options={"no_parameters": True},
+    )
+
+
+def _refuse_unsafe_role(raw: Any, _entry: ConnectionPoolEntry) -> None:
+    row = raw.execute(
+        "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
+    ).fetchone()
+    if row[0]:
+        raise DatabaseRoleUnsafe(
+            "The role in DATABASE_URL is a superuser or has BYPASSRLS, which no row-level security"
+            " holds. Use a plain role (docs/settings.md), or set DATABASE_ALLOW_SUPERUSER=true"
+            " where nothing is at stake."
+        )

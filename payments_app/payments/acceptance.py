@@ -70,7 +70,7 @@ def accept_payment(
     payment = _new_payment(order, asker.caller, route)
     accepted = Accepted(render(payment), payment.id)
     try:
-        with transaction() as session:
+        with transaction(asker.caller.tenant_id) as session:
             earlier = _claim_key(session, asker, order, accepted)
             if earlier is not None:
                 return earlier
@@ -111,7 +111,7 @@ def replay_payment(order: NewPayment, asker: Asker) -> Accepted | None:
     attempt = attempt_of(order, asker)
     if attempt is None:
         return None
-    with transaction() as session:
+    with transaction(asker.caller.tenant_id) as session:
         earlier = idempotency.find(session, attempt)
         return _replayed(session, earlier) if earlier else None
 

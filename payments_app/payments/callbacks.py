@@ -12,7 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import snapshot, transaction
 from payments_app.kernel.jobs import Job, enqueue
 from payments_app.payments.model import Callback, Payment
 from payments_app.payments.states import Status, Step
@@ -39,15 +39,16 @@ def note_callback(received: ReceivedCallback) -> bool:
 
     It proves nothing: whoever sent it, the payment's end comes from our own question.
     """
-    with transaction() as session:
+    tenant_id = _tenant_of(received)
+    if tenant_id is None:
+        log.warning("callback.unknown_reference", provider=received.provider)
+        return False
+    with transaction(tenant_id) as session:
         payment = session.scalars(
             select(Payment).where(
                 Payment.reference == received.reference, Payment.provider == received.provider
             )
-        ).first()
-        if payment is None:
-            log.warning("callback.unknown_reference", provider=received.provider)
-            return False
+        ).one()
         if not _keep_callback(session, payment, received):
             return False
         session.execute(
@@ -62,6 +63,14 @@ def note_callback(received: ReceivedCallback) -> bool:
         enqueue(session, Job.ADVANCE_PAYMENTS)
         log.info("callback.received", payment_id=str(payment.id))
         return True
+
+
+def _tenant_of(received: ReceivedCallback) -> UUID | None:
+    """Whose payment the reference is; the function opens the wall for this and no more."""
+    door = select(func.tenant_of_reference(received.provider, received.reference))
+    with snapshot() as connection:
+        found: UUID | None = connection.scalar(door)
+    return found
 
 
 def _keep_callback(session: Session, payment: Payment, received: ReceivedCallback) -> bool:

@@ -17,7 +17,7 @@ from sqlalchemy import case, func, select, update
 from sqlalchemy.orm import Session
 
 from payments_app.kernel.clock import boot_seconds
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, narrow, transaction
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.jobs import Job, ring
 from payments_app.kernel.transport import Lease
@@ -101,7 +101,7 @@ def advance_payment(claim: Claim, rails: Rails) -> None:
 
 def _claim_due() -> Claim | None:
     taken_at = boot_seconds()
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         found = session.execute(
             select(Payment, func.statement_timestamp())
             .where(
@@ -117,6 +117,7 @@ def _claim_due() -> Claim | None:
         if found is None:
             return None
         payment, now = found
+        narrow(session, payment.tenant_id)
         return _take(session, payment, now, taken_at)
 
 
@@ -190,7 +191,7 @@ def _renewed(claim: Claim) -> Lease:
         return claim.lease
     taken_at = boot_seconds()
     lease_until = func.clock_timestamp() + LEASE
-    with transaction() as session:
+    with transaction(claim.payment.tenant_id) as session:
         renewed = session.execute(
             update(Payment)
             .where(Payment.id == claim.payment.id, Payment.generation == claim.generation)
@@ -215,7 +216,7 @@ def _renewed(claim: Claim) -> Lease:
 
 def record(claim: Claim, observation: Observation, rails: Rails) -> None:
     """Write back what was observed if the claim is still ours; else keep it as evidence only."""
-    with transaction() as session:
+    with transaction(claim.payment.tenant_id) as session:
         payment, now = _locked(session, claim.payment.id)
         exchange_id = store_exchange(
             session, payment, generation=claim.generation, step=claim.step, seen=observation

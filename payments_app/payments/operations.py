@@ -10,7 +10,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session, defer
 
 from payments_app.audit.record import record
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.jobs import Job, enqueue
 from payments_app.payments.errors import PaymentNotFound
@@ -36,7 +36,7 @@ class Story:
 
 def any_payment(payment_id: UUID) -> Payment:
     """Raises PaymentNotFound."""
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return _one(session, payment_id)
 
 
@@ -47,7 +47,7 @@ def latest_payments(*, tenant_id: UUID | None, status: Status | None, limit: int
         query = query.where(Payment.tenant_id == tenant_id)
     if status is not None:
         query = query.where(Payment.status == status)
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return list(session.scalars(query))
 
 
@@ -59,7 +59,7 @@ def story_of(payment_id: UUID) -> Story:
     events = select(PaymentEvent).where(PaymentEvent.payment_id == payment_id)
     exchanges = select(ProviderExchange).where(ProviderExchange.payment_id == payment_id)
     callbacks = select(Callback).where(Callback.payment_id == payment_id)
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return Story(
             payment=_one(session, payment_id),
             events=list(session.scalars(events.order_by(PaymentEvent.sequence))),
@@ -90,7 +90,7 @@ def recheck_payment(payment_id: UUID, *, actor: str) -> datetime:
         .values(next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()))
         .returning(Payment.tenant_id, Payment.next_action_at)
     )
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         row = session.execute(due_now).one_or_none()
         if row is None:
             ended = _one(session, payment_id)

@@ -43,7 +43,7 @@ class PaymentPage:
 
 def find_payment(caller: Caller, payment_id: UUID) -> Payment:
     """Raises PaymentNotFound, for another tenant's or mode's too."""
-    with transaction() as session:
+    with transaction(caller.tenant_id) as session:
         payment = session.scalars(_own(caller).where(Payment.id == payment_id)).first()
     if payment is None:
         raise PaymentNotFound("There is no such payment.")
@@ -53,7 +53,7 @@ def find_payment(caller: Caller, payment_id: UUID) -> Payment:
 def find_events(caller: Caller, payment_id: UUID, *, after: int, limit: int) -> list[PaymentEvent]:
     """The payment's story in its order, from behind sequence `after`. Raises PaymentNotFound."""
     find_payment(caller, payment_id)
-    with transaction() as session:
+    with transaction(caller.tenant_id) as session:
         return list(
             session.scalars(
                 select(PaymentEvent)
@@ -76,7 +76,7 @@ def list_payments(
     if cursor is not None:
         query = query.where(tuple_(Payment.created_at, Payment.id) < _read_cursor(cursor))
     query = query.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit + 1)
-    with transaction() as session:
+    with transaction(caller.tenant_id) as session:
         found = list(session.scalars(query))
     page = found[:limit]
     return PaymentPage(page, _cursor_after(page[-1]) if len(found) > limit else None)

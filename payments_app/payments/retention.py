@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import func, select
 
 from payments_app.kernel import idempotency
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.payments.model import Payment
 from payments_app.payments.states import Status
@@ -32,7 +32,7 @@ def expire_answers() -> int:
 
 
 def _expire_batch() -> int:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         keys = session.execute(
             select(IdempotencyKey.tenant_id, IdempotencyKey.mode, IdempotencyKey.key)
             .join(Payment, Payment.id == IdempotencyKey.resource_id)

@@ -18,13 +18,13 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from payments_app.audit.record import record
-from payments_app.kernel.database import database_now, snapshot, transaction
+from payments_app.kernel.database import EVERY_TENANT, database_now, snapshot, transaction
 from payments_app.providers.contract import Mode
 from payments_app.tenants.errors import KeyNameInvalid, KeyNotFound, TenantSuspended
 from payments_app.tenants.model import ApiKey, Tenant
@@ -46,21 +46,12 @@ NAME_LENGTH_MAX: Final = 100
 # What an unknown prefix is compared with, so that it costs what a wrong secret costs.
 _NO_HASH: Final = bytes(32)
 
-_CALLER: Final = (
-    select(
-        ApiKey.key_hash,
-        ApiKey.revoked_at,
-        ApiKey.id,
-        ApiKey.mode,
-        Tenant.id,
-        Tenant.slug,
-        Tenant.status,
-        Tenant.require_idempotency_key,
-        Tenant.rate_limit,
-        Tenant.default_provider,
-    )
-    .join(Tenant, Tenant.id == ApiKey.tenant_id)
-    .where(ApiKey.prefix == bindparam("prefix"))
+# The function opens the wall for the one key with this prefix and its tenant, and no further.
+_CALLER: Final = text(
+    "SELECT (key).key_hash, (key).revoked_at, (key).id AS key_id, (key).mode,"
+    " (tenant).id AS tenant_id, (tenant).slug, (tenant).status,"
+    " (tenant).require_idempotency_key, (tenant).rate_limit, (tenant).default_provider"
+    " FROM key_and_tenant(:prefix)"
 )
 
 
@@ -105,7 +96,7 @@ def issue_key(tenant: Tenant, *, mode: Mode, name: str = "", actor: str) -> Issu
         )
         .returning(ApiKey)
     )
-    with transaction() as session:
+    with transaction(tenant.id) as session:
         row = session.scalars(fresh).one()
         _record(session, row, actor=actor, action="key.issued")
     return IssuedKey(
@@ -117,7 +108,7 @@ def list_keys(tenant: Tenant) -> list[ApiKey]:
     """The tenant's keys, newest first, revoked ones included."""
     newest_first = (ApiKey.created_at.desc(), ApiKey.id.desc())
     wanted = select(ApiKey).where(ApiKey.tenant_id == tenant.id).order_by(*newest_first)
-    with transaction() as session:
+    with transaction(tenant.id) as session:
         return list(session.scalars(wanted))
 
 
@@ -133,7 +124,7 @@ def revoke_key(id_or_prefix: str, *, actor: str) -> ApiKey:
         # What was given isn't repeated: it may be most of a key.
         raise KeyNotFound("That is neither the id nor the prefix of an API key.")
     wanted = ApiKey.prefix == public[0] if public else ApiKey.id == key_id
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         row = session.scalar(select(ApiKey).where(wanted).with_for_update())
         if row is None:
             raise KeyNotFound("There is no such API key.")

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from payments_app.audit.record import record
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.tenants.errors import (
     TenantExists,
     TenantNotFound,
@@ -50,14 +50,15 @@ def create_tenant(
     _check_slug(slug)
     name = _checked_name(name or slug)
     _check_settings(settings)
+    tenant_id = uuid7()
     fresh = (
         insert(Tenant)
-        .values(id=uuid7(), slug=slug, name=name, **settings)
+        .values(id=tenant_id, slug=slug, name=name, **settings)
         # Of two who create one slug at once, the second waits for the first and gets no row.
         .on_conflict_do_nothing(index_elements=[Tenant.slug])
         .returning(Tenant)
     )
-    with transaction() as session:
+    with transaction(tenant_id) as session:
         tenant = session.scalar(fresh)
         if tenant is None:
             raise TenantExists(f"There is a tenant {slug!r} already.")
@@ -68,7 +69,7 @@ def create_tenant(
 
 def list_tenants() -> list[Tenant]:
     """All tenants by slug."""
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return list(session.scalars(select(Tenant).order_by(Tenant.slug)))
 
 
@@ -77,7 +78,7 @@ def find_tenant(slug_or_id: str) -> Tenant:
     tenant_id = as_id(slug_or_id)
     wanted = Tenant.slug == slug_or_id if tenant_id is None else Tenant.id == tenant_id
     # PostgreSQL takes no NUL in a text; no slug holds one.
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         tenant = None if "\0" in slug_or_id else session.scalar(select(Tenant).where(wanted))
     if tenant is None:
         raise TenantNotFound(f"There is no tenant {slug_or_id[:64]!r}.")
@@ -100,7 +101,7 @@ def configure_tenant(tenant: Tenant, *, actor: str, **settings: Unpack[TenantSet
     if not settings:
         return tenant
     change = update(Tenant).where(Tenant.id == tenant.id).values(**settings).returning(Tenant)
-    with transaction() as session:
+    with transaction(tenant.id) as session:
         changed = session.scalars(change).one()
         _record(session, tenant, actor=actor, action="tenant.configured", detail=settings)
         return changed
@@ -131,7 +132,7 @@ def _change_status(tenant: Tenant, status: str, *, actor: str, action: str) -> T
         .values(status=status)
         .returning(Tenant)
     )
-    with transaction() as session:
+    with transaction(tenant.id) as session:
         changed = session.scalar(change)
         if changed is not None:
             _record(session, tenant, actor=actor, action=action, detail={})

@@ -13,7 +13,7 @@ from flask import Flask
 from sqlalchemy import func, select, update
 from werkzeug.test import TestResponse
 
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.model import Payment
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode
@@ -136,7 +136,7 @@ class Engine:
 
 
 def _postpone_all_but(payment_id: UUID) -> None:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         session.execute(
             update(Payment)
             .where(Payment.status == "PENDING", Payment.id != payment_id)

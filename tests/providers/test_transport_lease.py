@@ -18,7 +18,7 @@ from cryptography.x509.oid import NameOID
 from flask import Flask
 
 from payments_app.kernel.clock import boot_seconds
-from payments_app.kernel.database import init_database, transaction
+from payments_app.kernel.database import EVERY_TENANT, init_database, transaction
 from payments_app.kernel.transport import Lease, Transport
 from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, drip
@@ -161,7 +161,11 @@ def test_no_call_leaves_inside_a_transaction(serve: Serve, transport: Transport)
     server = serve(answer_all)
     app = Flask(__name__)
     init_database(app, "postgresql+psycopg://nobody@127.0.0.1:1/none")
-    with app.app_context(), transaction(), pytest.raises(RuntimeError, match="transaction"):
+    with (
+        app.app_context(),
+        transaction(EVERY_TENANT),
+        pytest.raises(RuntimeError, match="transaction"),
+    ):
         get(transport, server.url())
     assert server.connections == 0
 

@@ -89,7 +89,7 @@ def test_only_the_database_module_ends_a_transaction() -> None:
             for name, call in source.calls()
             if name.rpartition(".")[2] in TRANSACTION_CALLS and name not in NOT_A_SESSION
         ),
-        instead="`with transaction() as session:` begins, commits and rolls back",
+        instead="`with transaction(EVERY_TENANT) as session:` begins, commits and rolls back",
     )
 
 

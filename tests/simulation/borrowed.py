@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from payments_app.kernel import idempotency
-from payments_app.kernel.database import after_commit, transaction
+from payments_app.kernel.database import EVERY_TENANT, after_commit, transaction
 from payments_app.kernel.idempotency import (
     Attempt,
     Earlier,
@@ -105,7 +105,7 @@ def looked_up_then_stored_after() -> Iterator[None]:
 def _remember(
     attempt: Attempt, payment_id: UUID, answer: StoredAnswer, keep_for: timedelta
 ) -> None:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         session.execute(
             insert(IdempotencyKey)
             .values(
@@ -131,7 +131,7 @@ def nightly_clean_up() -> Iterator[None]:
     expire = retention.expire_answers
 
     def expire_all() -> int:
-        with transaction() as session:
+        with transaction(EVERY_TENANT) as session:
             old = session.scalars(
                 select(Payment.id).where(
                     Payment.status == Status.PENDING,
@@ -156,7 +156,7 @@ def callback_trusted() -> Iterator[None]:
         new = note(received)
         status = json.loads(received.body)["status"]
         if status in (Status.SUCCESSFUL, Status.FAILED):
-            with transaction() as session:
+            with transaction(EVERY_TENANT) as session:
                 payment_id = session.scalars(
                     select(Payment.id).where(Payment.reference == received.reference)
                 ).one()
@@ -168,7 +168,7 @@ def callback_trusted() -> Iterator[None]:
 
 
 def _end(payment_id: UUID, seen: Observation) -> None:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         payment, now = lifecycle._locked(session, payment_id)
         if payment.is_final or payment.stage == Stage.ACCEPTED:
             return

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import func, select
 
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import (
     IdempotencyKey,
@@ -64,7 +64,7 @@ def asker() -> Asker:
 
 
 def count(model: type) -> int:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return session.scalar(select(func.count()).select_from(model)) or 0
 
 
@@ -96,7 +96,7 @@ def test_a_first_request_makes_key_payment_and_story_at_once(rails: Rails, asker
     assert [(e.type, e.sequence, e.actor) for e in events_of(row.id)] == [
         ("payment.accepted", 1, f"key:{asker.caller.key_id}")
     ]
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         key = session.scalars(select(IdempotencyKey)).one()
     assert (key.key, key.resource_id, key.body) == (
         asker.idempotency_key,

@@ -18,7 +18,7 @@ from sqlalchemy import func, select
 
 from devstack.redis_server import RedisServer
 from payments_app.kernel import jobs
-from payments_app.kernel.database import db, transaction
+from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey, KeyInProgress, fingerprint
 from payments_app.payments.acceptance import Accepted, Asker, attempt_of
 from payments_app.payments.model import Payment, PaymentEvent
@@ -51,7 +51,7 @@ def asker() -> Asker:
 
 
 def count(model: type) -> int:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return session.scalar(select(func.count()).select_from(model)) or 0
 
 

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.callbacks import CALLBACKS_MAX, ReceivedCallback, note_callback
 from payments_app.payments.model import Callback, Payment
 from payments_app.payments.rails import Rails
@@ -58,7 +58,7 @@ def callback(row: Payment, body: bytes = SAYS_PAID) -> ReceivedCallback:
 
 
 def kept() -> list[Callback]:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return list(session.scalars(select(Callback).order_by(Callback.id)))
 
 

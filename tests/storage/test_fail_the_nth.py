@@ -20,7 +20,7 @@ from flask import Flask
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import OperationalError
 
-from payments_app.kernel.database import db, transaction
+from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.model import Payment
@@ -180,7 +180,7 @@ def is_as_if_nothing_had_been(journey: Journey, payment_id: UUID) -> None:
 
 
 def payments_and_keys() -> tuple[int, ...]:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         tables = [select(func.count()).select_from(table) for table in (Payment, IdempotencyKey)]
         return tuple(session.scalars(table).one() for table in tables)
 

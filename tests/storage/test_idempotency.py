@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from payments_app.kernel import idempotency
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import (
     Attempt,
     Earlier,
@@ -44,19 +44,19 @@ def payment_id(app: Flask) -> UUID:
 def claim(
     attempt: Attempt, payment_id: UUID, *, keep_for: timedelta = timedelta(hours=1)
 ) -> Earlier | None:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return idempotency.claim(
             session, attempt, resource_id=payment_id, answer=ANSWER, keep_for=keep_for
         )
 
 
 def find(attempt: Attempt) -> Earlier | None:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return idempotency.find(session, attempt)
 
 
 def drop(attempt: Attempt) -> None:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         idempotency.drop_answers(session, [(attempt.tenant_id, attempt.mode, attempt.key)])
 
 
@@ -73,7 +73,7 @@ def test_the_first_claim_takes_the_key_and_every_later_one_finds_the_first(
 @pytest.mark.parametrize("body", [b"", b"\x00\xff", b"{}\n", '{"ä": "\u2028"}'.encode()])
 def test_an_answer_is_kept_byte_for_byte(attempt: Attempt, payment_id: UUID, body: bytes) -> None:
     answer = StoredAnswer(207, {"X-Odd": "ä, b"}, body)
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         idempotency.claim(
             session, attempt, resource_id=payment_id, answer=answer, keep_for=timedelta(hours=1)
         )
@@ -86,7 +86,7 @@ def test_a_claim_that_does_not_commit_leaves_the_key_free(
     attempt: Attempt, payment_id: UUID
 ) -> None:
     def claim_and_die() -> None:
-        with transaction() as session:
+        with transaction(EVERY_TENANT) as session:
             idempotency.claim(
                 session, attempt, resource_id=payment_id, answer=ANSWER, keep_for=timedelta(hours=1)
             )
@@ -165,7 +165,7 @@ def test_a_dropped_answer_leaves_a_stone_that_still_knows_the_request(
     with pytest.raises(KeyReused) as refused:
         find(replace(attempt, fields={**FIELDS, "amount": "1"}))
     assert refused.value.extra == {"fields": []}
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         row = session.scalars(select(IdempotencyKey)).one()
     assert (row.body, row.headers, row.field_digests) == (None, None, None)
 
@@ -177,7 +177,7 @@ def test_a_key_of_an_earlier_version_is_judged_by_that_version(
     monkeypatch.setitem(
         idempotency._ALGORITHMS, 0, lambda attempt: attempt.fields["amount"].encode().ljust(32)
     )
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         session.add(
             IdempotencyKey(
                 tenant_id=attempt.tenant_id,
@@ -213,7 +213,7 @@ def test_equal_requests_under_two_keys_do_not_show_as_equal(
     other = replace(attempt, key=uuid4())
     claim(attempt, payment_id)
     claim(other, payment_id)
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         one, two = session.scalars(select(IdempotencyKey)).all()
     assert one.fingerprint != two.fingerprint
     assert one.field_digests is not None

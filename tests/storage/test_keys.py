@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import event, select, text
 
 from payments_app.audit.model import AuditEntry
-from payments_app.kernel.database import db, snapshot, transaction
+from payments_app.kernel.database import EVERY_TENANT, db, snapshot, transaction
 from payments_app.providers.contract import Mode
 from payments_app.tenants.errors import KeyNameInvalid, KeyNotFound, TenantSuspended
 from payments_app.tenants.keys import (
@@ -162,7 +162,7 @@ def test_revoking_twice_keeps_the_first_time_and_tells_it_once(tenant: Tenant) -
     wanted = select(AuditEntry.action, AuditEntry.actor, AuditEntry.detail).where(
         AuditEntry.subject_id == str(key.id)
     )
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         told = session.execute(wanted.order_by(AuditEntry.id)).all()
     detail = {"prefix": key.prefix, "mode": "live", "name": "till 1"}
     assert [tuple(entry) for entry in told] == [

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.payments import retention
 from payments_app.payments.acceptance import Asker
@@ -42,7 +42,7 @@ def rails(app: Flask) -> Rails:
 
 
 def keys() -> list[IdempotencyKey]:
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return list(session.scalars(select(IdempotencyKey)))
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import DBAPIError
 
 from payments_app.audit.model import AuditEntry
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.tenants.errors import (
     TenantExists,
     TenantNotFound,
@@ -50,7 +50,7 @@ def a_tenant() -> Tenant:
 
 def story_of(tenant: Tenant) -> list[AuditEntry]:
     wanted = select(AuditEntry).where(AuditEntry.tenant_id == tenant.id).order_by(AuditEntry.id)
-    with transaction() as session:
+    with transaction(EVERY_TENANT) as session:
         return list(session.scalars(wanted))
 
 
