@@ -18,8 +18,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from payments_app.api import register_api
 from payments_app.commands import register_commands
-from payments_app.kernel.database import DatabaseRoleUnsafe, db, init_database, snapshot
+from payments_app.kernel.database import db, init_database, snapshot
 from payments_app.kernel.logs import configure_logs
+from payments_app.kernel.postgres import DatabaseRoleUnsafe
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.transport import Transport
 from payments_app.payments.pace import SharedPace

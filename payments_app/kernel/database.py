@@ -1,26 +1,20 @@
-"""The one database: where a transaction begins and ends, and for which tenant; nowhere else.
-
-Row-level security shows a transaction its tenant's rows and no others, whatever a query forgot to
-say. docs/decisions/0018-the-tenant-wall.md tells why it is done this way.
-"""
+"""The one database: where a transaction begins and ends, and whose rows it sees (row-level security)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final, NewType
+from typing import Final, NewType
 from uuid import UUID
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, MetaData, event, func, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy import Connection, MetaData, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
-from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.functions import Function
 
-from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.postgres import refuse_unsafe_role
 
 # Constraint names come out the same everywhere, so that a migration can name them.
 NAMING: Final = {
@@ -35,9 +29,9 @@ STATEMENT_TIMEOUT_MS: Final = 15_000
 # Nothing waits for a row longer than a client would.
 LOCK_TIMEOUT_MS: Final = 3_000
 CONNECT_TIMEOUT_S: Final = 5
-_SET_TENANT: Final = text("SELECT set_config('maramoja.tenant', :tenant, true)")
 _AFTER_COMMIT: Final = "after_commit"
 _TENANT: Final = "tenant"
+BEGIN: Final = "BEGIN"
 
 AllTenants = NewType("AllTenants", str)
 # For the operator's commands and for looking what is due. The API never says it.
@@ -57,19 +51,12 @@ db = SQLAlchemy(
 )
 
 
-class DatabaseRoleUnsafe(GatewayError):
-    """PostgreSQL does not apply row-level security to the role in DATABASE_URL."""
-
-    code = "database_role_unsafe"
-
-
 def init_database(
     app: Flask, url: str, *, pool_size: int = 16, allow_superuser: bool = False
 ) -> None:
     """Bind the app to the database at `url` (postgresql+psycopg://…).
 
-    Unless `allow_superuser`, each new connection raises DatabaseRoleUnsafe if its role is one
-    that row-level security doesn't hold.
+    Unless `allow_superuser`, a connection of a role without walls raises DatabaseRoleUnsafe.
     """
     options = (
         f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
@@ -92,15 +79,14 @@ def init_database(
     db.init_app(app)
     if not allow_superuser:
         with app.app_context():
-            event.listen(db.engine, "connect", _refuse_unsafe_role)
+            event.listen(db.engine, "connect", refuse_unsafe_role)
 
 
 @contextmanager
 def transaction(tenant: UUID | AllTenants) -> Iterator[Session]:
     """One transaction on this tenant's rows: commit at the end, roll back on an error.
 
-    They don't nest. What `after_commit` was given runs once the commit is through, and never
-    else.
+    They don't nest. What `after_commit` was given runs once the commit is through.
     """
     session = db.session()
     if session.in_transaction():
@@ -119,17 +105,18 @@ def transaction(tenant: UUID | AllTenants) -> Iterator[Session]:
 
 def narrow(session: Session, tenant_id: UUID) -> None:
     """From here to its end the transaction is for this tenant only."""
-    session.execute(_SET_TENANT, {"tenant": str(tenant_id)})
+    session.execute(select(func.set_config("maramoja.tenant", str(tenant_id), True)))  # noqa: FBT003
 
 
 @contextmanager
-def snapshot() -> Iterator[Connection]:
-    """A connection for single reads, each its own statement: one round trip, no BEGIN.
+def snapshot(tenant_id: UUID | None = None) -> Iterator[Connection]:
+    """A connection of its own for reads, whether or not a transaction is open.
 
-    It is no tenant's, so it sees no tenant's rows but through the functions of migration 0002,
-    each of which opens one door.
+    Without a tenant each statement stands alone and sees rows only through migration 0002's doors.
     """
     with db.engine.connect() as connection:
+        if tenant_id is not None:
+            _begin_for(connection, tenant_id)
         yield connection
 
 
@@ -148,38 +135,16 @@ def database_now() -> Function[datetime]:
     return func.clock_timestamp()
 
 
-def constraint_of(error: IntegrityError) -> str | None:
-    """The name of the constraint that refused."""
-    diagnostics = getattr(error.orig, "diag", None)
-    name: str | None = getattr(diagnostics, "constraint_name", None)
-    return name
-
-
-def is_lock_timeout(error: OperationalError) -> bool:
-    """Whether a statement gave up waiting for a row (SQLSTATE 55P03, lock_not_available)."""
-    return getattr(error.orig, "sqlstate", None) == "55P03"
-
-
 @event.listens_for(db.session, "after_begin")
 def _begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
+    _begin_for(connection, session.info[_TENANT])
+
+
+def _begin_for(connection: Connection, tenant: UUID | AllTenants) -> None:
     """BEGIN and the tenant as one message: the wall costs the accept path no round trip."""
-    tenant = session.info[_TENANT]
-    if tenant != EVERY_TENANT:
-        # What goes into the statement as text has the form of a UUID, whoever gave it.
-        tenant = UUID(str(tenant))
+    # What goes into the statement as text has the form of a UUID, whoever gave it.
+    whose = tenant if tenant == EVERY_TENANT else UUID(str(tenant))
     connection.exec_driver_sql(
-        f"BEGIN; SELECT set_config('maramoja.tenant', '{tenant}', true)",
+        f"{BEGIN}; SELECT set_config('maramoja.tenant', '{whose}', true)",
         execution_options={"no_parameters": True},
     )
-
-
-def _refuse_unsafe_role(raw: Any, _entry: ConnectionPoolEntry) -> None:
-    row = raw.execute(
-        "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
-    ).fetchone()
-    if row[0]:
-        raise DatabaseRoleUnsafe(
-            "The role in DATABASE_URL is a superuser or has BYPASSRLS, which no row-level security"
-            " holds. Use a plain role (docs/settings.md), or set DATABASE_ALLOW_SUPERUSER=true"
-            " where nothing is at stake."
-        )

@@ -16,10 +16,11 @@ from sqlalchemy.orm import Session
 
 from payments_app.kernel import idempotency
 from payments_app.kernel.clock import utc_now
-from payments_app.kernel.database import constraint_of, is_lock_timeout, transaction
+from payments_app.kernel.database import transaction
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import Attempt, StoredAnswer
 from payments_app.kernel.jobs import Job, enqueue
+from payments_app.kernel.postgres import constraint_of, is_lock_timeout
 from payments_app.payments.errors import ExternalIdTaken
 from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment, Route, choose_route

@@ -18,7 +18,7 @@ from uuid_utils.compat import uuid7
 
 from payments_app.audit.record import record
 from payments_app.kernel.clock import boot_seconds
-from payments_app.kernel.database import database_now, transaction
+from payments_app.kernel.database import database_now, snapshot, transaction
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
 from payments_app.providers.contract import Mode, Provider, ProviderAccount
 from payments_app.tenants.errors import (
@@ -214,8 +214,8 @@ class ProviderAccounts:
 
     def _read_own(self, tenant_id: UUID, provider: str, mode: Mode) -> ProviderAccount | None:
         wanted = {"tenant_id": tenant_id, "provider": provider, "mode": mode.value}
-        with transaction(tenant_id) as session:
-            row = session.execute(_OWN, wanted).one_or_none()
+        with snapshot(tenant_id) as connection:
+            row = connection.execute(_OWN, wanted).one_or_none()
         if row is None:
             return None
         stored = NewAccount(

@@ -110,7 +110,7 @@ def new_caller(app: Flask, *, mode: Mode = Mode.TEST) -> HttpCaller:
 
 def count_payments(caller: HttpCaller) -> int:
     """How many payments the tenant has, whatever its mode."""
-    with caller.app.app_context(), transaction() as session:
+    with caller.app.app_context(), transaction(EVERY_TENANT) as session:
         own = Payment.tenant_id == caller.tenant.id
         return session.scalar(select(func.count()).select_from(Payment).where(own)) or 0
 

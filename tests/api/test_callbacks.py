@@ -9,14 +9,14 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.model import Callback
 from tests.api.http_caller import HttpCaller
 
 
 def stored(app: Flask, payment: dict[str, Any]) -> list[Callback]:
     own = select(Callback).where(Callback.payment_id == UUID(payment["id"]))
-    with app.app_context(), transaction() as session:
+    with app.app_context(), transaction(EVERY_TENANT) as session:
         return list(session.scalars(own))
 
 

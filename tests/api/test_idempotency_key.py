@@ -18,7 +18,7 @@ from redis import Redis
 from sqlalchemy import text
 
 from devstack.postgres_server import PostgresServer
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments import retention
 from payments_app.providers.contract import Mode
 from tests.api.http_caller import (
@@ -353,7 +353,7 @@ def test_the_lock_is_given_back_and_holds_neither_number_nor_key(
 
 
 def _let_the_answer_expire(caller: HttpCaller, key: UUID) -> None:
-    with caller.app.app_context(), transaction() as session:
+    with caller.app.app_context(), transaction(EVERY_TENANT) as session:
         session.execute(
             text(
                 "UPDATE idempotency_keys SET expires_at = clock_timestamp() - interval '1 second'"
@@ -366,7 +366,7 @@ def _let_the_answer_expire(caller: HttpCaller, key: UUID) -> None:
 @contextmanager
 def _first_request_still_open(url: str, caller: HttpCaller, key: UUID) -> Iterator[None]:
     """Another connection has claimed the key and not committed; at the end it rolls back."""
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(url, options="-c maramoja.tenant=*") as connection:
         connection.execute(
             "INSERT INTO idempotency_keys (tenant_id, mode, key, fingerprint,"
             " fingerprint_version, resource_id, status, expires_at)"

@@ -11,7 +11,7 @@ from redis import Redis
 
 from devstack.redis_server import RedisServer
 from devstack.servers import Servers
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.providers.contract import Mode
 from payments_app.settings import RATE_LIMIT
 from payments_app.tenants.model import Tenant
@@ -109,7 +109,7 @@ def test_a_limit_that_nobody_can_read_gives_way_to_the_default(
 ) -> None:
     """As when it was written past the command that checks it. Others are counted as before."""
     other = new_caller(limited.app)
-    with limited.app.app_context(), transaction() as session:
+    with limited.app.app_context(), transaction(EVERY_TENANT) as session:
         session.get_one(Tenant, limited.tenant.id).rate_limit = "many"
 
     assert remaining(limited) == 99

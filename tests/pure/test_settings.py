@@ -111,6 +111,7 @@ def test_a_missing_setting_is_named_with_what_it_should_be(name: str, value: str
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("WEBHOOK_ALLOW_PRIVATE_ADDRESSES", "maybe"),
+        ("DATABASE_ALLOW_SUPERUSER", "perhaps"),
     ],
 )
 def test_a_malformed_setting_is_named_and_its_value_not_repeated(name: str, value: str) -> None:

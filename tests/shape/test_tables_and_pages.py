@@ -21,6 +21,8 @@ from tests.shape.source_tree import ROOT, sources
 # What only the operator's commands can meet: they ask for no tenant, key or account by name over
 # HTTP. A class that comes to be raised in a request belongs in PROBLEMS.
 OF_COMMANDS = {
+    # It ends the start; a connection that meets it later is a fault to whoever asks.
+    "DatabaseRoleUnsafe",
     "TenantNotFound",
     "TenantExists",
     "TenantSlugInvalid",

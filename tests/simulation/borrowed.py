@@ -133,11 +133,13 @@ def nightly_clean_up() -> Iterator[None]:
     def expire_all() -> int:
         with transaction(EVERY_TENANT) as session:
             old = session.scalars(
-                select(Payment.id).where(
+                select(Payment.id)
+                .where(
                     Payment.status == Status.PENDING,
                     Payment.stage != Stage.ACCEPTED,
                     Payment.created_at < text("statement_timestamp() - interval '1 day'"),
                 )
+                .order_by(Payment.id)
             ).all()
         for payment_id in old:
             _end(payment_id, Observation(Verdict.FAILED, "too_old"))

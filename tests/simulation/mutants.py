@@ -120,6 +120,13 @@ OF_OTHERS: Final = (
     _edited(
         "key_without_tenant",
         "an idempotency key is looked for whoever's it is",
+        # Row-level security alone stops this bug: here it has been forgotten too.
+        Edit(
+            acceptance,
+            "accept_payment",
+            "with transaction(asker.caller.tenant_id) as session:",
+            'with transaction("*") as session:',
+        ),
         Edit(
             idempotency,
             "_stored",

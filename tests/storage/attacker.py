@@ -11,6 +11,9 @@ from psycopg import sql
 
 from payments_app.payments.model import Payment
 
+# For a test's own connection: past the tenant wall.
+EVERY_ROW = "-c maramoja.tenant=*"
+
 
 class Attacker:
     """Attacks over one connection; `role` is application or owner."""

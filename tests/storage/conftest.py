@@ -24,7 +24,7 @@ from tests.builders import (
     payment_row,
     rails_of,
 )
-from tests.storage.attacker import Attacker
+from tests.storage.attacker import EVERY_ROW, Attacker
 
 
 @pytest.fixture(scope="session")
@@ -99,9 +99,9 @@ def quiet() -> Iterator[None]:
 def attacker(
     request: pytest.FixtureRequest, database_url: str, migration_database_url: str
 ) -> Iterator[Attacker]:
-    """Each role that the installation has, in the wrong hands."""
+    """Each role that the installation has, in the wrong hands, and past the tenant wall."""
     url = database_url if request.param == "application" else migration_database_url
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(url, options=EVERY_ROW) as connection:
         yield Attacker(connection, request.param)
         connection.rollback()
 

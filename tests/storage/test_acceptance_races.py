@@ -34,6 +34,7 @@ from tests.builders import (
     payment_row,
     rails_of,
 )
+from tests.storage.attacker import EVERY_ROW
 
 # What a client may be kept waiting, and some room for a slow machine.
 WAIT_MAX_S: Final = 5.0
@@ -110,7 +111,7 @@ def a_first_request_in_flight(asker: Asker, rails: Rails, url: str) -> Iterator[
     attempt = attempt_of(an_order(), asker)
     assert attempt is not None
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=asker.caller)).payment_id
-    with psycopg.connect(url) as connection:
+    with psycopg.connect(url, options=EVERY_ROW) as connection:
         connection.execute(
             "INSERT INTO idempotency_keys (tenant_id, mode, key, fingerprint, fingerprint_version,"
             " field_digests, resource_id, status, headers, body, expires_at) VALUES"
@@ -167,7 +168,7 @@ def test_a_second_request_waits_for_the_first_and_takes_what_is_left(
 def await_lock_wait(url: str) -> None:
     """Until somebody in this database waits for somebody else's lock."""
     deadline = time.monotonic() + WAIT_MAX_S
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url, options=EVERY_ROW, autocommit=True) as connection:
         while time.monotonic() < deadline:
             waits = connection.execute(
                 "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"

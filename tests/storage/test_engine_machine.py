@@ -55,6 +55,7 @@ from tests.builders import (
     an_order,
     rails_of,
 )
+from tests.storage.attacker import EVERY_ROW
 
 PAYMENTS_MAX: Final = 3
 WORKERS_MAX: Final = 3
@@ -377,7 +378,9 @@ def test_the_promises_hold_in_whatever_order_things_happen(
     app: Flask, database_url: str, empty_tables: Callable[[], None]
 ) -> None:
     Life.app, Life.empty_tables, Life.reached = app, staticmethod(empty_tables), Counter()
-    with psycopg.connect(database_url, autocommit=True, row_factory=dict_row) as onlooker:
+    with psycopg.connect(
+        database_url, options=EVERY_ROW, autocommit=True, row_factory=dict_row
+    ) as onlooker:
         Life.onlooker = onlooker
         run_state_machine_as_test(
             Life,

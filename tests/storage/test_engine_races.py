@@ -33,6 +33,7 @@ from tests.builders import (
     payment_row,
     rails_of,
 )
+from tests.storage.attacker import EVERY_ROW
 
 LEASE_S: Final = LEASE.total_seconds()
 SLOW_S: Final = 0.2
@@ -115,7 +116,7 @@ def test_a_row_that_somebody_holds_does_not_hold_up_the_others(
 ) -> None:
     asker = an_asker()
     first, *others = [an_accepted_payment(rails, asker=asker).payment_id for _ in range(3)]
-    with psycopg.connect(database_url) as connection:
+    with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         connection.execute("SELECT FROM payments WHERE id = %s FOR UPDATE", [first])
         before = time.monotonic()
         assert advance(rails) == 2
@@ -133,7 +134,7 @@ def test_a_slow_provider_call_holds_no_row_and_no_connection(
 
     def look(order: PaymentOrder, _wire: Wire) -> Observation:
         held.append(db.engine.pool.checkedout())
-        with psycopg.connect(database_url) as connection:
+        with psycopg.connect(database_url, options=EVERY_ROW) as connection:
             connection.execute(
                 "SELECT FROM payments WHERE id = %s FOR UPDATE NOWAIT", [order.payment_id]
             )

@@ -42,6 +42,7 @@ from tests.builders import (
     payment_row,
     rails_of,
 )
+from tests.storage.attacker import EVERY_ROW
 
 # More rounds than any journey needs; one that needs more is stuck.
 ROUNDS_MAX: Final = 12
@@ -200,7 +201,7 @@ def test_whichever_step_fails_the_end_is_that_of_the_undisturbed_journey(
     every: int,
 ) -> None:
     caller = a_caller()
-    onlooker = psycopg.connect(database_url, autocommit=True)
+    onlooker = psycopg.connect(database_url, options=EVERY_ROW, autocommit=True)
 
     def travelled(failing: frozenset[int]) -> list[str]:
         payments, keys = payments_and_keys()

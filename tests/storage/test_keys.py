@@ -11,7 +11,7 @@ from flask import Flask
 from sqlalchemy import event, select, text
 
 from payments_app.audit.model import AuditEntry
-from payments_app.kernel.database import EVERY_TENANT, db, snapshot, transaction
+from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.providers.contract import Mode
 from payments_app.tenants.errors import KeyNameInvalid, KeyNotFound, TenantSuspended
 from payments_app.tenants.keys import (
@@ -115,7 +115,7 @@ def test_a_key_is_stored_nowhere(tenant: Tenant) -> None:
 
 def _whole_database() -> str:
     """Every row of every table of ours, as text."""
-    with snapshot() as connection:
+    with transaction(EVERY_TENANT) as connection:
         tables = (
             connection.execute(
                 text(

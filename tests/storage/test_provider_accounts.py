@@ -13,7 +13,7 @@ from sqlalchemy import select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from payments_app.audit.model import AuditEntry
-from payments_app.kernel.database import EVERY_TENANT, snapshot, transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.secrets import Cipher
 from payments_app.providers.contract import Mode, ProviderAccount
 from payments_app.tenants.accounts import (
@@ -219,7 +219,7 @@ def test_an_account_does_not_move_while_payments_may_be_in_flight(tenant: Tenant
 def test_credentials_rest_encrypted_are_listed_masked_and_audited_by_name(tenant: Tenant) -> None:
     short = replace(UGANDA, credentials={"collection_api_key": SECRET, "collection_pin": "1234"})
     store(tenant, short)
-    with snapshot() as connection:
+    with transaction(EVERY_TENANT) as connection:
         rows = connection.execute(
             text(
                 "SELECT t::text FROM provider_accounts t UNION ALL"

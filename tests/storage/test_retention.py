@@ -27,6 +27,7 @@ from tests.builders import (
     in_threads,
     rails_of,
 )
+from tests.storage.attacker import EVERY_ROW
 
 PAST: Final = timedelta(seconds=-1)
 # As many copies of the only key there is, each with another key.
@@ -84,7 +85,7 @@ def test_a_backlog_of_several_batches_is_worked_off_in_one_go(
 ) -> None:
     an_accepted_payment(rails, asker=a_past_asker())
     advance(rails)
-    with psycopg.connect(database_url) as connection:
+    with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         connection.execute(COPIES, [retention.BATCH + 10])
     assert expire_answers() == retention.BATCH + 11
     assert {key.body for key in keys()} == {None}
@@ -95,7 +96,7 @@ def test_two_sweeps_at_once_drop_each_answer_once(
 ) -> None:
     an_accepted_payment(rails, asker=a_past_asker())
     advance(rails)
-    with psycopg.connect(database_url) as connection:
+    with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         connection.execute(COPIES, [59])
     dropped = in_threads(app, expire_answers, times=4)
     assert sum(count for count in dropped if isinstance(count, int)) == 60
@@ -110,7 +111,7 @@ def test_a_key_that_somebody_holds_is_left_for_the_next_sweep(
     for asker in askers:
         an_accepted_payment(rails, asker=asker)
     advance(rails)
-    with psycopg.connect(database_url) as connection:
+    with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         connection.execute(
             "SELECT FROM idempotency_keys WHERE key = %s FOR UPDATE", [askers[0].idempotency_key]
         )

@@ -20,7 +20,7 @@ from psycopg.errors import (
 
 from payments_app.payments.model import Payment
 from tests.builders import a_tenant, payment_row
-from tests.storage.attacker import Attacker
+from tests.storage.attacker import EVERY_ROW, Attacker
 
 AN_ID: Final = UUID("01a209ad-4164-7047-9850-453984927403")
 LONG_AGO: Final = "2020-01-01T00:00:00Z"
@@ -352,7 +352,7 @@ def test_all_triggers_are_on(attacker: Attacker) -> None:
 
 
 def test_the_application_owns_nothing_and_cannot_remove_anything(database_url: str) -> None:
-    with psycopg.connect(database_url) as connection:
+    with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         mighty = connection.execute(
             "SELECT rolsuper OR rolbypassrls OR rolcreaterole OR rolcreatedb"
             "  OR has_schema_privilege('public', 'CREATE')"
@@ -381,5 +381,8 @@ def test_the_application_owns_nothing_and_cannot_remove_anything(database_url: s
     ],
 )
 def test_the_application_cannot_switch_the_rules_off(database_url: str, attack: str) -> None:
-    with psycopg.connect(database_url) as connection, pytest.raises(InsufficientPrivilege):
+    with (
+        psycopg.connect(database_url, options=EVERY_ROW) as connection,
+        pytest.raises(InsufficientPrivilege),
+    ):
         connection.execute(attack)

@@ -89,7 +89,7 @@ def test_a_good_slug_is_taken(slug: str) -> None:
 
 
 def test_the_database_refuses_a_bad_slug_too() -> None:
-    with pytest.raises(DBAPIError, match="slug_form"), transaction() as session:
+    with pytest.raises(DBAPIError, match="slug_form"), transaction(EVERY_TENANT) as session:
         session.add(Tenant(id=uuid4(), slug="Not A Slug", name="x"))
 
 

@@ -1,0 +1,28 @@
+"""Who may look at every tenant's rows: named here, so that one more is a decision."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2] / "payments_app"
+MAY = {
+    "kernel/database.py": "says what it is",
+    "payments/lifecycle.py": "looks for what is due, then narrows to that payment's tenant",
+    "payments/operations.py": "the operator's commands",
+    "payments/retention.py": "drops what is past its time",
+    "tenants/keys.py": "the operator revokes by a key's id",
+    "tenants/registry.py": "the operator finds and lists tenants",
+}
+
+
+def test_only_these_say_every_tenant() -> None:
+    say = {
+        path.relative_to(PACKAGE).as_posix()
+        for path in PACKAGE.rglob("*.py")
+        if any(
+            isinstance(node, ast.Name) and node.id == "EVERY_TENANT"
+            for node in ast.walk(ast.parse(path.read_text()))
+        )
+    }
+    assert say == set(MAY)
