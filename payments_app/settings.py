@@ -23,6 +23,8 @@ MTN_DEFAULTS: Final = {
     "production": "https://proxy.momoapi.mtn.com",
 }
 RATE_LIMIT: Final = "100 per minute"
+# From one address without a valid key.
+UNAUTHENTICATED_RATE_LIMIT: Final = "300 per minute"
 ANSWERS_KEPT_HOURS: Final = 24
 # A year.
 HOURS_MAX: Final = 8760
@@ -48,6 +50,8 @@ class Settings:
     migration_database_url: str = field(default="", repr=False)
     public_base_url: str | None = None
     rate_limit_default: str = RATE_LIMIT
+    rate_limit_unauthenticated: str = UNAUTHENTICATED_RATE_LIMIT
+    trusted_proxies: int = 0
     idempotency_ttl_hours: int = ANSWERS_KEPT_HOURS
     log_level: str = "INFO"
     log_format: str = "json"
@@ -71,6 +75,10 @@ class Settings:
             secret_keys=read.required("SECRET_KEYS", _secret_keys),
             public_base_url=read.optional("PUBLIC_BASE_URL", _http_url, None),
             rate_limit_default=read.optional("RATE_LIMIT_DEFAULT", _rate, RATE_LIMIT),
+            rate_limit_unauthenticated=read.optional(
+                "RATE_LIMIT_UNAUTHENTICATED", _rate, UNAUTHENTICATED_RATE_LIMIT
+            ),
+            trusted_proxies=read.optional("TRUSTED_PROXIES", _proxies, 0),
             idempotency_ttl_hours=read.optional(
                 "IDEMPOTENCY_TTL_HOURS", _hours, ANSWERS_KEPT_HOURS
             ),
@@ -189,6 +197,13 @@ def _rate(value: str) -> str:
 def _hours(value: str) -> int:
     """a whole number of hours from 1 to 8760"""
     if not re.fullmatch("[0-9]{1,4}", value) or not 1 <= int(value) <= HOURS_MAX:
+        raise ValueError
+    return int(value)
+
+
+def _proxies(value: str) -> int:
+    """the number of proxies in front of the API, from 0 to 9"""
+    if not re.fullmatch("[0-9]", value):
         raise ValueError
     return int(value)
 

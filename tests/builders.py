@@ -37,7 +37,8 @@ from payments_app.providers.contract import (
 )
 from payments_app.providers.registry import Registry
 from payments_app.tenants.accounts import ProviderAccounts
-from payments_app.tenants.keys import Caller, IssuedKey, issue_key
+from payments_app.tenants.caller import Caller
+from payments_app.tenants.keys import IssuedKey, NewKey, issue_key
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import create_tenant
 
@@ -176,7 +177,7 @@ def a_tenant(*, slug: str | None = None) -> Tenant:
 
 
 def an_issued_key(*, tenant: Tenant | None = None, mode: Mode = Mode.LIVE) -> IssuedKey:
-    return issue_key(tenant or a_tenant(), mode=mode, name="", actor="cli:test")
+    return issue_key(tenant or a_tenant(), NewKey(mode=mode), actor="cli:test")
 
 
 def a_caller(*, tenant: Tenant | None = None, mode: Mode = Mode.LIVE) -> Caller:

@@ -8,9 +8,10 @@ from typing import Final
 import structlog
 from flask import Flask, Response, g, request
 from redis import Redis
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from payments_app.api import callbacks, docs, health
-from payments_app.api.authentication import register_authentication
+from payments_app.api.authentication import register_authentication, require_scope
 from payments_app.api.idempotent import RequestLock
 from payments_app.api.json import StrictJson
 from payments_app.api.limits import register_limits
@@ -35,6 +36,9 @@ JSON: Final = "application/json"
 def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
     """Everything that answers HTTP."""
     app.json = StrictJson(app)
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
     app.url_map.strict_slashes = False
     # //api//v1 is not another spelling of /api/v1: no redirect, whose Host anybody may have set.
@@ -42,6 +46,7 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
     app.extensions["maramoja_lock"] = RequestLock(redis)
     register_authentication(app)
     register_limits(app, settings, redis=redis)
+    app.before_request(require_scope)
     app.before_request(_require_json)
     app.after_request(_harden)
     app.after_request(_log_request)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 
-from payments_app.api.problems import TenantMismatch, Unauthenticated
-from payments_app.tenants.keys import Caller, verify_key
+from payments_app.api.limits import count_stranger
+from payments_app.api.problems import ScopeMissing, TenantMismatch, Unauthenticated
+from payments_app.tenants.caller import Caller, UseNotes, note_use, verify_key
+from payments_app.tenants.scopes import Scope
 
+View = TypeVar("View", bound=Callable[..., Any])
 API_PREFIX: Final = "/api/"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -24,6 +28,40 @@ def register_authentication(app: Flask) -> None:
     app.before_request(_begin)
     app.before_request(_authenticate)
     app.after_request(_finish)
+    notes = UseNotes()
+
+    @app.after_request
+    def note_when_sent(response: Response) -> Response:
+        """After the answer has left: nobody waits for a note."""
+        if "caller" in g and notes.is_due(g.caller.key_id):
+            asker = g.caller
+            response.call_on_close(lambda: _note(app, asker))
+        return response
+
+
+def needs(scope: Scope) -> Callable[[View], View]:
+    """Declare what a key needs to be let into this route. Each route of the API has one."""
+
+    def decorator(view: View) -> View:
+        view.__dict__["scope"] = scope
+        return view
+
+    return decorator
+
+
+def scope_of(app: Flask, endpoint: str) -> Scope | None:
+    """What the route needs; None for one that is open to everybody."""
+    found: Scope | None = getattr(app.view_functions[endpoint], "scope", None)
+    return found
+
+
+def require_scope() -> None:
+    """Refuse a key that lacks the route's scope. Raises ScopeMissing."""
+    if "caller" not in g or request.url_rule is None:
+        return
+    scope = scope_of(current_app, request.url_rule.endpoint)
+    if scope is None or scope not in g.caller.scopes:
+        raise ScopeMissing(f"This API key lacks the scope {scope}.", scope=scope)
 
 
 def caller() -> Caller:
@@ -45,8 +83,9 @@ def _begin() -> None:
 def _authenticate() -> None:
     if not request.path.startswith(API_PREFIX) or request.url_rule is None:
         return
-    found = verify_key(_presented_key())
+    found = verify_key(_presented_key(), source=request.remote_addr)
     if found is None:
+        count_stranger(current_app, request.remote_addr)
         raise Unauthenticated("There is no API key in the request, or it opens nothing.")
     tenant = request.headers.get("X-Tenant-Id")
     if tenant is not None and tenant.lower() not in (found.tenant_slug, str(found.tenant_id)):
@@ -61,6 +100,11 @@ def _presented_key() -> str:
     if header and bearer and header != bearer[1]:
         raise Unauthenticated("X-API-Key and Authorization hold different keys: send one.")
     return header or (bearer[1] if bearer else "")
+
+
+def _note(app: Flask, asker: Caller) -> None:
+    with app.app_context():
+        note_use(asker)
 
 
 def _finish(response: Response) -> Response:

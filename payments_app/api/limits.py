@@ -1,4 +1,4 @@
-"""How often a key may ask: counted in Redis over all hosts, in this process while Redis is away.
+"""How often a key and a tenant may ask: counted in Redis over all hosts, in this process while Redis is away.
 
 Flask-Limiter decides. What it stores in counts and, in the same round trip, learns when the
 window ends: the RateLimit headers ask Redis nothing more.
@@ -11,10 +11,12 @@ from typing import Any, Final
 
 import structlog
 from flask import Flask, Response, g
-from flask_limiter import Limiter, RequestLimit
+from flask_limiter import ApplicationLimit, Limiter, RequestLimit
 from limits import parse_many
-from limits.storage import RedisStorage
-from redis import ConnectionPool, Redis
+from limits.storage import MemoryStorage, RedisStorage
+from limits.strategies import FixedWindowRateLimiter
+from redis import ConnectionPool, Redis, RedisError
+from werkzeug.exceptions import TooManyRequests
 
 from payments_app.kernel.clock import utc_now
 from payments_app.settings import Settings
@@ -22,6 +24,13 @@ from payments_app.settings import Settings
 log = structlog.get_logger(__name__)
 
 _SCHEME: Final = "maramoja-window"
+_STRANGERS: Final = "maramoja_strangers"
+# What each limit counts, as the RateLimit headers name it.
+KEY: Final = "key"
+TENANT: Final = "tenant"
+STRANGER: Final = "stranger"
+# Where a tenant has no limit of its own, so many of its keys may be busy at once.
+KEYS_AT_ONCE: Final = 10
 # INCRBY and the time left, in one round trip. A window without an end, however it came about,
 # gets one; what is no count begins anew, or it would let everyone through for good.
 _COUNT: Final = """
@@ -75,10 +84,23 @@ class WindowStorage(RedisStorage):
 
 
 def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
-    """Count by key, all routes together; a tenant's own limit stands in for the default."""
+    """Count by key and by tenant, all routes together; and by address what proves no key."""
     limiter = Limiter(
         _key,
-        application_limits=[lambda: _limit_of(g.caller.rate_limit, settings.rate_limit_default)],
+        application_limits=[
+            ApplicationLimit(
+                lambda: _limit_of(g.caller.rate_limit, settings.rate_limit_default),
+                scope=KEY,
+            ),
+            ApplicationLimit(
+                lambda: _tenant_limit_of(
+                    g.caller.tenant_rate_limit,
+                    _limit_of(g.caller.rate_limit, settings.rate_limit_default),
+                ),
+                key_function=_tenant,
+                scope=TENANT,
+            ),
+        ],
         storage_uri=f"{_SCHEME}://",
         storage_options={"connection_pool": redis.connection_pool},  # type: ignore[dict-item]
         strategy="fixed-window",
@@ -91,23 +113,71 @@ def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
     )
     limiter.request_filter(_is_not_counted)
     limiter.init_app(app)
+    app.extensions[_STRANGERS] = Strangers(limiter, settings.rate_limit_unauthenticated)
 
     @app.after_request
     def tell_limit(response: Response) -> Response:
-        if limiter.current_limit is not None:
-            _tell(limiter.current_limit, response)
+        if limiter.current_limits:
+            _tell(limiter.current_limits, response)
         return response
 
 
-def _tell(current: RequestLimit, response: Response) -> None:
-    ends_at, remaining = current.window
-    reset_s = max(1, round(ends_at - utc_now().timestamp()))
-    response.headers["RateLimit-Limit"] = str(current.limit.amount)
+class Strangers:
+    """Counts attempts without a valid key, by the address that they come from.
+
+    Only such attempts count and only they are refused: behind one address there may be others
+    with keys that are right.
+    """
+
+    def __init__(self, limiter: Limiter, limit: str) -> None:
+        """`limit` in Flask-Limiter's notation."""
+        self._limiter = limiter
+        self._here = FixedWindowRateLimiter(MemoryStorage())
+        self._limit = parse_many(limit)[0]
+
+    def count(self, address: str) -> None:
+        """Count one more. Raises TooManyRequests once there were too many."""
+        try:
+            strategy, may = self._limiter.limiter, None
+            may = strategy.hit(self._limit, STRANGER, address)
+        except RedisError:
+            strategy = self._here
+            may = strategy.hit(self._limit, STRANGER, address)
+        if not may:
+            ends_at = strategy.get_window_stats(self._limit, STRANGER, address).reset_time
+            wait_s = max(1, round(ends_at - utc_now().timestamp()))
+            raise TooManyRequests(retry_after=wait_s)
+
+
+def count_stranger(app: Flask, address: str | None) -> None:
+    """One more attempt from there without a valid key. Raises TooManyRequests."""
+    strangers: Strangers = app.extensions[_STRANGERS]
+    strangers.count(address or "unknown")
+
+
+def _tell(limits: list[RequestLimit], response: Response) -> None:
+    """The one that ends first in the old headers, both in those of the IETF's draft."""
+    left = {limit.key: limit.window for limit in limits}
+    now = utc_now().timestamp()
+    told = [(limit, left[limit.key][1], _reset_s(left[limit.key][0], now)) for limit in limits]
+    policy, state = [], []
+    for limit, remaining, reset_s in told:
+        name = TENANT if TENANT in limit.request_args else KEY
+        policy.append(f'"{name}";q={limit.limit.amount};w={limit.limit.get_expiry()}')
+        state.append(f'"{name}";r={max(0, remaining)};t={reset_s}')
+    limit, remaining, reset_s = min(told, key=lambda one: one[1])
+    response.headers["RateLimit-Limit"] = str(limit.limit.amount)
     response.headers["RateLimit-Remaining"] = str(max(0, remaining))
     response.headers["RateLimit-Reset"] = str(reset_s)
-    response.headers["RateLimit-Policy"] = f"{current.limit.amount};w={current.limit.get_expiry()}"
-    if current.breached:
-        response.headers["Retry-After"] = str(reset_s)
+    response.headers["RateLimit-Policy"] = ", ".join(policy)
+    response.headers["RateLimit"] = ", ".join(state)
+    if any(limit.breached for limit in limits):
+        waits = [reset_s for limit, _, reset_s in told if limit.breached]
+        response.headers["Retry-After"] = str(max(waits))
+
+
+def _reset_s(ends_at: float, now: float) -> int:
+    return max(1, round(ends_at - now))
 
 
 @lru_cache(maxsize=1024)
@@ -120,6 +190,20 @@ def _limit_of(own: str | None, default: str) -> str:
         log.error("limit.unreadable")
         return default
     return own or default
+
+
+@lru_cache(maxsize=1024)
+def _tenant_limit_of(own: str | None, of_a_key: str) -> str:
+    """The tenant's own limit for all its keys together, else so many times that of one key."""
+    many = "; ".join(
+        f"{limit.amount * KEYS_AT_ONCE} per {limit.multiples} {limit.GRANULARITY.name}"
+        for limit in parse_many(of_a_key)
+    )
+    return _limit_of(own, many)
+
+
+def _tenant() -> str:
+    return str(g.caller.tenant_id)
 
 
 def _key() -> str:

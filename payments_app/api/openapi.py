@@ -109,8 +109,13 @@ HEADERS: Final[dict[str, dict[str, Any]]] = {
         "schema": _COUNT,
     },
     "RateLimit-Policy": {
-        "description": "The limit and the window in seconds.",
-        "schema": {"type": "string", "pattern": "^[0-9]+;w=[0-9]+$"},
+        "description": "The limits of the key and of its tenant: requests and window in seconds"
+        " (draft-ietf-httpapi-ratelimit-headers).",
+        "schema": {"type": "string", "pattern": '^"[a-z]+";q=[0-9]+;w=[0-9]+'},
+    },
+    "RateLimit": {
+        "description": "What is left of each, and in how many seconds it begins anew.",
+        "schema": {"type": "string", "pattern": '^"[a-z]+";r=[0-9]+;t=[0-9]+'},
     },
     "Retry-After": {
         "description": "Seconds to wait before the same request is sent again.",
@@ -139,7 +144,13 @@ HEADERS: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string", "enum": ["PENDING", "SUCCESSFUL", "FAILED"]},
     },
 }
-COUNTED: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset", "RateLimit-Policy")
+COUNTED: Final = (
+    "RateLimit-Limit",
+    "RateLimit-Remaining",
+    "RateLimit-Reset",
+    "RateLimit-Policy",
+    "RateLimit",
+)
 _SPECIAL: Final = {
     401: ("WWW-Authenticate",),
     404: COUNTED,

@@ -64,6 +64,12 @@ class TenantMismatch(errors.GatewayError):
     code = "tenant_mismatch"
 
 
+class ScopeMissing(errors.GatewayError):
+    """The key is right, but isn't for this."""
+
+    code = "scope_missing"
+
+
 class UnsupportedMediaType(errors.GatewayError):
     """A body that isn't declared as JSON."""
 
@@ -89,6 +95,24 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         _S.UNAUTHORIZED,
         "No valid API key",
         "Send a valid key in X-API-Key, or as a Bearer token in Authorization.",
+    ),
+    tenants.ApiKeyExpired: _of(
+        tenants.ApiKeyExpired,
+        _S.UNAUTHORIZED,
+        "API key expired",
+        "Use a newer key; the operator issues one with flask keys issue or rotate.",
+    ),
+    tenants.NetworkNotAllowed: _of(
+        tenants.NetworkNotAllowed,
+        _S.FORBIDDEN,
+        "Address not allowed",
+        "Use the key from the networks that it is for, or ask the operator for another.",
+    ),
+    ScopeMissing: _of(
+        ScopeMissing,
+        _S.FORBIDDEN,
+        "Scope missing",
+        "Use a key that has the scope named in `scope`.",
     ),
     TenantMismatch: _of(
         TenantMismatch,
@@ -315,7 +339,7 @@ def _gateway_error(error: errors.GatewayError) -> Response:
         headers["Retry-After"] = str(extra.pop("retry_after_s"))
     if "payment_id" in extra:
         extra["payment"] = headers["Location"] = f"/api/v1/payments/{extra['payment_id']}"
-    if isinstance(error, Unauthenticated):
+    if isinstance(error, Unauthenticated | tenants.ApiKeyExpired):
         headers["WWW-Authenticate"] = 'Bearer realm="maramoja"'
     return problem_response(problem, error.detail, headers=headers, extra=extra)
 

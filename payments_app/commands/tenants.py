@@ -33,6 +33,11 @@ _settings = (
         help=f"For each API key, such as '100 per minute'; '{PLATFORM}' for the platform's.",
     ),
     click.option(
+        "--tenant-rate-limit",
+        metavar="RATE",
+        help=f"For all its API keys together; '{PLATFORM}' for the platform's.",
+    ),
+    click.option(
         "--default-provider",
         metavar="CODE",
         help=f"Used where a payment names none; '{PLATFORM}' to go by the payer's number.",
@@ -57,12 +62,14 @@ def create(
     *,
     require_idempotency_key: bool | None,
     rate_limit: str | None,
+    tenant_rate_limit: str | None,
     default_provider: str | None,
 ) -> Report:
     """Make a tenant. SLUG: lower-case letters, digits and hyphens."""
     settings = _given(
         require_idempotency_key=require_idempotency_key,
         rate_limit=rate_limit,
+        tenant_rate_limit=tenant_rate_limit,
         default_provider=default_provider,
     )
     return _report(registry.create_tenant(slug=slug, name=name, actor=actor(), **settings))
@@ -106,12 +113,14 @@ def configure(
     *,
     require_idempotency_key: bool | None,
     rate_limit: str | None,
+    tenant_rate_limit: str | None,
     default_provider: str | None,
 ) -> Report:
     """Change a tenant's settings; those left out stay as they are."""
     settings = _given(
         require_idempotency_key=require_idempotency_key,
         rate_limit=rate_limit,
+        tenant_rate_limit=tenant_rate_limit,
         default_provider=default_provider,
     )
     if not settings:
@@ -121,13 +130,20 @@ def configure(
 
 
 def _given(
-    *, require_idempotency_key: bool | None, rate_limit: str | None, default_provider: str | None
+    *,
+    require_idempotency_key: bool | None,
+    rate_limit: str | None,
+    tenant_rate_limit: str | None,
+    default_provider: str | None,
 ) -> TenantSettings:
     settings: TenantSettings = {}
     if require_idempotency_key is not None:
         settings["require_idempotency_key"] = require_idempotency_key
     if rate_limit is not None:
         settings["rate_limit"] = None if rate_limit == PLATFORM else rate_limit
+    if tenant_rate_limit is not None:
+        own = None if tenant_rate_limit == PLATFORM else tenant_rate_limit
+        settings["tenant_rate_limit"] = own
     if default_provider == PLATFORM:
         settings["default_provider"] = None
     elif default_provider is not None:
@@ -148,6 +164,7 @@ def _document(tenant: Tenant) -> dict[str, object]:
         "status": tenant.status,
         "require_idempotency_key": tenant.require_idempotency_key,
         "rate_limit": tenant.rate_limit,
+        "tenant_rate_limit": tenant.tenant_rate_limit,
         "default_provider": tenant.default_provider,
         "created_at": tenant.created_at,
     }

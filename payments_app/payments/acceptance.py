@@ -27,7 +27,7 @@ from payments_app.payments.order import NewPayment, Route, choose_route
 from payments_app.payments.rails import Rails
 from payments_app.payments.states import BORN, Event, Status
 from payments_app.payments.story import record_event
-from payments_app.tenants.keys import Caller
+from payments_app.tenants.caller import Caller
 
 log = structlog.get_logger(__name__)
 

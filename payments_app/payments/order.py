@@ -12,7 +12,7 @@ from payments_app.kernel.money import EXPONENTS, Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Provider, ProviderAccount, Terms
-from payments_app.tenants.keys import Caller
+from payments_app.tenants.caller import Caller
 
 
 class ProviderAmbiguous(GatewayError):

@@ -15,7 +15,7 @@ from payments_app.kernel.database import transaction
 from payments_app.kernel.money import Money
 from payments_app.payments.errors import CursorInvalid, PaymentNotFound
 from payments_app.payments.model import Payment, PaymentEvent
-from payments_app.tenants.keys import Caller
+from payments_app.tenants.caller import Caller
 
 PAGE_MAX: Final = 100
 

@@ -35,6 +35,30 @@ class TenantSuspended(GatewayError):
     code = "tenant_suspended"
 
 
+class ApiKeyExpired(GatewayError):
+    """The key was right, and its time is over."""
+
+    code = "api_key_expired"
+
+
+class NetworkNotAllowed(GatewayError):
+    """The key is right, but may not be used from this address."""
+
+    code = "network_not_allowed"
+
+
+class ScopeUnknown(GatewayError):
+    """No scope has this name."""
+
+    code = "scope_unknown"
+
+
+class KeyEnded(GatewayError):
+    """A revoked or expired key can't be rotated: issue a new one."""
+
+    code = "key_ended"
+
+
 class KeyNotFound(GatewayError):
     """No API key has this id or prefix."""
 

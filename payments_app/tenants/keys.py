@@ -1,58 +1,41 @@
-"""A key is shown once; afterwards only its hash is known, and a revoked one opens nothing.
-
-`mara_live_<prefix>_<secret><checksum>`: what stands before the secret is public and finds the
-row; the fixed start and the checksum (CRC32 in base 62, over all before it) let a secret
-scanner tell a key from noise, and let us refuse noise without asking the database.
-"""
+"""A key is shown once; afterwards only its hash is known, and a revoked one opens nothing."""
 
 from __future__ import annotations
 
-import hashlib
-import hmac
-import re
-import secrets
-import string
-import zlib
-from dataclasses import dataclass, field
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import select, text, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from payments_app.audit.record import record
-from payments_app.kernel.database import EVERY_TENANT, database_now, snapshot, transaction
+from payments_app.kernel.database import EVERY_TENANT, database_now, narrow, transaction
 from payments_app.providers.contract import Mode
-from payments_app.tenants.errors import KeyNameInvalid, KeyNotFound, TenantSuspended
+from payments_app.tenants.caller import hash_of
+from payments_app.tenants.errors import KeyEnded, KeyNameInvalid, KeyNotFound
+from payments_app.tenants.key_format import PREFIX_PATTERN, new_key
 from payments_app.tenants.model import ApiKey, Tenant
 from payments_app.tenants.registry import as_id, checked_line
+from payments_app.tenants.scopes import ALL_SCOPES, Scope
 
-ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
-# 62**10 prefixes: two alike are not to be expected, and the database would refuse the second.
-PREFIX_LENGTH: Final = 10
-# log2(62**32) = 190 bits: not to be guessed, so a fast hash is enough to keep it.
-SECRET_LENGTH: Final = 32
-# 62**6 > 2**32: every CRC32 fits.
-CHECKSUM_LENGTH: Final = 6
-KEY_PATTERN: Final = re.compile(
-    rf"(mara_(?:live|test)_[0-9A-Za-z]{{{PREFIX_LENGTH}}})"
-    rf"_[0-9A-Za-z]{{{SECRET_LENGTH + CHECKSUM_LENGTH}}}"
-)
-_PREFIX_PATTERN: Final = re.compile(rf"mara_(?:live|test)_[0-9A-Za-z]{{{PREFIX_LENGTH}}}")
 NAME_LENGTH_MAX: Final = 100
-# What an unknown prefix is compared with, so that it costs what a wrong secret costs.
-_NO_HASH: Final = bytes(32)
 
-# The function opens the wall for the one key with this prefix and its tenant, and no further.
-_CALLER: Final = text(
-    "SELECT (key).key_hash, (key).revoked_at, (key).id AS key_id, (key).mode,"
-    " (tenant).id AS tenant_id, (tenant).slug, (tenant).status,"
-    " (tenant).require_idempotency_key, (tenant).rate_limit, (tenant).default_provider"
-    " FROM key_and_tenant(:prefix)"
-)
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """What a key is to be. `lifetime` None: until it is revoked; no `networks`: from anywhere."""
+
+    mode: Mode
+    name: str = ""
+    scopes: frozenset[Scope] = ALL_SCOPES
+    networks: Sequence[IPv4Network | IPv6Network] = ()
+    lifetime: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,43 +48,25 @@ class IssuedKey:
     mode: Mode
     name: str
     created_at: datetime
+    scopes: frozenset[Scope]
+    networks: Sequence[IPv4Network | IPv6Network]
+    expires_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """Who asks, proven by a key, with what the request path needs to know of the tenant."""
+class RotatedKey:
+    """A new key in the place of another, which goes on until `old_expires_at`."""
 
-    tenant_id: UUID
-    tenant_slug: str
-    key_id: UUID
-    mode: Mode
-    require_idempotency_key: bool
-    rate_limit: str | None
-    default_provider: str | None
+    issued: IssuedKey
+    replaces: UUID
+    old_expires_at: datetime
 
 
-def issue_key(tenant: Tenant, *, mode: Mode, name: str = "", actor: str) -> IssuedKey:
+def issue_key(tenant: Tenant, wanted: NewKey, *, actor: str) -> IssuedKey:
     """A new key for `tenant`. Raises KeyNameInvalid."""
-    name = _checked_name(name)
-    prefix, key = new_key(mode)
-    fresh = (
-        insert(ApiKey)
-        .values(
-            id=uuid7(),
-            tenant_id=tenant.id,
-            prefix=prefix,
-            key_hash=_hash(key),
-            mode=mode.value,
-            name=name,
-        )
-        .returning(ApiKey)
-    )
+    wanted = replace(wanted, name=_checked_name(wanted.name))
     with transaction(tenant.id) as session:
-        row = session.scalars(fresh).one()
-        _record(session, row, actor=actor, action="key.issued")
-    return IssuedKey(
-        id=row.id, prefix=prefix, key=key, mode=mode, name=name, created_at=row.created_at
-    )
+        return _issue(session, tenant.id, wanted, actor=actor, action="key.issued")
 
 
 def list_keys(tenant: Tenant) -> list[ApiKey]:
@@ -112,87 +77,89 @@ def list_keys(tenant: Tenant) -> list[ApiKey]:
         return list(session.scalars(wanted))
 
 
+def rotate_key(id_or_prefix: str, *, overlap: timedelta, actor: str) -> RotatedKey:
+    """A new key that may do the same; the old one ends after `overlap`, or when it would have.
+
+    Raises KeyNotFound, KeyEnded.
+    """
+    with transaction(EVERY_TENANT) as session:
+        old = _locked(session, id_or_prefix)
+        narrow(session, old.tenant_id)
+        now: datetime = session.scalars(select(database_now())).one()
+        if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+            raise KeyEnded("This API key has ended already: issue a new one.")
+        same = NewKey(
+            mode=Mode(old.mode),
+            name=old.name,
+            scopes=frozenset(Scope(name) for name in old.scopes),
+            networks=tuple(old.networks),
+        )
+        issued = _issue(session, old.tenant_id, same, actor=actor, action="key.issued")
+        ending = update(ApiKey).where(ApiKey.id == old.id)
+        ending = ending.values(expires_at=func.least(ApiKey.expires_at, now + overlap))
+        ended = session.scalars(ending.returning(ApiKey)).one()
+        _record(session, ended, actor=actor, action="key.rotated")
+        if ended.expires_at is None:
+            raise RuntimeError("the old key has no end")
+        return RotatedKey(issued, old.id, ended.expires_at)
+
+
 def revoke_key(id_or_prefix: str, *, actor: str) -> ApiKey:
     """From now on the key opens nothing. Revoking it again changes nothing.
 
     Takes the id, the prefix, or a whole key that was found where it shouldn't be.
     Raises KeyNotFound.
     """
-    key_id = as_id(id_or_prefix)
-    public = _PREFIX_PATTERN.match(id_or_prefix)
-    if key_id is None and public is None:
-        # What was given isn't repeated: it may be most of a key.
-        raise KeyNotFound("That is neither the id nor the prefix of an API key.")
-    wanted = ApiKey.prefix == public[0] if public else ApiKey.id == key_id
     with transaction(EVERY_TENANT) as session:
-        row = session.scalar(select(ApiKey).where(wanted).with_for_update())
-        if row is None:
-            raise KeyNotFound("There is no such API key.")
+        row = _locked(session, id_or_prefix)
+        narrow(session, row.tenant_id)
         if row.revoked_at is None:
             row = _revoke(session, row, actor=actor)
         return row
 
 
-def verify_key(presented: str) -> Caller | None:
-    """Whose key this is, or None for one that opens nothing; one round trip at most.
-
-    Raises TenantSuspended, but only once the key has proved right: nobody else learns it.
-    """
-    prefix = prefix_of(presented)
-    if prefix is None:
-        return None
-    with snapshot() as connection:
-        row = connection.execute(_CALLER, {"prefix": prefix}).one_or_none()
-    proven = hmac.compare_digest(_NO_HASH if row is None else row[0], _hash(presented))
-    if row is None or not proven:
-        return None
-    _, revoked_at, key_id, mode, tenant_id, slug, status, require_key, rate_limit, provider = row
-    if revoked_at is not None:
-        return None
-    if status != "active":
-        raise TenantSuspended("This tenant is suspended.")
-    return Caller(
+def _issue(
+    session: Session, tenant_id: UUID, wanted: NewKey, *, actor: str, action: str
+) -> IssuedKey:
+    prefix, key = new_key(wanted.mode)
+    ends = None if wanted.lifetime is None else database_now() + wanted.lifetime
+    fresh = insert(ApiKey).values(
+        id=uuid7(),
         tenant_id=tenant_id,
-        tenant_slug=slug,
-        key_id=key_id,
-        mode=Mode(mode),
-        require_idempotency_key=require_key,
-        rate_limit=rate_limit,
-        default_provider=provider,
+        prefix=prefix,
+        key_hash=hash_of(key),
+        mode=wanted.mode.value,
+        name=wanted.name,
+        scopes=sorted(wanted.scopes),
+        networks=list(wanted.networks),
+        expires_at=ends,
+    )
+    row = session.scalars(fresh.returning(ApiKey)).one()
+    _record(session, row, actor=actor, action=action)
+    return IssuedKey(
+        id=row.id,
+        prefix=prefix,
+        key=key,
+        mode=wanted.mode,
+        name=row.name,
+        created_at=row.created_at,
+        scopes=wanted.scopes,
+        networks=tuple(row.networks),
+        expires_at=row.expires_at,
     )
 
 
-def new_key(mode: Mode) -> tuple[str, str]:
-    """A random prefix and the whole key that starts with it."""
-    prefix = f"mara_{mode.value}_{_random_text(PREFIX_LENGTH)}"
-    unsigned = f"{prefix}_{_random_text(SECRET_LENGTH)}"
-    return prefix, unsigned + checksum(unsigned)
-
-
-def prefix_of(presented: str) -> str | None:
-    """The public part of what has a key's form and a right checksum, else None."""
-    found = KEY_PATTERN.fullmatch(presented)
-    if found is None or checksum(presented[:-CHECKSUM_LENGTH]) != presented[-CHECKSUM_LENGTH:]:
-        return None
-    return found[1]
-
-
-def checksum(unsigned: str) -> str:
-    """CRC32 in base 62, padded. It finds typing errors; it proves nothing."""
-    rest = zlib.crc32(unsigned.encode())
-    digits = ""
-    for _ in range(CHECKSUM_LENGTH):
-        rest, digit = divmod(rest, len(ALPHABET))
-        digits = ALPHABET[digit] + digits
-    return digits
-
-
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
-
-
-def _random_text(length: int) -> str:
-    return "".join(secrets.choice(ALPHABET) for _ in range(length))
+def _locked(session: Session, id_or_prefix: str) -> ApiKey:
+    key_id = as_id(id_or_prefix)
+    public = PREFIX_PATTERN.match(id_or_prefix)
+    if key_id is None and public is None:
+        # What was given isn't repeated: it may be most of a key.
+        raise KeyNotFound("That is neither the id nor the prefix of an API key.")
+    wanted = ApiKey.prefix == public[0] if public else ApiKey.id == key_id
+    row = session.scalar(select(ApiKey).where(wanted).with_for_update())
+    if row is None:
+        raise KeyNotFound("There is no such API key.")
+    return row
 
 
 def _checked_name(name: str) -> str:
@@ -210,6 +177,13 @@ def _revoke(session: Session, row: ApiKey, *, actor: str) -> ApiKey:
 
 
 def _record(session: Session, row: ApiKey, *, actor: str, action: str) -> None:
+    detail: dict[str, object] = {"prefix": row.prefix, "mode": row.mode, "name": row.name}
+    if frozenset(row.scopes) != ALL_SCOPES:
+        detail["scopes"] = sorted(row.scopes)
+    if row.networks:
+        detail["networks"] = [str(network) for network in row.networks]
+    if row.expires_at is not None:
+        detail["expires_at"] = row.expires_at.isoformat()
     record(
         session,
         tenant_id=row.tenant_id,
@@ -217,5 +191,5 @@ def _record(session: Session, row: ApiKey, *, actor: str, action: str) -> None:
         action=action,
         subject_type="api_key",
         subject_id=row.id,
-        detail={"prefix": row.prefix, "mode": row.mode, "name": row.name},
+        detail=detail,
     )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
 from typing import Final
 from uuid import UUID
 
 from sqlalchemy import CheckConstraint, ForeignKey, LargeBinary, Text, UniqueConstraint, text
-from sqlalchemy.dialects.postgresql import TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, CIDR, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from payments_app.kernel.database import Base
+from payments_app.tenants.scopes import Scope
 
 Timestamp: Final = TIMESTAMP(timezone=True)
 NOW: Final = text("clock_timestamp()")
+_SCOPES: Final = ", ".join(f"'{scope}'" for scope in Scope)
 
 
 class Tenant(Base):
@@ -31,6 +34,7 @@ class Tenant(Base):
     status: Mapped[str] = mapped_column(Text, server_default="active")
     require_idempotency_key: Mapped[bool] = mapped_column(server_default=text("false"))
     rate_limit: Mapped[str | None] = mapped_column(Text)
+    tenant_rate_limit: Mapped[str | None] = mapped_column(Text)
     default_provider: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
 
@@ -42,6 +46,9 @@ class ApiKey(Base):
     __table_args__ = (
         CheckConstraint("mode IN ('live', 'test')", name="mode_known"),
         CheckConstraint("octet_length(key_hash) = 32", name="hash_is_sha256"),
+        CheckConstraint(
+            f"scopes <@ ARRAY[{_SCOPES}] AND cardinality(scopes) > 0", name="scopes_known"
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -50,7 +57,17 @@ class ApiKey(Base):
     key_hash: Mapped[bytes] = mapped_column(LargeBinary)
     mode: Mapped[str] = mapped_column(Text)
     name: Mapped[str] = mapped_column(Text, server_default="")
+    scopes: Mapped[list[str]] = mapped_column(
+        ARRAY(Text), server_default="{" + ",".join(Scope) + "}"
+    )
+    # From where it may be used; from anywhere if there are none.
+    networks: Mapped[list[IPv4Network | IPv6Network]] = mapped_column(
+        ARRAY(CIDR), server_default="{}"
+    )
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    expires_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    # To the minute: not each request writes it.
+    last_used_at: Mapped[datetime | None] = mapped_column(Timestamp)
     revoked_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
 

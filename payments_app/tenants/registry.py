@@ -37,6 +37,7 @@ class TenantSettings(TypedDict, total=False):
 
     require_idempotency_key: bool
     rate_limit: str | None
+    tenant_rate_limit: str | None
     default_provider: str | None
 
 
@@ -172,11 +173,11 @@ def _checked_name(name: str) -> str:
 
 
 def _check_settings(settings: TenantSettings) -> None:
-    rate_limit = settings.get("rate_limit")
-    if rate_limit is not None and not _is_rate(rate_limit):
-        raise TenantSettingInvalid(
-            "The rate limit must be in Flask-Limiter's notation, such as 100 per minute."
-        )
+    for rate in (settings.get("rate_limit"), settings.get("tenant_rate_limit")):
+        if rate is not None and not _is_rate(rate):
+            raise TenantSettingInvalid(
+                "The rate limit must be in Flask-Limiter's notation, such as 100 per minute."
+            )
     provider = settings.get("default_provider")
     if provider is not None and _PROVIDER.fullmatch(provider) is None:
         raise TenantSettingInvalid("The default provider must be a code such as mtn_momo.")

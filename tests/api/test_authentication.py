@@ -10,7 +10,8 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from payments_app.providers.contract import Mode
-from payments_app.tenants.keys import checksum, new_key, revoke_key
+from payments_app.tenants.key_format import checksum, new_key
+from payments_app.tenants.keys import revoke_key
 from payments_app.tenants.registry import resume_tenant, suspend_tenant
 from tests.api.http_caller import (
     PAYMENTS,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
@@ -23,6 +24,7 @@ from tests.api.http_caller import (
     code_of,
     new_caller,
 )
+from tests.builders import an_issued_key
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def test_a_hundred_a_minute_is_the_default(limited: HttpCaller) -> None:
 
     assert first.headers["RateLimit-Limit"] == "100"
     assert first.headers["RateLimit-Remaining"] == "99"
-    assert first.headers["RateLimit-Policy"] == "100;w=60"
+    assert first.headers["RateLimit-Policy"] == '"key";q=100;w=60, "tenant";q=1000;w=60'
     assert 1 <= int(first.headers["RateLimit-Reset"]) <= 60
     assert "Retry-After" not in first.headers
 
@@ -90,7 +92,7 @@ def test_a_tenants_own_limit_stands_in_for_the_default(limited: HttpCaller) -> N
     statuses = [limited.get().status_code for _ in range(3)]
 
     assert statuses == [200, 200, 429]
-    assert limited.get().headers["RateLimit-Policy"] == "2;w=3600"
+    assert limited.get().headers["RateLimit-Policy"] == '"key";q=2;w=3600'
     limited.configure(rate_limit=None)
     assert limited.get().status_code == 200
 
@@ -101,7 +103,7 @@ def test_of_several_limits_each_holds(limited: HttpCaller) -> None:
     answers = [limited.get() for _ in range(3)]
 
     assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert answers[-1].headers["RateLimit-Policy"] == "2;w=60"
+    assert answers[-1].headers["RateLimit-Policy"] == '"key";q=2;w=60'
 
 
 def test_a_limit_that_nobody_can_read_gives_way_to_the_default(
@@ -128,7 +130,9 @@ def test_the_window_ends(limited: HttpCaller) -> None:
     assert limited.get().status_code == 200
 
 
-def test_counting_and_telling_is_one_round_trip(limited: HttpCaller, redis_url: str) -> None:
+def test_counting_and_telling_is_one_round_trip_for_each_limit(
+    limited: HttpCaller, redis_url: str
+) -> None:
     limited.get()
     with Redis.from_url(redis_url) as redis:
         before = _commands(redis)
@@ -139,9 +143,9 @@ def test_counting_and_telling_is_one_round_trip(limited: HttpCaller, redis_url: 
     asked = {name: after[name] - before.get(name, 0) for name in after}
     del asked["info"]
     assert {name: number for name, number in asked.items() if number} == {
-        "evalsha": 1,
-        "incrby": 1,
-        "pttl": 1,
+        "evalsha": 2,
+        "incrby": 2,
+        "pttl": 2,
     }
 
 
@@ -246,3 +250,55 @@ def _commands(redis: Redis) -> dict[str, int]:
 def _has_counted(redis: RedisServer) -> bool:
     with redis.client() as client:
         return bool(list(client.scan_iter("LIMITS*")))
+
+
+def test_both_limits_are_told(limited: HttpCaller) -> None:
+    answer = limited.get()
+
+    state = re.fullmatch(
+        r'"key";r=99;t=([0-9]+), "tenant";r=999;t=([0-9]+)', answer.headers["RateLimit"]
+    )
+    assert state is not None
+    assert all(1 <= int(seconds) <= 60 for seconds in state.groups())
+
+
+def test_all_keys_of_a_tenant_share_its_limit(limited: HttpCaller) -> None:
+    limited.configure(tenant_rate_limit="3 per minute")
+    with limited.app.app_context():
+        second = an_issued_key(tenant=limited.tenant, mode=Mode.TEST).key
+    other = new_caller(limited.app)
+
+    assert [limited.get().status_code for _ in range(2)] == [200, 200]
+    assert limited.get(headers={"X-API-Key": second}).status_code == 200
+    refused = limited.get(headers={"X-API-Key": second})
+
+    assert refused.status_code == 429
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert refused.headers["RateLimit-Remaining"] == "0"
+    assert other.get().status_code == 200
+
+
+def test_who_has_no_valid_key_is_limited_by_address_and_others_there_are_not(
+    make_app: MakeApp,
+) -> None:
+    caller = new_caller(make_app(rate_limit_unauthenticated="3 per minute"))
+    wrong = {"X-API-Key": "mara_live_nothing"}
+    elsewhere = {"environ_base": {"REMOTE_ADDR": f"2001:db8::{uuid4().hex[:4]}"}}
+    there = {"environ_base": {"REMOTE_ADDR": f"2001:db8:1::{uuid4().hex[:4]}"}}
+
+    statuses = [caller.get(headers=wrong, **there).status_code for _ in range(5)]
+    refused = caller.get(headers=wrong, **there)
+
+    assert statuses == [401, 401, 401, 429, 429]
+    assert code_of(refused) == "rate_limited"
+    assert 1 <= int(refused.headers["Retry-After"]) <= 60
+    assert caller.get(**there).status_code == 200
+    assert caller.get(headers=wrong, **elsewhere).status_code == 401
+
+
+def test_strangers_are_counted_without_redis_too(make_app: MakeApp) -> None:
+    app = make_app(redis_url="redis://127.0.0.1:1/0", rate_limit_unauthenticated="2 per minute")
+    caller = new_caller(app)
+    wrong = {"X-API-Key": "mara_live_nothing"}
+
+    assert [caller.get(headers=wrong).status_code for _ in range(3)] == [401, 401, 429]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from uuid import UUID
 
 import pytest
 from flask import Flask
 
 from payments_app.providers.contract import Mode
-from payments_app.tenants.keys import verify_key
+from payments_app.tenants.caller import verify_key
+from payments_app.tenants.errors import ApiKeyExpired
 from tests.builders import a_tenant
 from tests.commands.conftest import Commands
 
@@ -47,7 +49,10 @@ def test_people_are_told_that_it_is_shown_once(flask: Commands, slug: str) -> No
 def test_the_list_has_prefixes_and_never_a_key_or_its_hash(flask: Commands, slug: str) -> None:
     issued = flask(f"keys issue {slug} --json").document
     (listed,) = flask(f"keys list {slug} --json").document["data"]
-    assert set(listed) == {"id", "prefix", "mode", "name", "created_at", "revoked_at"}
+    assert set(listed) == {
+        *("id", "prefix", "mode", "name", "scopes", "networks"),
+        *("created_at", "expires_at", "last_used_at", "revoked_at"),
+    }
     assert listed["id"] == issued["id"]
     secret = issued["key"].removeprefix(issued["prefix"])
     for words in (f"keys list {slug}", f"audit list {slug}", f"audit list {slug} --json"):
@@ -67,3 +72,64 @@ def test_a_revoked_key_opens_nothing(app: Flask, flask: Commands, slug: str, han
     assert revoked["revoked_at"].endswith("Z")
     with app.app_context():
         assert verify_key(issued["key"]) is None
+
+
+def test_a_key_is_issued_for_little(flask: Commands, slug: str) -> None:
+    issued = flask(
+        *("keys", "issue", slug, "--scope", "payments:read", "--network", "203.0.113.0/24"),
+        *("--network", "2001:db8::/32", "--expires-in", "2h", "--json"),
+    ).document
+    assert issued["scopes"] == ["payments:read"]
+    assert issued["networks"] == ["203.0.113.0/24", "2001:db8::/32"]
+    span = datetime.fromisoformat(issued["expires_at"]) - datetime.fromisoformat(
+        issued["created_at"]
+    )
+    assert timedelta(minutes=119) < span < timedelta(minutes=121)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "code", "word"),
+    [
+        ("--scope", "everything", 1, "scope_unknown"),
+        ("--network", "203.0.113.7/24", 2, "203.0.113.0/24"),
+        ("--network", "here", 2, "203.0.113.0/24"),
+        ("--expires-in", "soon", 2, "30d"),
+    ],
+)
+def test_what_a_key_can_not_be_is_said(
+    flask: Commands, slug: str, option: str, value: str, code: int, word: str
+) -> None:
+    refused = flask("keys", "issue", slug, option, value)
+    assert refused.code == code
+    assert word in refused.err
+    assert flask(f"keys list {slug} --json").document == {"data": []}
+
+
+def test_a_rotated_key_goes_on_for_the_overlap_beside_its_successor(
+    app: Flask, flask: Commands, slug: str
+) -> None:
+    words = f"keys issue {slug} --mode test --name till --scope payments:read --json"
+    old = flask(words).document
+    new = flask(f"keys rotate {old['prefix']} --overlap 1h --json").document
+    assert new["replaces"] == old["id"]
+    assert (new["mode"], new["name"], new["scopes"]) == ("test", "till", ["payments:read"])
+    assert new["expires_at"] is None
+    with app.app_context():
+        assert verify_key(old["key"]) is not None
+        assert verify_key(new["key"]) is not None
+    listed = {key["id"]: key for key in flask(f"keys list {slug} --json").document["data"]}
+    assert listed[old["id"]]["expires_at"] == new["old_expires_at"]
+    actions = [e["action"] for e in flask(f"audit list {slug} --json").document["data"]]
+    assert actions[:2] == ["key.rotated", "key.issued"]
+
+
+def test_a_rotation_makes_no_key_live_longer(app: Flask, flask: Commands, slug: str) -> None:
+    old = flask(f"keys issue {slug} --expires-in 30m --json").document
+    new = flask(f"keys rotate {old['id']} --overlap 24h --json").document
+    assert new["old_expires_at"] == old["expires_at"]
+    flask(f"keys rotate {new['id']} --overlap 0m --json")
+    with app.app_context(), pytest.raises(ApiKeyExpired):
+        verify_key(new["key"])
+    again = flask(f"keys rotate {new['id']}")
+    assert again.code == 1
+    assert "key_ended" in again.err

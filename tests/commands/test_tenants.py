@@ -34,6 +34,7 @@ def test_create_prints_the_tenant_as_one_json_document(flask: Commands) -> None:
         "status": "active",
         "require_idempotency_key": False,
         "rate_limit": None,
+        "tenant_rate_limit": None,
         "default_provider": None,
     }
 

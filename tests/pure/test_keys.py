@@ -8,16 +8,16 @@ import re
 import pytest
 
 from payments_app.providers.contract import Mode
-from payments_app.tenants.keys import (
+from payments_app.tenants.key_format import (
     ALPHABET,
     CHECKSUM_LENGTH,
     PREFIX_LENGTH,
     SECRET_LENGTH,
-    IssuedKey,
     checksum,
     new_key,
     prefix_of,
 )
+from payments_app.tenants.keys import IssuedKey
 
 # Written out here, as a secret scanner would have it: this form is a promise.
 PUBLISHED = re.compile(r"mara_(live|test)_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}")

@@ -112,6 +112,9 @@ def test_a_missing_setting_is_named_with_what_it_should_be(name: str, value: str
         ("LOG_FORMAT", "xml"),
         ("WEBHOOK_ALLOW_PRIVATE_ADDRESSES", "maybe"),
         ("DATABASE_ALLOW_SUPERUSER", "perhaps"),
+        ("TRUSTED_PROXIES", "-1"),
+        ("TRUSTED_PROXIES", "10"),
+        ("RATE_LIMIT_UNAUTHENTICATED", "often"),
     ],
 )
 def test_a_malformed_setting_is_named_and_its_value_not_repeated(name: str, value: str) -> None:

@@ -29,6 +29,8 @@ OF_COMMANDS = {
     "TenantSettingInvalid",
     "KeyNotFound",
     "KeyNameInvalid",
+    "KeyEnded",
+    "ScopeUnknown",
     "ProviderAccountInvalid",
     "ProviderAccountMoved",
     "PaymentEnded",

@@ -25,7 +25,7 @@ from payments_app.payments.acceptance import Asker
 from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment
 from payments_app.payments.rails import Rails
-from payments_app.tenants.keys import Caller
+from payments_app.tenants.caller import Caller
 from tests.simulation.referee import Check, Violation
 
 KEPT_FOR: Final = timedelta(hours=24)

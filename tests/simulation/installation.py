@@ -19,7 +19,8 @@ from payments_app.kernel import jobs
 from payments_app.kernel.database import db, init_database
 from payments_app.kernel.secrets import Cipher
 from payments_app.providers.contract import Mode
-from payments_app.tenants.keys import Caller, issue_key
+from payments_app.tenants.caller import Caller
+from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.registry import create_tenant
 from tests.simulation import clock, hooks
 from tests.simulation.cast import Cast
@@ -119,7 +120,7 @@ def _wired(cast: Cast, time: VirtualClock, doorbell: Doorbell) -> Iterator[None]
 
 def _caller(slug: str) -> Caller:
     tenant = create_tenant(slug=slug, actor="cli:simulation")
-    key = issue_key(tenant, mode=Mode.LIVE, actor="cli:simulation")
+    key = issue_key(tenant, NewKey(mode=Mode.LIVE), actor="cli:simulation")
     return Caller(
         tenant_id=tenant.id,
         tenant_slug=slug,

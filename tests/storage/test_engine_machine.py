@@ -44,7 +44,7 @@ from payments_app.providers.contract import (
     PaymentOrder,
     Verdict,
 )
-from payments_app.tenants.keys import Caller
+from payments_app.tenants.caller import Caller
 from tests.builders import (
     ANSWERS,
     SCRIPTED,

@@ -26,7 +26,7 @@ from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.model import Payment
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Observation, PaymentOrder
-from payments_app.tenants.keys import Caller
+from payments_app.tenants.caller import Caller
 from tests.builders import (
     ANSWERS,
     Ledger,

@@ -13,18 +13,10 @@ from sqlalchemy import event, select, text
 from payments_app.audit.model import AuditEntry
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.providers.contract import Mode
+from payments_app.tenants.caller import Caller, verify_key
 from payments_app.tenants.errors import KeyNameInvalid, KeyNotFound, TenantSuspended
-from payments_app.tenants.keys import (
-    CHECKSUM_LENGTH,
-    Caller,
-    IssuedKey,
-    checksum,
-    issue_key,
-    list_keys,
-    new_key,
-    revoke_key,
-    verify_key,
-)
+from payments_app.tenants.key_format import CHECKSUM_LENGTH, checksum, new_key
+from payments_app.tenants.keys import IssuedKey, NewKey, issue_key, list_keys, revoke_key
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import (
     configure_tenant,
@@ -49,7 +41,7 @@ def tenant(_context: None) -> Tenant:
 
 
 def a_key(tenant: Tenant, mode: Mode = Mode.LIVE) -> IssuedKey:
-    return issue_key(tenant, mode=mode, name="till 1", actor="cli:ada")
+    return issue_key(tenant, NewKey(mode=mode, name="till 1"), actor="cli:ada")
 
 
 def with_another_secret(key: str) -> str:
@@ -234,5 +226,5 @@ def test_keys_are_listed_newest_first_and_only_the_tenants_own(tenant: Tenant) -
 @pytest.mark.parametrize("name", ["x" * 101, "two\nlines", "\x1b[31mred"])
 def test_an_odd_name_is_refused_and_no_key_is_made(tenant: Tenant, name: str) -> None:
     with pytest.raises(KeyNameInvalid):
-        issue_key(tenant, mode=Mode.LIVE, name=name, actor="cli:ada")
+        issue_key(tenant, NewKey(mode=Mode.LIVE, name=name), actor="cli:ada")
     assert list_keys(tenant) == []

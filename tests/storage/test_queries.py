@@ -23,7 +23,7 @@ from payments_app.payments.queries import (
 )
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode
-from payments_app.tenants.keys import Caller
+from payments_app.tenants.caller import Caller
 from tests.builders import (
     ANSWERS,
     ScriptedProvider,

@@ -153,6 +153,8 @@ ATTACKS: Final[list[tuple[Row, str]]] = [
     ({"fingerprint": b""}, "ck_idempotency_keys_fingerprint_is_sha256"),
     ({"mode": "both"}, "ck_api_keys_mode_known"),
     ({"key_hash": b"mara_live_a_whole_key"}, "ck_api_keys_hash_is_sha256"),
+    ({"scopes": ["everything"]}, "ck_api_keys_scopes_known"),
+    ({"scopes": []}, "ck_api_keys_scopes_known"),
     ({"mode": "both"}, "ck_provider_accounts_mode_known"),
     (
         {"mode": "test", "target_environment": "mtnuganda"},

@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 from flask import Response, current_app, g
 
-from payments_app.api.authentication import caller
+from payments_app.api.authentication import caller, needs
 from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.idempotent import RequestLock, key_of_request
 from payments_app.api.json import json_response
@@ -29,6 +29,7 @@ from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.errors import CursorInvalid
 from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment
+from payments_app.tenants.scopes import Scope
 
 blp = ApiBlueprint("payments", __name__, url_prefix="/api/v1/payments", description="Collections")
 _SHOWN = {
@@ -59,6 +60,7 @@ _SHOWN = {
 @blp.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blp.header_parameter("Idempotency-Key")
+@needs(Scope.PAYMENTS_WRITE)
 def create_payment(order: NewPayment) -> Response:
     """Ask a payer for money.
 
@@ -82,6 +84,7 @@ def create_payment(order: NewPayment) -> Response:
 @blp.arguments(PaymentQuerySchema(), location="query")
 @blp.response(200, PaymentPageSchema, description="A page")
 @blp.alt_response(400, "BAD_REQUEST")
+@needs(Scope.PAYMENTS_READ)
 def list_payments(query: dict[str, Any]) -> Response:
     """List payments, newest first.
 
@@ -91,7 +94,7 @@ def list_payments(query: dict[str, Any]) -> Response:
     page = queries.list_payments(caller(), **query)
     return json_response(
         {
-            "data": [payment_document(payment) for payment in page.payments],
+            "data": [_shown(payment) for payment in page.payments],
             "next_cursor": page.next_cursor,
         }
     )
@@ -101,12 +104,13 @@ def list_payments(query: dict[str, Any]) -> Response:
 @blp.doc(operationId="show_payment")
 @blp.response(200, PaymentSchema, description="The payment")
 @blp.alt_response(404, "NOT_FOUND")
+@needs(Scope.PAYMENTS_READ)
 def show_payment(payment_id: UUID) -> Response:
     """Show one payment.
 
     As it is now. Another tenant's or mode's payment looks like one that doesn't exist.
     """
-    return json_response(payment_document(queries.find_payment(caller(), payment_id)))
+    return json_response(_shown(queries.find_payment(caller(), payment_id)))
 
 
 @blp.route("/<uuid:payment_id>/events", methods=["GET"])
@@ -115,6 +119,7 @@ def show_payment(payment_id: UUID) -> Response:
 @blp.response(200, EventPageSchema, description="A part of the story")
 @blp.alt_response(400, "BAD_REQUEST")
 @blp.alt_response(404, "NOT_FOUND")
+@needs(Scope.PAYMENTS_READ)
 def list_events(query: dict[str, Any], payment_id: UUID) -> Response:
     """Tell a payment's story.
 
@@ -140,8 +145,14 @@ def _alone(order: NewPayment, asker: Asker) -> AbstractContextManager[None]:
     return lock.hold(name, about=about)
 
 
+def _shown(payment: Payment) -> dict[str, Any]:
+    """The payment as this key may see it."""
+    return payment_document(payment, whole_payer=Scope.PAYERS_READ in caller().scopes)
+
+
 def _render(payment: Payment) -> StoredAnswer:
-    body = orjson.dumps(payment_document(payment))
+    # Whole for every key: who asks for this answer, first or again, has sent the number.
+    body = orjson.dumps(payment_document(payment, whole_payer=True))
     return StoredAnswer(201, {"Location": f"/api/v1/payments/{payment.id}"}, body)
 
 
