@@ -11,6 +11,7 @@ import structlog
 from flask import Flask, Response, g, request
 
 from payments_app.api.problems import TenantMismatch, Unauthenticated
+from payments_app.audit.origin import Origin, begin_at
 from payments_app.tenants.keys import Caller, verify_key
 
 API_PREFIX: Final = "/api/"
@@ -36,6 +37,7 @@ def _begin() -> None:
     g.started_at = time.monotonic()
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
+    begin_at(Origin(source=request.remote_addr, request_id=g.request_id))
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     if trace := _TRACEPARENT.fullmatch(request.headers.get("traceparent", "")):
