@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 from sqlalchemy import Row, text
@@ -12,10 +13,15 @@ from sqlalchemy.orm import Session
 ROWS_AT_ONCE: Final = 1_000
 
 
-def stream(session: Session, statement: str, **values: object) -> Iterator[Row[Any]]:
+@contextmanager
+def stream(session: Session, statement: str, **values: object) -> Iterator[Iterator[Row[Any]]]:
     """The statement's rows through a cursor of the server, some at a time."""
     options = {"yield_per": ROWS_AT_ONCE}
-    return iter(session.execute(text(statement), values, execution_options=options))
+    result = session.execute(text(statement), values, execution_options=options)
+    try:
+        yield iter(result)
+    finally:
+        result.close()
 
 
 def take_time(session: Session) -> None:

@@ -26,7 +26,7 @@ _ENTRIES: Final = f"""
 SELECT encode(previous_hash, 'hex'), tenant_id::text, position::text, id::text, actor, action,
        subject_type, subject_id, source, request_id, detail::text,
        {MICROSECONDS.format("created_at")}, encode(hash, 'hex') AS hash
-FROM audit_entries {{where}} ORDER BY tenant_id, position
+FROM audit_entries e {{where}} ORDER BY e.tenant_id, e.position
 """  # noqa: S608  no value of anyone's
 _TENANTS: Final = "SELECT id::text FROM tenants {where} ORDER BY id"
 OF_TENANT: Final = "WHERE tenant_id = :tenant"
@@ -85,7 +85,8 @@ def verify_entries(
     """
     walk = EntriesWalk(set(sought))
     where = "" if tenant_id is None else OF_TENANT
-    walk.through(stream(session, _ENTRIES.format(where=where), **_value(tenant_id)), on_row)
+    with stream(session, _ENTRIES.format(where=where), **_value(tenant_id)) as entries:
+        walk.through(entries, on_row)
     where = "" if tenant_id is None else "WHERE id = :tenant"
     for (tenant,) in session.execute(text(_TENANTS.format(where=where)), _value(tenant_id)):
         if tenant not in walk.heads:

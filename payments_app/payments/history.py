@@ -120,7 +120,8 @@ def verify_stories(
     """Each payment's events from first to last; how many in each tenant. Raises RecordBent."""
     walk = StoriesWalk()
     where, values = _of(tenant_id, "WHERE e.tenant_id = :tenant")
-    walk.through(stream(session, _STORIES.format(where=where), **values), on_row)
+    with stream(session, _STORIES.format(where=where), **values) as rows:
+        walk.through(rows, on_row)
     where, values = _of(tenant_id, "AND p.tenant_id = :tenant")
     bare = session.execute(text(_WITHOUT_STORY.format(where=where)), values).one_or_none()
     if bare is not None:
@@ -151,10 +152,13 @@ class Tally:
 def verify_seals(session: Session, tenant_id: UUID | None, *, on_row: Callable[[], None]) -> int:
     """Each seal against the events that it was made of; how many seals. Raises RecordBent."""
     where, values = _of(tenant_id, "AND tenant_id = :tenant")
-    seals = stream(session, _SEALS.format(where=where), **values)
-    where, values = _of(tenant_id, "WHERE tenant_id = :tenant")
-    events = stream(session, _EVENT_HASHES.format(where=where), **values)
-    return _match(seals, events, on_row)
+    all_or_own, _ = _of(tenant_id, "WHERE tenant_id = :tenant")
+    # The seals first: an event that they speak of is then there.
+    with (
+        stream(session, _SEALS.format(where=where), **values) as seals,
+        stream(session, _EVENT_HASHES.format(where=all_or_own), **values) as events,
+    ):
+        return _match(seals, events, on_row)
 
 
 def _match(seals: Iterator[Any], events: Iterator[Any], on_row: Callable[[], None]) -> int:

@@ -95,8 +95,9 @@ def export_record(part: Part, *, events: bool) -> Iterator[dict[str, Any]]:
     with transaction(part.tenant_id or EVERY_TENANT) as session:
         take_time(session)
         for statement in (_ENTRIES, _EVENTS) if events else (_ENTRIES,):
-            for row in stream(session, statement.format(where=where), **values):
-                yield dict(row._mapping)  # noqa: SLF001  SQLAlchemy's own name for it
+            with stream(session, statement.format(where=where), **values) as rows:
+                for row in rows:
+                    yield dict(row._mapping)  # noqa: SLF001  SQLAlchemy's own name for it
 
 
 def _condition(part: Part) -> tuple[str, dict[str, object]]:

@@ -15,6 +15,8 @@ from devstack.postgres_server import PostgresServer
 from devstack.servers import Servers
 from payments_app import create_app
 from payments_app.kernel.database import db
+from payments_app.payments.seals import seal_events
+from payments_app.payments.verification import verify_record
 from payments_app.settings import Settings
 from tests.api.http_caller import an_order, new_caller
 from tests.shape.source_tree import ROOT, sources
@@ -101,6 +103,28 @@ def test_there_and_back_with_data_in_it_comes_out_the_same(migrated: Migrated) -
 
     assert migrated.schema() == before
     assert new_caller(migrated.app).post(an_order()).status_code == 201
+
+
+def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrated) -> None:
+    caller = new_caller(migrated.app)
+    for _ in range(12):
+        assert caller.post(an_order()).status_code == 201
+    with migrated.app.app_context():
+        seal_events()
+        before = verify_record(None, on_row=lambda: None)
+        db.engine.dispose()
+    scripts = ScriptDirectory(str(ROOT / "migrations"))
+
+    migrated.flask("downgrade", str(scripts.get_revision("0004").down_revision))
+    migrated.flask("upgrade")
+
+    with migrated.app.app_context():
+        after = verify_record(None, on_row=lambda: None)
+    assert (after.fault, after.seals) == (None, 1)
+    assert after == before
+    assert caller.post(an_order()).status_code == 201
+    with migrated.app.app_context():
+        assert verify_record(None, on_row=lambda: None).fault is None
 
 
 def test_the_models_say_what_the_migrations_made(migrated: Migrated) -> None:
