@@ -120,8 +120,10 @@ def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrate
 
     with migrated.app.app_context():
         after = verify_record(None, on_row=lambda: None)
+    # The heads are others: from where each change came is lost on the way down.
     assert (after.fault, after.seals) == (None, 1)
-    assert after == before
+    counted = [(t.entries, t.events) for t in after.tenants]
+    assert counted == [(t.entries, t.events) for t in before.tenants] == [(3, 12)]
     assert caller.post(an_order()).status_code == 201
     with migrated.app.app_context():
         assert verify_record(None, on_row=lambda: None).fault is None
