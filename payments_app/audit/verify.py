@@ -84,11 +84,13 @@ def verify_entries(
     of `sought` that is in no chain.
     """
     walk = EntriesWalk(set(sought))
+    # The tenants first: one that is made meanwhile comes with its entry.
+    where = "" if tenant_id is None else "WHERE id = :tenant"
+    tenants = session.scalars(text(_TENANTS.format(where=where)), _value(tenant_id)).all()
     where = "" if tenant_id is None else OF_TENANT
     with stream(session, _ENTRIES.format(where=where), **_value(tenant_id)) as entries:
         walk.through(entries, on_row)
-    where = "" if tenant_id is None else "WHERE id = :tenant"
-    for (tenant,) in session.execute(text(_TENANTS.format(where=where)), _value(tenant_id)):
+    for tenant in tenants:
         if tenant not in walk.heads:
             told = "a tenant begins with an entry, and this one has none"
             raise RecordBent(Fault(tenant, TABLE, "position 1", Problem.MISSING, told))

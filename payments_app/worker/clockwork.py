@@ -28,9 +28,11 @@ JOIN_S: Final = 35.0
 
 
 class Clockwork:
-    """Threads that look for due payments until the worker is told to stop."""
+    """Threads that look for due payments, and one that seals events, until the worker is told to stop."""
 
-    def __init__(self, app: Flask, stop: threading.Event) -> None:
+    def __init__(
+        self, app: Flask, stop: threading.Event, *, seal_every_s: float = SEAL_EVERY_S
+    ) -> None:
         self._app = app
         self._stop = stop
         self._threads = [
@@ -42,7 +44,7 @@ class Clockwork:
         self._threads.append(
             threading.Thread(
                 target=self._repeat,
-                args=(seals.seal_events, SEAL_EVERY_S),
+                args=(seals.seal_events, seal_every_s),
                 name="seal",
                 daemon=True,
             )
