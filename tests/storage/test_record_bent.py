@@ -265,17 +265,20 @@ def test_a_whole_story_written_anew_is_not_what_was_sealed(
     assert told(fault()) == (EVENTS, "altered")
 
 
+@pytest.mark.parametrize("whose", ["of the first tenant", "of the one sealed last"])
 def test_a_payment_put_in_among_those_that_are_sealed(
-    superuser: Superuser, paid: Payment, app: Flask
+    superuser: Superuser, paid: Payment, app: Flask, whose: str
 ) -> None:
+    seal_events()
     first = events_of(paid.id)[0].id
     superuser.run("ALTER SEQUENCE payment_events_id_seq RESTART WITH %s" % (first + 500))
     other = a_paid_payment(app)
     seal_events()
     assert verify().fault is None
 
-    event = superuser.row(EVENTS, events_of(other.id)[0].id)
-    forged = superuser.run("SELECT to_jsonb(p) FROM payments p WHERE id = %s", other.id)
+    model = paid if whose == "of the first tenant" else other
+    event = superuser.row(EVENTS, events_of(model.id)[0].id)
+    forged = superuser.run("SELECT to_jsonb(p) FROM payments p WHERE id = %s", model.id)
     payment = {**forged.fetchone()[0], **AS_AT_BIRTH, "id": str(uuid4()), "reference": str(uuid4())}
     superuser.insert("payments", payment)
     superuser.insert(EVENTS, {**event, "id": first + 100, "payment_id": payment["id"]})
