@@ -19,6 +19,7 @@ from payments_app.payments.seals import seal_events
 from payments_app.payments.verification import verify_record
 from payments_app.settings import Settings
 from tests.api.http_caller import an_order, new_caller
+from tests.builders import ScriptedProvider, advance, an_accepted_payment, events_of, rails_of
 from tests.shape.source_tree import ROOT, sources
 
 VERSIONS = "migrations/versions"
@@ -106,6 +107,13 @@ def test_there_and_back_with_data_in_it_comes_out_the_same(migrated: Migrated) -
 
 
 def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrated) -> None:
+    with migrated.app.app_context():
+        # A story of more than one line.
+        rails = rails_of(migrated.app, ScriptedProvider())
+        told = an_accepted_payment(rails).payment_id
+        advance(rails)
+        lines = len(events_of(told))
+        assert lines > 1
     caller = new_caller(migrated.app)
     for _ in range(12):
         assert caller.post(an_order()).status_code == 201
@@ -121,9 +129,10 @@ def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrate
     with migrated.app.app_context():
         after = verify_record(None, on_row=lambda: None)
     # The heads are others: from where each change came is lost on the way down.
-    assert (after.fault, after.seals) == (None, 1)
+    assert (after.fault, after.seals) == (None, 2)
     counted = [(t.entries, t.events) for t in after.tenants]
-    assert counted == [(t.entries, t.events) for t in before.tenants] == [(3, 12)]
+    assert counted == [(t.entries, t.events) for t in before.tenants]
+    assert sorted(events for _, events in counted) == [lines, 12]
     assert caller.post(an_order()).status_code == 201
     with migrated.app.app_context():
         assert verify_record(None, on_row=lambda: None).fault is None
