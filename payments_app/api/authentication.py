@@ -13,6 +13,7 @@ from flask import Flask, Response, current_app, g, request
 
 from payments_app.api.limits import count_stranger
 from payments_app.api.problems import ScopeMissing, TenantMismatch, Unauthenticated
+from payments_app.audit.origin import Origin, begin_at
 from payments_app.tenants.caller import Caller, UseNotes, note_use, verify_key
 from payments_app.tenants.scopes import Scope
 
@@ -74,6 +75,7 @@ def _begin() -> None:
     g.started_at = time.monotonic()
     given = request.headers.get("X-Request-Id", "")
     g.request_id = given if _REQUEST_ID.fullmatch(given) else str(uuid4())
+    begin_at(Origin(source=request.remote_addr, request_id=g.request_id))
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
     if trace := _TRACEPARENT.fullmatch(request.headers.get("traceparent", "")):

@@ -12,6 +12,6 @@ from payments_app.kernel.database import transaction
 
 def latest_entries(tenant_id: UUID, *, limit: int) -> list[AuditEntry]:
     """The tenant's last entries, newest first."""
-    newest_first = select(AuditEntry).order_by(AuditEntry.id.desc()).limit(limit)
+    newest_first = select(AuditEntry).order_by(AuditEntry.position.desc()).limit(limit)
     with transaction(tenant_id) as session:
         return list(session.scalars(newest_first.where(AuditEntry.tenant_id == tenant_id)))

@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from payments_app.audit.model import AuditEntry
+from payments_app.audit.origin import origin
 
 
 def record(  # noqa: PLR0913  an entry has these columns, and no two may be mixed up
@@ -21,7 +22,10 @@ def record(  # noqa: PLR0913  an entry has these columns, and no two may be mixe
     request_id: str | None = None,
     detail: Mapping[str, object] | None = None,
 ) -> None:
-    """Add one entry in the caller's transaction. `detail` is plain JSON and holds no secret."""
+    """Add one entry in the caller's transaction. `detail` is plain JSON and holds no secret.
+
+    From where, and with which request id if none is given, the thread's origin says.
+    """
     session.add(
         AuditEntry(
             tenant_id=tenant_id,
@@ -29,7 +33,8 @@ def record(  # noqa: PLR0913  an entry has these columns, and no two may be mixe
             action=action,
             subject_type=subject_type,
             subject_id=str(subject_id),
-            request_id=request_id,
+            source=origin().source,
+            request_id=request_id or origin().request_id,
             detail=dict(detail or {}),
         )
     )

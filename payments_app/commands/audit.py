@@ -1,22 +1,38 @@
-"""`flask audit`: who changed what."""
+"""`flask audit`: who changed what, and whether the record is as it was written."""
 
 from __future__ import annotations
 
 import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Final
+from uuid import UUID
 
 import click
 
+from payments_app.audit.chain import Fault
 from payments_app.audit.model import AuditEntry
 from payments_app.audit.queries import latest_entries
 from payments_app.commands.group import GatewayGroup
-from payments_app.commands.report import Report, table
-from payments_app.tenants.registry import find_tenant
+from payments_app.commands.report import Lines, Report, table
+from payments_app.payments.verification import (
+    Part,
+    Verdict,
+    export_record,
+    rows_to_walk,
+    verify_record,
+)
+from payments_app.tenants.registry import find_tenant, list_tenants
 
 # One screen's worth many times over, and never the whole table.
 LIMIT_MAX: Final = 1000
+_HASH: Final = re.compile(r"[0-9a-f]{64}")
+_INSTANT: Final = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"))
 
-audit = GatewayGroup("audit", help="Read the trail of administrative changes.")
+audit = GatewayGroup("audit", help="Read, verify and export the record of what was changed.")
 
 
 @audit.command("list", example="flask audit list acme --limit 100")
@@ -26,11 +42,104 @@ def list_latest(slug: str, limit: int) -> Report:
     """List what was changed for the tenant SLUG, newest first."""
     documents = [_document(entry) for entry in latest_entries(find_tenant(slug).id, limit=limit)]
     rows = [
-        (d["created_at"], d["actor"], d["action"], json.dumps(d["detail"], ensure_ascii=False))
+        (d["created_at"], d["actor"], d["source"], d["action"], _one_line(d["detail"]))
         for d in documents
     ]
-    text = table(("WHEN", "WHO", "WHAT", "DETAIL"), rows, empty="Nothing was changed yet.")
-    return Report({"data": documents}, text)
+    headings = ("WHEN", "WHO", "FROM", "WHAT", "DETAIL")
+    return Report({"data": documents}, table(headings, rows, empty="Nothing was changed yet."))
+
+
+@audit.command("verify", example="flask audit verify acme")
+@click.argument("slug", required=False)
+@click.option("--head", "heads", metavar="HASH", multiple=True, help="Must still be in the chain.")
+def verify(slug: str | None, heads: tuple[str, ...]) -> Report:
+    """Walk every chain, of the tenant SLUG or of all, and name the first bad row.
+
+    The heads that it prints are worth keeping elsewhere: given with --head, each proves that
+    nothing up to it has changed since.
+    """
+    sought = [_hash(head) for head in heads]
+    tenant_id = find_tenant(slug).id if slug else None
+    with _progress(tenant_id) as on_row:
+        verdict = verify_record(tenant_id, sought=sought, on_row=on_row)
+    slugs = {str(tenant.id): tenant.slug for tenant in list_tenants()}
+    if verdict.fault is not None:
+        return _bad(verdict.fault, slugs)
+    return _good(verdict, slugs, sought)
+
+
+@audit.command("export", example="flask audit export acme --since 2026-11-01 --events")
+@click.argument("slug", required=False)
+@click.option("--since", type=_INSTANT, help="From this instant on, in UTC.")
+@click.option("--until", type=_INSTANT, help="Before this instant, in UTC.")
+@click.option("--events", is_flag=True, help="The payments' events too.")
+def export(slug: str | None, since: datetime | None, until: datetime | None, events: bool) -> Lines:  # noqa: FBT001  click gives it
+    """Write the entries of the tenant SLUG, or of all, one JSON document a line, with hashes."""
+    part = Part(find_tenant(slug).id if slug else None, _utc(since), _utc(until))
+    return Lines(export_record(part, events=events))
+
+
+def _good(verdict: Verdict, slugs: dict[str, str], sought: list[str]) -> Report:
+    tenants = [
+        {
+            "tenant": slugs.get(found.tenant_id, found.tenant_id),
+            "entries": found.entries,
+            "events": found.events,
+            "head": found.head,
+        }
+        for found in verdict.tenants
+    ]
+    document = {"whole": True, "tenants": tenants, "seals": verdict.seals, "fault": None}
+    rows = [list(tenant.values()) for tenant in tenants]
+    if not rows:
+        return Report(document, "There is no record yet: nothing was changed.")
+    lines = [table(("TENANT", "ENTRIES", "EVENTS", "HEAD"), rows, empty="")]
+    if sought:
+        lines.append(f"Still in the chain: {len(sought)} heads that were kept.")
+    lines.append(f"The record is whole. Seals: {verdict.seals}. Keep the heads elsewhere.")
+    return Report(document, "\n".join(lines))
+
+
+def _bad(fault: Fault, slugs: dict[str, str]) -> Report:
+    tenant = slugs.get(fault.tenant_id, fault.tenant_id) or None
+    told = {
+        "tenant": tenant,
+        "table": fault.table,
+        "row": fault.row,
+        "problem": fault.problem.value,
+        "detail": fault.detail,
+    }
+    document = {"whole": False, "tenants": [], "seals": None, "fault": told}
+    whose = f", tenant {tenant}" if tenant else ""
+    text = f"NOT WHOLE: {fault.table}, {fault.row}{whose}: {fault.problem.value}: {fault.detail}"
+    return Report(document, text, well=False)
+
+
+@contextmanager
+def _progress(tenant_id: UUID | None) -> Iterator[Callable[[], None]]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    total = rows_to_walk(tenant_id)
+    with click.progressbar(
+        length=total, label="Verifying", file=sys.stderr, update_min_steps=1000
+    ) as bar:
+        yield lambda: bar.update(1)
+
+
+def _hash(text: str) -> str:
+    if _HASH.fullmatch(text.lower()) is None:
+        raise click.BadParameter("a head has 64 hexadecimal digits", param_hint="--head")
+    return text.lower()
+
+
+def _utc(instant: datetime | None) -> datetime | None:
+    return instant and instant.replace(tzinfo=UTC)
+
+
+def _one_line(detail: object) -> str:
+    return json.dumps(detail, ensure_ascii=False)
 
 
 def _document(entry: AuditEntry) -> dict[str, object]:
@@ -38,9 +147,12 @@ def _document(entry: AuditEntry) -> dict[str, object]:
         "id": entry.id,
         "created_at": entry.created_at,
         "actor": entry.actor,
+        "source": entry.source,
         "action": entry.action,
         "subject_type": entry.subject_type,
         "subject_id": entry.subject_id,
         "request_id": entry.request_id,
         "detail": entry.detail,
+        "position": entry.position,
+        "hash": entry.hash.hex(),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import socket
 from typing import Any, Final, NoReturn
 
 import click
@@ -11,7 +12,8 @@ from flask.cli import AppGroup
 from psycopg.errors import UndefinedTable
 from sqlalchemy.exc import DBAPIError
 
-from payments_app.commands.report import Report, as_json
+from payments_app.audit.origin import Origin, begin_at
+from payments_app.commands.report import Lines, Report, as_json
 from payments_app.kernel.errors import GatewayError
 
 DATABASE_UNAVAILABLE: Final = (
@@ -38,8 +40,12 @@ class GatewayCommand(click.Command):
     def invoke(self, ctx: click.Context) -> None:
         """Run it and print what it reports."""
         wants_json = bool(ctx.params.pop("as_json"))
+        begin_at(Origin(source=socket.gethostname()))
         try:
             report = super().invoke(ctx)
+            if isinstance(report, Lines):
+                report.write(wants_json=wants_json)
+                return
         except GatewayError as error:
             _fail(error.code, error.detail, wants_json=wants_json)
         except DBAPIError as error:

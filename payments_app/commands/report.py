@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
+
+import click
 
 Cell = object
 
@@ -22,6 +24,27 @@ class Report:
     def as_json(self) -> str:
         """The document, one JSON object."""
         return as_json(self.document)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Documents without end: one a line; with --json, as a list in one document all the same."""
+
+    documents: Iterable[Mapping[str, object]]
+
+    def write(self, *, wants_json: bool) -> None:
+        """Print each as it comes."""
+        before = ""
+        click.echo('{"data": [', nl=False) if wants_json else None
+        for document in self.documents:
+            click.echo(before + as_line(document), nl=not wants_json)
+            before = ",\n" if wants_json else ""
+        click.echo("]}") if wants_json else None
+
+
+def as_line(document: Mapping[str, object]) -> str:
+    """The document in one line."""
+    return json.dumps(document, default=_plain, ensure_ascii=False)
 
 
 def as_json(document: Mapping[str, object]) -> str:

@@ -140,7 +140,10 @@ class Payment(Base):
 
 
 class PaymentEvent(Base):
-    """One line of a payment's story. Append-only. `actor`: who or what made it happen."""
+    """One line of a payment's story. Append-only. `actor`: who or what made it happen.
+
+    The database chains each to the one before it: migration 0004.
+    """
 
     __tablename__ = "payment_events"
     __table_args__ = (
@@ -163,6 +166,8 @@ class PaymentEvent(Base):
         BigInteger, server_default=text("(pg_current_xact_id()::text)::bigint")
     )
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    previous_hash: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    hash: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
 
 
 class ProviderExchange(Base):

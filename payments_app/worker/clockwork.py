@@ -1,4 +1,4 @@
-"""The worker's own clock: due payments are found even while the broker is away.
+"""The worker's own clock: due payments are found, and events sealed, while the broker is away.
 
 Celery's consumer can lose its broker, and has been seen to come back deaf; then no doorbell
 reaches this process. A few threads look at the rows themselves, once a second.
@@ -7,33 +7,48 @@ reaches this process. A few threads look at the rows themselves, once a second.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from flask import Flask
 
-from payments_app.payments import lifecycle
+from payments_app.payments import lifecycle, seals
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 # Enough to work off a backlog without a broker; with one they mostly find nothing.
 LOOKERS: Final = 4
+# What was removed before it was sealed leaves no trace of its own.
+SEAL_EVERY_S: Final = 60.0
 # A provider call is bounded at 30 s; one that is under way at the end is waited for this long.
 JOIN_S: Final = 35.0
 
 
 class Clockwork:
-    """Threads that look for due payments until the worker is told to stop."""
+    """Threads that look for due payments, and one that seals events, until the worker is told to stop."""
 
-    def __init__(self, app: Flask, stop: threading.Event) -> None:
+    def __init__(
+        self, app: Flask, stop: threading.Event, *, seal_every_s: float = SEAL_EVERY_S
+    ) -> None:
         self._app = app
         self._stop = stop
         self._threads = [
-            threading.Thread(target=self._look, name=f"look-{number}", daemon=True)
-            for number in range(LOOKERS)
+            threading.Thread(
+                target=self._repeat, args=(self._look, LOOK_EVERY_S), name=name, daemon=True
+            )
+            for name in (f"look-{number}" for number in range(LOOKERS))
         ]
+        self._threads.append(
+            threading.Thread(
+                target=self._repeat,
+                args=(seals.seal_events, seal_every_s),
+                name="seal",
+                daemon=True,
+            )
+        )
 
     def connect(self) -> None:
         """Start and stop with the Celery worker of this process."""
@@ -57,10 +72,13 @@ class Clockwork:
                 thread.join(JOIN_S)
 
     def _look(self) -> None:
-        while not self._stop.wait(LOOK_EVERY_S):
+        lifecycle.advance_due_payments(self._app.extensions["maramoja"].rails)
+
+    def _repeat(self, work: Callable[[], object], every_s: float) -> None:
+        while not self._stop.wait(every_s):
             try:
                 with self._app.app_context():
-                    lifecycle.advance_due_payments(self._app.extensions["maramoja"].rails)
+                    work()
             except Exception:
                 # The database is away, or a bug: said each time, and tried again.
                 log.exception("clockwork.failed")

@@ -6,7 +6,7 @@ from celery import shared_task
 from flask import current_app
 
 from payments_app.kernel.jobs import Job
-from payments_app.payments import lifecycle, retention
+from payments_app.payments import lifecycle, retention, seals
 
 
 @shared_task(name=Job.ADVANCE_PAYMENTS.value, ignore_result=True)
@@ -19,3 +19,9 @@ def advance_payments() -> None:
 def expire_answers() -> None:
     """Drop the stored answers whose time is over."""
     retention.expire_answers()
+
+
+@shared_task(name=Job.SEAL_EVENTS.value, ignore_result=True)
+def seal_events() -> None:
+    """Take down in the audit trail which events there are."""
+    seals.seal_events()

@@ -15,8 +15,11 @@ from devstack.postgres_server import PostgresServer
 from devstack.servers import Servers
 from payments_app import create_app
 from payments_app.kernel.database import db
+from payments_app.payments.seals import seal_events
+from payments_app.payments.verification import verify_record
 from payments_app.settings import Settings
 from tests.api.http_caller import an_order, new_caller
+from tests.builders import ScriptedProvider, advance, an_accepted_payment, events_of, rails_of
 from tests.shape.source_tree import ROOT, sources
 
 VERSIONS = "migrations/versions"
@@ -101,6 +104,38 @@ def test_there_and_back_with_data_in_it_comes_out_the_same(migrated: Migrated) -
 
     assert migrated.schema() == before
     assert new_caller(migrated.app).post(an_order()).status_code == 201
+
+
+def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrated) -> None:
+    with migrated.app.app_context():
+        # A story of more than one line.
+        rails = rails_of(migrated.app, ScriptedProvider())
+        told = an_accepted_payment(rails).payment_id
+        advance(rails)
+        lines = len(events_of(told))
+        assert lines > 1
+    caller = new_caller(migrated.app)
+    for _ in range(12):
+        assert caller.post(an_order()).status_code == 201
+    with migrated.app.app_context():
+        seal_events()
+        before = verify_record(None, on_row=lambda: None)
+        db.engine.dispose()
+    scripts = ScriptDirectory(str(ROOT / "migrations"))
+
+    migrated.flask("downgrade", str(scripts.get_revision("0004").down_revision))
+    migrated.flask("upgrade")
+
+    with migrated.app.app_context():
+        after = verify_record(None, on_row=lambda: None)
+    # The heads are others: from where each change came is lost on the way down.
+    assert (after.fault, after.seals) == (None, 2)
+    counted = [(t.entries, t.events) for t in after.tenants]
+    assert counted == [(t.entries, t.events) for t in before.tenants]
+    assert sorted(events for _, events in counted) == [lines, 12]
+    assert caller.post(an_order()).status_code == 201
+    with migrated.app.app_context():
+        assert verify_record(None, on_row=lambda: None).fault is None
 
 
 def test_the_models_say_what_the_migrations_made(migrated: Migrated) -> None:

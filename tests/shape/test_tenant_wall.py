@@ -11,6 +11,8 @@ MAY = {
     "payments/lifecycle.py": "looks for what is due, then narrows to that payment's tenant",
     "payments/operations.py": "the operator's commands",
     "payments/retention.py": "drops what is past its time",
+    "payments/seals.py": "seals new events, an entry for each tenant",
+    "payments/verification.py": "the operator verifies and exports the record",
     "tenants/keys.py": "the operator revokes by a key's id",
     "tenants/registry.py": "the operator finds and lists tenants",
 }

@@ -73,7 +73,7 @@ class Attacker:
         self.run(
             "INSERT INTO payment_events"
             " (tenant_id, payment_id, sequence, type, status, stage, actor)"
-            " SELECT tenant_id, id, 99, 'payment.ended', %(status)s, 'final', 'attacker'"
+            " SELECT tenant_id, id, sequence + 1, 'payment.ended', %(status)s, 'final', 'attacker'"
             " FROM payments WHERE id = %(id)s",
             id=payment.id,
             status=status,

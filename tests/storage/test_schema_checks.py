@@ -67,6 +67,8 @@ ROWS: Final[dict[str, Row]] = {
         "status": "PENDING",
         "stage": "accepted",
         "actor": "engine",
+        "previous_hash": b"h" * 32,
+        "hash": b"h" * 32,
     },
     "provider_exchanges": {
         "tenant_id": TENANT,
@@ -101,6 +103,9 @@ ROWS: Final[dict[str, Row]] = {
         "action": "tenant.created",
         "subject_type": "tenant",
         "subject_id": "1",
+        "position": 1,
+        "previous_hash": b"h" * 32,
+        "hash": b"h" * 32,
     },
 }
 PAID: Final[Row] = {
@@ -173,6 +178,7 @@ COPIES: Final[list[tuple[Row, str]]] = [
     ),
     ({"fingerprint": b"g" * 32, "resource_id": UUID(int=50)}, "pk_idempotency_keys"),
     ({"type": "payment.failed"}, "uq_payment_events_payment_id_sequence"),
+    ({"hash": b"i" * 32}, "uq_audit_entries_tenant_id_position"),
     ({"kind": "submit"}, "uq_provider_exchanges_payment_id_generation"),
     ({"body": b"[]"}, "uq_callbacks_payment_id_digest"),
     ({"id": OTHER_TENANT}, "uq_tenants_slug"),

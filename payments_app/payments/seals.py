@@ -1,0 +1,102 @@
+"""Seals: every minute the audit trail takes down which events there are, and their digest.
+
+A payment's own chain can't show that its tail, or all of it, was removed. The seal can: it stands
+in the tenant's audit chain.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+import structlog
+from sqlalchemy import text
+
+from payments_app.audit.model import SEALED
+from payments_app.audit.record import record
+from payments_app.kernel.database import EVERY_TENANT, transaction
+
+log = structlog.get_logger(__name__)
+
+# The digest of so many hashes takes some milliseconds; an audit chain is held for no longer.
+BATCH: Final = 10_000
+# Transactions that add events take milliseconds. One that takes longer is waited for next time.
+WAIT_MAX_S: Final = 10.0
+_WAIT_S: Final = 0.05
+# Nobody seals beside another; the number is "seal".
+_ONE_SEALER: Final = 0x7365616C
+
+# An event with a lower id than the last that is seen was begun by a transaction that has its
+# number by now: an event's payment is written before it.
+_LAST: Final = text(
+    "SELECT max(id), pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM payment_events"
+)
+_ENDED: Final = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= :number")
+_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:key)")
+_SEALED_THROUGH: Final = text(
+    f"SELECT (detail->>'through')::bigint FROM audit_entries WHERE action = '{SEALED}'"  # noqa: S608  a constant
+    " ORDER BY id DESC LIMIT 1"
+)
+_BATCH_END: Final = text(
+    "SELECT max(id) FROM (SELECT id FROM payment_events"
+    " WHERE id > :after AND id <= :last ORDER BY id LIMIT :batch) AS batch"
+)
+_DIGESTS: Final = text(
+    "SELECT tenant_id, count(*) AS events, min(id) AS first,"
+    " encode(sha256(string_agg(hash, ''::bytea ORDER BY id)), 'hex') AS digest"
+    " FROM payment_events WHERE id > :after AND id <= :through"
+    " GROUP BY tenant_id ORDER BY tenant_id"
+)
+
+
+def seal_events() -> int:
+    """Seal all events that no open transaction can come before any more; how many."""
+    last = _last_settled()
+    sealed = 0
+    while last and (batch := _seal_batch(last)):
+        sealed += batch
+    if sealed:
+        log.info("payment_events.sealed", count=sealed)
+    return sealed
+
+
+def _last_settled() -> int | None:
+    """An event's id such that those up to it are all there, or never will be."""
+    with transaction(EVERY_TENANT) as session:
+        last, number = session.execute(_LAST).one()
+    give_up_at = time.monotonic() + WAIT_MAX_S
+    while time.monotonic() < give_up_at:
+        with transaction(EVERY_TENANT) as session:
+            if session.scalar(_ENDED, {"number": number}):
+                return None if last is None else int(last)
+        time.sleep(_WAIT_S)
+    log.warning("seal.postponed", waited_s=WAIT_MAX_S)
+    return None
+
+
+def _seal_batch(last: int) -> int:
+    """Seal the next events up to `last`, an entry for each tenant that has some; how many."""
+    with transaction(EVERY_TENANT) as session:
+        if not session.scalar(_LOCK, {"key": _ONE_SEALER}):
+            return 0
+        after = session.scalar(_SEALED_THROUGH) or 0
+        through = session.scalar(_BATCH_END, {"after": after, "last": last, "batch": BATCH})
+        if through is None:
+            return 0
+        tenants = session.execute(_DIGESTS, {"after": after, "through": through}).all()
+        for row in tenants:
+            record(
+                session,
+                tenant_id=row.tenant_id,
+                actor="system",
+                action=SEALED,
+                subject_type="payment_events",
+                subject_id=f"{row.first}-{through}",
+                detail={
+                    "first": row.first,
+                    "through": through,
+                    "events": row.events,
+                    "digest": row.digest,
+                },
+            )
+        return sum(row.events for row in tenants)

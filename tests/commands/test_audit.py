@@ -1,0 +1,193 @@
+"""`flask audit` as an operator types it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+
+from devstack.postgres_server import PostgresServer
+from devstack.servers import Servers
+from payments_app import create_app
+from payments_app.kernel.database import db
+from payments_app.payments.seals import seal_events
+from payments_app.settings import Settings
+from tests.api.http_caller import an_order, new_caller
+from tests.commands.conftest import Commands
+
+BEGINNING = "00" * 32
+
+
+class Installed(Commands):
+    """An installation of this test's own, whose whole record is what the test made."""
+
+    def __init__(self, app: Flask, administrator_url: str) -> None:
+        super().__init__(app)
+        self.app = app
+        self.administrator_url = administrator_url
+
+    def bend(self, statement: str) -> None:
+        options = "-c session_replication_role=replica"
+        with psycopg.connect(self.administrator_url, options=options) as connection:
+            assert connection.execute(statement.encode()).rowcount > 0
+
+
+@pytest.fixture
+def flask(
+    servers: Servers, postgres_server: PostgresServer, settings: Settings
+) -> Iterator[Installed]:
+    name = servers.new_database()
+    env = {
+        "DATABASE_URL": postgres_server.application_url(name),
+        "MIGRATION_DATABASE_URL": postgres_server.owner_url(name),
+        "REDIS_URL": settings.redis_url,
+        "SECRET_KEYS": settings.secret_keys[0],
+        "MTN_TARGET_ENVIRONMENT": "sandbox",
+        "MTN_COLLECTION_SUBSCRIPTION_KEY": "subscription",
+        "MTN_COLLECTION_API_USER": "4f1c9c1e-6f2f-4b0e-8f57-0d6a3f6f7a01",
+        "MTN_COLLECTION_API_KEY": "secret",
+    }
+    app = create_app(Settings.from_env(env))
+    yield Installed(app, postgres_server.administrator_url(name))
+    with app.app_context():
+        db.engine.dispose()
+    app.extensions["maramoja"].redis.close()
+
+
+def test_an_empty_database_is_said_to_be_so(flask: Installed) -> None:
+    assert flask("audit verify").out == "There is no record yet: nothing was changed.\n"
+    assert flask("audit verify --json").document["tenants"] == []
+    assert flask("audit export").out == ""
+    assert flask("audit export --json").document == {"data": []}
+
+
+def test_a_whole_record_prints_each_tenants_head(flask: Installed) -> None:
+    flask("tenants create acme")
+    flask("keys issue acme")
+    flask("tenants create birch")
+    told = flask("audit verify --json").document
+    assert told["whole"] is True
+    assert [(t["tenant"], t["entries"], t["events"]) for t in told["tenants"]] == [
+        ("acme", 2, 0),
+        ("birch", 1, 0),
+    ]
+    text = flask("audit verify acme")
+    assert text.code == 0
+    assert text.err == "", "a progress bar is for terminals"
+    assert told["tenants"][0]["head"] in text.out
+    assert "birch" not in text.out
+
+
+def test_a_head_kept_elsewhere_is_found_until_the_chain_is_another(flask: Installed) -> None:
+    flask("tenants create acme")
+    flask("keys issue acme")
+    head = flask("audit verify --json").document["tenants"][0]["head"]
+    flask("keys issue acme")
+    proved = flask(f"audit verify --head {head}")
+    assert proved.code == 0
+    assert "Still in the chain: 1" in proved.out
+    flask.bend("DELETE FROM audit_entries WHERE position > 1")
+    assert flask("audit verify").code == 0
+    failed = flask(f"audit verify --head {head.upper()} --json")
+    assert failed.code == 1
+    assert failed.document["fault"]["row"] == f"hash {head}"
+    assert flask("audit verify --head nonsense").code == 2
+
+
+def test_the_first_bad_row_is_named_and_the_exit_code_is_one(flask: Installed) -> None:
+    flask("tenants create acme")
+    flask("keys issue acme")
+    flask.bend("UPDATE audit_entries SET actor = 'cli:nobody' WHERE action = 'key.issued'")
+    failed = flask("audit verify")
+    assert failed.code == 1
+    assert failed.out.startswith("NOT WHOLE: audit_entries, position 2 (id ")
+    assert "tenant acme: altered:" in failed.out
+    fault = flask("audit verify --json").document["fault"]
+    assert (fault["tenant"], fault["table"], fault["problem"]) == (
+        "acme",
+        "audit_entries",
+        "altered",
+    )
+
+
+def test_every_change_tells_who_made_it_and_from_where(flask: Installed) -> None:
+    flask("tenants create acme")
+    key = flask("keys issue acme --json").document
+    for words in (
+        f"keys revoke {key['id']}",
+        *("tenants set acme --rate-limit default", "tenants suspend acme", "tenants resume acme"),
+    ):
+        assert flask(words).code == 0
+    entries = flask("audit list acme --json").document["data"]
+    assert [entry["action"] for entry in entries] == [
+        *("tenant.resumed", "tenant.suspended", "tenant.configured"),
+        *("key.revoked", "key.issued", "tenant.created"),
+    ]
+    assert {entry["source"] for entry in entries} == {socket.gethostname()}
+    assert socket.gethostname() in flask("audit list acme").out
+
+
+def test_an_export_can_be_verified_without_the_database(flask: Installed) -> None:
+    caller = new_caller(flask.app)
+    assert caller.post(an_order(), key=str(uuid4())).status_code == 201
+    with flask.app.app_context():
+        assert seal_events() == 1
+    lines = [json.loads(line) for line in flask("audit export --events").out.splitlines()]
+    entries = [line for line in lines if line["table"] == "audit_entries"]
+    events = [line for line in lines if line["table"] == "payment_events"]
+    head = BEGINNING
+    for entry in entries:
+        assert entry["previous_hash"] == head
+        head = recomputed(entry)
+        assert entry["hash"] == head
+    assert head == flask("audit verify --json").document["tenants"][0]["head"]
+    assert [recomputed(event) for event in events] == [events[0]["hash"]]
+    digest = hashlib.sha256(bytes.fromhex(events[0]["hash"])).hexdigest()
+    assert entries[-1]["detail"]["digest"] == digest
+    assert flask("audit export --events --json").document == {"data": lines}
+
+
+def test_an_export_can_be_of_one_tenant_and_of_one_time(flask: Installed) -> None:
+    flask("tenants create acme")
+    flask("tenants create birch")
+    (only,) = flask("audit export birch").out.splitlines()
+    assert json.loads(only)["detail"]["slug"] == "birch"
+    assert flask("audit export --until 2026-01-01").out == ""
+    assert flask("audit export --since 2999-01-01T00:00:00Z").out == ""
+    assert len(flask("audit export --since 2026-01-01 --until 2999-01-01").out.splitlines()) == 2
+    assert flask("audit export nobody --json").error["code"] == "tenant_not_found"
+
+
+HASHED = {
+    "audit_entries": (
+        *("previous_hash", "tenant_id", "position", "id", "actor", "action", "subject_type"),
+        *("subject_id", "source", "request_id", "detail", "created_at"),
+    ),
+    "payment_events": (
+        *("previous_hash", "tenant_id", "payment_id", "sequence", "id", "type", "status", "stage"),
+        *("actor", "request_id", "data", "transaction_id", "created_at"),
+    ),
+}
+
+
+def recomputed(row: dict[str, Any]) -> str:
+    """The row's hash, by docs/audit.md and nothing else."""
+    fields = [row["table"]]
+    for name in HASHED[row["table"]]:
+        value = row[name]
+        if isinstance(value, dict):
+            value = json.dumps(value, ensure_ascii=False)
+        elif name == "created_at":
+            age = datetime.fromisoformat(value) - datetime(1970, 1, 1, tzinfo=UTC)
+            value = age // timedelta(microseconds=1)
+        fields.append(value)
+    text = "".join("-" if f is None else f"{len(str(f))}:{f}" for f in fields)
+    return hashlib.sha256(text.encode()).hexdigest()
