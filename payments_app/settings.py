@@ -167,7 +167,7 @@ def _broker_url(value: str) -> str:
 
 
 def _secret_keys(value: str) -> tuple[str, ...]:
-    """comma-separated Fernet keys, newest first (make one with: flask secrets generate-key)"""
+    """comma-separated Fernet keys, newest first (make one: python -c "from cryptography.fernet import Fernet as F; print(F.generate_key().decode())")"""
     keys = tuple(key.strip() for key in value.split(",") if key.strip())
     if not keys:
         raise ValueError

@@ -14,6 +14,7 @@ MAY = {
     "payments/seals.py": "seals new events, an entry for each tenant",
     "payments/verification.py": "the operator verifies and exports the record",
     "tenants/keys.py": "the operator revokes by a key's id",
+    "tenants/rotation.py": "closes every secret under the newest key",
     "tenants/registry.py": "the operator finds and lists tenants",
 }
 
