@@ -1,0 +1,78 @@
+"""A key's end and its succession, as real gunicorn with two workers sees them, under load."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import requests
+
+from tests.journeys.gateway import Gateway
+
+# What every host has taken notice of a revocation within.
+REVOKED_WITHIN_S = 5.0
+TENANT = "journeys"
+
+
+def ask(gateway: Gateway, key: str) -> int:
+    """A new connection each, so that either worker may answer."""
+    return requests.get(gateway.url, headers={"X-API-Key": key}, timeout=10).status_code
+
+
+def issue(gateway: Gateway) -> dict[str, str]:
+    issued: dict[str, str] = json.loads(gateway.stack.flask("keys", "issue", TENANT, "--json"))
+    return issued
+
+
+@contextmanager
+def asking(gateway: Gateway, keys: list[str]) -> Iterator[list[int]]:
+    """Four clients that ask without a pause, each time with the newest of `keys`; the answers."""
+    answers: list[int] = []
+    stop = threading.Event()
+
+    def client() -> None:
+        while not stop.is_set():
+            answers.append(ask(gateway, keys[-1]))
+
+    threads = [threading.Thread(target=client) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_revoked_key_is_refused_by_both_workers_in_time(gateway: Gateway) -> None:
+    issued = issue(gateway)
+    assert {ask(gateway, issued["key"]) for _ in range(20)} == {200}
+
+    gateway.stack.flask("keys", "revoke", issued["id"])
+    time.sleep(REVOKED_WITHIN_S)
+
+    assert {ask(gateway, issued["key"]) for _ in range(100)} == {401}
+
+
+def test_under_a_rotation_with_overlap_no_request_is_refused(gateway: Gateway) -> None:
+    old = issue(gateway)
+    keys = [old["key"]]
+    with asking(gateway, keys) as answers:
+        time.sleep(0.5)
+        words = ("keys", "rotate", old["id"], "--overlap", "1h", "--json")
+        new = json.loads(gateway.stack.flask(*words))
+        with_the_old = len(answers)
+        time.sleep(0.5)
+        keys.append(new["key"])
+        time.sleep(0.5)
+
+    assert set(answers) == {200}
+    assert len(answers) > with_the_old > 20
+    headers = {"X-API-Key": new["key"], "Idempotency-Key": str(uuid4())}
+    paid = requests.post(gateway.url, json=gateway.order(), headers=headers, timeout=10)
+    assert paid.status_code == 201
