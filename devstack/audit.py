@@ -1,4 +1,4 @@
-"""`make audit`: does any pinned requirement have a known vulnerability?
+"""`make audit`: whether any pinned requirement has a known vulnerability.
 
 Asks PyPI's advisory service over pip-audit. A finding fails. Where the service can't be reached
 nothing is known: that is said and is no pass, but fails only where AUDIT=required.

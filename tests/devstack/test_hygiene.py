@@ -38,7 +38,7 @@ ADVISORY = {
 class Advisories(BaseHTTPRequestHandler):
     """OSV's API as far as pip-audit asks: one package has a flaw, the others none."""
 
-    def do_POST(self) -> None:  # noqa: N802  http.server calls it so
+    def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         flawed = asked["package"]["name"] == "leaky"
         body = json.dumps({"vulns": [ADVISORY]} if flawed else {}).encode()
