@@ -166,8 +166,10 @@ def in_public(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pa
     path = route.replace("<code>", "not_found").replace("<name>", "swagger-ui.css")
     theirs = scene.victim.send(method, path)
     nobodys = intruder.send(method, path, headers={"X-API-Key": None})
-    theirs.get_data()
-    nobodys.get_data()
+    for answer in (theirs, nobodys):
+        answer.get_data()
+        # A file that is sent stays open until then.
+        answer.close()
     return Pair(theirs, nobodys)
 
 
