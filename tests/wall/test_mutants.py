@@ -29,7 +29,7 @@ READS = [
 ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def forgetful() -> Iterator[None]:
     """Reads that have forgotten whose they are."""
     with rewritten(*NO_FILTERS):
