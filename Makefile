@@ -1,9 +1,9 @@
 # The verbs. Each sets up what it needs first; CI calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run down reset test test-fast check fix migrate openapi requirements clean environment chaos simulate
+.PHONY: help run down reset test test-fast check audit fix migrate openapi requirements clean environment chaos simulate
 
 VENV := .venv/bin
-export PORT
+export PORT AUDIT
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
@@ -11,11 +11,14 @@ help: ## this list
 run: environment ## everything on this machine, with a demo payment; Ctrl-C ends it (PORT=8000)
 	@exec $(VENV)/python -m devstack up
 
-test: environment ## every check: format, lint, types, import contracts, all tests
-	@exec $(VENV)/python -m devstack.checks format lint types imports tests
+test: environment ## every check: format, lint, types, import contracts, secrets, audit, all tests
+	@exec $(VENV)/python -m devstack.checks format lint types imports secrets audit tests
 
-check: environment ## what needs no server: format, lint, types, import contracts
-	@exec $(VENV)/python -m devstack.checks format lint types imports
+check: environment ## what needs no server: format, lint, types, import contracts, secrets, audit
+	@exec $(VENV)/python -m devstack.checks format lint types imports secrets audit
+
+audit: environment ## known vulnerabilities in what is pinned (AUDIT=required fails without a network)
+	@exec $(VENV)/python -m devstack.checks audit
 
 test-fast: environment ## the tests without whole stacks (no journeys, no devstack)
 	@exec $(VENV)/python -m devstack.checks tests-fast

@@ -1,9 +1,14 @@
 """How gunicorn serves the API; its own flags and GUNICORN_CMD_ARGS override each line."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+from gunicorn import util
+from gunicorn.http import wsgi
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 
@@ -40,6 +45,50 @@ limit_request_field_size = 8190
 # The app logs each request itself, as structured lines without secrets.
 accesslog = None
 errorlog = "-"
+
+# An answer need not say what serves it; there is no setting for it.
+wsgi.SERVER = "maramoja"
+# What gunicorn refuses by itself never reaches the app. The same headers, and the same form.
+# Kept here, as importing them from the app would keep the app over a reload; a test compares.
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+SERVER_ERROR = 500
+UNKNOWN_CODING = 501
+
+
+def refuse(sock: socket.socket, status: int, reason: str, _message: str) -> None:
+    """Answer what is no HTTP with a problem document; gunicorn's page repeats what was sent."""
+    ours = status >= SERVER_ERROR and status != UNKNOWN_CODING
+    code, title = ("internal_error", "Internal error") if ours else ("bad_request", "Bad request")
+    status = SERVER_ERROR if ours else 400
+    document = {
+        "type": f"/problems/{code}",
+        "title": title,
+        "status": status,
+        "code": code,
+        "detail": "Send it again." if ours else f"This is not HTTP that we take: {reason}.",
+        "request_id": None,
+    }
+    body = json.dumps(document)
+    headers = {
+        "Connection": "close",
+        "Content-Type": "application/problem+json",
+        "Content-Length": str(len(body)),
+        **SECURITY_HEADERS,
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    util.write_nonblock(sock, f"HTTP/1.1 {status} {title}\r\n{lines}\r\n{body}".encode("latin-1"))
+
+
+util.write_error = refuse
 
 
 def on_starting(_server: object) -> None:

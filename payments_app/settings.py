@@ -53,6 +53,7 @@ class Settings:
     rate_limit_unauthenticated: str = UNAUTHENTICATED_RATE_LIMIT
     trusted_proxies: int = 0
     idempotency_ttl_hours: int = ANSWERS_KEPT_HOURS
+    cors_allowed_origins: tuple[str, ...] = ()
     log_level: str = "INFO"
     log_format: str = "json"
     webhook_allow_private_addresses: bool = False
@@ -82,6 +83,7 @@ class Settings:
             idempotency_ttl_hours=read.optional(
                 "IDEMPOTENCY_TTL_HOURS", _hours, ANSWERS_KEPT_HOURS
             ),
+            cors_allowed_origins=read.optional("CORS_ALLOWED_ORIGINS", _origins, ()),
             log_level=read.optional("LOG_LEVEL", _log_level, "INFO"),
             log_format=read.optional("LOG_FORMAT", _log_format, "json"),
             webhook_allow_private_addresses=read.optional(
@@ -185,6 +187,20 @@ def _http_url(value: str) -> str:
     # Raises ValueError for a port that is none.
     _ = parts.port
     return value.rstrip("/")
+
+
+def _origins(value: str) -> tuple[str, ...]:
+    """comma-separated origins such as https://app.example.com, each without a path, and no *"""
+    origins = tuple(origin.strip() for origin in value.split(",") if origin.strip())
+    if not origins:
+        raise ValueError
+    for origin in origins:
+        # As a browser writes it: lower case, and a port only where it isn't the scheme's own.
+        form = re.fullmatch(r"(https?)://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::([0-9]+))?", origin)
+        if form is None or (form[1], form[2]) in (("http", "80"), ("https", "443")):
+            raise ValueError
+        _http_url(origin)
+    return origins
 
 
 def _rate(value: str) -> str:

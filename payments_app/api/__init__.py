@@ -11,7 +11,12 @@ from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from payments_app.api import callbacks, docs, health
-from payments_app.api.authentication import register_authentication, require_scope
+from payments_app.api.authentication import (
+    register_authentication,
+    register_request_ids,
+    require_scope,
+)
+from payments_app.api.browsers import register_cors, register_headers
 from payments_app.api.idempotent import RequestLock
 from payments_app.api.json import StrictJson
 from payments_app.api.limits import register_limits
@@ -23,13 +28,6 @@ from payments_app.settings import Settings
 log = structlog.get_logger(__name__)
 
 BODY_BYTES_MAX: Final = 64 * 1024
-SECURITY_HEADERS: Final = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
 JSON: Final = "application/json"
 
 
@@ -44,11 +42,13 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
     # //api//v1 is not another spelling of /api/v1: no redirect, whose Host anybody may have set.
     app.url_map.merge_slashes = False
     app.extensions["maramoja_lock"] = RequestLock(redis)
+    register_request_ids(app)
+    register_cors(app, settings.cors_allowed_origins)
     register_authentication(app)
     register_limits(app, settings, redis=redis)
     app.before_request(require_scope)
     app.before_request(_require_json)
-    app.after_request(_harden)
+    register_headers(app)
     app.after_request(_log_request)
     register_problems(app)
     api = ProblemApi(app)
@@ -67,14 +67,6 @@ def _require_json() -> None:
         raise UnsupportedMediaType(
             "The body must be JSON in UTF-8: Content-Type: application/json."
         )
-
-
-def _harden(response: Response) -> Response:
-    for name, value in SECURITY_HEADERS.items():
-        response.headers.setdefault(name, value)
-    if request.is_secure:
-        response.headers["Strict-Transport-Security"] = "max-age=31536000"
-    return response
 
 
 def _log_request(response: Response) -> Response:

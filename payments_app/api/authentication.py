@@ -24,10 +24,9 @@ _TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a
 _BEARER: Final = re.compile(r"Bearer\s+(\S+)", re.IGNORECASE)
 
 
-def register_authentication(app: Flask) -> None:
-    """Name each request, and let none into the API without a key."""
+def register_request_ids(app: Flask) -> None:
+    """Name each request, and its answer by the same name."""
     app.before_request(_begin)
-    app.before_request(_authenticate)
     app.after_request(_finish)
     notes = UseNotes()
 
@@ -63,6 +62,11 @@ def require_scope() -> None:
     scope = scope_of(current_app, request.url_rule.endpoint)
     if scope is None or scope not in g.caller.scopes:
         raise ScopeMissing(f"This API key lacks the scope {scope}.", scope=scope)
+
+
+def register_authentication(app: Flask) -> None:
+    """Let no request into the API without a key."""
+    app.before_request(_authenticate)
 
 
 def caller() -> Caller:

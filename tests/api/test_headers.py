@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import ast
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
-from tests.api.http_caller import NOBODYS, PAYMENTS, HttpCaller, an_order
+from payments_app.api.authentication import needs
+from payments_app.api.browsers import SECURITY_HEADERS
+from payments_app.tenants.scopes import Scope
+from tests.api.http_caller import NOBODYS, PAYMENTS, HttpCaller, MakeApp, an_order
+from tests.builders import PAYER
+
+ROOT = Path(__file__).parents[2]
 
 SECURITY = {
     "X-Content-Type-Options": "nosniff",
@@ -14,7 +22,12 @@ SECURITY = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
 }
+# Swagger UI loads its own styles and script.
+WITH_OWN_POLICY = ("/docs", "/docs/start.js", "/docs/assets/swagger-ui.css")
 ANSWERS = [
     pytest.param("GET", PAYMENTS, id="200"),
     pytest.param("POST", PAYMENTS, id="415"),
@@ -44,6 +57,56 @@ def test_an_accepted_payment_has_them_too(caller: HttpCaller) -> None:
     answer = caller.post(an_order())
 
     assert {name: answer.headers.get(name) for name in SECURITY} == SECURITY
+
+
+@pytest.mark.parametrize("path", WITH_OWN_POLICY)
+def test_the_documentation_has_them_with_a_policy_of_its_own(caller: HttpCaller, path: str) -> None:
+    with caller.get(path, headers={"X-API-Key": None}) as answer:
+        answer.get_data()
+
+    # The assets are the same for everyone: a browser may keep them, and asks whether they changed.
+    own = {"Content-Security-Policy", "Cache-Control"}
+    others = {name: value for name, value in SECURITY.items() if name not in own}
+    assert answer.headers["Cache-Control"] == ("no-cache" if "assets" in path else "no-store")
+    assert answer.status_code == 200
+    assert others.items() <= dict(answer.headers).items()
+    assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_a_bug_is_told_by_its_request_id_alone_and_has_them_too(
+    make_app: MakeApp, caller: HttpCaller, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = make_app()
+
+    @broken.route("/api/v1/broken")
+    @needs(Scope.PAYMENTS_READ)
+    def break_down() -> str:
+        raise RuntimeError(f"psycopg says {PAYER}")
+
+    answer = HttpCaller(broken, caller.tenant, caller.key).get("/api/v1/broken")
+
+    assert answer.status_code == 500
+    assert {name: answer.headers.get(name) for name in SECURITY} == SECURITY
+    document = answer.get_json()
+    assert document["code"] == "internal_error"
+    assert document["request_id"] == answer.headers["X-Request-Id"]
+    assert not [word for word in ("psycopg", PAYER, "Traceback", ".py") if word in answer.text]
+    # The operator finds the cause under that id.
+    assert any(
+        document["request_id"] in line and "RuntimeError" in line
+        for line in "".join(capsys.readouterr()).splitlines()
+    )
+
+
+def test_what_gunicorn_itself_answers_has_the_same() -> None:
+    module = ast.parse((ROOT / "gunicorn.conf.py").read_text())
+    (configured,) = [
+        ast.literal_eval(node.value)
+        for node in module.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SECURITY_HEADERS"
+    ]
+
+    assert configured == SECURITY_HEADERS == SECURITY
 
 
 def test_without_a_key_they_are_there_too(caller: HttpCaller) -> None:

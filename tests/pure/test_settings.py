@@ -44,6 +44,7 @@ def test_the_fewest_settings_are_enough() -> None:
     assert (settings.log_level, settings.log_format) == ("INFO", "json")
     assert settings.webhook_allow_private_addresses is False
     assert settings.public_base_url is None
+    assert settings.cors_allowed_origins == ()
     assert settings.platform_accounts == ()
     assert settings.celery_broker_url == settings.redis_url == GOOD["REDIS_URL"]
     assert settings.migration_database_url == settings.database_url
@@ -115,6 +116,15 @@ def test_a_missing_setting_is_named_with_what_it_should_be(name: str, value: str
         ("TRUSTED_PROXIES", "-1"),
         ("TRUSTED_PROXIES", "10"),
         ("RATE_LIMIT_UNAUTHENTICATED", "often"),
+        ("CORS_ALLOWED_ORIGINS", "*"),
+        ("CORS_ALLOWED_ORIGINS", "https://*.example.com"),
+        ("CORS_ALLOWED_ORIGINS", "null"),
+        ("CORS_ALLOWED_ORIGINS", "app.example.com"),
+        ("CORS_ALLOWED_ORIGINS", "https://app.example.com/"),
+        ("CORS_ALLOWED_ORIGINS", "https://App.example.com"),
+        ("CORS_ALLOWED_ORIGINS", "https://app.example.com:443"),
+        ("CORS_ALLOWED_ORIGINS", "https://app.example.com, *"),
+        ("CORS_ALLOWED_ORIGINS", ","),
     ],
 )
 def test_a_malformed_setting_is_named_and_its_value_not_repeated(name: str, value: str) -> None:
@@ -249,3 +259,9 @@ def test_space_around_a_value_does_not_count() -> None:
 
     assert len(settings.secret_keys) == 2
     assert settings.log_level == "DEBUG"
+
+
+def test_origins_are_a_list() -> None:
+    settings = read(CORS_ALLOWED_ORIGINS="https://a.example , http://localhost:3000,")
+
+    assert settings.cors_allowed_origins == ("https://a.example", "http://localhost:3000")

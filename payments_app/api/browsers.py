@@ -1,0 +1,87 @@
+"""What browsers may do with our answers: nothing, but for the origins that the operator names.
+
+The headers are those of OWASP's REST security cheat sheet. CORS is off by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from flask import Flask, Response, request
+
+SECURITY_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    # No page of ours needs a camera; what a policy doesn't name is allowed.
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+# A year. Not for subdomains: they are the operator's, and may be served by others without TLS.
+STAY_ON_TLS: Final = "max-age=31536000"
+
+CORS_PREFIX: Final = "/api/"
+CORS_METHODS: Final = "GET, POST"
+# What a caller may send, and may read, besides what browsers allow anyway.
+CORS_SENT: Final = (
+    "Authorization, Content-Type, Idempotency-Key, X-API-Key, X-Request-Id, X-Tenant-Id,"
+    " traceparent, tracestate"
+)
+CORS_READ: Final = (
+    "Idempotent-Replayed, Link, Location, Payment-Status, RateLimit-Limit, RateLimit-Policy,"
+    " RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Request-Id"
+)
+# How long a browser need not ask again: an origin that is taken out is out within this.
+PREFLIGHT_KEPT_S: Final = 600
+
+
+def register_headers(app: Flask) -> None:
+    """Give every answer the security headers. A view's own value stands: /docs has a policy."""
+
+    @app.after_request
+    def harden(response: Response) -> Response:
+        for name, value in SECURITY_HEADERS.items():
+            response.headers.setdefault(name, value)
+        if request.is_secure:
+            response.headers["Strict-Transport-Security"] = STAY_ON_TLS
+        return response
+
+
+def register_cors(app: Flask, origins: Sequence[str]) -> None:
+    """Let pages of these origins call the API; without any nothing is registered at all.
+
+    Register it before authentication: a preflight has no key, and asks nothing of a tenant's.
+    Credentials stay refused: we have no cookies, and a page sends its key in a header.
+    """
+    if not origins:
+        return
+    allowed = frozenset(origins)
+
+    @app.before_request
+    def answer_preflight() -> Response | None:
+        wanted = "Access-Control-Request-Method" in request.headers
+        if request.method != "OPTIONS" or not (wanted and _is_allowed(allowed)):
+            return None
+        response = Response(status=204)
+        response.headers["Access-Control-Allow-Methods"] = CORS_METHODS
+        response.headers["Access-Control-Allow-Headers"] = CORS_SENT
+        response.headers["Access-Control-Max-Age"] = str(PREFLIGHT_KEPT_S)
+        return response
+
+    @app.after_request
+    def let_read(response: Response) -> Response:
+        if request.path.startswith(CORS_PREFIX):
+            # A cache must not give one origin's answer to another.
+            response.vary.add("Origin")
+        if _is_allowed(allowed):
+            response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]
+            response.headers["Access-Control-Expose-Headers"] = CORS_READ
+        return response
+
+
+def _is_allowed(allowed: frozenset[str]) -> bool:
+    return request.path.startswith(CORS_PREFIX) and request.headers.get("Origin") in allowed

@@ -1,0 +1,123 @@
+"""Rows in every table for two tenants, and the statements of one who forgot whose they are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import psycopg
+from flask import Flask
+from psycopg import sql
+
+from payments_app.kernel.secrets import Cipher
+from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.providers.contract import Mode
+from payments_app.tenants.accounts import NewAccount, set_account
+from payments_app.tenants.model import Tenant
+from tests.builders import (
+    SCRIPTED,
+    ScriptedProvider,
+    a_caller,
+    a_tenant,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    payment_row,
+    rails_of,
+)
+
+# Alembic's own: one line that says which migration was the last.
+NO_TENANTS = frozenset({"alembic_version"})
+
+
+def fill(app: Flask) -> Tenant:
+    """A tenant with a row in every table that there is. A new table's row is made here."""
+    with app.app_context():
+        tenant = a_tenant()
+        account = NewAccount(
+            provider="mtn_momo",
+            mode=Mode.TEST,
+            base_url="https://sandbox.example",
+            target_environment="sandbox",
+            credentials={"collection_api_key": "worth nothing"},
+        )
+        cipher: Cipher = app.extensions["maramoja"].cipher
+        set_account(tenant, account, cipher=cipher, actor="cli:test")
+        rails = rails_of(app, ScriptedProvider())
+        caller = a_caller(tenant=tenant)
+        asker = an_asker(caller=caller, key=uuid4())
+        payment_id = an_accepted_payment(rails, asker=asker).payment_id
+        advance(rails)
+        reference = payment_row(payment_id).reference
+        note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None))
+        # And one as it begins: a copy of another would be refused for what it is.
+        an_accepted_payment(rails, asker=an_asker(caller=caller))
+    return tenant
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """SQL without a WHERE, as the application's role in a transaction of `tenant`.
+
+    Each attack is undone. `administrator` is a superuser, who sees what really is.
+    """
+
+    connection: psycopg.Connection
+    administrator: psycopg.Connection
+    tenant: UUID | None
+
+    def seen(self, table: str) -> set[str]:
+        """The rows that SELECT shows, by their place."""
+        with self.connection.transaction(force_rollback=True):
+            self._enter()
+            statement = sql.SQL("SELECT ctid::text FROM {}").format(sql.Identifier(table))
+            return {place for (place,) in self.connection.execute(statement)}
+
+    def reaches(self, verb: str, table: str, column: str, other: UUID) -> bool:
+        """Whether an UPDATE or DELETE of the other's rows finds one."""
+        update = "UPDATE {t} SET {c} = {c} WHERE {c} = %s"
+        statement = sql.SQL(update if verb == "update" else "DELETE FROM {t} WHERE {c} = %s")
+        names = {"t": sql.Identifier(table), "c": sql.Identifier(column)}
+        try:
+            with self.connection.transaction(force_rollback=True):
+                self._enter()
+                return self.connection.execute(statement.format(**names), [other]).rowcount > 0
+        except psycopg.errors.InsufficientPrivilege:
+            return False
+        except psycopg.errors.RestrictViolation:
+            # A trigger stopped it: it had the row in its hand.
+            return True
+
+    def refusal_of_planting(self, table: str, place: str) -> str:
+        """What says no to the row of that place once more, in another tenant's name."""
+        copied = sql.SQL("SELECT to_jsonb(t) FROM {} t WHERE ctid = %s::tid").format(
+            sql.Identifier(table)
+        )
+        found = self.administrator.execute(copied, [place]).fetchone()
+        assert found is not None
+        statement = sql.SQL(
+            "INSERT INTO {0} OVERRIDING SYSTEM VALUE"
+            " SELECT (jsonb_populate_record(NULL::{0}, %s)).*"
+        ).format(sql.Identifier(table))
+        return self._refusal(statement, [json.dumps(found[0])])
+
+    def refusal_of_giving_away(self, table: str, column: str, other: UUID) -> str:
+        """What says no to one's own rows becoming the other's."""
+        statement = sql.SQL("UPDATE {} SET {} = %s").format(
+            sql.Identifier(table), sql.Identifier(column)
+        )
+        return self._refusal(statement, [other])
+
+    def _refusal(self, statement: sql.Composed, values: list[object]) -> str:
+        try:
+            with self.connection.transaction(force_rollback=True):
+                self._enter()
+                self.connection.execute(statement, values)
+        except psycopg.Error as error:
+            return str(error.diag.message_primary)
+        return ""
+
+    def _enter(self) -> None:
+        whose = "" if self.tenant is None else str(self.tenant)
+        self.connection.execute("SELECT set_config('maramoja.tenant', %s, true)", [whose])

@@ -1,0 +1,79 @@
+"""Whose each route and each command is. One that is missing here fails the suite.
+
+A new route gets a rule, and with it the attacks of tests/wall/attacks.py; one that none of them
+fits gets a new kind of rule, with attacks of its own.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Final
+
+
+class Rule(StrEnum):
+    """What stands between a request and a tenant's rows."""
+
+    PUBLIC = "the same for everyone"
+    BY_ID = "tenant: by the payment's id in the path"
+    LIST = "tenant: a list"
+    CREATE = "tenant: makes something of its own"
+    CALLBACK = "a stranger's word about a reference"
+
+
+# (method, route) → rule. HEAD goes with GET, and OPTIONS with all: the walk adds them.
+ROUTES: Final[dict[tuple[str, str], Rule]] = {
+    ("GET", "/openapi.json"): Rule.PUBLIC,
+    ("GET", "/problems/<code>"): Rule.PUBLIC,
+    ("GET", "/health"): Rule.PUBLIC,
+    ("GET", "/health/live"): Rule.PUBLIC,
+    ("GET", "/health/ready"): Rule.PUBLIC,
+    ("GET", "/docs"): Rule.PUBLIC,
+    ("GET", "/docs/start.js"): Rule.PUBLIC,
+    ("GET", "/docs/assets/<name>"): Rule.PUBLIC,
+    ("POST", "/api/v1/payments"): Rule.CREATE,
+    ("GET", "/api/v1/payments"): Rule.LIST,
+    ("GET", "/api/v1/payments/<uuid:payment_id>"): Rule.BY_ID,
+    ("GET", "/api/v1/payments/<uuid:payment_id>/events"): Rule.BY_ID,
+    ("POST", "/callbacks/<provider>/<reference>"): Rule.CALLBACK,
+    ("PUT", "/callbacks/<provider>/<reference>"): Rule.CALLBACK,
+}
+IMPLIED: Final = frozenset({"HEAD", "OPTIONS"})
+
+
+class Of(StrEnum):
+    """Whose rows a command shows or changes. All are the operator's, who may see every tenant."""
+
+    NOBODY = "of no tenant"
+    ALL = "of every tenant, on purpose"
+    TENANT = "of the tenant that it names, and nobody else"
+    ID = "of the one thing whose id it names, whosever it is"
+    # Both: the id must be the tenant's. A command with a tenant and an id has no other rule.
+    TENANT_AND_ID = "of the tenant's thing of that id"
+
+
+COMMANDS: Final[dict[str, Of]] = {
+    "audit export": Of.TENANT,
+    "audit list": Of.TENANT,
+    "audit verify": Of.TENANT,
+    "keys issue": Of.TENANT,
+    "keys list": Of.TENANT,
+    "keys revoke": Of.ID,
+    "keys rotate": Of.ID,
+    "payments explain": Of.ID,
+    "payments list": Of.TENANT,
+    "payments recheck": Of.ID,
+    "payments show": Of.ID,
+    "providers check": Of.TENANT,
+    "providers list": Of.TENANT,
+    "providers set": Of.TENANT,
+    "secrets generate-key": Of.NOBODY,
+    "secrets rotate": Of.ALL,
+    "tenants create": Of.NOBODY,
+    "tenants list": Of.ALL,
+    "tenants resume": Of.TENANT,
+    "tenants set": Of.TENANT,
+    "tenants show": Of.TENANT,
+    "tenants suspend": Of.TENANT,
+}
+# Groups and commands of Flask and its extensions: they touch no row of a tenant.
+NOT_OURS: Final = frozenset({"db", "openapi", "routes", "run", "shell"})

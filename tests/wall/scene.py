@@ -1,0 +1,74 @@
+"""A victim with everything a tenant can have, the intruders, and what two answers have in common."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from flask import Flask
+from werkzeug.test import TestResponse
+
+from payments_app.providers.contract import Mode
+from tests.api.http_caller import PAYMENTS, HttpCaller, an_order, new_caller
+
+VICTIMS_PAYER = "256772999888"
+_ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
+# What says nothing about what was asked for, and differs from one request to the next.
+_PASSING = {"x-request-id", "date", "ratelimit", "ratelimit-remaining", "ratelimit-reset"}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What the victim has, and who is after it."""
+
+    victim: HttpCaller
+    payment: dict[str, Any]
+    order: dict[str, Any]
+    idempotency_key: str
+    cursor: str
+    intruders: dict[str, HttpCaller]
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What no intruder may be told, unless it said it first."""
+        found = (self.payment["id"], self.payment["provider_reference"], self.payment["payer"])
+        return (*found, self.payment["external_id"], self.victim.tenant.slug)
+
+
+INTRUDERS = ("another tenant", "another tenant's live key", "the same tenant's live key")
+
+
+def set_up(app: Flask) -> Scene:
+    """A victim and three intruders, each tenant with payments of its own."""
+    victim, other = new_caller(app), new_caller(app)
+    key = str(uuid4())
+    order = an_order(payer=VICTIMS_PAYER, external_id=f"victim-{uuid4().hex}", amount=4321)
+    answer = victim.post(order, key=key)
+    assert answer.status_code == 201, answer.text
+    victim.pay()
+    other.pay()
+    other.pay()
+    cursor = victim.get(f"{PAYMENTS}?limit=1").get_json()["next_cursor"]
+    live = other.another_key(Mode.LIVE)
+    intruders = dict(zip(INTRUDERS, (other, live, victim.another_key(Mode.LIVE)), strict=True))
+    return Scene(victim, answer.get_json(), order, key, cursor, intruders)
+
+
+def likeness(answer: TestResponse, hidden: Sequence[str] = ()) -> tuple[object, ...]:
+    """The whole answer but for ids, times, and what the request itself said (`hidden`)."""
+    headers = sorted(
+        (name.lower(), _masked(value, hidden))
+        for name, value in answer.headers
+        if name.lower() not in _PASSING
+    )
+    return answer.status_code, tuple(headers), _masked(answer.get_data(as_text=True), hidden)
+
+
+def _masked(text: str, hidden: Sequence[str]) -> str:
+    for said in hidden:
+        text = text.replace(said, "<said>")
+    return _TIME.sub("<time>", _ID.sub("<id>", text))

@@ -1,0 +1,83 @@
+"""The API with its own filters taken out: the database alone must keep the tenants apart.
+
+And the other half, on a copy of the database without its policies: the same API does leak there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from payments_app.payments import queries
+from tests.api.http_caller import PAYMENTS
+from tests.simulation.rewriting import Edit, rewritten
+from tests.wall.attacks import cases
+from tests.wall.conftest import MakeApp
+from tests.wall.scene import INTRUDERS, Scene, set_up
+
+# The same key's mode is the code's own business: row-level security knows tenants only.
+NO_FILTERS = (
+    Edit(queries, "_own", "Payment.tenant_id == caller.tenant_id, ", ""),
+    Edit(queries, "find_events", "PaymentEvent.tenant_id == caller.tenant_id,", ""),
+)
+READS = [
+    case
+    for case in cases()
+    if case.method == "GET" and "/api/" in case.route and case.intruder in INTRUDERS[:2]
+]
+
+
+@pytest.fixture
+def forgetful() -> Iterator[None]:
+    """Reads that have forgotten whose they are."""
+    with rewritten(*NO_FILTERS):
+        yield
+
+
+@pytest.fixture(scope="module")
+def walled_scene(walled: str, app_on: MakeApp) -> Scene:
+    return set_up(app_on(walled))
+
+
+@pytest.fixture(scope="module")
+def open_scene(wall_less: str, app_on: MakeApp) -> Scene:
+    return set_up(app_on(wall_less))
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_without_the_filters_the_wall_holds_every_attack(walled_scene: Scene) -> None:
+    learned = {case.name: told for case in READS if (told := case.run(walled_scene))}
+
+    assert learned == {}
+    assert len(READS) >= 60
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_without_the_filters_a_list_has_ones_own_only(walled_scene: Scene) -> None:
+    listed = walled_scene.intruders[INTRUDERS[0]].listed("limit=100")
+
+    assert len(listed) == 2
+    assert walled_scene.payment["id"] not in listed
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_without_filters_and_without_the_wall_it_leaks(open_scene: Scene) -> None:
+    """The proof of the proof: each kind of read is seen to leak."""
+    leaking = {(case.route, case.attack) for case in READS if case.run(open_scene)}
+
+    assert {
+        (PAYMENTS, "payer"),
+        (PAYMENTS, "external_id"),
+        (f"{PAYMENTS}/<uuid:payment_id>", "the id"),
+        (f"{PAYMENTS}/<uuid:payment_id>/events", "the id"),
+    } <= leaking
+    victims = open_scene.payment["id"]
+    assert victims in open_scene.intruders[INTRUDERS[0]].listed("limit=100")
+
+
+def test_with_the_filters_and_without_the_wall_the_code_holds_alone(open_scene: Scene) -> None:
+    """Two walls: each stands without the other."""
+    learned = {case.name: told for case in READS if (told := case.run(open_scene))}
+
+    assert learned == {}
