@@ -28,15 +28,6 @@ def register_request_ids(app: Flask) -> None:
     """Name each request, and its answer by the same name."""
     app.before_request(_begin)
     app.after_request(_finish)
-    notes = UseNotes()
-
-    @app.after_request
-    def note_when_sent(response: Response) -> Response:
-        """After the answer has left: nobody waits for a note."""
-        if "caller" in g and notes.is_due(g.caller.key_id):
-            asker = g.caller
-            response.call_on_close(lambda: _note(app, asker))
-        return response
 
 
 def needs(scope: Scope) -> Callable[[View], View]:
@@ -67,6 +58,15 @@ def require_scope() -> None:
 def register_authentication(app: Flask) -> None:
     """Let no request into the API without a key."""
     app.before_request(_authenticate)
+    notes = UseNotes()
+
+    @app.after_request
+    def note_when_sent(response: Response) -> Response:
+        """After the answer has left: nobody waits for a note."""
+        if "caller" in g and notes.is_due(g.caller.key_id):
+            asker = g.caller
+            response.call_on_close(lambda: _note(app, asker))
+        return response
 
 
 def caller() -> Caller:
