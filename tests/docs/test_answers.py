@@ -129,6 +129,12 @@ def suspended(site: Site) -> requests.Response:
     return post(site, tenant="gone")
 
 
+def with_a_key(site: Site, *bounds: str) -> requests.Response:
+    site.key_of(TENANT)
+    issued = json.loads(site.flask("keys", "issue", TENANT, *bounds, "--json"))
+    return post(site, headers={"X-API-Key": issued["key"]})
+
+
 def rate_limited(site: Site) -> requests.Response:
     site.key_of("eager")
     site.flask("tenants", "set", "eager", "--rate-limit", "2 per minute")
@@ -163,6 +169,9 @@ ASK: Final[Mapping[str, Callable[[Site], requests.Response]]] = {
     "unauthenticated": lambda site: post(site, headers={"X-API-Key": "mara_live_x"}),
     "tenant_mismatch": lambda site: post(site, headers={"X-Tenant-Id": "other"}),
     "tenant_suspended": suspended,
+    "api_key_expired": lambda site: with_a_key(site, "--expires-in", "0m"),
+    "scope_missing": lambda site: with_a_key(site, "--scope", "payments:read"),
+    "network_not_allowed": lambda site: with_a_key(site, "--network", "203.0.113.0/24"),
     "not_found": lambda site: requests.post(f"{site.payments}s", timeout=30),
     "method_not_allowed": lambda site: requests.put(
         site.payments, headers={"X-API-Key": site.key_of(TENANT)}, timeout=30

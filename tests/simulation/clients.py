@@ -106,5 +106,7 @@ class Clients:
 
 def _render(payment: Payment) -> StoredAnswer:
     return StoredAnswer(
-        201, {"Location": f"/{payment.id}"}, orjson.dumps(payment_document(payment))
+        201,
+        {"Location": f"/{payment.id}"},
+        orjson.dumps(payment_document(payment, whole_payer=True)),
     )
