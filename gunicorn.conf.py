@@ -92,9 +92,9 @@ util.write_error = refuse
 
 
 def on_starting(_server: object) -> None:
-    """A wrong setting or database role ends us here, with its one line: a worker would be started again for ever.
+    """A wrong setting or database role ends us here, with its one line.
 
-    In a process of its own, because what is imported here would outlive a reload (SIGHUP).
+    A worker that it ended would be started again for ever. In a process of its own, because what is imported here would outlive a reload (SIGHUP).
     """
     program = "import payments_app, wsgi; payments_app.refuse_unsafe_role(wsgi.app)"
     tried = subprocess.run([sys.executable, "-c", program], check=False)  # noqa: S603  our own

@@ -32,8 +32,8 @@ CORS_SENT: Final = (
     " traceparent, tracestate"
 )
 CORS_READ: Final = (
-    "Idempotent-Replayed, Link, Location, Payment-Status, RateLimit-Limit, RateLimit-Policy,"
-    " RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Request-Id"
+    "Idempotent-Replayed, Link, Location, Payment-Status, RateLimit, RateLimit-Limit,"
+    " RateLimit-Policy, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Request-Id"
 )
 # How long a browser need not ask again: an origin that is taken out is out within this.
 PREFLIGHT_KEPT_S: Final = 600

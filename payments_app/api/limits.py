@@ -1,4 +1,4 @@
-"""How often a key and a tenant may ask: counted in Redis over all hosts, in this process while Redis is away.
+"""How often a key and a tenant may ask: in Redis over all hosts, in a process while Redis is away.
 
 Flask-Limiter decides. What it stores in counts and, in the same round trip, learns when the
 window ends: the RateLimit headers ask Redis nothing more.
@@ -14,7 +14,7 @@ from flask import Flask, Response, g
 from flask_limiter import ApplicationLimit, Limiter, RequestLimit
 from limits import parse_many
 from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import FixedWindowRateLimiter
+from limits.strategies import FixedWindowRateLimiter, RateLimiter
 from redis import ConnectionPool, Redis, RedisError
 from werkzeug.exceptions import TooManyRequests
 
@@ -133,20 +133,25 @@ class Strangers:
         """`limit` in Flask-Limiter's notation."""
         self._limiter = limiter
         self._here = FixedWindowRateLimiter(MemoryStorage())
-        self._limit = parse_many(limit)[0]
+        self._limits = parse_many(limit)
 
     def count(self, address: str) -> None:
         """Count one more. Raises TooManyRequests once there were too many."""
         try:
-            strategy, may = self._limiter.limiter, None
-            may = strategy.hit(self._limit, STRANGER, address)
+            waits_s = self._waits_s(self._limiter.limiter, address)
         except RedisError:
-            strategy = self._here
-            may = strategy.hit(self._limit, STRANGER, address)
-        if not may:
-            ends_at = strategy.get_window_stats(self._limit, STRANGER, address).reset_time
-            wait_s = max(1, round(ends_at - utc_now().timestamp()))
-            raise TooManyRequests(retry_after=wait_s)
+            waits_s = self._waits_s(self._here, address)
+        if waits_s:
+            raise TooManyRequests(retry_after=max(waits_s))
+
+    def _waits_s(self, counter: RateLimiter, address: str) -> list[int]:
+        """Of each limit that is used up, the seconds until it begins anew."""
+        now = utc_now().timestamp()
+        return [
+            _reset_s(counter.get_window_stats(limit, STRANGER, address).reset_time, now)
+            for limit in self._limits
+            if not counter.hit(limit, STRANGER, address)
+        ]
 
 
 def count_stranger(app: Flask, address: str | None) -> None:
@@ -156,10 +161,9 @@ def count_stranger(app: Flask, address: str | None) -> None:
 
 
 def _tell(limits: list[RequestLimit], response: Response) -> None:
-    """The one that ends first in the old headers, both in those of the IETF's draft."""
-    left = {limit.key: limit.window for limit in limits}
+    """The one with the least left in the old headers, all in those of the IETF's draft."""
     now = utc_now().timestamp()
-    told = [(limit, left[limit.key][1], _reset_s(left[limit.key][0], now)) for limit in limits]
+    told = [(limit, limit.window[1], _reset_s(limit.window[0], now)) for limit in limits]
     policy, state = [], []
     for limit, remaining, reset_s in told:
         name = TENANT if TENANT in limit.request_args else KEY

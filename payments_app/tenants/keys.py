@@ -66,7 +66,7 @@ def issue_key(tenant: Tenant, wanted: NewKey, *, actor: str) -> IssuedKey:
     """A new key for `tenant`. Raises KeyNameInvalid."""
     wanted = replace(wanted, name=_checked_name(wanted.name))
     with transaction(tenant.id) as session:
-        return _issue(session, tenant.id, wanted, actor=actor, action="key.issued")
+        return _issue(session, tenant.id, wanted, actor=actor)
 
 
 def list_keys(tenant: Tenant) -> list[ApiKey]:
@@ -94,7 +94,7 @@ def rotate_key(id_or_prefix: str, *, overlap: timedelta, actor: str) -> RotatedK
             scopes=frozenset(Scope(name) for name in old.scopes),
             networks=tuple(old.networks),
         )
-        issued = _issue(session, old.tenant_id, same, actor=actor, action="key.issued")
+        issued = _issue(session, old.tenant_id, same, actor=actor)
         ending = update(ApiKey).where(ApiKey.id == old.id)
         ending = ending.values(expires_at=func.least(ApiKey.expires_at, now + overlap))
         ended = session.scalars(ending.returning(ApiKey)).one()
@@ -118,9 +118,7 @@ def revoke_key(id_or_prefix: str, *, actor: str) -> ApiKey:
         return row
 
 
-def _issue(
-    session: Session, tenant_id: UUID, wanted: NewKey, *, actor: str, action: str
-) -> IssuedKey:
+def _issue(session: Session, tenant_id: UUID, wanted: NewKey, *, actor: str) -> IssuedKey:
     prefix, key = new_key(wanted.mode)
     ends = None if wanted.lifetime is None else database_now() + wanted.lifetime
     fresh = insert(ApiKey).values(
@@ -135,7 +133,7 @@ def _issue(
         expires_at=ends,
     )
     row = session.scalars(fresh.returning(ApiKey)).one()
-    _record(session, row, actor=actor, action=action)
+    _record(session, row, actor=actor, action="key.issued")
     return IssuedKey(
         id=row.id,
         prefix=prefix,

@@ -24,7 +24,7 @@ CONNECTIONS = 8
 # What would tell of our inside. Swagger UI's own page and openapi.json are not asked for here.
 INSIDE = re.compile(
     rb"Traceback|psycopg|sqlalchemy|werkzeug|gunicorn|marshmallow|orjson|redis|celery"
-    rb"|\.py\b|site-packages|/home/|/usr/|SELECT |INSERT |RuntimeError|ValueError|maramoja_",
+    rb"|\.py\b|site-packages|/(?:home|usr)/|SELECT |INSERT |RuntimeError|ValueError|maramoja_",
     re.IGNORECASE,
 )
 _STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
