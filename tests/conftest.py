@@ -8,6 +8,7 @@ gone with pytest, however it ends.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 
 import pytest
@@ -94,6 +95,35 @@ def settings(database_url: str, migration_database_url: str, redis_url: str) -> 
             "MTN_COLLECTION_API_KEY": "secret",
         }
     )
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A migrated database of one test's own, with an app on it."""
+
+    app: Flask
+    administrator_url: str
+
+
+@pytest.fixture
+def installation_of_its_own(
+    servers: Servers, postgres_server: PostgresServer, settings: Settings
+) -> Iterator[Installation]:
+    """For a test that changes the schema, or whose record must be the only one."""
+    name = servers.new_database()
+    own = Settings.from_env(
+        {
+            "DATABASE_URL": postgres_server.application_url(name),
+            "MIGRATION_DATABASE_URL": postgres_server.owner_url(name),
+            "REDIS_URL": settings.redis_url,
+            "SECRET_KEYS": settings.secret_keys[0],
+        }
+    )
+    application = create_app(replace(own, platform_accounts=settings.platform_accounts))
+    yield Installation(application, postgres_server.administrator_url(name))
+    with application.app_context():
+        db.engine.dispose()
+    application.extensions["maramoja"].redis.close()
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import socket
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -14,14 +13,10 @@ import psycopg
 import pytest
 from flask import Flask
 
-from devstack.postgres_server import PostgresServer
-from devstack.servers import Servers
-from payments_app import create_app
-from payments_app.kernel.database import db
 from payments_app.payments.seals import seal_events
-from payments_app.settings import Settings
 from tests.api.http_caller import an_order, new_caller
 from tests.commands.conftest import Commands
+from tests.conftest import Installation
 
 BEGINNING = "00" * 32
 
@@ -41,25 +36,9 @@ class Installed(Commands):
 
 
 @pytest.fixture
-def flask(
-    servers: Servers, postgres_server: PostgresServer, settings: Settings
-) -> Iterator[Installed]:
-    name = servers.new_database()
-    env = {
-        "DATABASE_URL": postgres_server.application_url(name),
-        "MIGRATION_DATABASE_URL": postgres_server.owner_url(name),
-        "REDIS_URL": settings.redis_url,
-        "SECRET_KEYS": settings.secret_keys[0],
-        "MTN_TARGET_ENVIRONMENT": "sandbox",
-        "MTN_COLLECTION_SUBSCRIPTION_KEY": "subscription",
-        "MTN_COLLECTION_API_USER": "4f1c9c1e-6f2f-4b0e-8f57-0d6a3f6f7a01",
-        "MTN_COLLECTION_API_KEY": "secret",
-    }
-    app = create_app(Settings.from_env(env))
-    yield Installed(app, postgres_server.administrator_url(name))
-    with app.app_context():
-        db.engine.dispose()
-    app.extensions["maramoja"].redis.close()
+def flask(installation_of_its_own: Installation) -> Installed:
+    own = installation_of_its_own
+    return Installed(own.app, own.administrator_url)
 
 
 def test_an_empty_database_is_said_to_be_so(flask: Installed) -> None:

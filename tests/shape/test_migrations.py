@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import psycopg
@@ -11,15 +10,12 @@ import pytest
 from alembic.script import ScriptDirectory
 from flask import Flask
 
-from devstack.postgres_server import PostgresServer
-from devstack.servers import Servers
-from payments_app import create_app
 from payments_app.kernel.database import db
 from payments_app.payments.seals import seal_events
 from payments_app.payments.verification import verify_record
-from payments_app.settings import Settings
 from tests.api.http_caller import an_order, new_caller
 from tests.builders import ScriptedProvider, advance, an_accepted_payment, events_of, rails_of
+from tests.conftest import Installation
 from tests.shape.source_tree import ROOT, sources
 
 VERSIONS = "migrations/versions"
@@ -68,25 +64,9 @@ class Migrated:
 
 
 @pytest.fixture
-def migrated(
-    servers: Servers, postgres_server: PostgresServer, settings: Settings
-) -> Iterator[Migrated]:
-    name = servers.new_database()
-    env = {
-        "DATABASE_URL": postgres_server.application_url(name),
-        "MIGRATION_DATABASE_URL": postgres_server.owner_url(name),
-        "REDIS_URL": settings.redis_url,
-        "SECRET_KEYS": settings.secret_keys[0],
-        "MTN_TARGET_ENVIRONMENT": "sandbox",
-        "MTN_COLLECTION_SUBSCRIPTION_KEY": "subscription",
-        "MTN_COLLECTION_API_USER": "4f1c9c1e-6f2f-4b0e-8f57-0d6a3f6f7a01",
-        "MTN_COLLECTION_API_KEY": "secret",
-    }
-    app = create_app(Settings.from_env(env))
-    yield Migrated(app, postgres_server.administrator_url(name))
-    with app.app_context():
-        db.engine.dispose()
-    app.extensions["maramoja"].redis.close()
+def migrated(installation_of_its_own: Installation) -> Migrated:
+    own = installation_of_its_own
+    return Migrated(own.app, own.administrator_url)
 
 
 def test_there_and_back_with_data_in_it_comes_out_the_same(migrated: Migrated) -> None:
