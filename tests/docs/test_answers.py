@@ -147,6 +147,7 @@ def rate_limited(site: Site) -> requests.Response:
 
 def without_database(site: Site) -> requests.Response:
     key = uuid4()
+    site.key_of(TENANT)
     with shut_database(site):
         answer = post(site, key=key)
         assert int(answer.headers["Retry-After"]) >= 1

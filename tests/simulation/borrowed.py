@@ -139,7 +139,7 @@ def nightly_clean_up() -> Iterator[None]:
                     Payment.stage != Stage.ACCEPTED,
                     Payment.created_at < text("statement_timestamp() - interval '1 day'"),
                 )
-                .order_by(Payment.amount_minor, Payment.id)
+                .order_by(Payment.description, Payment.id)
             ).all()
         for payment_id in old:
             _end(payment_id, Observation(Verdict.FAILED, "too_old"))

@@ -57,7 +57,7 @@ def _read(referee: Referee) -> dict[UUID, Record]:
         children[table] = grouped
     return {
         row["id"]: Record(row, *(children[table][row["id"]] for table in children))
-        for row in referee.rows("SELECT * FROM payments")
+        for row in referee.rows("SELECT * FROM payments ORDER BY description, id")
     }
 
 
