@@ -38,7 +38,7 @@ class PaymentRow:
     reference: str
     amount_minor: int
     currency: str
-    payer: str
+    payer_masked: str | None
     external_id: str | None
     status: str
     stage: str
@@ -159,7 +159,7 @@ class Evidence:
 
 _PAYMENTS: Final = """
 SELECT p.id::text, t.slug AS tenant, p.metadata->>'key' AS chaos_key, p.reference::text,
-    p.amount_minor, p.currency, p.payer, p.external_id, p.status, p.stage, p.generation,
+    p.amount_minor, p.currency, p.payer_masked, p.external_id, p.status, p.stage, p.generation,
     p.submissions, x.verdict AS evidence_verdict,
     extract(epoch FROM p.next_action_at)::float8 AS next_action_at,
     extract(epoch FROM p.lease_until)::float8 AS lease_until,

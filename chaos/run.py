@@ -25,7 +25,7 @@ from chaos.nemesis import Met, Nemesis
 from chaos.plan import TENANTS, Plan
 from chaos.provider import ProviderAdmin, Storm
 from chaos.report import Result, as_markdown
-from chaos.scripts import SILENT_PAYER
+from chaos.scripts import SILENT_PAYER, masked
 from chaos.stage import Stage, set_stage
 from chaos.verdicts import judge_case
 
@@ -184,9 +184,9 @@ def _progress(scene: _Scene, passed_s: float) -> str:
 def _open_payments(scene: _Scene) -> int:
     """Payments that can still end: a silent payer's has gone as far as it can once it waits."""
     query = """SELECT count(*) FROM payments
-        WHERE status = 'PENDING' AND (payer <> %s OR stage <> 'awaiting_payer')"""
+        WHERE status = 'PENDING' AND (payer_masked <> %s OR stage <> 'awaiting_payer')"""
     with suppress(psycopg.OperationalError), psycopg.connect(scene.sources.database_url) as found:
-        row = found.execute(query, [SILENT_PAYER]).fetchone()
+        row = found.execute(query, [masked(SILENT_PAYER)]).fetchone()
         return int(row[0]) if row else 0
     return 1
 

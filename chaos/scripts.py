@@ -117,6 +117,11 @@ def _order(draw: Random, key: str) -> Order:
     )
 
 
+def masked(payer: str) -> str:
+    """As the gateway writes a number where it may be read: its last three digits."""
+    return "*" * (len(payer) - 3) + payer[-3:]
+
+
 def _payer(draw: Random) -> str:
     kind = draw.choices(("pays", "fails", "late", "silent"), weights=(78, 14, 6, 2))[0]
     special = {"fails": draw.choice(FAILING_PAYERS), "late": LATE_PAYER, "silent": SILENT_PAYER}

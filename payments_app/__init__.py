@@ -23,12 +23,14 @@ from payments_app.kernel.logs import configure_logs
 from payments_app.kernel.postgres import DatabaseRoleUnsafe
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.transport import Transport
+from payments_app.kernel.vault import Vault
 from payments_app.payments.pace import SharedPace
 from payments_app.payments.rails import Rails
 from payments_app.providers.registry import Registry
 from payments_app.providers.tokens import TokenCache
 from payments_app.settings import SettingInvalid, Settings
 from payments_app.tenants.accounts import ProviderAccounts
+from payments_app.tenants.data_keys import StoredDataKeys
 from payments_app.worker.celery_app import init_celery
 
 # Redis only makes things faster: whoever waits for it longer than this is better off without.
@@ -47,6 +49,7 @@ class Parts:
     registry: Registry
     accounts: ProviderAccounts
     transport: Transport
+    vault: Vault
     rails: Rails
 
 
@@ -94,15 +97,17 @@ def _parts(settings: Settings, stopping: Callable[[], bool]) -> Parts:
     _check_platform_accounts(settings, registry)
     accounts = ProviderAccounts(settings.platform_accounts, cipher)
     transport = Transport(user_agent=f"Maramoja/{_version()}")
+    vault = Vault(cipher, StoredDataKeys())
     rails = Rails(
         registry=registry,
         accounts=accounts,
         transport=transport,
         pace=SharedPace(redis),
+        vault=vault,
         public_base_url=settings.public_base_url,
         stopping=stopping,
     )
-    return Parts(settings, cipher, redis, registry, accounts, transport, rails)
+    return Parts(settings, cipher, redis, registry, accounts, transport, vault, rails)
 
 
 def _check_platform_accounts(settings: Settings, registry: Registry) -> None:

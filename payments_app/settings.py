@@ -28,6 +28,8 @@ UNAUTHENTICATED_RATE_LIMIT: Final = "300 per minute"
 ANSWERS_KEPT_HOURS: Final = 24
 # A year.
 HOURS_MAX: Final = 8760
+# Ten years.
+DAYS_MAX: Final = 3650
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -53,6 +55,7 @@ class Settings:
     rate_limit_unauthenticated: str = UNAUTHENTICATED_RATE_LIMIT
     trusted_proxies: int = 0
     idempotency_ttl_hours: int = ANSWERS_KEPT_HOURS
+    payer_retention_days: int | None = None
     cors_allowed_origins: tuple[str, ...] = ()
     log_level: str = "INFO"
     log_format: str = "json"
@@ -83,6 +86,7 @@ class Settings:
             idempotency_ttl_hours=read.optional(
                 "IDEMPOTENCY_TTL_HOURS", _hours, ANSWERS_KEPT_HOURS
             ),
+            payer_retention_days=read.optional("PAYER_RETENTION_DAYS", _days, None),
             cors_allowed_origins=read.optional("CORS_ALLOWED_ORIGINS", _origins, ()),
             log_level=read.optional("LOG_LEVEL", _log_level, "INFO"),
             log_format=read.optional("LOG_FORMAT", _log_format, "json"),
@@ -213,6 +217,13 @@ def _rate(value: str) -> str:
 def _hours(value: str) -> int:
     """a whole number of hours from 1 to 8760"""
     if not re.fullmatch("[0-9]{1,4}", value) or not 1 <= int(value) <= HOURS_MAX:
+        raise ValueError
+    return int(value)
+
+
+def _days(value: str) -> int:
+    """a whole number of days from 1 to 3650"""
+    if not re.fullmatch("[0-9]{1,4}", value) or not 1 <= int(value) <= DAYS_MAX:
         raise ValueError
     return int(value)
 

@@ -9,7 +9,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import orjson
-from flask import Flask
+from flask import Flask, current_app
 from sqlalchemy import select, text
 
 from payments_app import Parts
@@ -17,6 +17,7 @@ from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.vault import Vault
 from payments_app.kernel.wire import Call, Wire
 from payments_app.payments import acceptance, lifecycle
 from payments_app.payments.acceptance import Accepted, Asker
@@ -221,7 +222,13 @@ def an_asker(
     )
 
 
-def render(payment: Payment) -> StoredAnswer:
+def vault() -> Vault:
+    """The vault of the app whose context is open."""
+    found: Vault = current_app.extensions["maramoja"].vault
+    return found
+
+
+def render(payment: Payment, _payer: Msisdn) -> StoredAnswer:
     return StoredAnswer(201, {"Location": f"/{payment.id}"}, orjson.dumps({"id": str(payment.id)}))
 
 

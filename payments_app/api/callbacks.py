@@ -7,7 +7,7 @@ import sys
 from typing import Final
 from uuid import UUID
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response, current_app, request
 from gunicorn.http.errors import ParseException
 
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
@@ -38,7 +38,8 @@ def receive(provider: str, reference: str) -> Response:
                 method=request.method,
                 body=body,
                 source=request.remote_addr,
-            )
+            ),
+            current_app.extensions["maramoja"].vault,
         )
     return Response(status=200)
 

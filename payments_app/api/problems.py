@@ -19,6 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from payments_app.kernel import errors, idempotency
+from payments_app.kernel.vault import VaultClosed
 from payments_app.payments import errors as payments
 from payments_app.payments import order
 from payments_app.providers import registry
@@ -185,6 +186,12 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         tenants.ProviderAccountUnreadable,
         _S.SERVICE_UNAVAILABLE,
         "Provider account unreadable",
+        "Tell the operator: a key is missing from SECRET_KEYS. Nothing was done.",
+    ),
+    VaultClosed: _of(
+        VaultClosed,
+        _S.SERVICE_UNAVAILABLE,
+        "Data key unreadable",
         "Tell the operator: a key is missing from SECRET_KEYS. Nothing was done.",
     ),
     ProblemUnknown: _of(

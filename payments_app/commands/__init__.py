@@ -1,4 +1,4 @@
-"""The operator's command line: `flask tenants|keys|providers|payments|audit|secrets …`."""
+"""The operator's command line: `flask tenants|keys|providers|payments|payers|audit|secrets …`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from flask import Flask
 
 from payments_app.commands.audit import audit
 from payments_app.commands.keys import keys
+from payments_app.commands.payers import payers
 from payments_app.commands.payments import payments
 from payments_app.commands.providers import providers
 from payments_app.commands.secrets import secrets
@@ -14,5 +15,5 @@ from payments_app.commands.tenants import tenants
 
 def register_commands(app: Flask) -> None:
     """Put every group under `flask`."""
-    for group in (tenants, keys, providers, payments, audit, secrets):
+    for group in (tenants, keys, providers, payments, payers, audit, secrets):
         app.cli.add_command(group)

@@ -1,10 +1,11 @@
-"""What create_app joined, for commands that go out to providers."""
+"""What create_app joined, for commands that need it."""
 
 from __future__ import annotations
 
 from flask import current_app
 
 from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.vault import Vault
 from payments_app.payments.rails import Rails
 
 
@@ -17,4 +18,10 @@ def rails() -> Rails:
 def cipher() -> Cipher:
     """What encrypts credentials at rest."""
     found: Cipher = current_app.extensions["maramoja"].cipher
+    return found
+
+
+def vault() -> Vault:
+    """What opens payers' numbers."""
+    found: Vault = current_app.extensions["maramoja"].vault
     return found

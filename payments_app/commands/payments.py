@@ -23,6 +23,7 @@ from payments_app.payments.states import Status
 from payments_app.tenants.registry import find_tenant
 
 LIMIT_MAX: Final = 1000
+ERASED: Final = "an erased payer"
 
 payments = GatewayGroup("payments", help="See payments, and why each is as it is.")
 
@@ -94,7 +95,7 @@ def _document(payment: Payment) -> dict[str, object]:
         "stage": payment.stage,
         "amount": str(payment.money),
         "currency": payment.currency,
-        "payer": payment.msisdn.masked,
+        "payer": payment.payer_masked,
         "provider": payment.provider,
         "target_environment": payment.target_environment,
         "account_id": payment.account_id,
@@ -163,7 +164,7 @@ def _told(told: Mapping[str, object]) -> str:
 
 def _now(payment: Payment) -> str:
     """Where the payment stands, in one sentence."""
-    what = f"{payment.money} {payment.currency} from {payment.msisdn.masked}: {payment.status}"
+    what = f"{payment.money} {payment.currency} from {payment.payer_masked or ERASED}: {payment.status}"
     if payment.is_final:
         return f"{what} since {shown(payment.final_at)}."
     step = f"next {payment.next_step} at {shown(payment.next_action_at)}"

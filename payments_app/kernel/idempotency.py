@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -111,12 +111,16 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request under a key. `fields`: the validated request, each value in one canonical form."""
+    """A request under a key. `fields`: the validated request, each value in one canonical form.
+
+    `digest`: SHA-256 under a key of the tenant, so that nobody finds a phone number by trying.
+    """
 
     tenant_id: UUID
     mode: str
     key: UUID
     fields: Fields = field(repr=False)
+    digest: Callable[[bytes], bytes] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,7 @@ def claim(
             key=attempt.key,
             fingerprint=fingerprint(attempt, CURRENT_VERSION),
             fingerprint_version=CURRENT_VERSION,
-            field_digests=_field_digests(attempt),
+            field_digests=_field_digests(attempt, CURRENT_VERSION),
             resource_id=resource_id,
             status=answer.status,
             headers=dict(answer.headers),
@@ -193,7 +197,9 @@ def drop_answers(session: Session, keys: list[tuple[UUID, str, UUID]]) -> None:
 
 def fingerprint(attempt: Attempt, version: int) -> bytes:
     """SHA-256 over the validated request, by the algorithm of that version."""
-    return _ALGORITHMS[version](attempt)
+    # Salted with the key: equal requests under two keys don't show as equal.
+    canonical = json.dumps(dict(attempt.fields), sort_keys=True, separators=(",", ":"))
+    return _DIGESTS[version](attempt, f"{version}:{attempt.key}:{canonical}")
 
 
 def _stored(attempt: Attempt) -> Select[IdempotencyKey, datetime]:
@@ -208,7 +214,7 @@ def _earlier(attempt: Attempt, row: IdempotencyKey, now: datetime) -> Earlier:
     if fingerprint(attempt, row.fingerprint_version) != row.fingerprint:
         raise KeyReused(
             "This Idempotency-Key was first used for a different request.",
-            fields=_differing(attempt, row.field_digests),
+            fields=_differing(attempt, row),
         )
     answer = None
     if row.body is not None:
@@ -216,28 +222,31 @@ def _earlier(attempt: Attempt, row: IdempotencyKey, now: datetime) -> Earlier:
     return Earlier(row.resource_id, answer, is_past_expiry=row.expires_at <= now)
 
 
-def _sorted_fields(attempt: Attempt) -> bytes:
-    # Salted with the key: equal requests under two keys don't show as equal.
-    canonical = json.dumps(dict(attempt.fields), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(f"1:{attempt.key}:{canonical}".encode()).digest()
+def _plain(_attempt: Attempt, canonical: str) -> bytes:
+    return hashlib.sha256(canonical.encode()).digest()
+
+
+def _keyed(attempt: Attempt, canonical: str) -> bytes:
+    return attempt.digest(canonical.encode())
 
 
 # An algorithm stays here as long as keys of its version do: a deploy in mid-retry neither
 # refuses nor repeats.
-_ALGORITHMS: Final[dict[int, Callable[[Attempt], bytes]]] = {1: _sorted_fields}
-CURRENT_VERSION: Final = 1
+_DIGESTS: Final[dict[int, Callable[[Attempt, str], bytes]]] = {1: _plain, 2: _keyed}
+CURRENT_VERSION: Final = 2
 
 
-def _field_digests(attempt: Attempt) -> dict[str, str]:
+def _field_digests(attempt: Attempt, version: int) -> dict[str, str]:
     return {
-        name: hashlib.sha256(f"{attempt.key}:{name}={value}".encode()).hexdigest()[:_DIGEST_CHARS]
+        name: _DIGESTS[version](attempt, f"{attempt.key}:{name}={value}").hex()[:_DIGEST_CHARS]
         for name, value in attempt.fields.items()
     }
 
 
-def _differing(attempt: Attempt, stored: dict[str, Any] | None) -> list[str]:
+def _differing(attempt: Attempt, row: IdempotencyKey) -> list[str]:
+    stored = row.field_digests
     if stored is None:
         return []
-    presented = _field_digests(attempt)
+    presented = _field_digests(attempt, row.fingerprint_version)
     names = presented.keys() | stored.keys()
     return sorted(name for name in names if presented.get(name) != stored.get(name))

@@ -27,6 +27,7 @@ class Job(StrEnum):
 
     ADVANCE_PAYMENTS = "payments.advance"
     EXPIRE_ANSWERS = "idempotency.expire_answers"
+    ERASE_PAYERS = "payers.erase"
     SEAL_EVENTS = "payment_events.seal"
 
 

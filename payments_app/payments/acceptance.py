@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID, uuid4
 
@@ -20,10 +21,13 @@ from payments_app.kernel.database import transaction
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import Attempt, StoredAnswer
 from payments_app.kernel.jobs import Job, enqueue
+from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.postgres import constraint_of, is_lock_timeout
+from payments_app.kernel.vault import Box, Vault
 from payments_app.payments.errors import ExternalIdTaken
 from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment, Route, choose_route
+from payments_app.payments.payers import open_payer, seal_payer
 from payments_app.payments.rails import Rails
 from payments_app.payments.states import BORN, Event, Status
 from payments_app.payments.story import record_event
@@ -54,25 +58,29 @@ class Accepted:
 
 
 def accept_payment(
-    order: NewPayment, asker: Asker, rails: Rails, render: Callable[[Payment], StoredAnswer]
+    order: NewPayment,
+    asker: Asker,
+    rails: Rails,
+    render: Callable[[Payment, Msisdn], StoredAnswer],
 ) -> Accepted:
     """Accept the payment, once for each idempotency key, or give the first answer again.
 
     Raises FieldsInvalid and its kin before anything is claimed; KeyReused, KeyInProgress,
-    KeyExpired; ExternalIdTaken.
+    KeyExpired; ExternalIdTaken; VaultClosed.
     """
     try:
         route = choose_route(order, asker.caller, rails)
     except GatewayError:
         # No rail takes it now. Whose key has an answer from before is given that one.
-        if (earlier := replay_payment(order, asker)) is None:
+        if (earlier := replay_payment(order, asker, rails.vault)) is None:
             raise
         return earlier
     payment = _new_payment(order, asker.caller, route)
-    accepted = Accepted(render(payment), payment.id)
+    payer = seal_payer(rails.vault, payment, order.payer)
+    accepted = Accepted(render(payment, payer.msisdn), payment.id)
     try:
         with transaction(asker.caller.tenant_id) as session:
-            earlier = _claim_key(session, asker, order, accepted)
+            earlier = _claim_key(session, asker, order, accepted, payer.box, rails.vault)
             if earlier is not None:
                 return earlier
             session.add(payment)
@@ -95,8 +103,8 @@ def accept_payment(
     return accepted
 
 
-def attempt_of(order: NewPayment, asker: Asker) -> Attempt | None:
-    """The request as the idempotency key sees it; None without a key."""
+def attempt_of(order: NewPayment, asker: Asker, vault: Vault) -> Attempt | None:
+    """The request as the idempotency key sees it; None without a key. Raises VaultClosed."""
     if asker.idempotency_key is None:
         return None
     return Attempt(
@@ -104,31 +112,38 @@ def attempt_of(order: NewPayment, asker: Asker) -> Attempt | None:
         mode=asker.caller.mode,
         key=asker.idempotency_key,
         fields={"method": "POST", "route": "/api/v1/payments", **order.fields()},
+        digest=partial(vault.box_of(asker.caller.tenant_id).digest, about="request"),
     )
 
 
-def replay_payment(order: NewPayment, asker: Asker) -> Accepted | None:
-    """The first answer, if this key has one. Raises KeyReused, KeyExpired."""
-    attempt = attempt_of(order, asker)
+def replay_payment(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | None:
+    """The first answer, if this key has one. Raises KeyReused, KeyExpired, VaultClosed."""
+    attempt = attempt_of(order, asker, vault)
     if attempt is None:
         return None
     with transaction(asker.caller.tenant_id) as session:
         earlier = idempotency.find(session, attempt)
-        return _replayed(session, earlier) if earlier else None
+        return _replayed(session, attempt, earlier, vault) if earlier else None
 
 
 def _claim_key(
-    session: Session, asker: Asker, order: NewPayment, accepted: Accepted
+    session: Session,
+    asker: Asker,
+    order: NewPayment,
+    accepted: Accepted,
+    box: Box,
+    vault: Vault,
 ) -> Accepted | None:
-    attempt = attempt_of(order, asker)
+    attempt = attempt_of(order, asker, vault)
     if attempt is None:
         return None
+    answer = accepted.answer
     try:
         earlier = idempotency.claim(
             session,
             attempt,
             resource_id=accepted.payment_id,
-            answer=accepted.answer,
+            answer=replace(answer, body=box.seal(answer.body, about=_answer_to(attempt))),
             keep_for=asker.answer_kept_for,
         )
     except OperationalError as error:
@@ -137,20 +152,30 @@ def _claim_key(
         raise idempotency.KeyInProgress(
             "The first request with this Idempotency-Key is still running.", retry_after_s=1
         ) from None
-    return None if earlier is None else _replayed(session, earlier)
+    return None if earlier is None else _replayed(session, attempt, earlier, vault)
 
 
-def _replayed(session: Session, earlier: idempotency.Earlier) -> Accepted:
-    status = session.execute(
-        select(Payment.status).where(Payment.id == earlier.resource_id)
-    ).scalar_one()
+def _replayed(
+    session: Session, attempt: Attempt, earlier: idempotency.Earlier, vault: Vault
+) -> Accepted:
+    status, sealed = session.execute(
+        select(Payment.status, Payment.payer).where(Payment.id == earlier.resource_id)
+    ).one()
+    payer = open_payer(
+        vault, tenant_id=attempt.tenant_id, payment_id=earlier.resource_id, sealed=sealed
+    )
     expired = earlier.is_past_expiry and status != Status.PENDING
-    if expired or earlier.answer is None:
+    if expired or earlier.answer is None or payer is None:
         raise idempotency.KeyExpired(
             "The answer to this Idempotency-Key is no longer kept; its payment is.",
             payment_id=str(earlier.resource_id),
         )
-    return Accepted(earlier.answer, earlier.resource_id, Status(status))
+    body = payer.box.open(earlier.answer.body, about=_answer_to(attempt))
+    return Accepted(replace(earlier.answer, body=body), earlier.resource_id, Status(status))
+
+
+def _answer_to(attempt: Attempt) -> str:
+    return f"answer {attempt.key}"
 
 
 def _new_payment(order: NewPayment, caller: Caller, route: Route) -> Payment:
@@ -167,7 +192,6 @@ def _new_payment(order: NewPayment, caller: Caller, route: Route) -> Payment:
         reference=uuid4(),
         amount_minor=order.money.minor,
         currency=order.money.currency,
-        payer=order.payer.digits,
         external_id=order.external_id,
         payer_message=order.payer_message,
         payee_note=order.payee_note,

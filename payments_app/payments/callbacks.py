@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
@@ -14,13 +13,16 @@ from sqlalchemy.orm import Session
 
 from payments_app.kernel.database import snapshot, transaction
 from payments_app.kernel.jobs import Job, enqueue
+from payments_app.kernel.vault import Vault
 from payments_app.payments.model import Callback, Payment
+from payments_app.payments.payers import Payer, payer_of
 from payments_app.payments.states import Status, Step
 
 log = structlog.get_logger(__name__)
 
 # One payment's callbacks beyond this many different ones are answered and not stored.
 CALLBACKS_MAX: Final = 50
+_CALLBACK: Final = "callback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +36,11 @@ class ReceivedCallback:
     source: str | None
 
 
-def note_callback(received: ReceivedCallback) -> bool:
+def note_callback(received: ReceivedCallback, vault: Vault) -> bool:
     """Keep the callback and have the provider asked now. True if it was new.
 
     It proves nothing: whoever sent it, the payment's end comes from our own question.
+    Raises VaultClosed.
     """
     tenant_id = _tenant_of(received)
     if tenant_id is None:
@@ -49,7 +52,7 @@ def note_callback(received: ReceivedCallback) -> bool:
                 Payment.reference == received.reference, Payment.provider == received.provider
             )
         ).one()
-        if not _keep_callback(session, payment, received):
+        if not _keep_callback(session, payment, received, vault):
             return False
         session.execute(
             update(Payment)
@@ -65,6 +68,11 @@ def note_callback(received: ReceivedCallback) -> bool:
         return True
 
 
+def opened_callback(payer: Payer | None, body: bytes) -> bytes | None:
+    """What a callback said; None once the payer has been erased. Raises VaultClosed."""
+    return payer and payer.box.open(body, about=_CALLBACK)
+
+
 def _tenant_of(received: ReceivedCallback) -> UUID | None:
     """Whose payment the reference is; the function opens the wall for this and no more."""
     door = select(func.tenant_of_reference(received.provider, received.reference))
@@ -73,7 +81,13 @@ def _tenant_of(received: ReceivedCallback) -> UUID | None:
     return found
 
 
-def _keep_callback(session: Session, payment: Payment, received: ReceivedCallback) -> bool:
+def _keep_callback(
+    session: Session, payment: Payment, received: ReceivedCallback, vault: Vault
+) -> bool:
+    payer = payer_of(vault, payment)
+    if payer is None:
+        log.info("callback.payer_erased", payment_id=str(payment.id))
+        return False
     kept = session.scalar(
         select(func.count()).select_from(Callback).where(Callback.payment_id == payment.id)
     )
@@ -85,9 +99,9 @@ def _keep_callback(session: Session, payment: Payment, received: ReceivedCallbac
         .values(
             tenant_id=payment.tenant_id,
             payment_id=payment.id,
-            digest=hashlib.sha256(received.body).digest(),
+            digest=payer.box.digest(received.body, about=_CALLBACK),
             method=received.method,
-            body=received.body,
+            body=payer.box.seal(received.body, about=_CALLBACK),
             source=received.source,
         )
         .on_conflict_do_nothing()

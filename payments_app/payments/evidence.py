@@ -8,7 +8,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from payments_app.kernel.vault import Vault
 from payments_app.payments.model import Payment, ProviderExchange
+from payments_app.payments.payers import Payer, payer_of
 from payments_app.payments.states import Step
 from payments_app.providers.contract import Observation, Verdict
 
@@ -30,7 +32,13 @@ def open_submission(session: Session, payment: Payment) -> None:
 
 
 def store_exchange(
-    session: Session, payment: Payment, *, generation: int, step: Step, seen: Observation
+    session: Session,
+    payment: Payment,
+    *,
+    generation: int,
+    step: Step,
+    seen: Observation,
+    vault: Vault,
 ) -> int | None:
     """Keep what came back: close the submission's row, or add the question's. Its id."""
     if step is Step.CHECK and seen.http_status is None and seen.verdict is Verdict.NOT_SENT:
@@ -39,7 +47,7 @@ def store_exchange(
         "verdict": seen.verdict,
         "reason": seen.reason,
         "http_status": seen.http_status,
-        "body": seen.body[:EVIDENCE_BYTES_MAX],
+        "body": _sealed(payment, generation, seen.body[:EVIDENCE_BYTES_MAX], vault),
         "failure_code": seen.failure.code if seen.failure else None,
         "failure_provider_code": seen.failure.provider_code if seen.failure else None,
         "elapsed_ms": round(seen.elapsed_s * 1000),
@@ -67,6 +75,25 @@ def store_exchange(
         )
         .returning(ProviderExchange.id)
     ).scalar_one()
+
+
+def opened_body(payer: Payer | None, *, generation: int, body: bytes | None) -> bytes | None:
+    """What the provider said; None once the payer has been erased. Raises VaultClosed."""
+    if not body:
+        return body
+    return payer and payer.box.open(body, about=_about(generation))
+
+
+def _sealed(payment: Payment, generation: int, body: bytes, vault: Vault) -> bytes | None:
+    """As it rests: an answer about an erased payer isn't kept."""
+    if not body:
+        return body
+    payer = payer_of(vault, payment)
+    return payer and payer.box.seal(body, about=_about(generation))
+
+
+def _about(generation: int) -> str:
+    return f"exchange {generation}"
 
 
 def standing_refusal(session: Session, payment: Payment) -> ProviderExchange | None:

@@ -219,7 +219,12 @@ def record(claim: Claim, observation: Observation, rails: Rails) -> None:
     with transaction(claim.payment.tenant_id) as session:
         payment, now = _locked(session, claim.payment.id)
         exchange_id = store_exchange(
-            session, payment, generation=claim.generation, step=claim.step, seen=observation
+            session,
+            payment,
+            generation=claim.generation,
+            step=claim.step,
+            seen=observation,
+            vault=rails.vault,
         )
         if payment.generation != claim.generation or payment.is_final:
             log.warning("payment.zombie_write", verdict=observation.verdict)

@@ -22,7 +22,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from payments_app.kernel.database import Base
 from payments_app.kernel.money import Money
-from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments.states import BORN, Event, Stage, Status, Step, next_state
 
 Timestamp: Final = TIMESTAMP(timezone=True)
@@ -44,7 +43,10 @@ class Payment(Base):
         CheckConstraint("flow IN ('collection')", name="flow_known"),
         CheckConstraint("amount_minor > 0", name="amount_positive"),
         CheckConstraint("currency ~ '^[A-Z]{3}$'", name="currency_form"),
-        CheckConstraint("payer ~ '^[1-9][0-9]{7,14}$'", name="payer_form"),
+        CheckConstraint("status <> 'PENDING' OR payer IS NOT NULL", name="open_has_payer"),
+        CheckConstraint(
+            "num_nulls(payer, payer_index, payer_masked) IN (0, 3)", name="payer_goes_whole"
+        ),
         CheckConstraint("status IN ('PENDING', 'SUCCESSFUL', 'FAILED')", name="status_known"),
         CheckConstraint(
             "stage IN ('accepted', 'submitting', 'awaiting_payer', 'unknown', 'final')",
@@ -64,7 +66,13 @@ class Payment(Base):
         UniqueConstraint("tenant_id", "mode", "external_id"),
         Index("ix_payments_due", "next_action_at", postgresql_where=text("status = 'PENDING'")),
         Index("ix_payments_newest", "tenant_id", "mode", text("created_at DESC"), text("id DESC")),
-        Index("ix_payments_payer", "tenant_id", "payer", text("created_at DESC")),
+        # What the retention of payers still has to forget.
+        Index(
+            "ix_payments_remembered",
+            "final_at",
+            postgresql_where=text("payer IS NOT NULL AND final_at IS NOT NULL"),
+        ),
+        Index("ix_payments_payer", "tenant_id", "payer_index", text("created_at DESC")),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -79,7 +87,10 @@ class Payment(Base):
     reference: Mapped[UUID]
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str] = mapped_column(Text)
-    payer: Mapped[str] = mapped_column(Text)
+    # Sealed: see payers.py. All three are null once the payer has been erased.
+    payer: Mapped[bytes | None] = mapped_column(LargeBinary)
+    payer_index: Mapped[bytes | None] = mapped_column(LargeBinary)
+    payer_masked: Mapped[str | None] = mapped_column(Text)
     external_id: Mapped[str | None] = mapped_column(Text)
     payer_message: Mapped[str | None] = mapped_column(Text)
     payee_note: Mapped[str | None] = mapped_column(Text)
@@ -111,11 +122,6 @@ class Payment(Base):
     def money(self) -> Money:
         """The amount with its currency."""
         return Money(self.amount_minor, self.currency)
-
-    @property
-    def msisdn(self) -> Msisdn:
-        """The payer's number."""
-        return Msisdn(self.payer)
 
     @property
     def is_final(self) -> bool:

@@ -13,8 +13,11 @@ from sqlalchemy import Select, select, tuple_
 
 from payments_app.kernel.database import transaction
 from payments_app.kernel.money import Money
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.vault import Vault
 from payments_app.payments.errors import CursorInvalid, PaymentNotFound
 from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.payments.payers import payer_index
 from payments_app.tenants.caller import Caller
 
 PAGE_MAX: Final = 100
@@ -25,7 +28,7 @@ class PaymentFilter:
     """What to look for; None doesn't filter. Times are of creation: from included, to not."""
 
     status: str | None = None
-    payer: str | None = None
+    payer: Msisdn | None = None
     external_id: str | None = None
     money: Money | None = None
     currency: str | None = None
@@ -69,10 +72,14 @@ def find_events(caller: Caller, payment_id: UUID, *, after: int, limit: int) -> 
 
 
 def list_payments(
-    caller: Caller, wanted: PaymentFilter, *, limit: int, cursor: str | None
+    caller: Caller, wanted: PaymentFilter, *, limit: int, cursor: str | None, vault: Vault
 ) -> PaymentPage:
-    """A page, newest first. Raises CursorInvalid."""
+    """A page, newest first. Raises CursorInvalid, VaultClosed."""
     query = _filtered(_own(caller), wanted)
+    if wanted.payer is not None:
+        query = query.where(
+            Payment.payer_index == payer_index(vault, caller.tenant_id, wanted.payer)
+        )
     if cursor is not None:
         query = query.where(tuple_(Payment.created_at, Payment.id) < _read_cursor(cursor))
     query = query.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit + 1)
@@ -89,7 +96,6 @@ def _own(caller: Caller) -> Select[Payment]:
 def _filtered(query: Select[Payment], wanted: PaymentFilter) -> Select[Payment]:
     exact = {
         Payment.status: wanted.status,
-        Payment.payer: wanted.payer,
         Payment.external_id: wanted.external_id,
         Payment.currency: wanted.currency,
         Payment.amount_minor: wanted.money.minor if wanted.money else None,

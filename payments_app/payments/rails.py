@@ -8,8 +8,10 @@ from typing import Protocol
 from uuid import UUID
 
 from payments_app.kernel.transport import Lease, Transport
+from payments_app.kernel.vault import Vault
 from payments_app.kernel.wire import Wire
 from payments_app.payments.model import Payment
+from payments_app.payments.payers import known_payer_of
 from payments_app.providers.contract import (
     Mode,
     PaymentOrder,
@@ -47,6 +49,7 @@ class Rails:
     accounts: ProviderAccounts
     transport: Transport
     pace: Pace
+    vault: Vault
     public_base_url: str | None
     stopping: Callable[[], bool] = bool
 
@@ -66,12 +69,12 @@ class Rails:
         )
 
     def order_for(self, payment: Payment) -> PaymentOrder:
-        """What the adapter is told of the payment."""
+        """What the adapter is told of the payment. Raises VaultClosed."""
         return PaymentOrder(
             reference=payment.reference,
             payment_id=payment.id,
             money=payment.money,
-            payer=payment.msisdn,
+            payer=known_payer_of(self.vault, payment).msisdn,
             payer_message=payment.payer_message,
             payee_note=payment.payee_note,
             callback_url=self._callback_url(payment.provider, payment.reference),

@@ -36,6 +36,8 @@ class Tenant(Base):
     rate_limit: Mapped[str | None] = mapped_column(Text)
     tenant_rate_limit: Mapped[str | None] = mapped_column(Text)
     default_provider: Mapped[str | None] = mapped_column(Text)
+    # What its payers' numbers rest under, wrapped by Cipher; made with the first payment.
+    data_key: Mapped[str | None] = mapped_column(Text, deferred=True)
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
 
 

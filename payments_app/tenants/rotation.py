@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import select, update
+from sqlalchemy.sql.elements import SQLCoreOperations
 
 from payments_app.audit.record import record
-from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.kernel.database import EVERY_TENANT, Base, transaction
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
-from payments_app.tenants.model import ProviderCredentials
+from payments_app.tenants.model import ProviderCredentials, Tenant
+
+
+class Shelf(NamedTuple):
+    """A column of secrets, with its rows' ids and tenants. `kind`: for the audit trail."""
+
+    kind: str
+    table: type[Base]
+    id: SQLCoreOperations[UUID]
+    tenant_id: SQLCoreOperations[UUID]
+    secret: SQLCoreOperations[str] | SQLCoreOperations[str | None]
+
+
+SHELVES: Final = (
+    Shelf(
+        "provider_account",
+        ProviderCredentials,
+        ProviderCredentials.id,
+        ProviderCredentials.tenant_id,
+        ProviderCredentials.credentials,
+    ),
+    # Under it rest the payers' numbers, which therefore stay as they are.
+    Shelf("tenant", Tenant, Tenant.id, Tenant.id, Tenant.data_key),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,47 +48,46 @@ class Rotation:
     unreadable: tuple[UUID, ...]
 
 
-def rotate_secrets(cipher: Cipher, *, actor: str) -> Rotation:
-    """Close every stored secret under the newest key; safe at any time and any number of times.
+def rotate_secrets(cipher: Cipher, shelves: Sequence[Shelf], *, actor: str) -> Rotation:
+    """Close every secret on these shelves under the newest key, however often it is called.
 
     Processes that have both keys read it before and after. One row at a time, so that nobody
     waits for it.
     """
     rewrapped, current, unreadable = 0, 0, []
-    for account_id, tenant_id in _stored():
-        try:
-            changed = _rotate(account_id, tenant_id, cipher, actor=actor)
-        except SecretUnreadable:
-            unreadable.append(account_id)
-            continue
-        rewrapped += changed
-        current += not changed
+    for shelf in shelves:
+        for secret_id, tenant_id in _stored(shelf):
+            try:
+                changed = _rotate(shelf, secret_id, tenant_id, cipher, actor=actor)
+            except SecretUnreadable:
+                unreadable.append(secret_id)
+                continue
+            rewrapped += changed
+            current += not changed
     return Rotation(rewrapped, current, tuple(unreadable))
 
 
-def _stored() -> list[tuple[UUID, UUID]]:
-    account = ProviderCredentials
+def _stored(shelf: Shelf) -> list[tuple[UUID, UUID]]:
+    secrets = select(shelf.id, shelf.tenant_id).where(shelf.secret.is_not(None)).order_by(shelf.id)
     with transaction(EVERY_TENANT) as session:
-        found = session.execute(select(account.id, account.tenant_id).order_by(account.id))
-        return [(row.id, row.tenant_id) for row in found]
+        return [(row[0], row[1]) for row in session.execute(secrets)]
 
 
-def _rotate(account_id: UUID, tenant_id: UUID, cipher: Cipher, *, actor: str) -> bool:
-    account = ProviderCredentials
-    wanted = select(account.credentials).where(account.id == account_id).with_for_update()
+def _rotate(shelf: Shelf, secret_id: UUID, tenant_id: UUID, cipher: Cipher, *, actor: str) -> bool:
+    wanted = select(shelf.secret).where(shelf.id == secret_id).with_for_update()
     with transaction(tenant_id) as session:
-        before = session.scalars(wanted).one()
+        before = str(session.scalars(wanted).one())
         if cipher.is_current(before):
             return False
-        change = update(account).where(account.id == account_id)
-        # The version stays: the credentials are the same, and tokens got with them go on.
-        session.execute(change.values(credentials=cipher.rotate(before)))
+        # Nothing else of the row changes: tokens got with the same credentials go on.
+        change = update(shelf.table).where(shelf.id == secret_id)
+        session.execute(change.values({shelf.secret: cipher.rotate(before)}))
         record(
             session,
             tenant_id=tenant_id,
             actor=actor,
-            action="provider_account.rewrapped",
-            subject_type="provider_account",
-            subject_id=account_id,
+            action=f"{shelf.kind}.rewrapped",
+            subject_type=shelf.kind,
+            subject_id=secret_id,
         )
         return True

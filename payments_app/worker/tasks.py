@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from celery import shared_task
 from flask import current_app
 
 from payments_app.kernel.jobs import Job
-from payments_app.payments import lifecycle, retention, seals
+from payments_app.payments import erasure, lifecycle, retention, seals
 
 
 @shared_task(name=Job.ADVANCE_PAYMENTS.value, ignore_result=True)
@@ -19,6 +21,14 @@ def advance_payments() -> None:
 def expire_answers() -> None:
     """Drop the stored answers whose time is over."""
     retention.expire_answers()
+
+
+@shared_task(name=Job.ERASE_PAYERS.value, ignore_result=True)
+def erase_payers() -> None:
+    """Forget who paid what ended longer ago than PAYER_RETENTION_DAYS, if that is set."""
+    days = current_app.extensions["maramoja"].settings.payer_retention_days
+    if days is not None:
+        erasure.erase_old_payers(timedelta(days=days))
 
 
 @shared_task(name=Job.SEAL_EVENTS.value, ignore_result=True)

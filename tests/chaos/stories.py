@@ -22,6 +22,7 @@ from chaos.evidence import (
 )
 from chaos.history import Line
 from chaos.invariants import judge_all
+from chaos.scripts import masked
 from chaos.verdicts import judge_case
 
 KEY = "6f1c9c1e-6f2f-4b0e-8f57-0d6a3f6f7a01"
@@ -66,7 +67,7 @@ def a_payment(**changes: Any) -> PaymentRow:
         reference=REFERENCE,
         amount_minor=100_000,
         currency="EUR",
-        payer=PAYER,
+        payer_masked=masked(PAYER),
         external_id=None,
         status="SUCCESSFUL",
         stage="final",
@@ -235,7 +236,7 @@ def _losses() -> dict[str, tuple[str, Evidence]]:
         ),
         "answered, and not shown": ("LOST", replace(well, shown={ID: Shown(404, {}, [])})),
         "stored with another amount": ("LOST", with_payment(amount_minor=99_999)),
-        "stored for another payer": ("LOST", with_payment(payer="256772999999")),
+        "stored for another payer": ("LOST", with_payment(payer_masked=masked("256772999998"))),
         "never sent": ("LOST", replace(still_open(), creations=[], wire=[])),
         "failed without a refusal, never sent": (
             "LOST",

@@ -24,6 +24,7 @@ from tests.builders import (
     make_due,
     payment_row,
     rails_of,
+    vault,
 )
 from tests.commands.conftest import Commands
 
@@ -46,7 +47,7 @@ class Lived:
         with self.app.app_context():
             reference = payment_row(self.id).reference
             body = b'{"payer": "' + PAYER.encode() + b'"}'
-            note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, "192.0.2.7"))
+            note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, "192.0.2.7"), vault())
 
 
 @pytest.fixture

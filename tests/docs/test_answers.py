@@ -29,6 +29,7 @@ JSON: Final = {"Content-Type": "application/json"}
 NOT_ASKED_FOR: Final = {
     "internal_error": "needs a fault of ours: tests of the API make one",
     "provider_account_unreadable": "needs SECRET_KEYS to lose a key: tests/storage",
+    "data_key_unreadable": "needs SECRET_KEYS to lose a key: tests/storage",
     "provider_required": "needs a second provider: tests of the API have one",
     "provider_not_enabled": "needs an installation without a platform account",
 }

@@ -24,12 +24,14 @@ from payments_app.kernel.idempotency import (
     StoredAnswer,
     fingerprint,
 )
+from payments_app.kernel.vault import Vault
 from payments_app.payments import acceptance, callbacks, lifecycle, retention
 from payments_app.payments.callbacks import ReceivedCallback
 from payments_app.payments.evidence import store_exchange
 from payments_app.payments.model import Payment
 from payments_app.payments.states import Stage, Status, Step
 from payments_app.providers.contract import Observation, Verdict
+from tests.builders import vault as vault_here
 from tests.simulation.rewriting import replaced
 
 
@@ -142,7 +144,7 @@ def nightly_clean_up() -> Iterator[None]:
                 .order_by(Payment.description, Payment.id)
             ).all()
         for payment_id in old:
-            _end(payment_id, Observation(Verdict.FAILED, "too_old"))
+            _end(payment_id, Observation(Verdict.FAILED, "too_old"), vault_here())
         return expire()
 
     with swapped((retention, retention.expire_answers, expire_all)):
@@ -154,28 +156,33 @@ def callback_trusted() -> Iterator[None]:
     """The status in a callback's body becomes the payment's."""
     note = callbacks.note_callback
 
-    def believe(received: ReceivedCallback) -> bool:
-        new = note(received)
+    def believe(received: ReceivedCallback, vault: Vault) -> bool:
+        new = note(received, vault)
         status = json.loads(received.body)["status"]
         if status in (Status.SUCCESSFUL, Status.FAILED):
             with transaction(EVERY_TENANT) as session:
                 payment_id = session.scalars(
                     select(Payment.id).where(Payment.reference == received.reference)
                 ).one()
-            _end(payment_id, Observation(Verdict(status), "callback", body=received.body))
+            _end(payment_id, Observation(Verdict(status), "callback", body=received.body), vault)
         return new
 
     with swapped((callbacks, callbacks.note_callback, believe)):
         yield
 
 
-def _end(payment_id: UUID, seen: Observation) -> None:
+def _end(payment_id: UUID, seen: Observation, vault: Vault) -> None:
     with transaction(EVERY_TENANT) as session:
         payment, now = lifecycle._locked(session, payment_id)
         if payment.is_final or payment.stage == Stage.ACCEPTED:
             return
         payment.generation += 1
         exchange_id = store_exchange(
-            session, payment, generation=payment.generation, step=Step.CHECK, seen=seen
+            session,
+            payment,
+            generation=payment.generation,
+            step=Step.CHECK,
+            seen=seen,
+            vault=vault,
         )
         lifecycle._settle(session, payment, seen, exchange_id, now)

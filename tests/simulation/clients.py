@@ -104,9 +104,9 @@ class Clients:
         self.said.append(said)
 
 
-def _render(payment: Payment) -> StoredAnswer:
+def _render(payment: Payment, payer: Msisdn) -> StoredAnswer:
     return StoredAnswer(
         201,
         {"Location": f"/{payment.id}"},
-        orjson.dumps(payment_document(payment, whole_payer=True)),
+        orjson.dumps(payment_document(payment, payer=payer.digits)),
     )

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from uuid import UUID
 
+from payments_app.payments.evidence import opened_body
+from payments_app.payments.payers import open_payer
 from payments_app.payments.states import BORN, TRANSITIONS, Event, Stage
+from tests.builders import vault
 from tests.simulation.bank import Bank, BankOrder, Fate
 from tests.simulation.clients import Clients, Intent, Said
 from tests.simulation.referee import Check, Referee, Row, Violation
@@ -56,9 +59,23 @@ def _read(referee: Referee) -> dict[UUID, Record]:
             grouped[row["payment_id"]].append(row)
         children[table] = grouped
     return {
-        row["id"]: Record(row, *(children[table][row["id"]] for table in children))
+        row["id"]: _opened(Record(row, *(children[table][row["id"]] for table in children)))
         for row in referee.rows("SELECT * FROM payments ORDER BY description, id")
     }
+
+
+def _opened(record: Record) -> Record:
+    """With the number and the provider's words as they were before they were sealed."""
+    row = record.payment
+    payer = open_payer(
+        vault(), tenant_id=row["tenant_id"], payment_id=row["id"], sealed=row["payer"]
+    )
+    row["payer"] = payer and payer.msisdn.digits
+    for exchange in record.exchanges:
+        exchange["body"] = opened_body(
+            payer, generation=exchange["generation"], body=exchange["body"]
+        )
+    return record
 
 
 # --- what clients were told -------------------------------------------------------------------

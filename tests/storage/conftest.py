@@ -23,6 +23,7 @@ from tests.builders import (
     an_asker,
     payment_row,
     rails_of,
+    vault,
 )
 from tests.storage.attacker import EVERY_ROW, Attacker
 
@@ -113,7 +114,7 @@ def open_payment(app: Flask) -> Payment:
     accepted = an_accepted_payment(rails, asker=an_asker(key=uuid4()))
     advance(rails)
     reference = payment_row(accepted.payment_id).reference
-    note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None))
+    note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), vault())
     return payment_row(accepted.payment_id)
 
 

@@ -41,6 +41,7 @@ from tests.builders import (
     make_due,
     payment_row,
     rails_of,
+    vault,
 )
 
 PAST: Final = timedelta(seconds=-1)
@@ -142,7 +143,7 @@ def test_the_request_is_reduced_to_these_fields_since_version_1(asker: Asker) ->
         description="fee of May",
         metadata={"b": [1, {"d": None}], "a": "ä"},
     )
-    attempt = attempt_of(whole, asker)
+    attempt = attempt_of(whole, asker, vault())
     assert attempt is not None
     assert attempt.fields == {
         "method": "POST",
@@ -157,7 +158,7 @@ def test_the_request_is_reduced_to_these_fields_since_version_1(asker: Asker) ->
         "description": "fee of May",
         "metadata": '{"a":"\\u00e4","b":[1,{"d":null}]}',
     }
-    bare = attempt_of(an_order(), asker)
+    bare = attempt_of(an_order(), asker, vault())
     assert bare is not None
     assert set(bare.fields) == {"method", "route", "amount", "currency", "payer"}
 

@@ -33,6 +33,7 @@ from tests.builders import (
     in_threads,
     payment_row,
     rails_of,
+    vault,
 )
 from tests.storage.attacker import EVERY_ROW
 
@@ -108,7 +109,7 @@ class FirstRequest:
 @contextmanager
 def a_first_request_in_flight(asker: Asker, rails: Rails, url: str) -> Iterator[FirstRequest]:
     """Another process's transaction: it holds the key and points it to a payment."""
-    attempt = attempt_of(an_order(), asker)
+    attempt = attempt_of(an_order(), asker, vault())
     assert attempt is not None
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=asker.caller)).payment_id
     with psycopg.connect(url, options=EVERY_ROW) as connection:

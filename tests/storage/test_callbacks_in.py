@@ -27,6 +27,7 @@ from tests.builders import (
     in_threads,
     payment_row,
     rails_of,
+    vault,
 )
 
 SAYS_PAID: Final = b'{"status": "SUCCESSFUL", "amount": "1000"}'
@@ -65,7 +66,7 @@ def kept() -> list[Callback]:
 def test_a_callback_is_kept_as_it_came_and_the_provider_is_asked_now(
     rails: Rails, provider: ScriptedProvider, waiting: Payment
 ) -> None:
-    assert note_callback(callback(waiting))
+    assert note_callback(callback(waiting), vault())
     (row,) = kept()
     assert (row.tenant_id, row.payment_id) == (waiting.tenant_id, waiting.id)
     assert (row.method, row.body, row.source) == ("PUT", SAYS_PAID, "203.0.113.7")
@@ -83,7 +84,7 @@ def test_whatever_a_callback_says_only_the_providers_own_answer_counts(
     rails: Rails, provider: ScriptedProvider, waiting: Payment, body: bytes, truth: str
 ) -> None:
     provider.checks = [ANSWERS[truth]]
-    note_callback(callback(waiting, body))
+    note_callback(callback(waiting, body), vault())
     assert payment_row(waiting.id).status == "PENDING"
     advance(rails)
     after = payment_row(waiting.id)
@@ -97,7 +98,7 @@ def test_a_lying_callback_ends_the_payment_as_the_provider_says(
     rails: Rails, provider: ScriptedProvider, waiting: Payment, says: bytes, truth: str
 ) -> None:
     provider.checks = [ANSWERS[truth]]
-    note_callback(callback(waiting, says))
+    note_callback(callback(waiting, says), vault())
     advance(rails)
     assert payment_row(waiting.id).status == ANSWERS[truth].verdict
     assert exchanges_of(waiting.id)[-1].body == ANSWERS[truth].body
@@ -106,17 +107,19 @@ def test_a_lying_callback_ends_the_payment_as_the_provider_says(
 def test_the_same_bytes_again_are_no_news(
     rails: Rails, provider: ScriptedProvider, waiting: Payment
 ) -> None:
-    assert note_callback(callback(waiting))
+    assert note_callback(callback(waiting), vault())
     advance(rails)
-    assert not note_callback(callback(waiting))
-    assert not note_callback(replace(callback(waiting), method="POST", source="198.51.100.1"))
+    assert not note_callback(callback(waiting), vault())
+    assert not note_callback(
+        replace(callback(waiting), method="POST", source="198.51.100.1"), vault()
+    )
     assert len(kept()) == 1
     assert due_in_s(waiting.id) > 0
     assert len(provider.questions) == 1
 
 
 def test_one_callback_delivered_by_many_at_once_counts_once(app: Flask, waiting: Payment) -> None:
-    noted = in_threads(app, lambda: note_callback(callback(waiting)), times=8)
+    noted = in_threads(app, lambda: note_callback(callback(waiting), vault()), times=8)
     assert sorted(map(str, noted)) == [*["False"] * 7, "True"]
     assert len(kept()) == 1
 
@@ -126,11 +129,11 @@ def test_a_callback_after_the_end_is_kept_and_changes_nothing(
     rails: Rails, provider: ScriptedProvider, waiting: Payment, end: str
 ) -> None:
     provider.checks = [ANSWERS[end]]
-    note_callback(callback(waiting))
+    note_callback(callback(waiting), vault())
     advance(rails)
     before = payment_row(waiting.id)
     for body in (SAYS_PAID + b" ", SAYS_FAILED):
-        assert note_callback(callback(waiting, body))
+        assert note_callback(callback(waiting, body), vault())
     assert advance(rails) == 0
     after = payment_row(waiting.id)
     assert (after.status, after.generation, after.sequence, after.updated_at) == (
@@ -145,16 +148,16 @@ def test_a_callback_before_anything_was_sent_does_not_make_us_ask(
     rails: Rails, provider: ScriptedProvider
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
-    assert note_callback(callback(row))
+    assert note_callback(callback(row), vault())
     assert advance(rails) == 1
     assert (provider.submissions, provider.questions) == ([row.reference], [])
     assert payment_row(row.id).status == "PENDING"
 
 
 def test_a_callback_never_puts_a_question_off(rails: Rails, waiting: Payment) -> None:
-    assert note_callback(callback(waiting))
+    assert note_callback(callback(waiting), vault())
     due_s = due_in_s(waiting.id)
-    assert note_callback(callback(waiting, SAYS_FAILED))
+    assert note_callback(callback(waiting, SAYS_FAILED), vault())
     assert due_in_s(waiting.id) <= due_s
     assert advance(rails) == 1
 
@@ -169,7 +172,7 @@ def test_a_callback_for_nobody_or_under_another_rails_name_leaves_no_trace(
         replace(callback(waiting), provider="SCRIPTED"),
         replace(callback(waiting), provider=""),
     ]
-    assert [note_callback(each) for each in strange] == [False] * 5
+    assert [note_callback(each, vault()) for each in strange] == [False] * 5
     assert kept() == []
     assert due_in_s(waiting.id) > 200
 
@@ -177,7 +180,9 @@ def test_a_callback_for_nobody_or_under_another_rails_name_leaves_no_trace(
 def test_a_flood_of_different_callbacks_is_bounded(
     rails: Rails, provider: ScriptedProvider, waiting: Payment
 ) -> None:
-    noted = [note_callback(callback(waiting, str(n).encode())) for n in range(CALLBACKS_MAX + 5)]
+    noted = [
+        note_callback(callback(waiting, str(n).encode()), vault()) for n in range(CALLBACKS_MAX + 5)
+    ]
     assert noted == [*[True] * CALLBACKS_MAX, *[False] * 5]
     assert len(kept()) == CALLBACKS_MAX
     # And the payment is none the worse for it.
@@ -188,7 +193,7 @@ def test_a_flood_of_different_callbacks_is_bounded(
 
 def test_a_callback_is_no_line_of_the_story(waiting: Payment) -> None:
     before = [event.type for event in events_of(waiting.id)]
-    note_callback(callback(waiting))
+    note_callback(callback(waiting), vault())
     assert [event.type for event in events_of(waiting.id)] == before
 
 

@@ -34,6 +34,7 @@ from tests.builders import (
     make_due,
     payment_row,
     rails_of,
+    vault,
 )
 
 LEASE_S: Final = LEASE.total_seconds()
@@ -171,7 +172,7 @@ def test_a_worker_with_little_time_left_takes_a_new_lease_before_it_sends(
 
 
 def hint(row: Payment, *, body: bytes = b"{}") -> None:
-    note_callback(ReceivedCallback(SCRIPTED, row.reference, "PUT", body, None))
+    note_callback(ReceivedCallback(SCRIPTED, row.reference, "PUT", body, None), vault())
 
 
 @pytest.mark.parametrize("renewed", [0, 1])

@@ -54,6 +54,7 @@ from tests.builders import (
     an_asker,
     an_order,
     rails_of,
+    vault,
 )
 from tests.storage.attacker import EVERY_ROW
 
@@ -304,7 +305,7 @@ class Life(RuleBasedStateMachine):
     def callback(self, which: int, body: bytes) -> None:
         """Right, forged, early, late or twice: who can tell?"""
         row = self.rows()[which % len(self.orders)]
-        note_callback(ReceivedCallback(SCRIPTED, row["reference"], "PUT", body, None))
+        note_callback(ReceivedCallback(SCRIPTED, row["reference"], "PUT", body, None), vault())
 
     # --- what holds at any time
 

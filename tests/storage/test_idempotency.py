@@ -23,6 +23,7 @@ from payments_app.kernel.idempotency import (
     StoredAnswer,
     fingerprint,
 )
+from payments_app.kernel.vault import Box
 from tests.builders import ScriptedProvider, a_tenant, an_accepted_payment, rails_of
 
 KEY: Final = UUID("01a209ad-4164-7047-9850-453984927403")
@@ -30,9 +31,13 @@ ANSWER: Final = StoredAnswer(201, {"Location": "/here"}, b'{"first":  "answer"}'
 FIELDS: Final = {"method": "POST", "amount": "1000", "currency": "UGX", "payer": "256772123456"}
 
 
+def digest(plain: bytes) -> bytes:
+    return Box(b"k" * 32).digest(plain, about="request")
+
+
 @pytest.fixture
 def attempt() -> Attempt:
-    return Attempt(tenant_id=a_tenant().id, mode="live", key=uuid4(), fields=FIELDS)
+    return Attempt(tenant_id=a_tenant().id, mode="live", key=uuid4(), fields=FIELDS, digest=digest)
 
 
 @pytest.fixture
@@ -199,9 +204,13 @@ def test_a_key_of_an_earlier_version_is_judged_by_that_version(
 
 def test_the_fingerprint_of_version_1_is_what_it_always_was() -> None:
     known = "43398e9208a8d064b3ab601610c52be8a4787a276124d10cbf70e67845473a80"
-    attempt = Attempt(tenant_id=uuid4(), mode="live", key=KEY, fields=FIELDS)
+    attempt = Attempt(tenant_id=uuid4(), mode="live", key=KEY, fields=FIELDS, digest=digest)
     shuffled = Attempt(
-        tenant_id=uuid4(), mode="test", key=KEY, fields=dict(reversed(FIELDS.items()))
+        tenant_id=uuid4(),
+        mode="test",
+        key=KEY,
+        fields=dict(reversed(FIELDS.items())),
+        digest=digest,
     )
     assert fingerprint(attempt, 1).hex() == known
     assert fingerprint(shuffled, 1) == fingerprint(attempt, 1)

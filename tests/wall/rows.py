@@ -25,6 +25,7 @@ from tests.builders import (
     an_asker,
     payment_row,
     rails_of,
+    vault,
 )
 
 # Alembic's own: one line that says which migration was the last.
@@ -50,7 +51,7 @@ def fill(app: Flask) -> Tenant:
         payment_id = an_accepted_payment(rails, asker=asker).payment_id
         advance(rails)
         reference = payment_row(payment_id).reference
-        note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None))
+        note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), vault())
         # And one as it begins: a copy of another would be refused for what it is.
         an_accepted_payment(rails, asker=an_asker(caller=caller))
     return tenant

@@ -55,6 +55,8 @@ COMMANDS: Final[dict[str, Of]] = {
     "audit export": Of.TENANT,
     "audit list": Of.TENANT,
     "audit verify": Of.TENANT,
+    "payers erase": Of.TENANT,
+    "payers find": Of.TENANT,
     "keys issue": Of.TENANT,
     "keys list": Of.TENANT,
     "keys revoke": Of.ID,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -24,11 +23,14 @@ from payments_app.api.v1.views import (
     payment_document,
 )
 from payments_app.kernel.idempotency import StoredAnswer
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.vault import Vault
 from payments_app.payments import acceptance, queries
 from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.errors import CursorInvalid
 from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment
+from payments_app.payments.payers import payer_of
 from payments_app.tenants.scopes import Scope
 
 blp = ApiBlueprint("payments", __name__, url_prefix="/api/v1/payments", description="Collections")
@@ -91,7 +93,7 @@ def list_payments(query: dict[str, Any]) -> Response:
     Of the key's tenant and mode. While payments are added, a walk by `next_cursor` neither
     leaves out nor repeats one that was there when it began.
     """
-    page = queries.list_payments(caller(), **query)
+    page = queries.list_payments(caller(), vault=_vault(), **query)
     return json_response(
         {
             "data": [_shown(payment) for payment in page.payments],
@@ -141,18 +143,27 @@ def _alone(order: NewPayment, asker: Asker) -> AbstractContextManager[None]:
         return nullcontext()
     lock: RequestLock = current_app.extensions["maramoja_lock"]
     name = f"idempotency:{asker.caller.tenant_id}:{asker.caller.mode}:{asker.idempotency_key}"
-    about = hashlib.sha256(orjson.dumps(order.fields(), option=orjson.OPT_SORT_KEYS)).hexdigest()
-    return lock.hold(name, about=about)
+    asked = orjson.dumps(order.fields(), option=orjson.OPT_SORT_KEYS)
+    about = _vault().box_of(asker.caller.tenant_id).digest(asked, about="lock")
+    return lock.hold(name, about=about.hex())
 
 
 def _shown(payment: Payment) -> dict[str, Any]:
     """The payment as this key may see it."""
-    return payment_document(payment, whole_payer=Scope.PAYERS_READ in caller().scopes)
+    if Scope.PAYERS_READ not in caller().scopes:
+        return payment_document(payment, payer=payment.payer_masked)
+    payer = payer_of(_vault(), payment)
+    return payment_document(payment, payer=payer and payer.msisdn.digits)
 
 
-def _render(payment: Payment) -> StoredAnswer:
+def _vault() -> Vault:
+    found: Vault = current_app.extensions["maramoja"].vault
+    return found
+
+
+def _render(payment: Payment, payer: Msisdn) -> StoredAnswer:
     # Whole for every key: who asks for this answer, first or again, has sent the number.
-    body = orjson.dumps(payment_document(payment, whole_payer=True))
+    body = orjson.dumps(payment_document(payment, payer=payer.digits))
     return StoredAnswer(201, {"Location": f"/api/v1/payments/{payment.id}"}, body)
 
 

@@ -197,7 +197,7 @@ def _filter(query: dict[str, Any]) -> PaymentFilter:
         if query["currency"] is None:
             raise ma.ValidationError("is needed with amount", "currency")
         money = _money(amount, query["currency"])
-    return PaymentFilter(money=money, payer=payer.digits if payer else None, **query)
+    return PaymentFilter(money=money, payer=payer, **query)
 
 
 def _money(amount: int | str, currency: str) -> Money:

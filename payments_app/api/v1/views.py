@@ -15,15 +15,15 @@ from payments_app.providers.contract import FailureCode, Mode
 from payments_app.providers.failures import FAILURES, Actor
 
 
-def payment_document(payment: Payment, *, whole_payer: bool) -> dict[str, Any]:
-    """A payment as the API shows it. `whole_payer`: not masked."""
+def payment_document(payment: Payment, *, payer: str | None) -> dict[str, Any]:
+    """A payment as the API shows it. `payer`: as the one who asks may see it; None if erased."""
     return {
         "id": str(payment.id),
         "status": payment.status,
         "stage": payment.stage,
         "amount": str(payment.money),
         "currency": payment.currency,
-        "payer": payment.payer if whole_payer else payment.msisdn.masked,
+        "payer": payer,
         "provider": payment.provider,
         "mode": payment.mode,
         "external_id": payment.external_id,
@@ -162,9 +162,10 @@ class PaymentSchema(ma.Schema):
     )
     payer = ma.fields.String(
         required=True,
+        allow_none=True,
         metadata={
             "description": "The payer's number, international, without a plus sign. A key"
-            " without the scope `payers:read` is shown its last digits only.",
+            " without the scope `payers:read` is shown its last digits only. Null once the payer has been erased.",
             "pattern": r"^([1-9][0-9]{7,14}|\*{5,12}[0-9]{3})$",
             "example": "256772123456",
         },

@@ -1,0 +1,123 @@
+"""Forgetting who paid: by number, or after a time. What was paid stays, and stays proven."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session
+
+from payments_app.audit.record import record
+from payments_app.kernel.database import EVERY_TENANT, narrow, transaction
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.vault import Vault
+from payments_app.payments.model import Payment
+from payments_app.payments.payers import payer_index
+from payments_app.payments.states import Status
+
+log = structlog.get_logger(__name__)
+
+BATCH: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """`erased`: payments whose payer is forgotten now. `open`: those that have to end first."""
+
+    erased: int
+    open: int
+
+
+def payments_of_payer(tenant_id: UUID, msisdn: Msisdn, vault: Vault) -> list[Payment]:
+    """Both modes' payments of this number, newest first. Raises VaultClosed."""
+    index = payer_index(vault, tenant_id, msisdn)
+    wanted = (
+        select(Payment)
+        .where(Payment.tenant_id == tenant_id, Payment.payer_index == index)
+        .order_by(Payment.created_at.desc())
+    )
+    with transaction(tenant_id) as session:
+        return list(session.scalars(wanted))
+
+
+def erase_payer(tenant_id: UUID, msisdn: Msisdn, vault: Vault, *, actor: str) -> Erasure:
+    """Forget the number in all of the tenant's ended payments. Raises VaultClosed.
+
+    With it goes each payment's key, and so the stored answers, the provider's words and the
+    callbacks open no more. Payments that are still open need the number: ask again later.
+    """
+    theirs = Payment.payer_index == payer_index(vault, tenant_id, msisdn)
+    erased = 0
+    while True:
+        with transaction(tenant_id) as session:
+            batch = _erase_batch(session, tenant_id, theirs)
+            if batch:
+                _record(session, tenant_id, batch, actor=actor, payer=msisdn.masked)
+        erased += batch
+        if batch < BATCH:
+            break
+    with transaction(tenant_id) as session:
+        left = session.execute(
+            select(func.count()).select_from(Payment).where(Payment.tenant_id == tenant_id, theirs)
+        ).scalar_one()
+    return Erasure(erased, left)
+
+
+def erase_old_payers(older_than: timedelta) -> int:
+    """Forget the payers of all payments that ended longer ago than this; how many payments."""
+    erased = 0
+    while batch := _erase_old_batch(Payment.final_at < func.statement_timestamp() - older_than):
+        erased += batch
+    if erased:
+        log.info("payers.erased", payments=erased)
+    return erased
+
+
+def _erase_old_batch(old: ColumnElement[bool]) -> int:
+    """Of one tenant, whichever has any: each tenant has its own line in the audit trail."""
+    with transaction(EVERY_TENANT) as session:
+        tenant_id = session.scalars(
+            select(Payment.tenant_id).where(Payment.payer.is_not(None), old).limit(1)
+        ).first()
+        if tenant_id is None:
+            return 0
+        narrow(session, tenant_id)
+        batch = _erase_batch(session, tenant_id, old)
+        if batch:
+            _record(session, tenant_id, batch, actor="system:retention", payer=None)
+        return batch
+
+
+def _erase_batch(session: Session, tenant_id: UUID, whose: ColumnElement[bool]) -> int:
+    ended = (
+        select(Payment.id)
+        .where(Payment.tenant_id == tenant_id, Payment.payer.is_not(None), whose)
+        .where(Payment.status != Status.PENDING)
+        .limit(BATCH)
+        .with_for_update()
+    )
+    ids = list(session.scalars(ended))
+    session.execute(
+        update(Payment)
+        .where(Payment.id.in_(ids))
+        .values(payer=None, payer_index=None, payer_masked=None)
+    )
+    return len(ids)
+
+
+def _record(
+    session: Session, tenant_id: UUID, payments: int, *, actor: str, payer: str | None
+) -> None:
+    record(
+        session,
+        tenant_id=tenant_id,
+        actor=actor,
+        action="payer.erased",
+        subject_type="tenant",
+        subject_id=tenant_id,
+        detail={"payments": payments, "payer": payer},
+    )
