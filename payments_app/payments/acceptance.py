@@ -35,6 +35,8 @@ from payments_app.tenants.caller import Caller
 
 log = structlog.get_logger(__name__)
 
+# The answer that a new payment of this payer is given.
+Render = Callable[[Payment, Msisdn], StoredAnswer]
 EXTERNAL_ID_ONCE: Final = "uq_payments_tenant_id_mode_external_id"
 
 
@@ -57,12 +59,7 @@ class Accepted:
     status_now: Status | None = None
 
 
-def accept_payment(
-    order: NewPayment,
-    asker: Asker,
-    rails: Rails,
-    render: Callable[[Payment, Msisdn], StoredAnswer],
-) -> Accepted:
+def accept_payment(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Accepted:
     """Accept the payment, once for each idempotency key, or give the first answer again.
 
     Raises FieldsInvalid and its kin before anything is claimed; KeyReused, KeyInProgress,

@@ -67,10 +67,16 @@ def erase_payer(tenant_id: UUID, msisdn: Msisdn, vault: Vault, *, actor: str) ->
     return Erasure(erased, left)
 
 
-def erase_old_payers(older_than: timedelta) -> int:
-    """Forget the payers of all payments that ended longer ago than this; how many payments."""
+def erase_old_payers(after_days: int | None) -> int:
+    """Forget the payers of all payments that ended longer ago than this; how many payments.
+
+    None: they are remembered for ever.
+    """
+    if after_days is None:
+        return 0
     erased = 0
-    while batch := _erase_old_batch(Payment.final_at < func.statement_timestamp() - older_than):
+    ended_before = func.statement_timestamp() - timedelta(days=after_days)
+    while batch := _erase_old_batch(Payment.final_at < ended_before):
         erased += batch
     if erased:
         log.info("payers.erased", payments=erased)

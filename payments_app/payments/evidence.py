@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
@@ -43,16 +43,7 @@ def store_exchange(
     """Keep what came back: close the submission's row, or add the question's. Its id."""
     if step is Step.CHECK and seen.http_status is None and seen.verdict is Verdict.NOT_SENT:
         return None
-    outcome = {
-        "verdict": seen.verdict,
-        "reason": seen.reason,
-        "http_status": seen.http_status,
-        "body": _sealed(payment, generation, seen.body[:EVIDENCE_BYTES_MAX], vault),
-        "failure_code": seen.failure.code if seen.failure else None,
-        "failure_provider_code": seen.failure.provider_code if seen.failure else None,
-        "elapsed_ms": round(seen.elapsed_s * 1000),
-        "finished_at": func.clock_timestamp(),
-    }
+    outcome = _outcome(seen) | {"body": _sealed(payment, generation, seen.body, vault)}
     if step is Step.SUBMIT:
         return session.execute(
             update(ProviderExchange)
@@ -84,12 +75,24 @@ def opened_body(payer: Payer | None, *, generation: int, body: bytes | None) -> 
     return payer and payer.box.open(body, about=_about(generation))
 
 
+def _outcome(seen: Observation) -> dict[str, Any]:
+    return {
+        "verdict": seen.verdict,
+        "reason": seen.reason,
+        "http_status": seen.http_status,
+        "failure_code": seen.failure.code if seen.failure else None,
+        "failure_provider_code": seen.failure.provider_code if seen.failure else None,
+        "elapsed_ms": round(seen.elapsed_s * 1000),
+        "finished_at": func.clock_timestamp(),
+    }
+
+
 def _sealed(payment: Payment, generation: int, body: bytes, vault: Vault) -> bytes | None:
     """As it rests: an answer about an erased payer isn't kept."""
     if not body:
         return body
     payer = payer_of(vault, payment)
-    return payer and payer.box.seal(body, about=_about(generation))
+    return payer and payer.box.seal(body[:EVIDENCE_BYTES_MAX], about=_about(generation))
 
 
 def _about(generation: int) -> str:

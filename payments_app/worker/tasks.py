@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 from celery import shared_task
 from flask import current_app
 
@@ -26,9 +24,7 @@ def expire_answers() -> None:
 @shared_task(name=Job.ERASE_PAYERS.value, ignore_result=True)
 def erase_payers() -> None:
     """Forget who paid what ended longer ago than PAYER_RETENTION_DAYS, if that is set."""
-    days = current_app.extensions["maramoja"].settings.payer_retention_days
-    if days is not None:
-        erasure.erase_old_payers(timedelta(days=days))
+    erasure.erase_old_payers(current_app.extensions["maramoja"].settings.payer_retention_days)
 
 
 @shared_task(name=Job.SEAL_EVENTS.value, ignore_result=True)

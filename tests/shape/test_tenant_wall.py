@@ -8,6 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "payments_app"
 MAY = {
     "kernel/database.py": "says what it is",
+    "payments/erasure.py": "the retention of payers, a tenant at a time",
     "payments/lifecycle.py": "looks for what is due, then narrows to that payment's tenant",
     "payments/operations.py": "the operator's commands",
     "payments/retention.py": "drops what is past its time",

@@ -22,6 +22,7 @@ from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey, KeyInProgress, fingerprint
 from payments_app.payments.acceptance import Accepted, Asker, attempt_of
 from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.payments.payers import payer_of
 from payments_app.payments.rails import Rails
 from tests.builders import (
     ScriptedProvider,
@@ -112,14 +113,17 @@ def a_first_request_in_flight(asker: Asker, rails: Rails, url: str) -> Iterator[
     attempt = attempt_of(an_order(), asker, vault())
     assert attempt is not None
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=asker.caller)).payment_id
+    payer = payer_of(vault(), payment_row(payment_id))
+    assert payer is not None
     with psycopg.connect(url, options=EVERY_ROW) as connection:
         connection.execute(
             "INSERT INTO idempotency_keys (tenant_id, mode, key, fingerprint, fingerprint_version,"
             " field_digests, resource_id, status, headers, body, expires_at) VALUES"
-            " (%s, %s, %s, %s, 1, '{}', %s, 201, '{}', 'first', now() + interval '1 day')",
+            " (%s, %s, %s, %s, 1, '{}', %s, 201, '{}', %s, now() + interval '1 day')",
             [
                 *(attempt.tenant_id, attempt.mode, attempt.key, fingerprint(attempt, 1)),
                 payment_id,
+                payer.box.seal(b"first", about=f"answer {attempt.key}"),
             ],
         )
         yield FirstRequest(connection, payment_id)

@@ -180,7 +180,7 @@ def test_a_key_of_an_earlier_version_is_judged_by_that_version(
 ) -> None:
     # An algorithm that was retired: its entry in the table is all that is left of it.
     monkeypatch.setitem(
-        idempotency._ALGORITHMS, 0, lambda attempt: attempt.fields["amount"].encode().ljust(32)
+        idempotency._DIGESTS, 0, lambda attempt, _: attempt.fields["amount"].encode().ljust(32)
     )
     with transaction(EVERY_TENANT) as session:
         session.add(

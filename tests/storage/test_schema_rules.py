@@ -40,7 +40,9 @@ ASKED: Final[dict[str, object]] = {
     "reference": AN_ID,
     "amount_minor": 1,
     "currency": "UGX",
-    "payer": "256772999999",
+    "payer": b"another",
+    "payer_index": b"another",
+    "payer_masked": "another",
     "created_at": LONG_AGO,
 }
 # What may move while a payment is open, and stands once it is final.
@@ -89,7 +91,7 @@ KEY: Final[dict[str, object]] = {
     "mode": "test",
     "key": AN_ID,
     "fingerprint": b"f" * 32,
-    "fingerprint_version": 2,
+    "fingerprint_version": 9,
     "resource_id": AN_ID,
     "status": 200,
     "body": b"another answer",

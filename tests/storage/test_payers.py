@@ -1,0 +1,252 @@
+"""Payers: sealed where they rest, found by number, forgotten for good; the books stay whole."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from uuid import uuid4
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+from flask import Flask
+from sqlalchemy import text
+
+from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.kernel.idempotency import KeyExpired, KeyReused
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.vault import Vault, VaultClosed
+from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.erasure import erase_old_payers, erase_payer, payments_of_payer
+from payments_app.payments.evidence import opened_body
+from payments_app.payments.payers import payer_of
+from payments_app.payments.rails import Rails
+from payments_app.payments.verification import verify_record
+from payments_app.tenants.caller import Caller
+from payments_app.tenants.data_keys import StoredDataKeys
+from tests.builders import (
+    ANSWERS,
+    PAYER,
+    SCRIPTED,
+    ScriptedProvider,
+    a_caller,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    an_order,
+    exchanges_of,
+    make_due,
+    payment_row,
+    rails_of,
+    vault,
+)
+
+NUMBER = Msisdn(PAYER)
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    named = replace(ANSWERS["paid"], body=b'{"payer":{"partyId":"256772123456"}}')
+    return ScriptedProvider(checks=[named])
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+    return rails_of(app, provider)
+
+
+@pytest.fixture
+def caller() -> Caller:
+    return a_caller()
+
+
+def everything_at_rest(table: str) -> str:
+    """All rows as text, bytes as they would read."""
+    with transaction(EVERY_TENANT) as session:
+        rows = session.execute(text(f"SELECT t.* FROM {table} t")).all()  # noqa: S608
+    return repr([tuple(row) for row in rows])
+
+
+def test_the_number_rests_nowhere_in_the_clear(rails: Rails, caller: Caller) -> None:
+    asker = an_asker(caller=caller, key=uuid4())
+    payment_id = an_accepted_payment(rails, asker=asker).payment_id
+    advance(rails)
+    make_due(payment_id)
+    advance(rails)
+    reference = payment_row(payment_id).reference
+    body = b'{"payer":{"partyId":"256772123456"}}'
+    note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, None), vault())
+    for table in ("payments", "idempotency_keys", "provider_exchanges", "callbacks", "tenants"):
+        assert PAYER not in everything_at_rest(table), table
+    row = payment_row(payment_id)
+    payer = payer_of(vault(), row)
+    assert payer is not None
+    assert (payer.msisdn.digits, row.payer_masked) == (PAYER, "*********456")
+    last = exchanges_of(payment_id)[-1]
+    assert opened_body(payer, generation=last.generation, body=last.body) == body
+
+
+def test_one_payments_seal_is_worth_nothing_on_another(rails: Rails, caller: Caller) -> None:
+    one, two = (
+        payment_row(an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id)
+        for _ in range(2)
+    )
+    assert one.payer != two.payer
+    assert one.payer_index == two.payer_index
+    two.payer = one.payer
+    with pytest.raises(VaultClosed):
+        payer_of(vault(), two)
+
+
+def test_two_tenants_indexes_of_one_number_tell_nothing(rails: Rails) -> None:
+    rows = [payment_row(an_accepted_payment(rails).payment_id) for _ in range(2)]
+    assert rows[0].tenant_id != rows[1].tenant_id
+    assert rows[0].payer_index != rows[1].payer_index
+
+
+def test_erasing_forgets_who_paid_and_keeps_what_was_paid(
+    rails: Rails, provider: ScriptedProvider, caller: Caller
+) -> None:
+    asker = an_asker(caller=caller, key=uuid4())
+    payment_id = an_accepted_payment(rails, asker=asker).payment_id
+    advance(rails)
+    make_due(payment_id)
+    advance(rails)
+    before = payment_row(payment_id)
+    assert [p.id for p in payments_of_payer(caller.tenant_id, NUMBER, vault())] == [payment_id]
+    done = erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    assert (done.erased, done.open) == (1, 0)
+    after = payment_row(payment_id)
+    assert (after.payer, after.payer_index, after.payer_masked) == (None, None, None)
+    assert (after.status, after.amount_minor, after.evidence_id, after.sequence) == (
+        *(before.status, before.amount_minor, before.evidence_id, before.sequence),
+    )
+    assert payments_of_payer(caller.tenant_id, NUMBER, vault()) == []
+    assert payer_of(vault(), after) is None
+    last = exchanges_of(payment_id)[-1]
+    assert opened_body(None, generation=last.generation, body=last.body) is None
+    # The key still can't pay a second time, and says so; nor does it hide another request.
+    with pytest.raises(KeyExpired):
+        an_accepted_payment(rails, asker=asker)
+    with pytest.raises(KeyReused):
+        an_accepted_payment(rails, order=an_order(amount="1001"), asker=asker)
+    assert len(provider.submissions) == 1
+    # And once more changes nothing.
+    again = erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    assert (again.erased, again.open) == (0, 0)
+
+
+def test_the_record_verifies_after_an_erasure(rails: Rails, caller: Caller) -> None:
+    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    advance(rails)
+    make_due(payment_id)
+    advance(rails)
+    erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    assert verify_record(caller.tenant_id, on_row=lambda: None).fault is None
+
+
+def test_an_open_payment_keeps_its_payer_until_it_has_ended(rails: Rails, caller: Caller) -> None:
+    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    done = erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    assert (done.erased, done.open) == (0, 1)
+    advance(rails)
+    make_due(payment_id)
+    advance(rails)
+    assert payment_row(payment_id).status == "SUCCESSFUL"
+    assert erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test").erased == 1
+
+
+def test_another_number_and_another_tenant_are_left_alone(rails: Rails, caller: Caller) -> None:
+    other = an_order(payer="256772000001")
+    mine = an_accepted_payment(rails, order=other, asker=an_asker(caller=caller)).payment_id
+    theirs = an_accepted_payment(rails).payment_id
+    for _ in range(2):
+        advance(rails)
+        make_due(mine)
+        make_due(theirs)
+    assert erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test").erased == 0
+    assert payment_row(mine).payer is not None
+    assert payment_row(theirs).payer is not None
+
+
+def test_what_ended_long_ago_is_forgotten_and_what_is_young_or_open_is_not(
+    rails: Rails, caller: Caller
+) -> None:
+    ended = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    advance(rails)
+    make_due(ended)
+    advance(rails)
+    waiting = an_accepted_payment(rails).payment_id
+    assert erase_old_payers(1) == erase_old_payers(None) == 0
+    assert payment_row(ended).payer is not None
+    assert erase_old_payers(0) == 1
+    assert payment_row(ended).payer is None
+    assert payment_row(waiting).payer is not None
+
+
+def test_a_late_callback_for_a_forgotten_payer_leaves_nothing(rails: Rails, caller: Caller) -> None:
+    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    advance(rails)
+    make_due(payment_id)
+    advance(rails)
+    erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    late = ReceivedCallback(SCRIPTED, payment_row(payment_id).reference, "PUT", b"{}", None)
+    assert not note_callback(late, vault())
+    assert everything_at_rest("callbacks") == "[]"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "payer = NULL, payer_index = NULL, payer_masked = NULL, amount_minor = 1",
+        "payer = 'other'",
+        "payer_index = NULL",
+        "payer_masked = '*********457'",
+    ],
+)
+def test_the_database_lets_a_payer_go_whole_and_nothing_else_with_it(
+    rails: Rails, caller: Caller, database_url: str, change: str
+) -> None:
+    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    advance(rails)
+    make_due(payment_id)
+    advance(rails)
+    url = database_url.replace("+psycopg", "")
+    with (
+        psycopg.connect(url, options="-c maramoja.tenant=*") as connection,
+        pytest.raises((psycopg.errors.RestrictViolation, psycopg.errors.CheckViolation)),
+    ):
+        connection.execute(f"UPDATE payments SET {change} WHERE id = %s", [payment_id])  # noqa: S608
+
+
+def test_the_database_keeps_an_open_payments_payer(
+    rails: Rails, caller: Caller, database_url: str
+) -> None:
+    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    url = database_url.replace("+psycopg", "")
+    with (
+        psycopg.connect(url, options="-c maramoja.tenant=*") as connection,
+        pytest.raises(psycopg.errors.RestrictViolation),
+    ):
+        connection.execute(
+            "UPDATE payments SET payer = NULL, payer_index = NULL, payer_masked = NULL"
+            " WHERE id = %s",
+            [payment_id],
+        )
+
+
+def test_without_the_key_nothing_is_sent_and_nothing_is_guessed(
+    rails: Rails, provider: ScriptedProvider, caller: Caller
+) -> None:
+    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    lost = Vault(Cipher([Fernet.generate_key().decode()]), StoredDataKeys())
+    advance(replace(rails, vault=lost))
+    row = payment_row(payment_id)
+    assert (row.status, row.stage) == ("PENDING", "accepted")
+    assert provider.submissions == []
+    with pytest.raises(VaultClosed):
+        an_accepted_payment(replace(rails, vault=lost), asker=an_asker(caller=caller))
+    # The key is back: the payment goes on.
+    make_due(payment_id)
+    advance(rails)
+    assert len(provider.submissions) == 1
