@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -18,8 +19,10 @@ from flask import Flask
 from payments_app.kernel import jobs
 from payments_app.kernel.database import db, init_database
 from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.vault import Vault
 from payments_app.providers.contract import Mode
 from payments_app.tenants.caller import Caller
+from payments_app.tenants.data_keys import StoredDataKeys
 from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.registry import create_tenant
 from tests.simulation import clock, hooks
@@ -59,6 +62,7 @@ class Installation:
     referee: Referee
     callers: list[Caller]
     cipher: Cipher
+    vault: Vault
     doorbell: Doorbell
     runs: int = 0
 
@@ -83,15 +87,23 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
         app = Flask("simulation")
         init_database(app, application_url.replace("postgresql:", "postgresql+psycopg:", 1))
         cast, doorbell = Cast(app, administrator), Doorbell()
+        cipher = Cipher([Fernet.generate_key().decode()])
+        vault = Vault(cipher, StoredDataKeys())
+        app.extensions["maramoja"] = SimpleNamespace(vault=vault)
         with app.app_context(), _wired(cast, time, doorbell):
+            callers = [_caller(slug) for slug in ("amber", "birch", "cedar")]
+            # Before the first run: in it there would be steps that the next one doesn't have.
+            for caller in callers:
+                vault.box_of(caller.tenant_id)
             yield Installation(
                 app=app,
                 administrator=administrator,
                 clock=time,
                 cast=cast,
                 referee=Referee(administrator, time),
-                callers=[_caller(slug) for slug in ("amber", "birch", "cedar")],
-                cipher=Cipher([Fernet.generate_key().decode()]),
+                callers=callers,
+                cipher=cipher,
+                vault=vault,
                 doorbell=doorbell,
             )
             db.engine.dispose()

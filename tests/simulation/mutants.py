@@ -145,7 +145,7 @@ OF_OTHERS: Final = (
     _edited(
         "key_without_body",
         "a key answers whatever is asked under it",
-        Edit(idempotency, "fingerprint", "_ALGORITHMS[version](attempt)", "bytes(32)"),
+        Edit(idempotency, "fingerprint", "return _DIGESTS[version]", "return bytes(32) or"),
     ),
     _edited(
         "key_chargeable_again",

@@ -84,6 +84,7 @@ class World:
             accounts=ProviderAccounts((_PLATFORM,), here.cipher),
             transport=self.network,
             pace=Pace(self.network),
+            vault=here.vault,
             public_base_url="https://gateway.invalid",
             stopping=self._tired,
         )
@@ -196,7 +197,7 @@ class World:
             body=self.bank.told(order, fate),
             source=None,
         )
-        self._spawn("callback", partial(callbacks.note_callback, received))
+        self._spawn("callback", partial(callbacks.note_callback, received, self.installation.vault))
 
     def keep_house(self) -> None:
         """Old answers are dropped, now or a day later, or the operator looks into a payment."""
