@@ -10,7 +10,10 @@ from uuid import UUID
 import click
 
 from payments_app.commands.group import GatewayGroup, actor
+from payments_app.commands.parts import vault
 from payments_app.commands.report import Report, fields, shown, table
+from payments_app.payments.callbacks import opened_callback
+from payments_app.payments.evidence import opened_body
 from payments_app.payments.model import Callback, Payment, PaymentEvent, ProviderExchange
 from payments_app.payments.operations import (
     Story,
@@ -19,6 +22,7 @@ from payments_app.payments.operations import (
     recheck_payment,
     story_of,
 )
+from payments_app.payments.payers import Payer, payer_of
 from payments_app.payments.states import Status
 from payments_app.tenants.registry import find_tenant
 
@@ -64,11 +68,17 @@ def list_latest(tenant: str | None, status: str | None, limit: int) -> Report:
 
 @payments.command("explain", example="flask payments explain 01a209ad-4164-7047-9850-453984927403")
 @click.argument("payment_id", type=click.UUID)
-def explain(payment_id: UUID) -> Report:
-    """Tell a payment's story: its events, each exchange with the provider, each callback."""
-    story = story_of(payment_id)
+@click.option("--words", is_flag=True, help="Also what was said, whole: it names the payer.")
+def explain(payment_id: UUID, *, words: bool) -> Report:
+    """Tell a payment's story: its events, each exchange with the provider, each callback.
+
+    The provider's answers and the callbacks rest sealed; --words opens them, until their payer
+    has been erased.
+    """
+    story = story_of(payment_id, with_bodies=words)
+    payer = payer_of(vault(), story.payment) if words else None
     document = _document(story.payment)
-    moments = _moments(story)
+    moments = _moments(story, payer)
     rows = [(moment.at, moment.what, _told(moment.fields)) for moment in moments]
     text = f"{_now(story.payment)}\n\n{table(('WHEN', 'WHAT', 'DETAIL'), rows, empty='')}"
     told = [{"at": m.at, "what": m.what, **m.fields} for m in moments]
@@ -113,11 +123,14 @@ def _document(payment: Payment) -> dict[str, object]:
     }
 
 
-def _moments(story: Story) -> list[Moment]:
-    """All lines in the order of time; of two at once the event comes after what caused it."""
+def _moments(story: Story, payer: Payer | None) -> list[Moment]:
+    """All lines in the order of time; of two at once the event comes after what caused it.
+
+    With the payer, also what was said.
+    """
     moments = [
-        *(_exchanged(exchange) for exchange in story.exchanges),
-        *(_called_back(callback) for callback in story.callbacks),
+        *(_exchanged(exchange, payer) for exchange in story.exchanges),
+        *(_called_back(callback, payer) for callback in story.callbacks),
         *(_happened(event) for event in story.events),
     ]
     return sorted(moments, key=lambda moment: moment.at)
@@ -135,7 +148,7 @@ def _happened(event: PaymentEvent) -> Moment:
     return Moment(event.created_at, event.type, told)
 
 
-def _exchanged(exchange: ProviderExchange) -> Moment:
+def _exchanged(exchange: ProviderExchange, payer: Payer | None) -> Moment:
     told = {
         "exchange_id": exchange.id,
         "generation": exchange.generation,
@@ -146,13 +159,23 @@ def _exchanged(exchange: ProviderExchange) -> Moment:
         "failure_code": exchange.failure_code,
         "failure_provider_code": exchange.failure_provider_code,
         "elapsed_ms": exchange.elapsed_ms,
+        **_said(payer and opened_body(payer, generation=exchange.generation, body=exchange.body)),
     }
     return Moment(exchange.finished_at or exchange.started_at, f"provider.{exchange.kind}", told)
 
 
-def _called_back(callback: Callback) -> Moment:
-    told = {"method": callback.method, "source": callback.source, "digest": callback.digest.hex()}
+def _called_back(callback: Callback, payer: Payer | None) -> Moment:
+    told = {
+        "method": callback.method,
+        "source": callback.source,
+        "digest": callback.digest.hex(),
+        **_said(payer and opened_callback(payer, callback.body)),
+    }
     return Moment(callback.received_at, "callback.received", told)
+
+
+def _said(body: bytes | None) -> dict[str, str]:
+    return {} if body is None else {"said": body.decode(errors="backslashreplace")}
 
 
 def _told(told: Mapping[str, object]) -> str:

@@ -51,30 +51,23 @@ def latest_payments(*, tenant_id: UUID | None, status: Status | None, limit: int
         return list(session.scalars(query))
 
 
-def story_of(payment_id: UUID) -> Story:
+def story_of(payment_id: UUID, *, with_bodies: bool = False) -> Story:
     """The payment with its events, exchanges and callbacks. Raises PaymentNotFound.
 
-    Bodies stay where they are: they hold numbers.
+    Bodies stay where they are unless they are asked for; then they come sealed.
     """
     events = select(PaymentEvent).where(PaymentEvent.payment_id == payment_id)
     exchanges = select(ProviderExchange).where(ProviderExchange.payment_id == payment_id)
     callbacks = select(Callback).where(Callback.payment_id == payment_id)
+    if not with_bodies:
+        exchanges = exchanges.options(defer(ProviderExchange.body, raiseload=True))
+        callbacks = callbacks.options(defer(Callback.body, raiseload=True))
     with transaction(EVERY_TENANT) as session:
         return Story(
             payment=_one(session, payment_id),
             events=list(session.scalars(events.order_by(PaymentEvent.sequence))),
-            exchanges=list(
-                session.scalars(
-                    exchanges.order_by(ProviderExchange.generation).options(
-                        defer(ProviderExchange.body, raiseload=True)
-                    )
-                )
-            ),
-            callbacks=list(
-                session.scalars(
-                    callbacks.order_by(Callback.id).options(defer(Callback.body, raiseload=True))
-                )
-            ),
+            exchanges=list(session.scalars(exchanges.order_by(ProviderExchange.generation))),
+            callbacks=list(session.scalars(callbacks.order_by(Callback.id))),
         )
 
 
