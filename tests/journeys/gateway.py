@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psutil
 import psycopg
@@ -20,12 +20,17 @@ import requests
 from devstack.programs import await_api, await_worker
 from devstack.stack import Stack
 from devstack.supervisor import Process, wait_until
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.vault import Vault
+from payments_app.payments.payers import payer_index
 from tests.journeys.provider import Provider
 
 # What takes a second on an idle machine may take many on one that others use too.
 PATIENCE_S = 60.0
 ANSWER_MAX_S = 30.0
 SENDERS = 8
+TENANT = "journeys"
 
 Row = dict[str, Any]
 _payers = count(256_770_000_001)
@@ -59,7 +64,7 @@ class Gateway:
     def __init__(self, stack: Stack) -> None:
         self.stack = stack
         self.provider = Provider(stack.simulator_url)
-        self.api_key = stack.issue_key("journeys")
+        self.api_key = stack.issue_key(TENANT)
         self.url = f"{stack.api_url}/api/v1/payments"
         self.payers: set[str] = set()
 
@@ -152,6 +157,22 @@ class Gateway:
         statement = "SELECT count(*) FROM payments WHERE status = 'PENDING' AND id = ANY(%s)"
         return int(self.rows(statement, [one.id for one in paid])[0][0])
 
+    def payments_of(self, order: Row) -> int:
+        """How many payments there are of this order's payer: found as the gateway finds them."""
+        ((tenant_id,),) = self.rows("SELECT id FROM tenants WHERE slug = %s", TENANT)
+        if self.data_key(tenant_id) is None:
+            return 0
+        cipher = Cipher(self.stack.environment["SECRET_KEYS"].split(","))
+        vault = Vault(cipher, _DataKeys(self))
+        index = payer_index(vault, tenant_id, Msisdn(order["payer"]))
+        statement = "SELECT count(*) FROM payments WHERE tenant_id = %s AND payer_index = %s"
+        return int(self.rows(statement, tenant_id, index)[0][0])
+
+    def data_key(self, tenant_id: UUID) -> str | None:
+        """The tenant's, wrapped; None before its first payment."""
+        ((found,),) = self.rows("SELECT data_key FROM tenants WHERE id = %s", tenant_id)
+        return None if found is None else str(found)
+
     def end_leases(self, *paid: Paid) -> None:
         """As if the leases had run out: spares a test their 30 seconds."""
         self.rows(
@@ -236,6 +257,21 @@ class Gateway:
             process.start()
         self.provider.reset()
         await_api(self.stack.processes["api"], self.stack.api_url)
+
+
+class _DataKeys:
+    """See payments_app.kernel.vault.DataKeys: the stack's, which a test only reads."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def find(self, tenant_id: UUID) -> str | None:
+        """As it rests."""
+        return self._gateway.data_key(tenant_id)
+
+    def keep(self, tenant_id: UUID, wrapped: str) -> None:
+        """Never."""
+        raise AssertionError(f"a test made {wrapped!r} for {tenant_id}, who has a data key")
 
 
 def may_be_retried(answer: requests.Response) -> bool:

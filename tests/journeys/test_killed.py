@@ -122,7 +122,7 @@ def test_a_request_killed_before_its_commit_has_done_nothing_and_its_retry_does_
         for worker in gateway.stack.processes["api"].children():
             os.kill(worker, signal.SIGKILL)
         client.join(PATIENCE_S)
-        assert _accepted_under(gateway, order) == 0
+        assert gateway.payments_of(order) == 0
     paid = Paid(key, order, gateway.send_until_created(order, key).content)
     gateway.await_end(paid)
     assert_charged_once(gateway, paid)
@@ -137,7 +137,7 @@ def test_a_request_killed_after_its_commit_is_answered_at_its_retry_as_the_first
     gateway.stack.redis.process.stop()
     client = _send_aside(gateway, order, key)
     wait_until(
-        lambda: _accepted_under(gateway, order) == 1, what="nothing committed", limit_s=PATIENCE_S
+        lambda: gateway.payments_of(order) == 1, what="nothing committed", limit_s=PATIENCE_S
     )
     gateway.stack.processes["api"].kill()
     client.join(PATIENCE_S)
@@ -229,11 +229,6 @@ def _pay_with(
     match = {"msisdn": payer}
     gateway.provider.fault(kind, operation=operation, match=match, parameters=parameters)
     return gateway.pay(payer=payer)
-
-
-def _accepted_under(gateway: Gateway, order: dict[str, object]) -> int:
-    (found,) = gateway.rows("SELECT count(*) FROM payments WHERE payer = %s", order["payer"])
-    return int(found[0])
 
 
 def _await_late_submissions(gateway: Gateway, paid: Paid) -> None:
