@@ -127,6 +127,7 @@ def test_a_lease_that_ends_in_real_time_lets_another_take_over_and_its_holder_se
 
 def _sent_and_refused(gateway: Gateway, sleeper: Process) -> tuple[Paid, Paid]:
     gateway.await_end(gateway.pay())
+    _let_others_rest(gateway)
     payer = new_payer()
     match = {"msisdn": payer}
     gateway.provider.fault("accept_then_hang", match=match, parameters={"delay_s": 60})
@@ -139,9 +140,20 @@ def _sent_and_refused(gateway: Gateway, sleeper: Process) -> tuple[Paid, Paid]:
     gateway.provider.fault("token_slow", parameters={"delay_s": 4 * HELD_S})
     refused = gateway.pay()
     gateway.await_fault("token_slow")
+    gateway.await_call(refused, "create")
     sleeper.stop()
     gateway.stack.redis.flush()
     return sent, refused
+
+
+def _let_others_rest(gateway: Gateway) -> None:
+    """Nothing that another test left open may be asked about: it would get the 401 and the token."""
+    gateway.rows(
+        "UPDATE payments SET next_action_at = clock_timestamp() + interval '1 hour'"
+        " WHERE status = 'PENDING' AND lease_until IS NULL"
+    )
+    in_hand = "SELECT 1 FROM payments WHERE status = 'PENDING' AND lease_until IS NOT NULL"
+    wait_until(lambda: not gateway.rows(in_hand), what="others are in hand", limit_s=PATIENCE_S)
 
 
 def _suspended_with_an_answer(
