@@ -29,6 +29,12 @@ _WITH_A_KEY: Final = (
 )
 
 
+def takes_no_body(view: View) -> View:
+    """A POST that needs none, and so no Content-Type either."""
+    view.__dict__["takes_no_body"] = True
+    return view
+
+
 def whole_body(req: Request) -> bytes:
     """The body, all of it. Raises BodyMalformed, RequestEntityTooLarge.
 

@@ -19,11 +19,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from werkzeug.exceptions import HTTPException
 
 from payments_app.kernel import errors, idempotency
+from payments_app.kernel.egress import AddressRefused
 from payments_app.kernel.vault import VaultClosed
 from payments_app.payments import errors as payments
 from payments_app.payments import order
 from payments_app.providers import registry
 from payments_app.tenants import errors as tenants
+from payments_app.webhooks import errors as webhooks
 
 log = structlog.get_logger(__name__)
 
@@ -193,6 +195,36 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         _S.SERVICE_UNAVAILABLE,
         "Data key unreadable",
         "Tell the operator: a key is missing from SECRET_KEYS. Nothing was done.",
+    ),
+    AddressRefused: _of(
+        AddressRefused,
+        _S.UNPROCESSABLE_ENTITY,
+        "Webhook address refused",
+        "Give an https address of a public host.",
+    ),
+    webhooks.EndpointNotFound: _of(
+        webhooks.EndpointNotFound,
+        _S.NOT_FOUND,
+        "No such webhook endpoint",
+        "Check the id, and that the key is of the endpoint's tenant and mode.",
+    ),
+    webhooks.DeliveryNotFound: _of(
+        webhooks.DeliveryNotFound,
+        _S.NOT_FOUND,
+        "No such webhook delivery",
+        "Check the id. Deliveries that have ended are kept for 30 days.",
+    ),
+    webhooks.EndpointsTooMany: _of(
+        webhooks.EndpointsTooMany,
+        _S.CONFLICT,
+        "Too many webhook endpoints",
+        "Remove one that is needed no longer, or widen the event types of another.",
+    ),
+    webhooks.EndpointDisabled: _of(
+        webhooks.EndpointDisabled,
+        _S.CONFLICT,
+        "Webhook endpoint disabled",
+        "Enable it first: PATCH it with status enabled.",
     ),
     ProblemUnknown: _of(
         ProblemUnknown,
