@@ -21,7 +21,8 @@ from payments_app.api.idempotent import RequestLock
 from payments_app.api.json import StrictJson
 from payments_app.api.limits import register_limits
 from payments_app.api.openapi import ProblemApi
-from payments_app.api.problems import UnsupportedMediaType, register_problems
+from payments_app.api.problem_types import UnsupportedMediaType
+from payments_app.api.problems import register_problems
 from payments_app.api.v1 import payments, webhooks
 from payments_app.settings import Settings
 

@@ -16,7 +16,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from payments_app.api.json import JsonInvalid, read_json
 from payments_app.api.openapi import COUNTED
-from payments_app.api.problems import BodyMalformed
+from payments_app.api.problem_types import BodyMalformed
 from payments_app.kernel.errors import FieldsInvalid
 
 View = TypeVar("View", bound=Callable[..., Response])

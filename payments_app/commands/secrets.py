@@ -7,8 +7,8 @@ from cryptography.fernet import Fernet
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import cipher
 from payments_app.commands.report import Report
-from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 from payments_app.tenants.rotation import SHELVES, rotate_secrets
+from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 
 secrets = GatewayGroup("secrets", help="Keys for SECRET_KEYS.")
 

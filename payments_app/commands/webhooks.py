@@ -14,6 +14,7 @@ from payments_app.commands.durations import Duration
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import cipher, egress
 from payments_app.commands.report import Lines, Report, fields, table
+from payments_app.kernel.clock import utc_now
 from payments_app.kernel.egress import Egress, EgressRules
 from payments_app.kernel.wire import Answer
 from payments_app.providers.contract import Mode
@@ -97,6 +98,7 @@ def list_all(tenant: str, mode: str) -> Report:
 def set_endpoint(  # noqa: PLR0913  one for each thing that can be set
     tenant: str,
     endpoint_id: UUID,
+    *,
     mode: str,
     url: str | None,
     event_types: tuple[str, ...],
@@ -265,9 +267,7 @@ def listen(  # noqa: PLR0913  one for each thing that can be said
     owner = _owner(tenant, mode)
     wanted = event_types or ("*",)
     found = (
-        one
-        for one in _follow(owner, from_start=from_start, once=once)
-        if matches(wanted, one.type)
+        one for one in _follow(owner, from_start=from_start, once=once) if matches(wanted, one.type)
     )
     if forward is None:
         return Lines(_event_document(one) for one in found)
@@ -285,7 +285,10 @@ def _forwarded(
         stand_in = WebhookEndpoint(id=UUID(int=0))
         delivery = feed.delivery_of(event, stand_in)
         signed = signed_headers(
-            [secret], message_id=feed.event_id(event), timestamp=int(time.time()), body=delivery.body
+            [secret],
+            message_id=feed.event_id(event),
+            timestamp=int(utc_now().timestamp()),
+            body=delivery.body,
         )
         came = egress_anywhere.post(
             url, {"Content-Type": "application/json", **signed}, delivery.body

@@ -139,7 +139,9 @@ def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
     """How many events since then the endpoint asked for and was never sent."""
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id)
-        types = session.scalars(_unsent(owner, endpoint_id, Span(since)).with_only_columns(WebhookEvent.type))
+        types = session.scalars(
+            _unsent(owner, endpoint_id, Span(since)).with_only_columns(WebhookEvent.type)
+        )
         return sum(matches(endpoint.event_types, one) for one in types)
 
 
@@ -156,8 +158,8 @@ def forget_deliveries() -> int:
     dropped = 0
     while True:
         with transaction(EVERY_TENANT) as session:
-            gone = session.execute(delete(WebhookDelivery).where(WebhookDelivery.id.in_(old)))
-            batch = int(gone.rowcount)
+            gone = delete(WebhookDelivery).where(WebhookDelivery.id.in_(old))
+            batch = len(session.scalars(gone.returning(WebhookDelivery.id)).all())
         if not batch:
             return dropped
         dropped += batch

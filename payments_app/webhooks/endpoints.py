@@ -52,14 +52,8 @@ class Wanted:
         if types is not None and (
             not 1 <= len(types) <= PATTERNS_MAX or not all(is_pattern(one) for one in types)
         ):
-            raise FieldsInvalid(
-                {
-                    "event_types": [
-                        f"must be 1 to {PATTERNS_MAX} types such as payment.successful,"
-                        " payment.* or *"
-                    ]
-                }
-            )
+            wanted = f"1 to {PATTERNS_MAX} types such as payment.successful, payment.* or *"
+            raise FieldsInvalid({"event_types": [f"must be {wanted}"]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +133,12 @@ def change_endpoint(
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
         before = _shown(endpoint)
-        _apply(endpoint, wanted)
+        now = session.execute(select(func.clock_timestamp())).scalar_one()
+        _apply(endpoint, wanted, now)
         after = _shown(endpoint)
         changed = {name: value for name, value in after.items() if before[name] != value}
         if changed:
-            endpoint.updated_at = session.execute(select(func.clock_timestamp())).scalar_one()
+            endpoint.updated_at = now
             _note(session, endpoint, "changed", actor=actor, detail=changed)
         # What the database has set is read while it may be.
         session.flush()
@@ -157,7 +152,7 @@ def remove_endpoint(owner: Owner, endpoint_id: UUID, *, actor: str) -> None:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
         now = session.execute(select(func.clock_timestamp())).scalar_one()
         endpoint.deleted_at = now
-        disable(endpoint, "removed", now)
+        endpoint.disable("removed", now)
         endpoint.secret = endpoint.previous_secret = endpoint.previous_secret_until = None
         _note(session, endpoint, "removed", actor=actor, detail={})
 
@@ -181,20 +176,12 @@ def rotate_secret(
     return NewEndpoint(endpoint, secret)
 
 
-def disable(endpoint: WebhookEndpoint, reason: str, now: datetime) -> None:
-    """In the caller's transaction, which holds the row."""
-    endpoint.status = EndpointStatus.DISABLED
-    endpoint.disabled_reason = reason
-    endpoint.disabled_at = now
-    endpoint.updated_at = now
-
-
 def note_by_system(session: Session, endpoint: WebhookEndpoint, what: str, reason: str) -> None:
     """An entry for what nobody asked for."""
     _note(session, endpoint, what, actor="system:webhooks", detail={"reason": reason})
 
 
-def _apply(endpoint: WebhookEndpoint, wanted: Wanted) -> None:
+def _apply(endpoint: WebhookEndpoint, wanted: Wanted, now: datetime) -> None:
     if wanted.url is not None:
         endpoint.url = wanted.url
     if wanted.description is not None:
@@ -204,11 +191,9 @@ def _apply(endpoint: WebhookEndpoint, wanted: Wanted) -> None:
     if wanted.status is None or wanted.status == endpoint.status:
         return
     if wanted.status is EndpointStatus.DISABLED:
-        disable(endpoint, BY_TENANT, datetime.now().astimezone())
+        endpoint.disable(BY_TENANT, now)
         return
-    endpoint.status = EndpointStatus.ENABLED
-    endpoint.disabled_reason = endpoint.disabled_at = endpoint.failing_since = None
-    endpoint.timeouts = endpoint.warned_days = 0
+    endpoint.enable()
 
 
 def _own(owner: Owner) -> Select[WebhookEndpoint]:

@@ -167,7 +167,6 @@ def _enabled(session: Session, owner: Owner) -> Sequence[WebhookEndpoint]:
     return session.scalars(query).all()
 
 
-
 def words_of(event: WebhookEvent) -> dict[str, Any]:
     """What a published event says."""
     words: dict[str, Any] = orjson.loads(event.data or b"{}")

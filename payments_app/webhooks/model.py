@@ -93,6 +93,23 @@ class WebhookEndpoint(Base):
     updated_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
     deleted_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
+    def disable(self, reason: str, now: datetime) -> None:
+        """Nothing is sent to it from now on."""
+        self.status = EndpointStatus.DISABLED
+        self.disabled_reason = reason
+        self.disabled_at = self.updated_at = now
+
+    def enable(self) -> None:
+        """With a clean slate."""
+        self.status = EndpointStatus.ENABLED
+        self.disabled_reason = self.disabled_at = None
+        self.note_success()
+
+    def note_success(self) -> None:
+        """It took a delivery, or is believed to be mended."""
+        self.failing_since = None
+        self.timeouts = self.warned_days = 0
+
 
 class WebhookEvent(Base):
     """An event as tenants are told of it; a trigger adds it with the line of the payment's story.
@@ -177,6 +194,15 @@ class WebhookDelivery(Base):
     generation: Mapped[int] = mapped_column(server_default="0")
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
     delivered_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    def succeed(self, now: datetime) -> None:
+        """The endpoint has taken it."""
+        self.status = DeliveryStatus.DELIVERED
+        self.delivered_at = now
+
+    def give_up(self) -> None:
+        """There is no next attempt, unless somebody asks for one."""
+        self.status = DeliveryStatus.FAILED
 
     @property
     def message_id(self) -> str:

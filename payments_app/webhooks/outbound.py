@@ -6,7 +6,6 @@ its lease ends: the same id, the same bytes; the attempt that stays open says th
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,13 +14,13 @@ import structlog
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.clock import boot_seconds, utc_now
 from payments_app.kernel.database import EVERY_TENANT, narrow, transaction
 from payments_app.kernel.egress import Egress
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
 from payments_app.kernel.wire import Answer, LeaseLost, Silence
 from payments_app.webhooks import schedule
-from payments_app.webhooks.endpoints import disable, note_by_system
+from payments_app.webhooks.endpoints import note_by_system
 from payments_app.webhooks.model import (
     DeliveryStatus,
     WebhookAttempt,
@@ -145,7 +144,10 @@ def _send(post: Post, egress: Egress, cipher: Cipher) -> Answer | Silence:
     delivery = post.delivery
     secrets = [cipher.decrypt(secret) for secret in post.secrets]
     signed = signed_headers(
-        secrets, message_id=delivery.message_id, timestamp=int(time.time()), body=delivery.body
+        secrets,
+        message_id=delivery.message_id,
+        timestamp=int(utc_now().timestamp()),
+        body=delivery.body,
     )
     return egress.post(
         post.url,
@@ -168,9 +170,7 @@ def _secrets(endpoint: WebhookEndpoint, now: datetime) -> tuple[str, ...]:
 def _record(post: Post, came: Answer | Silence) -> None:
     with transaction(post.delivery.tenant_id) as session:
         # In the order in which claiming locks them.
-        endpoint = session.get_one(
-            WebhookEndpoint, post.delivery.endpoint_id, with_for_update=True
-        )
+        endpoint = session.get_one(WebhookEndpoint, post.delivery.endpoint_id, with_for_update=True)
         delivery = session.get_one(
             WebhookDelivery,
             post.delivery.id,
@@ -186,7 +186,8 @@ def _record(post: Post, came: Answer | Silence) -> None:
         if delivery.status != DeliveryStatus.PENDING:
             return
         if isinstance(came, Answer) and came.status in _OK:
-            _succeed(delivery, endpoint, now)
+            delivery.succeed(now)
+            endpoint.note_success()
         else:
             _fail(session, delivery, endpoint, came, now)
 
@@ -203,17 +204,8 @@ def _close_attempt(session: Session, post: Post, came: Answer | Silence, now: da
             WebhookAttempt.delivery_id == post.delivery.id,
             WebhookAttempt.generation == post.delivery.generation,
         )
-        .values(
-            outcome=outcome, finished_at=now, elapsed_ms=round(came.elapsed_s * 1000), **values
-        )
+        .values(outcome=outcome, finished_at=now, elapsed_ms=round(came.elapsed_s * 1000), **values)
     )
-
-
-def _succeed(delivery: WebhookDelivery, endpoint: WebhookEndpoint, now: datetime) -> None:
-    delivery.status = DeliveryStatus.DELIVERED
-    delivery.delivered_at = now
-    endpoint.failing_since = None
-    endpoint.timeouts = endpoint.warned_days = 0
 
 
 def _fail(
@@ -228,7 +220,7 @@ def _fail(
     if isinstance(came, Answer) and came.status == _GONE:
         pause = None
     if pause is None:
-        delivery.status = DeliveryStatus.FAILED
+        delivery.give_up()
         log.warning("webhook.given_up", delivery_id=str(delivery.id), attempts=delivery.attempts)
     else:
         delivery.next_attempt_at = now + timedelta(seconds=pause)
@@ -249,7 +241,7 @@ def _judge(
     gone = isinstance(came, Answer) and came.status == _GONE
     if gone or days >= schedule.DISABLE_AFTER_DAYS:
         reason = "gone" if gone else "failing"
-        disable(endpoint, reason, now)
+        endpoint.disable(reason, now)
         note_by_system(session, endpoint, "disabled", reason)
         log.error("webhook.endpoint_disabled", endpoint_id=str(endpoint.id), reason=reason)
         return
@@ -258,5 +250,3 @@ def _judge(
         endpoint.warned_days = due[-1]
         note_by_system(session, endpoint, "failing", f"for {due[-1]} days")
         log.warning("webhook.endpoint_failing", endpoint_id=str(endpoint.id), days=due[-1])
-
-

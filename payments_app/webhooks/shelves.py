@@ -8,6 +8,8 @@ from payments_app.tenants.rotation import Shelf
 from payments_app.webhooks.model import WebhookEndpoint
 
 WEBHOOK_SHELVES: Final = tuple(
-    Shelf("webhook_endpoint", WebhookEndpoint, WebhookEndpoint.id, WebhookEndpoint.tenant_id, secret)
+    Shelf(
+        "webhook_endpoint", WebhookEndpoint, WebhookEndpoint.id, WebhookEndpoint.tenant_id, secret
+    )
     for secret in (WebhookEndpoint.secret, WebhookEndpoint.previous_secret)
 )

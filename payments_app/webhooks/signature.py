@@ -6,19 +6,21 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 from __future__ import annotations
 
 import base64
-import hmac
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Final
 
-SECRET_PREFIX: Final = "whsec_"
+from standardwebhooks import Webhook
+
+_PREFIX: Final = "whsec_"
 # The specification asks for 24 to 64.
 SECRET_BYTES: Final = 32
 
 
 def new_secret() -> str:
     """`whsec_` and 32 random bytes in base64."""
-    return SECRET_PREFIX + base64.b64encode(os.urandom(SECRET_BYTES)).decode()
+    return _PREFIX + base64.b64encode(os.urandom(SECRET_BYTES)).decode()
 
 
 def signed_headers(
@@ -28,15 +30,10 @@ def signed_headers(
 
     One signature for each of `secrets`: during a rotation a receiver may still know the old one.
     """
-    signatures = [_signature(secret, message_id, timestamp, body) for secret in secrets]
+    sent_at = datetime.fromtimestamp(timestamp, tz=UTC)
+    signatures = [Webhook(secret).sign(message_id, sent_at, body.decode()) for secret in secrets]
     return {
         "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
         "webhook-signature": " ".join(signatures),
     }
-
-
-def _signature(secret: str, message_id: str, timestamp: int, body: bytes) -> str:
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    content = f"{message_id}.{timestamp}.".encode() + body
-    return "v1," + base64.b64encode(hmac.digest(key, content, "sha256")).decode()

@@ -47,7 +47,10 @@ class Clockwork:
         self._courier = Courier(app, stop)
         self._threads.append(
             threading.Thread(
-                target=self._repeat, args=(self._courier.look, TELL_EVERY_S), name="tell", daemon=True
+                target=self._repeat,
+                args=(self._courier.look, TELL_EVERY_S),
+                name="tell",
+                daemon=True,
             )
         )
         self._threads.append(

@@ -15,7 +15,7 @@ import pytest
 import requests
 from psycopg import sql
 
-from payments_app.api.problems import HTTP_PROBLEMS, PROBLEMS
+from payments_app.api.problem_types import HTTP_PROBLEMS, PROBLEMS
 from tests.docs.cli_server import ask
 from tests.docs.conftest import Site
 from tests.docs.pages import read

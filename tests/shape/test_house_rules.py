@@ -105,7 +105,8 @@ def test_only_the_model_moves_a_payment() -> None:
         (
             Breach(source, line, f"{target} = …")
             for source in sources("payments_app")
-            if source.name != "payments_app/payments/model.py"
+            if source.name
+            not in {"payments_app/payments/model.py", "payments_app/webhooks/model.py"}
             for target, line in targets(source)
             if re.search(r"\.(status|stage)\b", target)
         ),

@@ -12,19 +12,21 @@ from payments_app.api.authentication import caller, needs
 from payments_app.api.blueprint import ApiBlueprint, takes_no_body
 from payments_app.api.json import json_response
 from payments_app.api.v1.webhook_schemas import (
-    DeliveryPageSchema,
     DeliveryQuerySchema,
-    DeliverySchema,
     EndpointChangeSchema,
+    FeedQuerySchema,
+    NewEndpointSchema,
+    RotationSchema,
+    SpanSchema,
+)
+from payments_app.api.v1.webhook_views import (
+    DeliveryPageSchema,
+    DeliverySchema,
     EndpointPageSchema,
     EndpointSchema,
     EndpointWithSecretSchema,
     FeedPageSchema,
-    FeedQuerySchema,
-    NewEndpointSchema,
     ResentSchema,
-    RotationSchema,
-    SpanSchema,
     WholeDeliverySchema,
     delivery_document,
     endpoint_document,
