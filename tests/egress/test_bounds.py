@@ -108,6 +108,21 @@ def test_a_handshake_that_does_not_end_has_sent_nothing(
     assert (silence.why, silence.sent) == ("timeout", False)
 
 
+def test_a_handshake_may_take_longer_than_connecting(
+    serve: Serve, guarded: Making, authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("payments_app.kernel.egress.CONNECT_MAX_S", 0.1)
+    slow = over_tls(authority.certificate(HOOKS), answering(OK_HEAD + b"\r\n"))
+
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        time.sleep(0.4)
+        slow(server, peer)
+
+    server = serve(behave)
+    egress = guarded(server.port, Names("127.0.0.1"))
+    assert isinstance(timed(egress, f"https://{HOOKS}:{server.port}/", 5), Answer)
+
+
 def test_a_host_that_takes_no_connection_got_nothing(egress: Egress) -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         address = full.getsockname()

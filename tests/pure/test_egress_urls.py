@@ -158,6 +158,9 @@ def test_only_so_many_lookups_hang_at_once(monkeypatch: pytest.MonkeyPatch) -> N
     hanging.set()
     for _ in range(4):
         assert lookup.addresses(Names(*PUBLIC), "hooks.example.com", 443, 5)
+    for thread in threading.enumerate():
+        if thread.name == "lookup":
+            thread.join(5)
 
 
 def test_nothing_is_looked_up_inside_a_transaction() -> None:
