@@ -94,7 +94,11 @@ def list_all(tenant: str, mode: str) -> Report:
 @click.option("--url", help="Another address.")
 @_events
 @click.option("--description", help="What it is for.")
-@click.option("--status", type=click.Choice(list(EndpointStatus)), help="Whether it is sent any.")
+@click.option(
+    "--status",
+    type=click.Choice([one.value for one in EndpointStatus]),
+    help="Whether it is sent any.",
+)
 def set_endpoint(  # noqa: PLR0913  one for each thing that can be set
     tenant: str,
     endpoint_id: UUID,
@@ -175,7 +179,11 @@ def test(tenant: str, endpoint_id: UUID, mode: str) -> Report:
 @_tenant
 @_endpoint
 @_mode
-@click.option("--status", type=click.Choice(list(DeliveryStatus)), help="Only those that are so.")
+@click.option(
+    "--status",
+    type=click.Choice([one.value for one in DeliveryStatus]),
+    help="Only those that are so.",
+)
 @click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True)
 def list_deliveries(
     tenant: str, endpoint_id: UUID, mode: str, status: str | None, limit: int

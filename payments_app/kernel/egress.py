@@ -97,6 +97,11 @@ class Egress:
         self._tls.load_verify_locations(ca_file or certifi.where())
         self._tls.set_alpn_protocols(["http/1.1"])
 
+    @property
+    def rules(self) -> EgressRules:
+        """What it may reach."""
+        return self._rules
+
     def post(
         self,
         url: str,

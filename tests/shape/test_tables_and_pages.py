@@ -34,8 +34,6 @@ OF_COMMANDS = {
     "ProviderAccountInvalid",
     "ProviderAccountMoved",
     "PaymentEnded",
-    # No route takes a webhook's URL yet.
-    "AddressRefused",
 }
 # gunicorn's and compose's own, which no code of ours reads.
 NOT_OURS = {"PORT", "WEB_CONCURRENCY"}
