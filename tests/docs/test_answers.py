@@ -36,6 +36,8 @@ NOT_ASKED_FOR: Final = {
 # Of the API's codes, those that can't come as an answer to POST /payments.
 OF_OTHER_CALLS: Final = {
     *("cursor_invalid", "payment_not_found", "problem_unknown", "bad_request", "not_acceptable"),
+    *("webhook_url_refused", "webhook_endpoint_not_found", "webhook_delivery_not_found"),
+    *("webhook_endpoints_too_many", "webhook_endpoint_disabled"),
 }
 # Each process finds out by one failed request that its connections are gone.
 SETTLED_AFTER: Final = 12
