@@ -14,7 +14,7 @@ import structlog
 from sqlalchemy import func, select, text, update
 from sqlalchemy.orm import Session
 
-from payments_app.kernel.clock import boot_seconds, utc_now
+from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, narrow, transaction
 from payments_app.kernel.egress import Egress
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
@@ -92,6 +92,14 @@ class Post:
     url: str
     secrets: tuple[str, ...]
     leave_before: float
+    # The same moment by the database's clock and by this machine's boot_seconds.
+    claimed_at: datetime
+    taken_at: float
+
+    @property
+    def stamp(self) -> int:
+        """Seconds since 1970 by the database's clock: receivers refuse what is minutes aside."""
+        return int(self.claimed_at.timestamp() + boot_seconds() - self.taken_at)
 
 
 def claim_due() -> Post | None:
@@ -121,7 +129,7 @@ def claim_due() -> Post | None:
         )
         secrets = _secrets(endpoint, now)
     leave_before = taken_at + LEASE.total_seconds() - LEASE_MARGIN_S - EXCHANGE_MAX_S / 2
-    return Post(delivery, endpoint.url, secrets, leave_before)
+    return Post(delivery, endpoint.url, secrets, leave_before, now, taken_at)
 
 
 def deliver(post: Post, *, egress: Egress, cipher: Cipher) -> None:
@@ -146,7 +154,7 @@ def _send(post: Post, egress: Egress, cipher: Cipher) -> Answer | Silence:
     signed = signed_headers(
         secrets,
         message_id=delivery.message_id,
-        timestamp=int(utc_now().timestamp()),
+        timestamp=post.stamp,
         body=delivery.body,
     )
     return egress.post(

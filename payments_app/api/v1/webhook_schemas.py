@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import marshmallow as ma
 
-from payments_app.api.v1.fields import Cursor, Instant, Limit, Text
+from payments_app.api.v1.fields import Cursor, Flag, Instant, Limit, Text
 from payments_app.webhooks import endpoints, patterns
 from payments_app.webhooks.deliveries import Span
 from payments_app.webhooks.endpoints import Wanted
@@ -18,7 +18,7 @@ from payments_app.webhooks.model import (
 
 URL_MAX: Final = 2048
 # It names no host here: the sentence of the refusal does.
-_URL_PATTERN: Final = r"^https?://[!-~]{1,2040}$"
+_URL_PATTERN: Final = r"^https?:[!-~]{3,2040}$"
 _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
 _ID: Final = {"format": "uuid", "example": "01a209ad-4164-7047-9850-453984927403"}
 _TYPE: Final = {"pattern": patterns.PATTERN, "example": "payment.*"}
@@ -59,7 +59,6 @@ class NewEndpointSchema(_Strict):
         metadata={
             "description": "Where events are sent: https, at a public address.",
             "pattern": _URL_PATTERN,
-            "example": "https://shop.example/webhooks",
         },
     )
     description = Text(
@@ -125,7 +124,7 @@ class SpanSchema(_Strict):
     until = Instant(
         load_default=None, metadata={"description": "Up to then, itself not.", **_INSTANT}
     )
-    failed_only = ma.fields.Boolean(
+    failed_only = Flag(
         load_default=False,
         metadata={"description": "Only those that were given up, not all of the span."},
     )

@@ -66,8 +66,12 @@ class EndpointSchema(_Strict):
         allow_none=True,
         metadata={"description": "Since then there were only failures.", **_INSTANT},
     )
-    created_at = ma.fields.String(required=True, metadata=_INSTANT)
-    updated_at = ma.fields.String(required=True, metadata=_INSTANT)
+    created_at = ma.fields.String(
+        required=True, metadata={"description": "When it was made.", **_INSTANT}
+    )
+    updated_at = ma.fields.String(
+        required=True, metadata={"description": "When it last changed.", **_INSTANT}
+    )
     missed = ma.fields.Integer(
         metadata={
             "description": "Only when it was enabled again: how many events it was not sent"
@@ -88,7 +92,9 @@ class EndpointWithSecretSchema(EndpointSchema):
 class EndpointPageSchema(_Strict):
     """All endpoints of the key's tenant and mode, oldest first."""
 
-    data = ma.fields.List(ma.fields.Nested(EndpointSchema), required=True)
+    data = ma.fields.List(
+        ma.fields.Nested(EndpointSchema), required=True, metadata={"description": "The endpoints."}
+    )
     next_cursor = ma.fields.String(
         required=True, allow_none=True, metadata={"description": "Null: they are on one page."}
     )
@@ -123,8 +129,14 @@ class AttemptSchema(_Strict):
     elapsed_ms = ma.fields.Integer(
         required=True, allow_none=True, metadata={"description": "How long it took."}
     )
-    started_at = ma.fields.String(required=True, metadata=_INSTANT)
-    finished_at = ma.fields.String(required=True, allow_none=True, metadata=_INSTANT)
+    started_at = ma.fields.String(
+        required=True, metadata={"description": "When it was written down to be sent.", **_INSTANT}
+    )
+    finished_at = ma.fields.String(
+        required=True,
+        allow_none=True,
+        metadata={"description": "When its outcome was known.", **_INSTANT},
+    )
 
 
 class DeliverySchema(_Strict):
@@ -153,8 +165,12 @@ class DeliverySchema(_Strict):
     next_attempt_at = ma.fields.String(
         required=True, allow_none=True, metadata={"description": "While pending.", **_INSTANT}
     )
-    created_at = ma.fields.String(required=True, metadata=_INSTANT)
-    delivered_at = ma.fields.String(required=True, allow_none=True, metadata=_INSTANT)
+    created_at = ma.fields.String(
+        required=True, metadata={"description": "When it was made.", **_INSTANT}
+    )
+    delivered_at = ma.fields.String(
+        required=True, allow_none=True, metadata={"description": "When it was taken.", **_INSTANT}
+    )
 
 
 class DeliveryPageSchema(_Strict):
@@ -164,6 +180,7 @@ class DeliveryPageSchema(_Strict):
         ma.fields.Nested(DeliverySchema),
         required=True,
         validate=ma.validate.Length(max=PAGE_MAX),
+        metadata={"description": "The page."},
     )
     next_cursor = ma.fields.String(
         required=True, allow_none=True, metadata={"description": "Null on the last page."}
@@ -176,7 +193,11 @@ class WholeDeliverySchema(DeliverySchema):
     body = ma.fields.String(
         required=True, metadata={"description": "The bytes of every attempt, as text."}
     )
-    attempt_log = ma.fields.List(ma.fields.Nested(AttemptSchema), required=True)
+    attempt_log = ma.fields.List(
+        ma.fields.Nested(AttemptSchema),
+        required=True,
+        metadata={"description": "Every attempt, in its order."},
+    )
 
 
 class ResentSchema(_Strict):
@@ -192,7 +213,9 @@ class FeedEventSchema(_Strict):
     position = ma.fields.Integer(
         required=True, metadata={"description": "Counts from 1 without gaps.", "minimum": 1}
     )
-    type = ma.fields.String(required=True, metadata={"example": "payment.successful"})
+    type = ma.fields.String(
+        required=True, metadata={"description": "What happened.", "example": "payment.successful"}
+    )
     timestamp = ma.fields.String(
         required=True, metadata={"description": "When it happened.", **_INSTANT}
     )
@@ -206,6 +229,7 @@ class FeedPageSchema(_Strict):
         ma.fields.Nested(FeedEventSchema),
         required=True,
         validate=ma.validate.Length(max=PAGE_MAX),
+        metadata={"description": "The page."},
     )
     next_cursor = ma.fields.String(
         required=True,

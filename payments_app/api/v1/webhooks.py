@@ -86,7 +86,10 @@ def create_endpoint(wanted: Wanted) -> Response:
 @blp.response(200, EndpointPageSchema, description="All of them")
 @needs(Scope.WEBHOOKS_MANAGE)
 def list_endpoints() -> Response:
-    """List the webhook endpoints, oldest first."""
+    """List the webhook endpoints.
+
+    All of the key's tenant and mode, oldest first, on one page.
+    """
     found = endpoints.list_endpoints(_owner())
     return json_response({"data": [endpoint_document(one) for one in found], "next_cursor": None})
 
@@ -97,7 +100,10 @@ def list_endpoints() -> Response:
 @blp.alt_response(404, "NOT_FOUND")
 @needs(Scope.WEBHOOKS_MANAGE)
 def show_endpoint(endpoint_id: UUID) -> Response:
-    """Show one webhook endpoint."""
+    """Show one webhook endpoint.
+
+    As it is now, without its secret.
+    """
     return json_response(endpoint_document(endpoints.find_endpoint(_owner(), endpoint_id)))
 
 
@@ -132,7 +138,10 @@ def change_endpoint(wanted: Wanted, endpoint_id: UUID) -> Response:
 @blp.alt_response(404, "NOT_FOUND")
 @needs(Scope.WEBHOOKS_MANAGE)
 def remove_endpoint(endpoint_id: UUID) -> Response:
-    """Remove a webhook endpoint."""
+    """Remove a webhook endpoint.
+
+    Nothing is sent to it from now on, pending deliveries neither.
+    """
     endpoints.remove_endpoint(_owner(), endpoint_id, actor=_actor())
     return Response(status=204)
 
@@ -221,7 +230,10 @@ def list_deliveries(query: dict[str, Any], endpoint_id: UUID) -> Response:
 @told.alt_response(404, "NOT_FOUND")
 @needs(Scope.WEBHOOKS_MANAGE)
 def show_delivery(delivery_id: UUID) -> Response:
-    """Show a delivery: what was sent, and what each attempt was answered."""
+    """Show a delivery.
+
+    What was sent, and what each attempt was answered.
+    """
     found = deliveries.find_delivery(_owner(), delivery_id)
     return json_response(whole_delivery_document(found))
 
@@ -234,7 +246,10 @@ def show_delivery(delivery_id: UUID) -> Response:
 @takes_no_body
 @needs(Scope.WEBHOOKS_MANAGE)
 def resend_delivery(delivery_id: UUID) -> Response:
-    """Send one delivery again: the same id and bytes, a new timestamp and signature."""
+    """Send one delivery again.
+
+    The same id and bytes, with a new timestamp and signature.
+    """
     again = deliveries.resend_one(_owner(), delivery_id, actor=_actor())
     return json_response(delivery_document(again))
 
