@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from payments_app.api import register_api
 from payments_app.commands import register_commands
 from payments_app.kernel.database import db, init_database, snapshot
+from payments_app.kernel.egress import Egress, EgressRules
 from payments_app.kernel.logs import configure_logs
 from payments_app.kernel.postgres import DatabaseRoleUnsafe
 from payments_app.kernel.secrets import Cipher
@@ -51,6 +52,7 @@ class Parts:
     transport: Transport
     vault: Vault
     rails: Rails
+    egress: Egress
 
 
 def create_app(settings: Settings | None = None, *, stopping: Callable[[], bool] = bool) -> Flask:
@@ -96,7 +98,10 @@ def _parts(settings: Settings, stopping: Callable[[], bool]) -> Parts:
     registry = Registry.load(TokenCache(redis, cipher))
     _check_platform_accounts(settings, registry)
     accounts = ProviderAccounts(settings.platform_accounts, cipher)
-    transport = Transport(user_agent=f"Maramoja/{_version()}")
+    user_agent = f"Maramoja/{_version()}"
+    transport = Transport(user_agent=user_agent)
+    rules = EgressRules(allow_private=settings.webhook_allow_private_addresses)
+    egress = Egress(rules, user_agent=user_agent)
     vault = Vault(cipher, StoredDataKeys())
     rails = Rails(
         registry=registry,
@@ -107,7 +112,7 @@ def _parts(settings: Settings, stopping: Callable[[], bool]) -> Parts:
         public_base_url=settings.public_base_url,
         stopping=stopping,
     )
-    return Parts(settings, cipher, redis, registry, accounts, transport, vault, rails)
+    return Parts(settings, cipher, redis, registry, accounts, transport, vault, rails, egress)
 
 
 def _check_platform_accounts(settings: Settings, registry: Registry) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from redis.connection import parse_url
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from payments_app.kernel.networks import Network
 from payments_app.providers.contract import Mode, ProviderAccount
 
 T = TypeVar("T")
@@ -25,6 +27,8 @@ MTN_DEFAULTS: Final = {
 RATE_LIMIT: Final = "100 per minute"
 # From one address without a valid key.
 UNAUTHENTICATED_RATE_LIMIT: Final = "300 per minute"
+# From one address. A provider has few, and sends one or two for each payment.
+CALLBACK_RATE_LIMIT: Final = "6000 per minute"
 ANSWERS_KEPT_HOURS: Final = 24
 # A year.
 HOURS_MAX: Final = 8760
@@ -53,6 +57,8 @@ class Settings:
     public_base_url: str | None = None
     rate_limit_default: str = RATE_LIMIT
     rate_limit_unauthenticated: str = UNAUTHENTICATED_RATE_LIMIT
+    rate_limit_callbacks: str = CALLBACK_RATE_LIMIT
+    callback_networks: tuple[Network, ...] = ()
     trusted_proxies: int = 0
     idempotency_ttl_hours: int = ANSWERS_KEPT_HOURS
     payer_retention_days: int | None = None
@@ -82,6 +88,8 @@ class Settings:
             rate_limit_unauthenticated=read.optional(
                 "RATE_LIMIT_UNAUTHENTICATED", _rate, UNAUTHENTICATED_RATE_LIMIT
             ),
+            rate_limit_callbacks=read.optional("RATE_LIMIT_CALLBACKS", _rate, CALLBACK_RATE_LIMIT),
+            callback_networks=read.optional("CALLBACK_NETWORKS", _networks, ()),
             trusted_proxies=read.optional("TRUSTED_PROXIES", _proxies, 0),
             idempotency_ttl_hours=read.optional(
                 "IDEMPOTENCY_TTL_HOURS", _hours, ANSWERS_KEPT_HOURS
@@ -212,6 +220,14 @@ def _rate(value: str) -> str:
     if any(limit.amount < 1 for limit in parse_many(value)):
         raise ValueError
     return value
+
+
+def _networks(value: str) -> tuple[Network, ...]:
+    """comma-separated networks such as 203.0.113.0/24, or single addresses"""
+    found = tuple(ip_network(one.strip()) for one in value.split(",") if one.strip())
+    if not found:
+        raise ValueError
+    return found
 
 
 def _hours(value: str) -> int:

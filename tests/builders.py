@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 
 from payments_app import Parts
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
+from payments_app.kernel.egress import EgressRules
 from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
@@ -42,6 +43,7 @@ from payments_app.tenants.caller import Caller
 from payments_app.tenants.keys import IssuedKey, NewKey, issue_key
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import create_tenant
+from payments_app.webhooks.endpoints import NewEndpoint, Owner, Wanted, add_endpoint
 
 SCRIPTED = "scripted"
 PAYER = "256772123456"
@@ -219,6 +221,17 @@ def an_asker(
         request_id="test",
         idempotency_key=key,
         answer_kept_for=kept_for or timedelta(hours=24),
+    )
+
+
+def an_endpoint(owner: Owner, url: str = "http://127.0.0.1:9/", *event_types: str) -> NewEndpoint:
+    """A webhook endpoint, at whatever address."""
+    return add_endpoint(
+        owner,
+        Wanted(url=url, event_types=event_types or None),
+        cipher=current_app.extensions["maramoja"].cipher,
+        rules=EgressRules(allow_private=True),
+        actor="cli:test",
     )
 
 

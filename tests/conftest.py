@@ -88,6 +88,7 @@ def settings(database_url: str, migration_database_url: str, redis_url: str) -> 
             "SECRET_KEYS": Fernet.generate_key().decode(),
             "RATE_LIMIT_DEFAULT": "100000 per minute",
             "RATE_LIMIT_UNAUTHENTICATED": "100000 per minute",
+            "RATE_LIMIT_CALLBACKS": "100000 per minute",
             "MTN_BASE_URL": "http://127.0.0.1:1",
             "MTN_TARGET_ENVIRONMENT": "sandbox",
             "MTN_COLLECTION_SUBSCRIPTION_KEY": "subscription",

@@ -6,7 +6,7 @@ import time
 from typing import Final
 
 import structlog
-from flask import Flask, Response, g, request
+from flask import Flask, Response, current_app, g, request
 from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
@@ -21,8 +21,9 @@ from payments_app.api.idempotent import RequestLock
 from payments_app.api.json import StrictJson
 from payments_app.api.limits import register_limits
 from payments_app.api.openapi import ProblemApi
-from payments_app.api.problems import UnsupportedMediaType, register_problems
-from payments_app.api.v1 import payments
+from payments_app.api.problem_types import UnsupportedMediaType
+from payments_app.api.problems import register_problems
+from payments_app.api.v1 import payments, webhooks
 from payments_app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -52,7 +53,8 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
     app.after_request(_log_request)
     register_problems(app)
     api = ProblemApi(app)
-    for documented in (payments.blp, docs.problems, health.blp):
+    resources = (payments.blp, webhooks.blp, webhooks.told, webhooks.events)
+    for documented in (*resources, docs.problems, health.blp):
         api.register_blueprint(documented)
     for undocumented in (callbacks.blp, docs.blp):
         app.register_blueprint(undocumented)
@@ -60,7 +62,9 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
 
 def _require_json() -> None:
     """JSON is UTF-8 (RFC 8259): a body that says otherwise would be misread."""
-    if request.method != "POST" or "caller" not in g:
+    if request.method not in ("POST", "PATCH") or "caller" not in g or request.url_rule is None:
+        return
+    if getattr(current_app.view_functions[request.url_rule.endpoint], "takes_no_body", False):
         return
     charset = request.mimetype_params.get("charset", "utf-8").lower()
     if request.mimetype != JSON or charset not in ("utf-8", "utf8"):

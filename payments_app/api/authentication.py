@@ -12,7 +12,7 @@ import structlog
 from flask import Flask, Response, current_app, g, request
 
 from payments_app.api.limits import count_stranger
-from payments_app.api.problems import ScopeMissing, TenantMismatch, Unauthenticated
+from payments_app.api.problem_types import ScopeMissing, TenantMismatch, Unauthenticated
 from payments_app.audit.origin import Origin, begin_at
 from payments_app.tenants.caller import Caller, UseNotes, note_use, verify_key
 from payments_app.tenants.scopes import Scope

@@ -16,7 +16,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 
 from payments_app.api.json import JsonInvalid, read_json
 from payments_app.api.openapi import COUNTED
-from payments_app.api.problems import BodyMalformed
+from payments_app.api.problem_types import BodyMalformed
 from payments_app.kernel.errors import FieldsInvalid
 
 View = TypeVar("View", bound=Callable[..., Response])
@@ -27,6 +27,12 @@ _WITH_A_KEY: Final = (
     HTTPStatus.TOO_MANY_REQUESTS,
     *_ANYWHERE,
 )
+
+
+def takes_no_body(view: View) -> View:
+    """A POST that needs none, and so no Content-Type either."""
+    view.__dict__["takes_no_body"] = True
+    return view
 
 
 def whole_body(req: Request) -> bytes:

@@ -7,10 +7,15 @@ import sys
 from typing import Final
 from uuid import UUID
 
+import structlog
 from flask import Blueprint, Response, current_app, request
 from gunicorn.http.errors import ParseException
 
+from payments_app.api.limits import count_callback
+from payments_app.kernel.networks import is_within
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
+
+log = structlog.get_logger(__name__)
 
 # What is kept of one; a provider's own are a few hundred bytes.
 BODY_BYTES_MAX: Final = 16_384
@@ -22,6 +27,11 @@ blp = Blueprint("callbacks", __name__)
 @blp.route("/callbacks/<provider>/<reference>", methods=["POST", "PUT"])
 def receive(provider: str, reference: str) -> Response:
     """Take a callback. Whatever it is, the answer is the same: it tells a stranger nothing."""
+    count_callback(current_app, request.remote_addr)
+    networks = current_app.extensions["maramoja"].settings.callback_networks
+    if networks and not is_within(request.remote_addr, networks):
+        log.warning("callback.foreign", source=request.remote_addr)
+        return Response(status=200)
     # A long one is a hint too: its beginning is read, and that is all.
     request.max_content_length = sys.maxsize
     try:

@@ -10,7 +10,7 @@ from swagger_ui_bundle import swagger_ui_path
 
 from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.json import json_response
-from payments_app.api.problems import ProblemUnknown, all_problems
+from payments_app.api.problem_types import ProblemUnknown, all_problems
 
 blp = Blueprint("docs", __name__)
 problems = ApiBlueprint(

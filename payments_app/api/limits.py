@@ -25,10 +25,12 @@ log = structlog.get_logger(__name__)
 
 _SCHEME: Final = "maramoja-window"
 _STRANGERS: Final = "maramoja_strangers"
+_CALLBACKS: Final = "maramoja_callbacks"
 # What each limit counts, as the RateLimit headers name it.
 KEY: Final = "key"
 TENANT: Final = "tenant"
 STRANGER: Final = "stranger"
+CALLBACK: Final = "callback"
 # Where a tenant has no limit of its own, so many of its keys may be busy at once.
 KEYS_AT_ONCE: Final = 10
 # INCRBY and the time left, in one round trip. A window without an end, however it came about,
@@ -113,7 +115,10 @@ def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
     )
     limiter.request_filter(_is_not_counted)
     limiter.init_app(app)
-    app.extensions[_STRANGERS] = Strangers(limiter, settings.rate_limit_unauthenticated)
+    app.extensions[_STRANGERS] = ByAddress(
+        limiter, settings.rate_limit_unauthenticated, what=STRANGER
+    )
+    app.extensions[_CALLBACKS] = ByAddress(limiter, settings.rate_limit_callbacks, what=CALLBACK)
 
     @app.after_request
     def tell_limit(response: Response) -> Response:
@@ -122,15 +127,16 @@ def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
         return response
 
 
-class Strangers:
-    """Counts attempts without a valid key, by the address that they come from.
+class ByAddress:
+    """Counts one kind of request by the address that it comes from.
 
-    Only such attempts count and only they are refused: behind one address there may be others
-    with keys that are right.
+    Only this kind counts and only it is refused: behind one address there may be others with
+    keys that are right.
     """
 
-    def __init__(self, limiter: Limiter, limit: str) -> None:
+    def __init__(self, limiter: Limiter, limit: str, *, what: str) -> None:
         """`limit` in Flask-Limiter's notation."""
+        self._what = what
         self._limiter = limiter
         self._here = FixedWindowRateLimiter(MemoryStorage())
         self._limits = parse_many(limit)
@@ -148,16 +154,22 @@ class Strangers:
         """Of each limit that is used up, the seconds until it begins anew."""
         now = utc_now().timestamp()
         return [
-            _reset_s(counter.get_window_stats(limit, STRANGER, address).reset_time, now)
+            _reset_s(counter.get_window_stats(limit, self._what, address).reset_time, now)
             for limit in self._limits
-            if not counter.hit(limit, STRANGER, address)
+            if not counter.hit(limit, self._what, address)
         ]
 
 
 def count_stranger(app: Flask, address: str | None) -> None:
     """One more attempt from there without a valid key. Raises TooManyRequests."""
-    strangers: Strangers = app.extensions[_STRANGERS]
+    strangers: ByAddress = app.extensions[_STRANGERS]
     strangers.count(address or "unknown")
+
+
+def count_callback(app: Flask, address: str | None) -> None:
+    """One more callback from there, whatever it is about. Raises TooManyRequests."""
+    callbacks: ByAddress = app.extensions[_CALLBACKS]
+    callbacks.count(address or "unknown")
 
 
 def _tell(limits: list[RequestLimit], response: Response) -> None:

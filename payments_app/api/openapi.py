@@ -9,7 +9,8 @@ from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
 
 from payments_app.api.problem_schema import ProblemSchema
-from payments_app.api.problems import MEDIA_TYPE, all_problems, http_problem, problem_document
+from payments_app.api.problem_types import all_problems
+from payments_app.api.problems import MEDIA_TYPE, http_problem, problem_document
 from payments_app.api.v1.fields import describe
 
 DESCRIPTION: Final = """\

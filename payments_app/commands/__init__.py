@@ -1,4 +1,4 @@
-"""The operator's command line: `flask tenants|keys|providers|payments|payers|audit|secrets …`."""
+"""The operator's command line: `flask tenants|keys|providers|payments|payers|webhooks|audit|secrets …`."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from payments_app.commands.payments import payments
 from payments_app.commands.providers import providers
 from payments_app.commands.secrets import secrets
 from payments_app.commands.tenants import tenants
+from payments_app.commands.webhooks import webhooks
 
 
 def register_commands(app: Flask) -> None:
     """Put every group under `flask`."""
-    for group in (tenants, keys, providers, payments, payers, audit, secrets):
+    for group in (tenants, keys, providers, payments, payers, webhooks, audit, secrets):
         app.cli.add_command(group)

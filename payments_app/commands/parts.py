@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from flask import current_app
 
+from payments_app.kernel.egress import Egress
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.vault import Vault
 from payments_app.payments.rails import Rails
@@ -24,4 +25,10 @@ def cipher() -> Cipher:
 def vault() -> Vault:
     """What opens payers' numbers."""
     found: Vault = current_app.extensions["maramoja"].vault
+    return found
+
+
+def egress() -> Egress:
+    """What sends to addresses that tenants gave."""
+    found: Egress = current_app.extensions["maramoja"].egress
     return found

@@ -8,6 +8,7 @@ from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import cipher
 from payments_app.commands.report import Report
 from payments_app.tenants.rotation import SHELVES, rotate_secrets
+from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 
 secrets = GatewayGroup("secrets", help="Keys for SECRET_KEYS.")
 
@@ -30,7 +31,7 @@ def rotate() -> Report:
     First start all processes with the new key before the old one; then rotate; then leave the
     old key out. May be repeated at any time.
     """
-    done = rotate_secrets(cipher(), SHELVES, actor=actor())
+    done = rotate_secrets(cipher(), (*SHELVES, *WEBHOOK_SHELVES), actor=actor())
     document = {
         "rewrapped": done.rewrapped,
         "current": done.current,

@@ -1,16 +1,17 @@
 """A request leaves only when it still may: asked after connecting, before the first byte.
 
-The connection classes that `transport` pools. They know exactly whether a byte has left, and
-they read an answer only for as long as the whole exchange may take.
+The connections of `transport` and `egress` know whether a byte has left, and are bounded whole.
 """
 
 from __future__ import annotations
 
+import http.client
 import io
 import socket
+import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
-from http.client import HTTPResponse, IncompleteRead
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import Any, Final
 
 import urllib3
@@ -19,6 +20,9 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.wire import LeaseLost
 
+# A larger body would go over TLS record by record, each with the whole timeout to itself.
+SENT_AT_ONCE: Final = 16 * 1024
+
 
 @dataclass(slots=True)
 class Departure:
@@ -26,11 +30,13 @@ class Departure:
 
     Instants are of `boot_seconds`; `leave_before` None means that no lease ends it.
     `idle_max_s`: a connection that was not used for this long is not used again.
+    `bytes_left`: how much of the answer may still be read, its head and its framing included.
     """
 
     leave_before: float | None
     deadline: float
-    idle_max_s: float
+    idle_max_s: float = 0.0
+    bytes_left: int = sys.maxsize
     begun: bool = False
     answered: bool = False
 
@@ -65,7 +71,10 @@ class _BoundedReader(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int | None:
         self._sock.settimeout(self._departure.remaining_s())
-        count = self._raw.readinto(buffer)
+        if self._departure.bytes_left <= 0:
+            raise HTTPException("the answer is longer than may be read")
+        count = self._raw.readinto(memoryview(buffer)[: self._departure.bytes_left])
+        self._departure.bytes_left -= count or 0
         self.ended = count == 0
         return count
 
@@ -92,7 +101,7 @@ class _BoundedResponse(HTTPResponse):
             raise IncompleteRead(b"")
 
 
-class _Connection(HTTPConnection):
+class Bounded(http.client.HTTPConnection):
     """Asks for leave between "connected" and "first byte out", so `begun` is exact.
 
     Only a suspension of the process between those two lines can still let a call begin late;
@@ -103,16 +112,21 @@ class _Connection(HTTPConnection):
     _used_at = float("-inf")
 
     def send(self, data: Any) -> None:
+        """Raises LeaseLost or TimeoutError."""
         departure = current.get()
         if self.sock is None:
             self.connect()
-        self.sock.settimeout(departure.remaining_s())
+        departure.remaining_s()
         if not departure.begun:
             departure.check_lease()
             departure.begun = True
         self._used_at = boot_seconds()
-        super().send(data)
+        for start in range(0, len(data), SENT_AT_ONCE):
+            self.sock.settimeout(departure.remaining_s())
+            super().send(data[start : start + SENT_AT_ONCE])
 
+
+class _Connection(Bounded, HTTPConnection):
     @property
     def is_connected(self) -> bool:
         """The pool asks this before it uses a connection again."""

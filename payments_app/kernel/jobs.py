@@ -29,6 +29,7 @@ class Job(StrEnum):
     EXPIRE_ANSWERS = "idempotency.expire_answers"
     ERASE_PAYERS = "payers.erase"
     SEAL_EVENTS = "payment_events.seal"
+    FORGET_DELIVERIES = "webhook_deliveries.forget"
 
 
 def enqueue(session: Session, job: Job) -> None:

@@ -64,7 +64,7 @@ def note_callback(received: ReceivedCallback, vault: Vault) -> bool:
             .values(next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()))
         )
         enqueue(session, Job.ADVANCE_PAYMENTS)
-        log.info("callback.received", payment_id=str(payment.id))
+        log.info("callback.received", payment_id=str(payment.id), late=payment.is_final)
         return True
 
 

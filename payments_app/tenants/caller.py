@@ -7,7 +7,6 @@ import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 from uuid import UUID
 
@@ -17,6 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import database_now, snapshot, transaction
+from payments_app.kernel.networks import is_within
 from payments_app.providers.contract import Mode
 from payments_app.tenants.errors import ApiKeyExpired, NetworkNotAllowed, TenantSuspended
 from payments_app.tenants.key_format import prefix_of
@@ -80,7 +80,7 @@ def verify_key(presented: str, *, source: str | None = None) -> Caller | None:
         raise ApiKeyExpired("The time of this API key is over.")
     if row.status != "active":
         raise TenantSuspended("This tenant is suspended.")
-    if row.networks and not _is_within(source, row.networks):
+    if row.networks and not is_within(source, row.networks):
         raise NetworkNotAllowed("This API key may not be used from this address.")
     return Caller(
         tenant_id=row.tenant_id,
@@ -123,12 +123,3 @@ def note_use(caller: Caller) -> None:
             session.execute(noted.values(last_used_at=database_now()))
     except SQLAlchemyError as error:
         log.warning("key.use_not_noted", error=type(error).__name__)
-
-
-def _is_within(source: str | None, networks: list[IPv4Network | IPv6Network]) -> bool:
-    try:
-        address = ip_address(source or "")
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return any((mapped or address) in network for network in networks)

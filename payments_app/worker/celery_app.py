@@ -18,6 +18,7 @@ TICK_S: Final = 1.0
 EXPIRE_ANSWERS_S: Final = 300.0
 ERASE_PAYERS_S: Final = 3600.0
 SEAL_EVENTS_S: Final = 60.0
+FORGET_DELIVERIES_S: Final = 3600.0
 BROKER_TIMEOUT_S: Final = 2.0
 REDIS_PORT: Final = 6379
 
@@ -101,6 +102,7 @@ def _configuration(broker_url: str) -> dict[str, Any]:
             "advance": _every(TICK_S, Job.ADVANCE_PAYMENTS, expires_s=5),
             "expire-answers": _every(EXPIRE_ANSWERS_S, Job.EXPIRE_ANSWERS, expires_s=60),
             "erase-payers": _every(ERASE_PAYERS_S, Job.ERASE_PAYERS, expires_s=600),
+            "forget-deliveries": _every(FORGET_DELIVERIES_S, Job.FORGET_DELIVERIES, expires_s=600),
             "seal-events": _every(SEAL_EVENTS_S, Job.SEAL_EVENTS, expires_s=30),
         },
     }

@@ -15,12 +15,15 @@ from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from flask import Flask
 
 from payments_app.payments import lifecycle, seals
+from payments_app.worker.courier import Courier
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
 # Enough to work off a backlog without a broker; with one they mostly find nothing.
 LOOKERS: Final = 4
+# News of payments are published, and due deliveries sent; nothing rings for them.
+TELL_EVERY_S: Final = 0.2
 # What was removed before it was sealed leaves no trace of its own.
 SEAL_EVERY_S: Final = 60.0
 # A provider call is bounded at 30 s; one that is under way at the end is waited for this long.
@@ -28,7 +31,7 @@ JOIN_S: Final = 35.0
 
 
 class Clockwork:
-    """Threads that look for due payments, and one that seals events, until the worker is told to stop."""
+    """Threads that look for due payments and deliveries, and one that seals events, until told to stop."""
 
     def __init__(
         self, app: Flask, stop: threading.Event, *, seal_every_s: float = SEAL_EVERY_S
@@ -41,6 +44,15 @@ class Clockwork:
             )
             for name in (f"look-{number}" for number in range(LOOKERS))
         ]
+        self._courier = Courier(app, stop)
+        self._threads.append(
+            threading.Thread(
+                target=self._repeat,
+                args=(self._courier.look, TELL_EVERY_S),
+                name="tell",
+                daemon=True,
+            )
+        )
         self._threads.append(
             threading.Thread(
                 target=self._repeat,
@@ -70,6 +82,7 @@ class Clockwork:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(JOIN_S)
+        self._courier.join()
 
     def _look(self) -> None:
         lifecycle.advance_due_payments(self._app.extensions["maramoja"].rails)

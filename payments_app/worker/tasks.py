@@ -7,6 +7,7 @@ from flask import current_app
 
 from payments_app.kernel.jobs import Job
 from payments_app.payments import erasure, lifecycle, retention, seals
+from payments_app.webhooks import deliveries
 
 
 @shared_task(name=Job.ADVANCE_PAYMENTS.value, ignore_result=True)
@@ -31,3 +32,9 @@ def erase_payers() -> None:
 def seal_events() -> None:
     """Take down in the audit trail which events there are."""
     seals.seal_events()
+
+
+@shared_task(name=Job.FORGET_DELIVERIES.value, ignore_result=True)
+def forget_deliveries() -> None:
+    """Drop webhook deliveries that ended longer ago than they are kept."""
+    deliveries.forget_deliveries()

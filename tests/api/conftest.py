@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -57,7 +58,7 @@ def make_app(settings: Settings) -> Iterator[MakeApp]:
     """`make_app(redis_url=…)`: an app with other settings, put away at the end."""
     made: list[Flask] = []
 
-    def make(**changes: str) -> Flask:
+    def make(**changes: Any) -> Flask:
         made.append(create_app(replace(settings, **changes)))
         return made[-1]
 

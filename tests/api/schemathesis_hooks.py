@@ -17,7 +17,12 @@ from schemathesis import Case, GenerationMode, HookContext
 from payments_app.api.v1.fields import METADATA_DEPTH_MAX, METADATA_NUMBER_MAX
 
 TENANT = os.environ["FUZZ_TENANT"]
-PAYMENT = os.environ["FUZZ_PAYMENT"]
+# What is there, by its name in paths.
+THERE = {
+    name: os.environ[f"FUZZ_{name.upper()}"]
+    for name in ("payment_id", "endpoint_id", "delivery_id")
+}
+PUBLIC_URL = "https://93.184.215.14/"
 CURSOR = os.environ["FUZZ_CURSOR"]
 PAYER = "256772123456"
 # A currency with decimals that the sandbox takes: any amount of the schema fits it.
@@ -38,17 +43,27 @@ def before_call(_context: HookContext, case: Case, _options: dict[str, Any]) -> 
         # A key of its own: one that another case had used would rightly be refused.
         quote = '"' if case.headers["Idempotency-Key"].startswith('"') else ""
         case.headers["Idempotency-Key"] = f"{quote}{uuid4()}{quote}"
-    if case.path_parameters and "payment_id" in case.path_parameters and next(_counter) % EVERY:
-        case.path_parameters["payment_id"] = PAYMENT
+    for name in (case.path_parameters or {}).keys() & THERE.keys():
+        if next(_counter) % EVERY:
+            case.path_parameters[name] = THERE[name]
     _make_query_possible(case)
-    if isinstance(case.body, dict):
+    _make_body_possible(case)
+
+
+def _make_body_possible(case: Case) -> None:
+    if not isinstance(case.body, dict):
+        return
+    if case.path == "/api/v1/payments":
         _make_order_possible(case.body)
+    elif "url" in case.body:
+        case.body["url"] = PUBLIC_URL
 
 
 def _make_query_possible(case: Case) -> None:
     query = case.query or {}
     if "cursor" in query:
-        query["cursor"] = "1" if case.path.endswith("/events") else CURSOR
+        known = {"events": "1", "deliveries": THERE["delivery_id"]}
+        query["cursor"] = known.get(case.path.rpartition("/")[2], CURSOR)
     if "payer" in query:
         query["payer"] = PAYER
     if "amount" in query:

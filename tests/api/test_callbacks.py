@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +14,7 @@ from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.callbacks import opened_callback
 from payments_app.payments.model import Callback
 from payments_app.payments.payers import payer_of
-from tests.api.http_caller import HttpCaller
+from tests.api.http_caller import HttpCaller, MakeApp, new_caller
 from tests.builders import payment_row, vault
 
 
@@ -96,3 +97,35 @@ def test_the_payments_id_is_not_its_reference(caller: HttpCaller) -> None:
     send(caller, f"/callbacks/mtn_momo/{payment['id']}")
 
     assert stored(caller.app, payment) == []
+
+
+def test_an_address_that_sends_too_many_is_told_so_whatever_they_are_about(
+    make_app: MakeApp,
+) -> None:
+    caller = new_caller(make_app(rate_limit_callbacks="3 per minute"))
+    payment = caller.pay()
+    paths = [f"/callbacks/mtn_momo/{one}" for one in (payment["provider_reference"], uuid4())]
+    answers = [
+        caller.send("POST", path, headers={"X-API-Key": None}, data=b"{}")
+        for path in (*paths, *paths, *paths)
+    ]
+
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429, 429]
+    assert int(answers[-1].headers["Retry-After"]) > 0
+    assert caller.show(payment)["status"] == "PENDING", "a key's requests are not refused for it"
+
+
+def test_one_from_elsewhere_is_answered_alike_and_not_kept(make_app: MakeApp) -> None:
+    app = make_app(callback_networks=(ip_network("203.0.113.0/24"),))
+    caller = new_caller(app)
+    payment = caller.pay()
+    path = f"/callbacks/mtn_momo/{payment['provider_reference']}"
+
+    send(caller, path)
+    assert stored(app, payment) == []
+
+    for place in ("203.0.113.7", "::ffff:203.0.113.8"):
+        environ = {"REMOTE_ADDR": place}
+        answer = app.test_client().post(path, data=place.encode(), environ_base=environ)
+        assert answer.status_code == 200
+    assert len(stored(app, payment)) == 2

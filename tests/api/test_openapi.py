@@ -12,7 +12,7 @@ import jsonschema_rs
 import pytest
 from flask import Flask
 
-from payments_app.api.problems import all_problems
+from payments_app.api.problem_types import all_problems
 from tests.api.http_caller import PAYMENTS, Engine, HttpCaller, an_order
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from werkzeug.test import TestResponse
 
-from payments_app.api.problems import all_problems
+from payments_app.api.problem_types import all_problems
 from tests.api.http_caller import NOBODYS, PAYMENTS, HttpCaller, an_order
 
 Send = Callable[[HttpCaller], TestResponse]

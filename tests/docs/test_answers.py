@@ -15,7 +15,7 @@ import pytest
 import requests
 from psycopg import sql
 
-from payments_app.api.problems import HTTP_PROBLEMS, PROBLEMS
+from payments_app.api.problem_types import HTTP_PROBLEMS, PROBLEMS
 from tests.docs.cli_server import ask
 from tests.docs.conftest import Site
 from tests.docs.pages import read
@@ -36,6 +36,8 @@ NOT_ASKED_FOR: Final = {
 # Of the API's codes, those that can't come as an answer to POST /payments.
 OF_OTHER_CALLS: Final = {
     *("cursor_invalid", "payment_not_found", "problem_unknown", "bad_request", "not_acceptable"),
+    *("webhook_url_refused", "webhook_endpoint_not_found", "webhook_delivery_not_found"),
+    *("webhook_endpoints_too_many", "webhook_endpoint_disabled"),
 }
 # Each process finds out by one failed request that its connections are gone.
 SETTLED_AFTER: Final = 12

@@ -124,6 +124,8 @@ def _things(page: str, site: Site, folder: Path) -> dict[str, str]:
         payment = requests.post(site.payments, json=order, headers=headers, timeout=10).json()
         things["A_PENDING_PAYMENT"] = payment["id"]
         things["A_KEY"] = str(site.new_key("other")["prefix"])
+        added = site.flask("webhooks", "add", "other", "https://93.184.215.14/", "--json")
+        things["AN_ENDPOINT"] = json.loads(added)["id"]
         things["MTN_SUBSCRIPTION_KEY"] = "subscription"
         (folder / "api-user-and-key.txt").write_text("user\nkey\n", encoding="ascii")
     return things

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 import payments_app
-from payments_app.api.problems import PROBLEMS, all_problems
+from payments_app.api.problem_types import PROBLEMS, all_problems
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.jobs import Job
 from payments_app.providers.contract import FailureCode
@@ -63,7 +63,9 @@ def gateway_errors() -> set[type[GatewayError]]:
 def test_every_error_that_http_can_meet_has_a_status() -> None:
     without = {kind.__name__ for kind in gateway_errors() - set(PROBLEMS)}
 
-    assert without == OF_COMMANDS, "give it a row in api/problems.py, or name it in OF_COMMANDS"
+    assert without == OF_COMMANDS, (
+        "give it a row in api/problem_types.py, or name it in OF_COMMANDS"
+    )
 
 
 def test_each_error_has_a_code_of_its_own() -> None:

@@ -16,6 +16,9 @@ MAY = {
     "payments/verification.py": "the operator verifies and exports the record",
     "tenants/keys.py": "the operator revokes by a key's id",
     "tenants/rotation.py": "closes every secret under the newest key",
+    "webhooks/deliveries.py": "drops what is past its time",
+    "webhooks/feed.py": "publishes each tenant's events in their order",
+    "webhooks/outbound.py": "looks for what is due, then narrows to that delivery's tenant",
     "tenants/registry.py": "the operator finds and lists tenants",
 }
 

@@ -99,6 +99,42 @@ ROWS: Final[dict[str, Row]] = {
         "body": b"{}",
         "expires_at": NOW,
     },
+    "webhook_endpoints": {
+        "id": UUID(int=7),
+        "tenant_id": TENANT,
+        "mode": "live",
+        "url": "https://shop.example/hook",
+        "event_types": ["*"],
+        "secret": "encrypted",
+    },
+    "webhook_events": {
+        "tenant_id": TENANT,
+        "id": UUID(int=8),
+        "mode": "live",
+        "type": "payment.accepted",
+        "payment_id": UUID(int=5),
+        "sequence": 1,
+        "position": 1,
+        "data": b"{}",
+    },
+    "webhook_deliveries": {
+        "id": UUID(int=9),
+        "tenant_id": TENANT,
+        "mode": "live",
+        "endpoint_id": UUID(int=7),
+        "event_number": 1,
+        "event_type": "payment.accepted",
+        "payment_id": UUID(int=5),
+        "sequence": 1,
+        "body": b"{}",
+    },
+    "webhook_attempts": {
+        "tenant_id": TENANT,
+        "delivery_id": UUID(int=9),
+        "generation": 1,
+        "trigger": "schedule",
+        "url": "https://shop.example/hook",
+    },
     "audit_entries": {
         "tenant_id": TENANT,
         "actor": "cli:ada",
@@ -170,6 +206,22 @@ ATTACKS: Final[list[tuple[Row, str]]] = [
     ),
     ({"slug": "Not A Slug"}, "ck_tenants_slug_form"),
     ({"status": "deleted"}, "ck_tenants_status_known"),
+    ({"mode": "both"}, "ck_webhook_endpoints_mode_known"),
+    ({"status": "asleep"}, "ck_webhook_endpoints_status_known"),
+    ({"secret": None}, "ck_webhook_endpoints_secret_goes_with_it"),
+    (
+        {"deleted_at": NOW, "status": "disabled", "disabled_at": NOW},
+        "ck_webhook_endpoints_secret_goes_with_it",
+    ),
+    ({"deleted_at": NOW, "secret": None}, "ck_webhook_endpoints_removed_is_disabled"),
+    ({"status": "disabled"}, "ck_webhook_endpoints_disabled_has_time"),
+    ({"disabled_at": NOW}, "ck_webhook_endpoints_disabled_has_time"),
+    ({"data": None}, "ck_webhook_events_published_is_whole"),
+    ({"status": "lost"}, "ck_webhook_deliveries_status_known"),
+    ({"status": "delivered"}, "ck_webhook_deliveries_has_time"),
+    ({"delivered_at": NOW}, "ck_webhook_deliveries_has_time"),
+    ({"outcome": "delivered"}, "ck_webhook_attempts_closed_has_outcome"),
+    ({"finished_at": NOW}, "ck_webhook_attempts_closed_has_outcome"),
 ]
 
 # (what the second row has of its own, the rule that must see that the rest is taken)
@@ -187,6 +239,11 @@ COPIES: Final[list[tuple[Row, str]]] = [
     ({"id": OTHER_TENANT}, "uq_tenants_slug"),
     ({"id": UUID(int=50), "tenant_id": OTHER_TENANT}, "uq_api_keys_prefix"),
     ({"id": UUID(int=50)}, "uq_provider_accounts_tenant_id_provider_mode"),
+    ({"sequence": 2, "position": 2}, "uq_webhook_events_id"),
+    ({"id": UUID(int=50), "position": 2}, "uq_webhook_events_payment_id_sequence"),
+    ({"id": UUID(int=50), "sequence": 2}, "uq_webhook_events_tenant_id_mode_position"),
+    ({"id": UUID(int=50)}, "uq_webhook_deliveries_event_number_endpoint_id"),
+    ({"url": "https://other.example"}, "uq_webhook_attempts_delivery_id_generation"),
 ]
 
 # What makes a second row another one: the same, in another tenant or in the other mode.

@@ -7,6 +7,7 @@ tenant's can be found out by trying.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from tests.api.http_caller import HttpCaller, an_order
 from tests.wall.rules import IMPLIED, ROUTES, Rule
 from tests.wall.scene import INTRUDERS, Scene, likeness
 
+_PARAMETER = re.compile(r"<uuid:(\w+)>")
 NOBODYS_PAYER = "256772111222"
 
 
@@ -47,13 +49,14 @@ Attack = Callable[[Scene, HttpCaller, str, str], Pair]
 
 
 def by_id(spell: Callable[[str], str], query: str = "", **headers: str) -> Attack:
-    """The payment's id in the path, spelt so, against a random one."""
+    """The victim's id in the path, spelt so, against a random one."""
 
     def attack(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
-        ids = scene.payment["id"], str(uuid4())
+        ids = scene.ids[_parameter(route)], str(uuid4())
         given = {k: v.format(scene.victim.tenant) for k, v in headers.items()}
+        body = {"json": {}} if method in ("POST", "PATCH") else {}
         answers = [
-            intruder.send(method, f"{_path(route, spell(one))}{query}", headers=given)
+            intruder.send(method, f"{_path(route, spell(one))}{query}", headers=given, **body)
             for one in ids
         ]
         return Pair(*answers, (ids[0], scene.victim.tenant.slug), (ids[1],))
@@ -80,11 +83,12 @@ def as_tenant(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pa
 
 def with_half_a_key(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
     """The public half of the victim's key with a secret that is wrong, against an unknown one."""
-    path = _path(route, scene.payment["id"])
+    path = _path(route, scene.ids[_parameter(route)])
     known, unknown = scene.victim.key.key, intruder.key.key
     forged = [_forged(known), _forged(unknown[:10] + "zzzzzzzzzz" + unknown[20:])]
     answers = [intruder.send(method, path, headers={"X-API-Key": key}) for key in forged]
-    return Pair(*answers, (scene.payment["id"],), (scene.payment["id"],))
+    said = tuple(scene.ids.values())
+    return Pair(*answers, said, said)
 
 
 def filtered(**query: str) -> Attack:
@@ -201,6 +205,12 @@ ATTACKS: dict[Rule, dict[str, Attack]] = {
         "a tenant's name": as_tenant,
         "half a key": with_half_a_key,
     },
+    Rule.WHOLE_LIST: {
+        "payer": filtered(payer="?"),
+        "cursor": with_cursor,
+        "a tenant's name": as_tenant,
+        "half a key": with_half_a_key,
+    },
     Rule.CREATE: {
         "the key with another order": created(key=True),
         "the key with the same order": created(key=True, body="the same"),
@@ -271,8 +281,14 @@ def _rule(method: str, route: str) -> Rule:
     return get or next(rule for (_, one), rule in ROUTES.items() if one == route)
 
 
-def _path(route: str, payment_id: str) -> str:
-    return route.replace("<uuid:payment_id>", payment_id)
+def _path(route: str, one: str) -> str:
+    return _PARAMETER.sub(one, route)
+
+
+def _parameter(route: str) -> str:
+    """What stands in the path; a payment where nothing does."""
+    found = _PARAMETER.search(route)
+    return found[1] if found else "payment_id"
 
 
 def _forged(key: str) -> str:

@@ -15,6 +15,9 @@ from payments_app.payments.callbacks import ReceivedCallback, note_callback
 from payments_app.providers.contract import Mode
 from payments_app.tenants.accounts import NewAccount, set_account
 from payments_app.tenants.model import Tenant
+from payments_app.webhooks.deliveries import send_test
+from payments_app.webhooks.endpoints import Owner
+from payments_app.webhooks.outbound import claim_due
 from tests.builders import (
     SCRIPTED,
     ScriptedProvider,
@@ -23,6 +26,7 @@ from tests.builders import (
     advance,
     an_accepted_payment,
     an_asker,
+    an_endpoint,
     payment_row,
     rails_of,
     vault,
@@ -54,6 +58,9 @@ def fill(app: Flask) -> Tenant:
         note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), vault())
         # And one as it begins: a copy of another would be refused for what it is.
         an_accepted_payment(rails, asker=an_asker(caller=caller))
+        owner = Owner(tenant.id, caller.mode)
+        send_test(owner, an_endpoint(owner).endpoint.id)
+        claim_due()
     return tenant
 
 

@@ -14,8 +14,9 @@ class Rule(StrEnum):
     """What stands between a request and a tenant's rows."""
 
     PUBLIC = "the same for everyone"
-    BY_ID = "tenant: by the payment's id in the path"
+    BY_ID = "tenant: by its id in the path"
     LIST = "tenant: a list"
+    WHOLE_LIST = "tenant: a list without filters"
     CREATE = "tenant: makes something of its own"
     CALLBACK = "a stranger's word about a reference"
 
@@ -34,6 +35,18 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/api/v1/payments"): Rule.LIST,
     ("GET", "/api/v1/payments/<uuid:payment_id>"): Rule.BY_ID,
     ("GET", "/api/v1/payments/<uuid:payment_id>/events"): Rule.BY_ID,
+    ("GET", "/api/v1/events"): Rule.WHOLE_LIST,
+    ("GET", "/api/v1/webhook-endpoints"): Rule.WHOLE_LIST,
+    ("POST", "/api/v1/webhook-endpoints"): Rule.CREATE,
+    ("GET", "/api/v1/webhook-endpoints/<uuid:endpoint_id>"): Rule.BY_ID,
+    ("PATCH", "/api/v1/webhook-endpoints/<uuid:endpoint_id>"): Rule.BY_ID,
+    ("DELETE", "/api/v1/webhook-endpoints/<uuid:endpoint_id>"): Rule.BY_ID,
+    ("POST", "/api/v1/webhook-endpoints/<uuid:endpoint_id>/rotate-secret"): Rule.BY_ID,
+    ("POST", "/api/v1/webhook-endpoints/<uuid:endpoint_id>/test"): Rule.BY_ID,
+    ("POST", "/api/v1/webhook-endpoints/<uuid:endpoint_id>/resend"): Rule.BY_ID,
+    ("GET", "/api/v1/webhook-endpoints/<uuid:endpoint_id>/deliveries"): Rule.BY_ID,
+    ("GET", "/api/v1/webhook-deliveries/<uuid:delivery_id>"): Rule.BY_ID,
+    ("POST", "/api/v1/webhook-deliveries/<uuid:delivery_id>/resend"): Rule.BY_ID,
     ("POST", "/callbacks/<provider>/<reference>"): Rule.CALLBACK,
     ("PUT", "/callbacks/<provider>/<reference>"): Rule.CALLBACK,
 }
@@ -76,6 +89,16 @@ COMMANDS: Final[dict[str, Of]] = {
     "tenants set": Of.TENANT,
     "tenants show": Of.TENANT,
     "tenants suspend": Of.TENANT,
+    "webhooks add": Of.TENANT,
+    "webhooks deliveries": Of.TENANT_AND_ID,
+    "webhooks list": Of.TENANT,
+    "webhooks listen": Of.TENANT,
+    "webhooks remove": Of.TENANT_AND_ID,
+    "webhooks resend": Of.TENANT_AND_ID,
+    "webhooks rotate": Of.TENANT_AND_ID,
+    "webhooks set": Of.TENANT_AND_ID,
+    "webhooks tail": Of.TENANT,
+    "webhooks test": Of.TENANT_AND_ID,
 }
 # Groups and commands of Flask and its extensions: they touch no row of a tenant.
 NOT_OURS: Final = frozenset({"db", "openapi", "routes", "run", "shell"})

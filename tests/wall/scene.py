@@ -12,7 +12,10 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from payments_app.providers.contract import Mode
+from payments_app.webhooks.deliveries import send_test
+from payments_app.webhooks.endpoints import Owner
 from tests.api.http_caller import PAYMENTS, HttpCaller, an_order, new_caller
+from tests.builders import an_endpoint
 
 VICTIMS_PAYER = "256772999888"
 _ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -31,12 +34,14 @@ class Scene:
     idempotency_key: str
     cursor: str
     intruders: dict[str, HttpCaller]
+    # What of the victim's stands in paths, by the parameter's name.
+    ids: dict[str, str]
 
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no intruder may be told, unless it said it first."""
         found = (self.payment["id"], self.payment["provider_reference"], self.payment["payer"])
-        return (*found, self.payment["external_id"], self.victim.tenant.slug)
+        return (*found, self.payment["external_id"], self.victim.tenant.slug, *self.ids.values())
 
 
 INTRUDERS = ("another tenant", "another tenant's live key", "the same tenant's live key")
@@ -55,7 +60,17 @@ def set_up(app: Flask) -> Scene:
     cursor = victim.get(f"{PAYMENTS}?limit=1").get_json()["next_cursor"]
     live = other.another_key(Mode.LIVE)
     intruders = dict(zip(INTRUDERS, (other, live, victim.another_key(Mode.LIVE)), strict=True))
-    return Scene(victim, answer.get_json(), order, key, cursor, intruders)
+    ids = {"payment_id": answer.get_json()["id"], **_told(app, victim)}
+    return Scene(victim, answer.get_json(), order, key, cursor, intruders, ids)
+
+
+def _told(app: Flask, victim: HttpCaller) -> dict[str, str]:
+    """An endpoint of the victim's with a delivery. Nothing is ever sent to it."""
+    with app.app_context():
+        owner = Owner(victim.tenant.id, Mode.TEST)
+        endpoint_id = an_endpoint(owner).endpoint.id
+        delivery = send_test(owner, endpoint_id)
+        return {"endpoint_id": str(endpoint_id), "delivery_id": str(delivery.id)}
 
 
 def likeness(answer: TestResponse, hidden: Sequence[str] = ()) -> tuple[object, ...]:

@@ -14,11 +14,15 @@ from tests.wall.scene import INTRUDERS, Scene
 
 # What names a tenant, and what names one thing.
 TENANT_PARAMETERS = {"slug", "tenant"}
-ID_PARAMETERS = {"payment_id", "key_id", "account_id", "id"}
+ID_PARAMETERS = {"payment_id", "key_id", "account_id", "endpoint_id", "id"}
 # Arguments behind the tenant; a command that is missing here takes none.
 ARGUMENTS = {
     "providers check": ["mtn_momo"],
     "providers set": ["mtn_momo", "--mode", "test", "--target-environment", "sandbox"],
+    "webhooks add": ["https://93.184.215.14/hook"],
+    "webhooks listen": ["--from-start", "--once", "--mode", "test"],
+    "webhooks tail": ["--from-start", "--once", "--mode", "test"],
+    "webhooks resend": ["--failed"],
 }
 
 
@@ -61,12 +65,13 @@ def test_a_tenants_command_tells_nothing_of_another(app: Flask, scene: Scene, na
 
 
 def test_another_tenants_id_looks_like_nobodys(app: Flask, scene: Scene) -> None:
-    """None takes both at present; one that does is attacked from the day it is there."""
+    """By the command of another tenant, in the mode that the victim's thing has."""
     other = scene.intruders[INTRUDERS[0]].tenant.slug
     for name in (name for name, rule in COMMANDS.items() if rule is Of.TENANT_AND_ID):
         told = []
-        for one in (scene.payment["id"], NOBODYS):
-            result = app.test_cli_runner().invoke(args=[*name.split(), other, one])
+        for one in (scene.ids["endpoint_id"], NOBODYS):
+            words = [*name.split(), other, one, "--mode", "test", *ARGUMENTS.get(name, ())]
+            result = app.test_cli_runner().invoke(args=words)
             told.append((result.exit_code, result.output.replace(one, "ID")))
         assert told[0] == told[1], name
         assert told[0][0] != 0, name

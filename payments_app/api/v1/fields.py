@@ -93,6 +93,15 @@ class Text(ma.fields.String):
             raise ma.ValidationError("must be one line, without control characters")
 
 
+class Flag(ma.fields.Field[bool]):
+    """true or false, and nothing that could be taken for one."""
+
+    def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> bool:
+        if not isinstance(value, bool):
+            raise ma.ValidationError("must be true or false")
+        return value
+
+
 class Instant(ma.fields.Field[datetime]):
     """A moment with its offset from UTC (RFC 3339)."""
 
@@ -186,6 +195,7 @@ _ATTRIBUTES: Final[dict[type[ma.fields.Field[Any]], dict[str, Any]]] = {
     AmountText: {"type": "string", "pattern": AMOUNT_PATTERN},
     MsisdnField: {"type": "string", "pattern": MSISDN_PATTERN},
     Text: {"type": "string", "pattern": TEXT_PATTERN},
+    Flag: {"type": "boolean"},
     Instant: {"type": "string", "format": "date-time"},
     Limit: {"type": "integer", "minimum": 1, "maximum": PAGE_MAX},
     Cursor: {"type": "string", "maxLength": CURSOR_LENGTH_MAX, "pattern": CURSOR_PATTERN},

@@ -1,0 +1,156 @@
+"""What requests about webhooks may say."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+
+import marshmallow as ma
+
+from payments_app.api.v1.fields import Cursor, Flag, Instant, Limit, Text
+from payments_app.webhooks import endpoints, patterns
+from payments_app.webhooks.deliveries import Span
+from payments_app.webhooks.endpoints import Wanted
+from payments_app.webhooks.model import (
+    DeliveryStatus,
+    EndpointStatus,
+)
+
+URL_MAX: Final = 2048
+# It names no host here: the sentence of the refusal does.
+_URL_PATTERN: Final = r"^https?:[!-~]{3,2040}$"
+_INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
+_ID: Final = {"format": "uuid", "example": "01a209ad-4164-7047-9850-453984927403"}
+_TYPE: Final = {"pattern": patterns.PATTERN, "example": "payment.*"}
+
+
+class _Strict(ma.Schema):
+    class Meta:
+        """A field that we don't know is an error, not ignored."""
+
+        unknown = ma.RAISE
+
+
+def _types(**options: Any) -> ma.fields.List[str]:
+    return ma.fields.List(
+        ma.fields.String(
+            validate=ma.validate.Regexp(
+                patterns.PATTERN.removesuffix("$") + r"\Z",
+                error="must be a type such as payment.successful, payment.* or *",
+            ),
+            metadata=_TYPE,
+        ),
+        validate=ma.validate.Length(min=1, max=patterns.PATTERNS_MAX),
+        metadata={
+            "description": "Which events it is told of; a star stands for the rest of a name."
+        },
+        **options,
+    )
+
+
+class NewEndpointSchema(_Strict):
+    """A webhook endpoint to be."""
+
+    url = ma.fields.String(
+        required=True,
+        validate=ma.validate.Regexp(
+            _URL_PATTERN.removesuffix("$") + r"\Z", error="must be an address such as https://…"
+        ),
+        metadata={
+            "description": "Where events are sent: https, at a public address.",
+            "pattern": _URL_PATTERN,
+        },
+    )
+    description = Text(
+        load_default=None,
+        longest=endpoints.DESCRIPTION_MAX,
+        metadata={"description": "Your own note.", "example": "The shop's ledger"},
+    )
+    event_types = _types(load_default=None)
+
+    @ma.post_load
+    def make(self, data: dict[str, Any], **_options: Any) -> Wanted:
+        """As a value of ours."""
+        return Wanted(**data)
+
+
+class EndpointChangeSchema(_Strict):
+    """What is to be different; what isn't named stays."""
+
+    url = ma.fields.String(
+        validate=ma.validate.Regexp(
+            _URL_PATTERN.removesuffix("$") + r"\Z", error="must be an address such as https://…"
+        ),
+        metadata={"description": "Where events are sent.", "pattern": _URL_PATTERN},
+    )
+    description = Text(
+        longest=endpoints.DESCRIPTION_MAX, metadata={"description": "Your own note."}
+    )
+    event_types = _types()
+    status = ma.fields.String(
+        validate=ma.validate.OneOf(list(EndpointStatus)),
+        metadata={"description": "`enabled` again after mending, or `disabled` for a while."},
+    )
+
+    @ma.post_load
+    def make(self, data: dict[str, Any], **_options: Any) -> Wanted:
+        """As a value of ours."""
+        status = data.pop("status", None)
+        return Wanted(**data, status=EndpointStatus(status) if status else None)
+
+
+class RotationSchema(_Strict):
+    """How long the old secret signs beside the new one."""
+
+    overlap_hours = ma.fields.Integer(
+        load_default=24,
+        strict=True,
+        validate=ma.validate.Range(min=0, max=72),
+        metadata={"description": "Hours; 0 ends the old secret at once."},
+    )
+
+    @ma.post_load
+    def make(self, data: dict[str, Any], **_options: Any) -> timedelta:
+        """As a value of ours."""
+        return timedelta(hours=data["overlap_hours"])
+
+
+class SpanSchema(_Strict):
+    """Which events to send again."""
+
+    since = Instant(
+        load_default=None, metadata={"description": "From then on, itself included.", **_INSTANT}
+    )
+    until = Instant(
+        load_default=None, metadata={"description": "Up to then, itself not.", **_INSTANT}
+    )
+    failed_only = Flag(
+        load_default=False,
+        metadata={"description": "Only those that were given up, not all of the span."},
+    )
+
+    @ma.post_load
+    def make(self, data: dict[str, Any], **_options: Any) -> Span:
+        """As a value of ours."""
+        return Span(**data)
+
+
+class DeliveryQuerySchema(_Strict):
+    """A page of deliveries."""
+
+    status = ma.fields.String(
+        load_default=None,
+        validate=ma.validate.OneOf(list(DeliveryStatus)),
+        metadata={"description": "Only those that are so."},
+    )
+    limit = Limit(metadata={"description": "How many a page has."})
+    cursor = Cursor(metadata={"description": "`next_cursor` of the page before."})
+
+
+class FeedQuerySchema(_Strict):
+    """A page of the feed."""
+
+    limit = Limit(metadata={"description": "How many events to look at."})
+    cursor = Cursor(
+        metadata={"description": "The position behind which to read on: `last_position`."}
+    )

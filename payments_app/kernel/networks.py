@@ -1,0 +1,18 @@
+"""Whether an address is in one of some networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network, ip_address
+
+Network = IPv4Network | IPv6Network
+
+
+def is_within(address: str | None, networks: Iterable[Network]) -> bool:
+    """An IPv4 address that comes as ::ffff:a.b.c.d is the same; what is no address is nowhere."""
+    try:
+        parsed = ip_address(address or "")
+    except ValueError:
+        return False
+    mapped = getattr(parsed, "ipv4_mapped", None)
+    return any((mapped or parsed) in network for network in networks)

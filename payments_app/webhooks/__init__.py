@@ -1,0 +1,1 @@
+"""What we tell tenants: endpoints, events, deliveries. Signed, numbered, and there to be read."""

@@ -1,0 +1,241 @@
+"""Deliveries to look at, and to send again: one, a span of time, or all that failed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import delete, func, select, text, update
+
+from payments_app.audit.record import record
+from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.webhooks import feed
+from payments_app.webhooks.endpoints import Owner, find_endpoint, own_endpoint
+from payments_app.webhooks.errors import DeliveryNotFound, EndpointDisabled
+from payments_app.webhooks.model import (
+    DeliveryStatus,
+    EndpointStatus,
+    Trigger,
+    WebhookAttempt,
+    WebhookDelivery,
+    WebhookEvent,
+)
+from payments_app.webhooks.patterns import matches
+
+log = structlog.get_logger(__name__)
+
+# What has been delivered or given up is kept to be looked at for so long; events stay.
+KEPT: Final = timedelta(days=30)
+BATCH: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryPage:
+    """Some deliveries, newest first, and the id behind which the next page begins."""
+
+    deliveries: list[WebhookDelivery]
+    next_cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A delivery with all attempts, in their order."""
+
+    delivery: WebhookDelivery
+    attempts: list[WebhookAttempt]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What to send again: events from one moment, included, to another, not; all, or the failed.
+
+    With `failed_only` no delivery that was never tried comes into being.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    failed_only: bool = False
+
+
+def list_deliveries(
+    owner: Owner,
+    endpoint_id: UUID,
+    *,
+    limit: int,
+    before: UUID | None = None,
+    status: DeliveryStatus | None = None,
+) -> DeliveryPage:
+    """A page of an endpoint's. Raises EndpointNotFound."""
+    find_endpoint(owner, endpoint_id)
+    query = _own(owner).where(WebhookDelivery.endpoint_id == endpoint_id)
+    if before is not None:
+        query = query.where(WebhookDelivery.id < before)
+    if status is not None:
+        query = query.where(WebhookDelivery.status == status)
+    with transaction(owner.tenant_id) as session:
+        found = list(session.scalars(query.order_by(WebhookDelivery.id.desc()).limit(limit + 1)))
+    page = found[:limit]
+    return DeliveryPage(page, str(page[-1].id) if len(found) > limit else None)
+
+
+def find_delivery(owner: Owner, delivery_id: UUID) -> Told:
+    """Raises DeliveryNotFound."""
+    attempts = select(WebhookAttempt).where(WebhookAttempt.delivery_id == delivery_id)
+    with transaction(owner.tenant_id) as session:
+        found = session.scalars(_own(owner).where(WebhookDelivery.id == delivery_id)).first()
+        if found is None:
+            raise DeliveryNotFound("There is no such webhook delivery.")
+        return Told(found, list(session.scalars(attempts.order_by(WebhookAttempt.generation))))
+
+
+def send_test(owner: Owner, endpoint_id: UUID) -> WebhookDelivery:
+    """An event that means nothing, now. Raises EndpointNotFound, EndpointDisabled."""
+    with transaction(owner.tenant_id) as session:
+        endpoint = own_endpoint(session, owner, endpoint_id)
+        if endpoint.status == EndpointStatus.DISABLED:
+            raise EndpointDisabled("This endpoint is disabled: enable it first.")
+        delivery = feed.trial_delivery(session, endpoint)
+        session.flush()
+        session.refresh(delivery)
+        return delivery
+
+
+def resend_one(owner: Owner, delivery_id: UUID, *, actor: str) -> WebhookDelivery:
+    """The same id and bytes once more, now. Raises DeliveryNotFound, EndpointDisabled."""
+    told = find_delivery(owner, delivery_id)
+    _send_again(owner, told.delivery.endpoint_id, [told.delivery.id], actor=actor)
+    return find_delivery(owner, delivery_id).delivery
+
+
+def resend_span(owner: Owner, endpoint_id: UUID, span: Span, *, actor: str) -> int:
+    """Send again what the span holds, and what of it the endpoint was never sent; how many.
+
+    Raises EndpointNotFound, EndpointDisabled.
+    """
+    made = 0 if span.failed_only else _make_missing(owner, endpoint_id, span)
+    query = _within(
+        select(WebhookDelivery.id)
+        .join(WebhookEvent, WebhookEvent.number == WebhookDelivery.event_number)
+        .where(
+            WebhookDelivery.tenant_id == owner.tenant_id,
+            WebhookDelivery.endpoint_id == endpoint_id,
+            WebhookDelivery.status
+            == (DeliveryStatus.FAILED if span.failed_only else WebhookDelivery.status),
+            # What was made just now, or waits for its turn, needs no second reason.
+            WebhookDelivery.status != DeliveryStatus.PENDING,
+        ),
+        span,
+    )
+    with transaction(owner.tenant_id) as session:
+        ids = list(session.scalars(query.order_by(WebhookDelivery.id)))
+    _send_again(owner, endpoint_id, ids, actor=actor)
+    return made + len(ids)
+
+
+def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
+    """How many events since then the endpoint asked for and was never sent."""
+    with transaction(owner.tenant_id) as session:
+        endpoint = own_endpoint(session, owner, endpoint_id)
+        types = session.scalars(
+            _unsent(owner, endpoint_id, Span(since)).with_only_columns(WebhookEvent.type)
+        )
+        return sum(matches(endpoint.event_types, one) for one in types)
+
+
+def forget_deliveries() -> int:
+    """Drop what ended longer ago than it is kept, with its attempts; how many."""
+    old = (
+        select(WebhookDelivery.id)
+        .where(
+            WebhookDelivery.created_at < func.clock_timestamp() - KEPT,
+            WebhookDelivery.status != DeliveryStatus.PENDING,
+        )
+        .limit(BATCH)
+    )
+    dropped = 0
+    while True:
+        with transaction(EVERY_TENANT) as session:
+            gone = delete(WebhookDelivery).where(WebhookDelivery.id.in_(old))
+            batch = len(session.scalars(gone.returning(WebhookDelivery.id)).all())
+        if not batch:
+            return dropped
+        dropped += batch
+
+
+def _make_missing(owner: Owner, endpoint_id: UUID, span: Span) -> int:
+    """A delivery for each event that the endpoint asked for and has none of."""
+    made = 0
+    after = 0
+    while True:
+        with transaction(owner.tenant_id) as session:
+            endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
+            if endpoint.status == EndpointStatus.DISABLED:
+                raise EndpointDisabled("This endpoint is disabled: enable it first.")
+            query = _unsent(owner, endpoint_id, span).where(WebhookEvent.number > after)
+            events = session.scalars(query.order_by(WebhookEvent.number).limit(BATCH)).all()
+            wanted = [one for one in events if matches(endpoint.event_types, one.type)]
+            session.add_all(feed.delivery_of(event, endpoint) for event in wanted)
+            made += len(wanted)
+        if not events:
+            return made
+        after = events[-1].number
+
+
+def _unsent(owner: Owner, endpoint_id: UUID, span: Span) -> Any:
+    has_one = select(WebhookDelivery.id).where(
+        WebhookDelivery.event_number == WebhookEvent.number,
+        WebhookDelivery.endpoint_id == endpoint_id,
+    )
+    return _within(
+        select(WebhookEvent).where(
+            WebhookEvent.tenant_id == owner.tenant_id,
+            WebhookEvent.mode == owner.mode,
+            WebhookEvent.position.is_not(None),
+            ~has_one.exists(),
+        ),
+        span,
+    )
+
+
+def _within(query: Any, span: Span) -> Any:
+    if span.since is not None:
+        query = query.where(WebhookEvent.created_at >= span.since)
+    if span.until is not None:
+        query = query.where(WebhookEvent.created_at < span.until)
+    return query
+
+
+def _send_again(owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str) -> None:
+    with transaction(owner.tenant_id) as session:
+        endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
+        if endpoint.status == EndpointStatus.DISABLED:
+            raise EndpointDisabled("This endpoint is disabled: enable it first.")
+        session.execute(
+            update(WebhookDelivery)
+            .where(WebhookDelivery.id.in_(ids), WebhookDelivery.lease_until.is_(None))
+            .values(
+                status=DeliveryStatus.PENDING,
+                trigger=Trigger.MANUAL,
+                attempts=0,
+                delivered_at=None,
+                next_attempt_at=text("clock_timestamp()"),
+            )
+        )
+        record(
+            session,
+            tenant_id=owner.tenant_id,
+            actor=actor,
+            action="webhook_endpoint.resent",
+            subject_type="webhook_endpoint",
+            subject_id=endpoint_id,
+            detail={"deliveries": len(ids)},
+        )
+
+
+def _own(owner: Owner) -> Any:
+    return select(WebhookDelivery).where(
+        WebhookDelivery.tenant_id == owner.tenant_id, WebhookDelivery.mode == owner.mode
+    )

@@ -1,0 +1,238 @@
+"""Where a tenant wants to be told: made, changed, disabled, removed. Each change is audited."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from payments_app.audit.record import record
+from payments_app.kernel.database import transaction
+from payments_app.kernel.egress import EgressRules, check_url
+from payments_app.kernel.errors import FieldsInvalid
+from payments_app.kernel.secrets import Cipher
+from payments_app.webhooks.errors import EndpointNotFound, EndpointsTooMany
+from payments_app.webhooks.model import EndpointStatus, WebhookEndpoint
+from payments_app.webhooks.patterns import EVERYTHING, PATTERNS_MAX, is_pattern
+from payments_app.webhooks.signature import new_secret
+
+# In each mode.
+ENDPOINTS_MAX: Final = 16
+OVERLAP_DEFAULT: Final = timedelta(hours=24)
+OVERLAP_MAX: Final = timedelta(hours=72)
+DESCRIPTION_MAX: Final = 200
+BY_TENANT: Final = "by_tenant"
+
+
+class Owner(NamedTuple):
+    """Whose endpoints, and of which mode."""
+
+    tenant_id: UUID
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What an endpoint is to be; None leaves a thing as it is, or takes its default."""
+
+    url: str | None = None
+    description: str | None = None
+    event_types: Sequence[str] | None = None
+    status: EndpointStatus | None = None
+
+    def check(self) -> None:
+        """Raises FieldsInvalid."""
+        types = self.event_types
+        if types is not None and (
+            not 1 <= len(types) <= PATTERNS_MAX or not all(is_pattern(one) for one in types)
+        ):
+            wanted = f"1 to {PATTERNS_MAX} types such as payment.successful, payment.* or *"
+            raise FieldsInvalid({"event_types": [f"must be {wanted}"]})
+
+
+@dataclass(frozen=True, slots=True)
+class NewEndpoint:
+    """An endpoint with its secret, which is shown now and never again."""
+
+    endpoint: WebhookEndpoint
+    secret: str
+
+
+def add_endpoint(
+    owner: Owner, wanted: Wanted, *, cipher: Cipher, rules: EgressRules, actor: str
+) -> NewEndpoint:
+    """Raises FieldsInvalid, AddressRefused, EndpointsTooMany."""
+    if wanted.url is None:
+        raise FieldsInvalid({"url": ["is missing"]})
+    wanted.check()
+    check_url(wanted.url, rules)
+    secret = new_secret()
+    endpoint = WebhookEndpoint(
+        id=uuid7(),
+        tenant_id=owner.tenant_id,
+        mode=owner.mode,
+        url=wanted.url,
+        description=wanted.description or "",
+        event_types=list(wanted.event_types or EVERYTHING),
+        secret=cipher.encrypt(secret),
+    )
+    with transaction(owner.tenant_id) as session:
+        # Of several at once, each counts the ones before it.
+        session.execute(select(func.pg_advisory_xact_lock(_lock_of(owner.tenant_id))))
+        there = session.scalars(_own(owner)).all()
+        if len(there) >= ENDPOINTS_MAX:
+            raise EndpointsTooMany(f"A tenant has at most {ENDPOINTS_MAX} endpoints in each mode.")
+        session.add(endpoint)
+        session.flush()
+        session.refresh(endpoint)
+        _note(session, endpoint, "added", actor=actor, detail=_shown(endpoint))
+    return NewEndpoint(endpoint, secret)
+
+
+def list_endpoints(owner: Owner) -> list[WebhookEndpoint]:
+    """All of them, oldest first."""
+    query = _own(owner).order_by(WebhookEndpoint.created_at, WebhookEndpoint.id)
+    with transaction(owner.tenant_id) as session:
+        return list(session.scalars(query))
+
+
+def find_endpoint(owner: Owner, endpoint_id: UUID) -> WebhookEndpoint:
+    """Raises EndpointNotFound, for another tenant's or mode's too."""
+    with transaction(owner.tenant_id) as session:
+        return own_endpoint(session, owner, endpoint_id)
+
+
+def own_endpoint(
+    session: Session, owner: Owner, endpoint_id: UUID, *, lock: bool = False
+) -> WebhookEndpoint:
+    """In the caller's transaction. Raises EndpointNotFound."""
+    query = _own(owner).where(WebhookEndpoint.id == endpoint_id)
+    found = session.scalars(query.with_for_update() if lock else query).first()
+    if found is None:
+        raise EndpointNotFound("There is no such webhook endpoint.")
+    return found
+
+
+def change_endpoint(
+    owner: Owner, endpoint_id: UUID, wanted: Wanted, *, rules: EgressRules, actor: str
+) -> WebhookEndpoint:
+    """Raises EndpointNotFound, FieldsInvalid, AddressRefused.
+
+    Enabled again, it goes on with what is pending; what it missed meanwhile is resent on request.
+    """
+    wanted.check()
+    find_endpoint(owner, endpoint_id)
+    if wanted.url is not None:
+        check_url(wanted.url, rules)
+    with transaction(owner.tenant_id) as session:
+        endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
+        before = _shown(endpoint)
+        now = session.execute(select(func.clock_timestamp())).scalar_one()
+        _apply(endpoint, wanted, now)
+        after = _shown(endpoint)
+        changed = {name: value for name, value in after.items() if before[name] != value}
+        if changed:
+            endpoint.updated_at = now
+            _note(session, endpoint, "changed", actor=actor, detail=changed)
+        # What the database has set is read while it may be.
+        session.flush()
+        session.refresh(endpoint)
+        return endpoint
+
+
+def remove_endpoint(owner: Owner, endpoint_id: UUID, *, actor: str) -> None:
+    """Nothing is sent to it any more, and its secrets are gone. Raises EndpointNotFound."""
+    with transaction(owner.tenant_id) as session:
+        endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
+        now = session.execute(select(func.clock_timestamp())).scalar_one()
+        endpoint.deleted_at = now
+        endpoint.disable("removed", now)
+        endpoint.secret = endpoint.previous_secret = endpoint.previous_secret_until = None
+        _note(session, endpoint, "removed", actor=actor, detail={})
+
+
+def rotate_secret(
+    owner: Owner, endpoint_id: UUID, *, overlap: timedelta, cipher: Cipher, actor: str
+) -> NewEndpoint:
+    """A new secret; the old one signs beside it for the overlap. Raises EndpointNotFound."""
+    if not timedelta() <= overlap <= OVERLAP_MAX:
+        raise FieldsInvalid({"overlap_hours": ["must be from 0 to 72"]})
+    secret = new_secret()
+    with transaction(owner.tenant_id) as session:
+        endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
+        now = session.execute(select(func.clock_timestamp())).scalar_one()
+        endpoint.previous_secret = endpoint.secret if overlap else None
+        endpoint.previous_secret_until = now + overlap if overlap else None
+        endpoint.secret = cipher.encrypt(secret)
+        endpoint.updated_at = now
+        hours = {"overlap_hours": overlap / timedelta(hours=1)}
+        _note(session, endpoint, "secret_rotated", actor=actor, detail=hours)
+    return NewEndpoint(endpoint, secret)
+
+
+def note_by_system(session: Session, endpoint: WebhookEndpoint, what: str, reason: str) -> None:
+    """An entry for what nobody asked for."""
+    _note(session, endpoint, what, actor="system:webhooks", detail={"reason": reason})
+
+
+def _apply(endpoint: WebhookEndpoint, wanted: Wanted, now: datetime) -> None:
+    if wanted.url is not None:
+        endpoint.url = wanted.url
+    if wanted.description is not None:
+        endpoint.description = wanted.description
+    if wanted.event_types is not None:
+        endpoint.event_types = list(wanted.event_types)
+    if wanted.status is None or wanted.status == endpoint.status:
+        return
+    if wanted.status is EndpointStatus.DISABLED:
+        endpoint.disable(BY_TENANT, now)
+        return
+    endpoint.enable()
+
+
+def _own(owner: Owner) -> Select[WebhookEndpoint]:
+    return select(WebhookEndpoint).where(
+        WebhookEndpoint.tenant_id == owner.tenant_id,
+        WebhookEndpoint.mode == owner.mode,
+        WebhookEndpoint.deleted_at.is_(None),
+    )
+
+
+def _shown(endpoint: WebhookEndpoint) -> dict[str, Any]:
+    """What of it may be read in the audit trail: no secret, and no query that could hold one."""
+    return {
+        "url": endpoint.url.partition("?")[0],
+        "event_types": list(endpoint.event_types),
+        "description": endpoint.description,
+        "status": str(endpoint.status or EndpointStatus.ENABLED),
+    }
+
+
+def _note(
+    session: Session,
+    endpoint: WebhookEndpoint,
+    what: str,
+    *,
+    actor: str,
+    detail: Mapping[str, object],
+) -> None:
+    record(
+        session,
+        tenant_id=endpoint.tenant_id,
+        actor=actor,
+        action=f"webhook_endpoint.{what}",
+        subject_type="webhook_endpoint",
+        subject_id=endpoint.id,
+        detail=detail,
+    )
+
+
+def _lock_of(tenant_id: UUID) -> int:
+    """A number for PostgreSQL's advisory locks."""
+    return int.from_bytes(tenant_id.bytes[-7:], "big")

@@ -1,0 +1,29 @@
+"""What can be wrong with an endpoint, or with what is asked of one."""
+
+from __future__ import annotations
+
+from payments_app.kernel.errors import GatewayError
+
+
+class EndpointNotFound(GatewayError):
+    """No endpoint of this tenant and mode has this id."""
+
+    code = "webhook_endpoint_not_found"
+
+
+class DeliveryNotFound(GatewayError):
+    """No delivery of this tenant and mode has this id."""
+
+    code = "webhook_delivery_not_found"
+
+
+class EndpointsTooMany(GatewayError):
+    """The tenant has as many endpoints in this mode as it may have."""
+
+    code = "webhook_endpoints_too_many"
+
+
+class EndpointDisabled(GatewayError):
+    """Nothing is sent to a disabled endpoint."""
+
+    code = "webhook_endpoint_disabled"

@@ -1,0 +1,173 @@
+"""The events in their one order: published by one hand at a time, read by cursor without a gap.
+
+A line of a payment's story commits with its row here, which has no position yet. The publisher
+gives positions, densely, under a lock that it holds until its commit: so whoever has seen
+position n has seen all before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.webhooks.endpoints import Owner
+from payments_app.webhooks.model import (
+    EndpointStatus,
+    WebhookDelivery,
+    WebhookEndpoint,
+    WebhookEvent,
+)
+from payments_app.webhooks.patterns import TEST_EVENT, matches
+
+# Published in one transaction; readers and deliveries wait for no longer.
+BATCH: Final = 200
+# Nobody publishes beside another; the number is "feed".
+ONE_PUBLISHER: Final = 0x66656564
+API_VERSION: Final = "v1"
+
+# What each of these events says, by its number: the feature whose events they are knows.
+Describe = Callable[[Session, Sequence[WebhookEvent]], dict[int, dict[str, Any]]]
+
+
+def publish_events(describe: Describe) -> int:
+    """Give the new events their positions, words and deliveries; how many there were.
+
+    None while another process does it.
+    """
+    published = 0
+    while batch := _publish_batch(describe):
+        published += batch
+    return published
+
+
+def _publish_batch(describe: Describe) -> int:
+    with transaction(EVERY_TENANT) as session:
+        if not session.scalar(select(func.pg_try_advisory_xact_lock(ONE_PUBLISHER))):
+            return 0
+        fresh = select(WebhookEvent).where(WebhookEvent.data.is_(None))
+        events = session.scalars(fresh.order_by(WebhookEvent.number).limit(BATCH)).all()
+        if not events:
+            return 0
+        words = describe(session, events)
+        owners = {Owner(event.tenant_id, event.mode) for event in events}
+        last = {owner: _last_position(session, owner) for owner in owners}
+        endpoints = {owner: _enabled(session, owner) for owner in owners}
+        for event in events:
+            owner = Owner(event.tenant_id, event.mode)
+            last[owner] += 1
+            event.position = last[owner]
+            event.data = orjson.dumps(words[event.number])
+            session.add_all(
+                delivery_of(event, endpoint)
+                for endpoint in endpoints[owner]
+                if matches(endpoint.event_types, event.type)
+            )
+        return len(events)
+
+
+def delivery_of(event: WebhookEvent, endpoint: WebhookEndpoint) -> WebhookDelivery:
+    """The bytes that this endpoint gets at every attempt. They name whose they are."""
+    body = {
+        "type": event.type,
+        "timestamp": event.created_at.isoformat(),
+        "id": event_id(event),
+        "api_version": API_VERSION,
+        "tenant_id": str(event.tenant_id),
+        "mode": event.mode,
+        "endpoint_id": str(endpoint.id),
+        "position": event.position,
+        "data": orjson.Fragment(event.data or b"{}"),
+    }
+    return WebhookDelivery(
+        id=uuid7(),
+        tenant_id=event.tenant_id,
+        mode=event.mode,
+        endpoint_id=endpoint.id,
+        event_number=event.number,
+        event_type=event.type,
+        payment_id=event.payment_id,
+        sequence=event.sequence,
+        body=orjson.dumps(body),
+    )
+
+
+def trial_delivery(session: Session, endpoint: WebhookEndpoint) -> WebhookDelivery:
+    """An event that means nothing, for this endpoint only: it has no place in the feed.
+
+    In the caller's transaction.
+    """
+    event = WebhookEvent(
+        tenant_id=endpoint.tenant_id, mode=endpoint.mode, type=TEST_EVENT, data=b"{}"
+    )
+    session.add(event)
+    session.flush()
+    session.refresh(event)
+    delivery = delivery_of(event, endpoint)
+    session.add(delivery)
+    return delivery
+
+
+def event_id(event: WebhookEvent) -> str:
+    """What a tenant knows the event by, at whichever endpoint."""
+    return f"evt_{event.id.hex}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventPage:
+    """Events behind a position, in their order."""
+
+    events: list[WebhookEvent]
+    last_position: int
+
+
+def read_events(owner: Owner, *, after: int, limit: int) -> EventPage:
+    """Those behind position `after`, in their order; none is ever added before one that is seen."""
+    query = (
+        select(WebhookEvent)
+        .where(
+            WebhookEvent.tenant_id == owner.tenant_id,
+            WebhookEvent.mode == owner.mode,
+            WebhookEvent.position > after,
+        )
+        .order_by(WebhookEvent.position)
+        .limit(limit)
+    )
+    with transaction(owner.tenant_id) as session:
+        found = list(session.scalars(query))
+    last = found[-1].position if found else None
+    return EventPage(found, last or after)
+
+
+def last_position(owner: Owner) -> int:
+    """Where the feed ends at this moment; 0 for an empty one."""
+    with transaction(owner.tenant_id) as session:
+        return _last_position(session, owner)
+
+
+def _last_position(session: Session, owner: Owner) -> int:
+    query = select(func.max(WebhookEvent.position)).where(
+        WebhookEvent.tenant_id == owner.tenant_id, WebhookEvent.mode == owner.mode
+    )
+    return session.scalar(query) or 0
+
+
+def _enabled(session: Session, owner: Owner) -> Sequence[WebhookEndpoint]:
+    query = select(WebhookEndpoint).where(
+        WebhookEndpoint.tenant_id == owner.tenant_id,
+        WebhookEndpoint.mode == owner.mode,
+        WebhookEndpoint.status == EndpointStatus.ENABLED,
+    )
+    return session.scalars(query).all()
+
+
+def words_of(event: WebhookEvent) -> dict[str, Any]:
+    """What a published event says."""
+    words: dict[str, Any] = orjson.loads(event.data or b"{}")
+    return words

@@ -1,0 +1,240 @@
+"""Endpoints, events, deliveries and attempts."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    ForeignKey,
+    Identity,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.orm import Mapped, mapped_column
+
+from payments_app.kernel.database import Base
+
+Timestamp: Final = TIMESTAMP(timezone=True)
+NOW: Final = text("clock_timestamp()")
+
+
+class EndpointStatus(StrEnum):
+    """Whether anything is sent to it."""
+
+    ENABLED = "enabled"
+    DISABLED = "disabled"
+
+
+class DeliveryStatus(StrEnum):
+    """What became of telling one endpoint of one event."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+class Trigger(StrEnum):
+    """Why an attempt was made."""
+
+    SCHEDULE = "schedule"
+    MANUAL = "manual"
+
+
+class WebhookEndpoint(Base):
+    """Where a tenant wants to be told. A removed one stays as a row, without its secrets."""
+
+    __tablename__ = "webhook_endpoints"
+    __table_args__ = (
+        CheckConstraint("mode IN ('live', 'test')", name="mode_known"),
+        CheckConstraint("status IN ('enabled', 'disabled')", name="status_known"),
+        CheckConstraint("(deleted_at IS NULL) = (secret IS NOT NULL)", name="secret_goes_with_it"),
+        CheckConstraint("deleted_at IS NULL OR status = 'disabled'", name="removed_is_disabled"),
+        CheckConstraint(
+            "(status = 'disabled') = (disabled_at IS NOT NULL)", name="disabled_has_time"
+        ),
+        Index("ix_webhook_endpoints_tenant", "tenant_id", "mode", "created_at"),
+        # Whose turn it is.
+        Index(
+            "ix_webhook_endpoints_turn",
+            text("served_at NULLS FIRST"),
+            postgresql_where=text("status = 'enabled'"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    mode: Mapped[str] = mapped_column(Text)
+    url: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text, server_default="")
+    event_types: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    # Both encrypted by Cipher. The previous one signs too, until its time is over.
+    secret: Mapped[str | None] = mapped_column(Text)
+    previous_secret: Mapped[str | None] = mapped_column(Text)
+    previous_secret_until: Mapped[datetime | None] = mapped_column(Timestamp)
+    status: Mapped[str] = mapped_column(Text, server_default=EndpointStatus.ENABLED)
+    disabled_reason: Mapped[str | None] = mapped_column(Text)
+    disabled_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    # Since when there have been failures only, and how many days of them were warned of.
+    failing_since: Mapped[datetime | None] = mapped_column(Timestamp)
+    warned_days: Mapped[int] = mapped_column(server_default="0")
+    # Timeouts one after the other: it is then tried one delivery at a time.
+    timeouts: Mapped[int] = mapped_column(server_default="0")
+    served_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    updated_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    deleted_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    def disable(self, reason: str, now: datetime) -> None:
+        """Nothing is sent to it from now on."""
+        self.status = EndpointStatus.DISABLED
+        self.disabled_reason = reason
+        self.disabled_at = self.updated_at = now
+
+    def enable(self) -> None:
+        """With a clean slate."""
+        self.status = EndpointStatus.ENABLED
+        self.disabled_reason = self.disabled_at = None
+        self.note_success()
+
+    def note_success(self) -> None:
+        """It took a delivery, or is believed to be mended."""
+        self.failing_since = None
+        self.timeouts = self.warned_days = 0
+
+
+class WebhookEvent(Base):
+    """An event as tenants are told of it; a trigger adds it with the line of the payment's story.
+
+    `position` and `data` are given once, by the publisher, in an order in which readers see them:
+    dense in each tenant and mode. A test event has no position: the feed doesn't tell it.
+    """
+
+    __tablename__ = "webhook_events"
+    __table_args__ = (
+        UniqueConstraint("id"),
+        UniqueConstraint("payment_id", "sequence"),
+        UniqueConstraint("tenant_id", "mode", "position"),
+        CheckConstraint("position IS NULL OR data IS NOT NULL", name="published_is_whole"),
+        Index("ix_webhook_events_new", "number", postgresql_where=text("data IS NULL")),
+        Index("ix_webhook_events_time", "tenant_id", "mode", "created_at"),
+    )
+
+    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    mode: Mapped[str] = mapped_column(Text)
+    type: Mapped[str] = mapped_column(Text)
+    # Both null for one that is about no payment.
+    payment_id: Mapped[UUID | None] = mapped_column(ForeignKey("payments.id"))
+    sequence: Mapped[int | None]
+    position: Mapped[int | None] = mapped_column(BigInteger)
+    data: Mapped[bytes | None] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+
+
+class WebhookDelivery(Base):
+    """Telling one endpoint of one event: its own work item, and the bytes, always the same.
+
+    `message_id` is the `webhook-id` at every attempt.
+    """
+
+    __tablename__ = "webhook_deliveries"
+    __table_args__ = (
+        UniqueConstraint("event_number", "endpoint_id"),
+        CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status_known"),
+        CheckConstraint("(status = 'delivered') = (delivered_at IS NOT NULL)", name="has_time"),
+        Index(
+            "ix_webhook_deliveries_due",
+            "endpoint_id",
+            "next_attempt_at",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        # What of the same payment comes first.
+        Index(
+            "ix_webhook_deliveries_open",
+            "endpoint_id",
+            "payment_id",
+            "sequence",
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index(
+            "ix_webhook_deliveries_in_hand",
+            "endpoint_id",
+            "lease_until",
+            postgresql_where=text("lease_until IS NOT NULL"),
+        ),
+        Index("ix_webhook_deliveries_newest", "endpoint_id", text("id DESC")),
+        Index("ix_webhook_deliveries_age", "created_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    mode: Mapped[str] = mapped_column(Text)
+    endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id"))
+    event_number: Mapped[int] = mapped_column(ForeignKey("webhook_events.number"))
+    event_type: Mapped[str] = mapped_column(Text)
+    payment_id: Mapped[UUID | None] = mapped_column(ForeignKey("payments.id"))
+    sequence: Mapped[int | None]
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    status: Mapped[str] = mapped_column(Text, server_default=DeliveryStatus.PENDING)
+    trigger: Mapped[str] = mapped_column(Text, server_default=Trigger.SCHEDULE)
+    # Since it was last asked for; a resend counts from nought.
+    attempts: Mapped[int] = mapped_column(server_default="0")
+    next_attempt_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    lease_until: Mapped[datetime | None] = mapped_column(Timestamp)
+    generation: Mapped[int] = mapped_column(server_default="0")
+    created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    delivered_at: Mapped[datetime | None] = mapped_column(Timestamp)
+
+    def succeed(self, now: datetime) -> None:
+        """The endpoint has taken it."""
+        self.status = DeliveryStatus.DELIVERED
+        self.delivered_at = now
+
+    def give_up(self) -> None:
+        """There is no next attempt, unless somebody asks for one."""
+        self.status = DeliveryStatus.FAILED
+
+    @property
+    def message_id(self) -> str:
+        """What a receiver knows a repeated delivery by."""
+        return f"msg_{self.id.hex}"
+
+
+class WebhookAttempt(Base):
+    """One POST: written down before it leaves, closed with what came back.
+
+    One that stays open was sent, or not, by a worker that has died: nobody knows.
+    """
+
+    __tablename__ = "webhook_attempts"
+    __table_args__ = (
+        UniqueConstraint("delivery_id", "generation"),
+        CheckConstraint("(finished_at IS NULL) = (outcome IS NULL)", name="closed_has_outcome"),
+        Index("ix_webhook_attempts_age", "started_at"),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    delivery_id: Mapped[UUID] = mapped_column(
+        ForeignKey("webhook_deliveries.id", ondelete="CASCADE")
+    )
+    generation: Mapped[int]
+    trigger: Mapped[str] = mapped_column(Text)
+    url: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    # `delivered`, `http_error`, or the word for a silence such as `timeout`.
+    outcome: Mapped[str | None] = mapped_column(Text)
+    http_status: Mapped[int | None]
+    answer: Mapped[bytes | None] = mapped_column(LargeBinary)
+    elapsed_ms: Mapped[int | None]

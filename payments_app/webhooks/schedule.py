@@ -1,0 +1,47 @@
+"""When a delivery is tried again, and for how long an endpoint may fail. Pure."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import Final
+
+_MINUTE, _HOUR = 60.0, 3600.0
+# Seconds from one attempt to the next; about 100 hours in all (Standard Webhooks' example, and
+# one early try more).
+PAUSES_S: Final = (
+    5.0,
+    30.0,
+    5 * _MINUTE,
+    30 * _MINUTE,
+    2 * _HOUR,
+    5 * _HOUR,
+    10 * _HOUR,
+    14 * _HOUR,
+    20 * _HOUR,
+    24 * _HOUR,
+)
+ATTEMPTS_MAX: Final = len(PAUSES_S) + 1
+# A pause is its length to a tenth more: what failed together doesn't come back together.
+JITTER: Final = 0.1
+RETRY_AFTER_MAX_S: Final = 24 * _HOUR
+DAY_S: Final = 24 * _HOUR
+# Days of nothing but failures after which the tenant is warned, and the endpoint disabled.
+WARN_AFTER_DAYS: Final = (1, 3)
+DISABLE_AFTER_DAYS: Final = 5
+
+
+def pause_s(attempts: int, *, retry_after_s: float | None = None) -> float | None:
+    """Seconds until the next attempt after so many; None once there is no next.
+
+    A Retry-After can only make it later, by a day at most.
+    """
+    if attempts >= ATTEMPTS_MAX:
+        return None
+    pause = PAUSES_S[attempts - 1] * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311  no secret
+    return max(pause, min(retry_after_s or 0.0, RETRY_AFTER_MAX_S))
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """Seconds, as RFC 9110 10.2.3 writes them; a date is as good as nothing here."""
+    return float(header) if header and re.fullmatch("[0-9]{1,9}", header) else None

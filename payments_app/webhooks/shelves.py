@@ -1,0 +1,15 @@
+"""Endpoints' secrets, for `flask secrets rotate`."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from payments_app.tenants.rotation import Shelf
+from payments_app.webhooks.model import WebhookEndpoint
+
+WEBHOOK_SHELVES: Final = tuple(
+    Shelf(
+        "webhook_endpoint", WebhookEndpoint, WebhookEndpoint.id, WebhookEndpoint.tenant_id, secret
+    )
+    for secret in (WebhookEndpoint.secret, WebhookEndpoint.previous_secret)
+)

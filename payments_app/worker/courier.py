@@ -1,0 +1,64 @@
+"""Deliveries have threads of their own: a receiver that hangs takes none from the payments."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from flask import Flask
+
+from payments_app.payments import news
+from payments_app.webhooks import outbound
+from payments_app.webhooks.outbound import Post
+
+# At once in one process. A tenant may have PER_TENANT of them.
+SLOTS: Final = 32
+PUBLISH_EVERY_S: Final = 0.2
+
+
+class Courier:
+    """One look at a time publishes and claims; the slots send."""
+
+    def __init__(self, app: Flask, stop: threading.Event) -> None:
+        self._app = app
+        self._stop = stop
+        self._publish_at = 0.0
+        self._free = threading.BoundedSemaphore(SLOTS)
+        self._slots = ThreadPoolExecutor(SLOTS, thread_name_prefix="deliver")
+
+    def look(self) -> None:
+        """Publish what is new, then send until nothing is due; in an application context."""
+        self._publish()
+        while not self._stop.is_set():
+            # Claimed only once somebody is free to send it: a lease runs from the claim.
+            self._free.acquire()
+            try:
+                post = outbound.claim_due()
+            except BaseException:
+                self._free.release()
+                raise
+            if post is None:
+                self._free.release()
+                return
+            self._slots.submit(self._deliver, post)
+            # A long queue must not keep what is new from being published.
+            if time.monotonic() >= self._publish_at:
+                self._publish()
+
+    def _publish(self) -> None:
+        news.publish_news()
+        self._publish_at = time.monotonic() + PUBLISH_EVERY_S
+
+    def join(self) -> None:
+        """Wait until what is under way has ended: each is bounded."""
+        self._slots.shutdown(wait=True)
+
+    def _deliver(self, post: Post) -> None:
+        try:
+            parts = self._app.extensions["maramoja"]
+            with self._app.app_context():
+                outbound.deliver(post, egress=parts.egress, cipher=parts.cipher)
+        finally:
+            self._free.release()

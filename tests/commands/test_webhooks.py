@@ -1,0 +1,124 @@
+"""`flask webhooks`, as an operator types it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from payments_app.payments import news
+from payments_app.tenants.model import Tenant
+from tests.builders import (
+    ScriptedProvider,
+    a_caller,
+    a_tenant,
+    an_accepted_payment,
+    an_asker,
+    rails_of,
+)
+from tests.webhooks.receiver import Receiver, receiving
+
+PUBLIC = "https://93.184.215.14/hook"
+
+
+@pytest.fixture
+def tenant(app: Flask) -> Tenant:
+    with app.app_context():
+        return a_tenant()
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as found:
+        yield found
+
+
+def run(app: Flask, *words: str, code: int = 0) -> str:
+    result = app.test_cli_runner().invoke(args=["webhooks", *words])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+def document(app: Flask, *words: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(run(app, *words, "--json"))
+    return found
+
+
+def pay(app: Flask, tenant: Tenant, times: int = 1) -> None:
+    with app.app_context():
+        rails = rails_of(app, ScriptedProvider())
+        caller = a_caller(tenant=tenant)
+        for _ in range(times):
+            an_accepted_payment(rails, asker=an_asker(caller=caller))
+        news.publish_news()
+
+
+def test_an_endpoint_lives_by_commands(app: Flask, tenant: Tenant) -> None:
+    slug = tenant.slug
+    assert "no webhook endpoints" in run(app, "list", slug)
+    new = document(app, "add", slug, PUBLIC, "--event", "payment.*", "--description", "shop")
+    assert new["secret"].startswith("whsec_")
+    (listed,) = document(app, "list", slug)["data"]
+    assert listed["event_types"] == ["payment.*"]
+    assert "secret" not in listed
+    assert document(app, "rotate", slug, new["id"], "--overlap", "1h")["secret"] != new["secret"]
+    assert document(app, "test", slug, new["id"])["event_type"] == "webhook.test"
+    (delivery,) = document(app, "deliveries", slug, new["id"])["data"]
+    assert delivery["status"] == "pending"
+    assert document(app, "resend", slug, new["id"], "--delivery", delivery["id"]) == {
+        "deliveries": 1
+    }
+    assert document(app, "remove", slug, new["id"])["removed"] is True
+    assert document(app, "list", slug)["data"] == []
+
+
+def test_enabling_offers_what_was_missed_by_a_command_that_sends_it(
+    app: Flask, tenant: Tenant
+) -> None:
+    endpoint_id = document(app, "add", tenant.slug, PUBLIC)["id"]
+    run(app, "set", tenant.slug, endpoint_id, "--status", "disabled")
+    pay(app, tenant, times=2)
+
+    told = run(app, "set", tenant.slug, endpoint_id, "--status", "enabled")
+
+    assert "was not sent 2 events" in told
+    offered = told.strip().splitlines()[-1].removeprefix("flask webhooks ")
+    assert "2 deliveries are sent again" in run(app, *offered.split())
+
+
+def test_resend_wants_to_know_what(app: Flask, tenant: Tenant) -> None:
+    endpoint_id = document(app, "add", tenant.slug, PUBLIC)["id"]
+
+    assert "say what" in run(app, "resend", tenant.slug, endpoint_id, code=2)
+    assert "0 deliveries" in run(app, "resend", tenant.slug, endpoint_id, "--failed")
+
+
+def test_tail_prints_the_feed(app: Flask, tenant: Tenant) -> None:
+    pay(app, tenant, times=3)
+
+    lines = run(app, "tail", tenant.slug, "--from-start", "--once").splitlines()
+    assert [json.loads(line)["position"] for line in lines] == [1, 2, 3]
+    assert run(app, "tail", tenant.slug, "--once") == ""
+    other = run(app, "tail", tenant.slug, "--from-start", "--once", "--event", "payment.failed")
+    assert other == ""
+
+
+def test_listen_forwards_signed(app: Flask, tenant: Tenant, receiver: Receiver) -> None:
+    pay(app, tenant)
+    words = ("listen", tenant.slug, "--from-start", "--once", "--forward", receiver.url)
+
+    first, second = run(app, *words).splitlines()
+
+    assert receiver.received[0].verified(json.loads(first)["secret"])["type"] == "payment.accepted"
+    assert json.loads(second)["answered"] == 200
+
+
+@pytest.mark.parametrize("url", ["http://93.184.215.14/", "https://10.0.0.1/", "nonsense"])
+def test_a_refused_address_says_why(app: Flask, tenant: Tenant, url: str) -> None:
+    result = app.test_cli_runner().invoke(args=["webhooks", "add", tenant.slug, url])
+
+    assert result.exit_code == 1
+    assert "webhook_url_refused" in result.stderr

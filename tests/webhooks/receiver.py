@@ -1,0 +1,101 @@
+"""A tenant's server: keeps what it is sent, answers what the test wrote down."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from standardwebhooks import Webhook
+
+
+@dataclass(frozen=True)
+class Received:
+    """One POST as it came."""
+
+    headers: dict[str, str]
+    body: bytes
+    at: float
+
+    @property
+    def message_id(self) -> str:
+        return self.headers["webhook-id"]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.body)
+        return found
+
+    def verified(self, secret: str) -> dict[str, Any]:
+        """Its body, if the stock library takes it. Raises WebhookVerificationError."""
+        found: dict[str, Any] = Webhook(secret).verify(self.body, self.headers)
+        return found
+
+
+# What to answer: a status with headers, after a pause in seconds.
+Reply = tuple[int, dict[str, str], float]
+OK: Reply = (200, {}, 0.0)
+
+
+@dataclass
+class Receiver:
+    """`reply` decides; `received` has all, `busy_max` how many came at once."""
+
+    url: str = ""
+    reply: Callable[[Received], Reply] = lambda _received: OK
+    received: list[Received] = field(default_factory=list)
+    busy_max: int = 0
+    _busy: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def take(self, received: Received) -> Reply:
+        with self._lock:
+            self.received.append(received)
+            self._busy += 1
+            self.busy_max = max(self.busy_max, self._busy)
+        try:
+            reply = self.reply(received)
+            time.sleep(reply[2])
+            return reply
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+
+@contextmanager
+def receiving() -> Iterator[Receiver]:
+    """A receiver at a port of its own."""
+    receiver = Receiver()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            length = int(self.headers["Content-Length"])
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            received = Received(headers, self.rfile.read(length), time.monotonic())
+            status, more, _ = receiver.take(received)
+            self.send_response(status)
+            for name, value in more.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    receiver.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield receiver
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
