@@ -5,11 +5,9 @@ from __future__ import annotations
 import gzip
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -19,12 +17,12 @@ from payments_app.kernel.wire import Answer, Silence
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, Flood, endless, over_tls
 from tests.providers.bare_server import BareServer, Serve, answering, drip
-from tests.pure.hostile_urls import Names
+from tests.pure.hostile_urls import Hanging, Names
 
 pytestmark = pytest.mark.usefixtures("app_context")
 BYTES_MAX = EgressRules().bytes_max
 # What lies in the buffers of two kernels besides what was read.
-BUFFERS = 128 * 1024
+BUFFERS = 24 * 1024
 LOOPBACKS = [f"127.0.0.{last}" for last in range(1, 100)]
 OK_HEAD = b"HTTP/1.1 200 OK\r\n"
 CHUNKED = OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
@@ -176,30 +174,18 @@ def test_a_host_that_does_not_read_ends_at_the_deadline(
 
 
 def test_a_lookup_is_part_of_the_time() -> None:
-    hanging = threading.Event()
-
-    def hang(*_: object, **__: object) -> list[tuple[Any, ...]]:
-        hanging.wait(10)
-        return []
-
-    egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=hang)
-    silence = timed(egress, "https://hooks.example.com/", 0.3)
-    hanging.set()
+    with Hanging() as hang:
+        egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=hang)
+        silence = timed(egress, "https://hooks.example.com/", 0.3)
     assert isinstance(silence, Silence)
     assert (silence.why, silence.sent) == ("timeout", False)
 
 
 def test_a_lookup_ends_before_the_rest_does(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("payments_app.kernel.egress.RESOLVE_MAX_S", 0.2)
-    hanging = threading.Event()
-
-    def hang(*_: object, **__: object) -> list[tuple[Any, ...]]:
-        hanging.wait(10)
-        return []
-
-    egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=hang)
-    silence = timed(egress, "https://hooks.example.com/", 5)
-    hanging.set()
+    with Hanging() as hang:
+        egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=hang)
+        silence = timed(egress, "https://hooks.example.com/", 5)
     assert isinstance(silence, Silence)
     assert (silence.why, silence.sent) == ("lookup_timeout", False)
     assert silence.elapsed_s < 1
