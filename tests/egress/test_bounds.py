@@ -241,6 +241,15 @@ def test_a_head_without_an_end_is_no_answer(
     assert flood.sent <= BYTES_MAX + HEAD_BYTES_MAX + BUFFERS
 
 
+@pytest.mark.parametrize(("more", "whole"), [(-1000, True), (500, False)])
+def test_the_bound_on_all_that_is_read_is_exact(serve: Serve, *, more: int, whole: bool) -> None:
+    rules = EgressRules(allow_private=True, bytes_max=1000)
+    size = HEAD_BYTES_MAX + rules.bytes_max + more
+    head = OK_HEAD + b"X-A: " + b"x" * (size - len(OK_HEAD) - 9) + b"\r\n\r\n"
+    egress = Egress(rules, user_agent="Maramoja/test")
+    assert isinstance(timed(egress, serve(answering(head)).url(), 5), Answer) is whole
+
+
 @pytest.mark.parametrize("size", [BYTES_MAX - 1, BYTES_MAX, BYTES_MAX + 1])
 @pytest.mark.parametrize("told", [True, False])
 def test_the_cut_is_exact(serve: Serve, egress: Egress, size: int, *, told: bool) -> None:
