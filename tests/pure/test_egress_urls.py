@@ -6,6 +6,7 @@ import ipaddress
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -124,6 +125,14 @@ def test_a_name_that_leads_nowhere_has_words_of_its_own() -> None:
     for rules in (RULES, PRIVATE):
         with pytest.raises(AddressRefused, match="host is unknown"):
             check_url("https://nowhere.example.com/", rules, resolve=Names())
+
+
+def test_a_name_without_an_address_is_unknown_too() -> None:
+    def found_nothing(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        return []
+
+    with pytest.raises(AddressRefused, match="host is unknown"):
+        check_url("https://hooks.example.com/", RULES, resolve=found_nothing)
 
 
 def test_a_lookup_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
