@@ -123,6 +123,24 @@ class WireRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """A webhook as it came to a tenant's address. `stamped_s`: its stamp, from the true time.
+
+    `genuine`: signed with this tenant's secret. `taken`: it was answered with 200.
+    """
+
+    tenant: str
+    message_id: str
+    digest: str
+    payment_id: str | None
+    sequence: int | None
+    genuine: bool
+    stamped_s: float
+    taken: bool
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Shown:
     """A payment as the API shows it to its tenant in the end."""
 
@@ -141,7 +159,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything. `taken_at`: when the database was read."""
+    """Everything. `taken_at`: when the database was read. `told` None: nobody listened."""
 
     taken_at: float
     lines: Sequence[Line] = ()
@@ -155,6 +173,7 @@ class Evidence:
     shown: Mapping[str, Shown] = field(default_factory=dict)
     database_away: Sequence[Window] = ()
     redis: bool = True
+    told: Sequence[Told] | None = None
 
 
 _PAYMENTS: Final = """
@@ -201,6 +220,7 @@ def gather(
     *,
     database_away: Sequence[Window],
     redis: bool,
+    told: Sequence[Told],
 ) -> Evidence:
     """Read everything, the API last: it must say what the database said."""
     taken_at = time.time()
@@ -222,6 +242,7 @@ def gather(
         shown=_ask_api(sources, lines, payments),
         database_away=tuple(database_away),
         redis=redis,
+        told=tuple(told),
     )
 
 

@@ -15,6 +15,8 @@ from chaos.history import keys_of
 CLOCKS_APART_S: Final = 0.01
 # After PostgreSQL is back, connections that broke are still being found out.
 DATABASE_SLACK_S: Final = 5.0
+# Receivers refuse what is stamped five minutes aside; an exchange takes some seconds of them.
+STAMP_MAX_S: Final = 60.0
 _UNAUTHORIZED: Final = 401
 _SERVICE_UNAVAILABLE: Final = 503
 _NOT_FOUND: Final = 404
@@ -145,6 +147,57 @@ def _redis_is_not_needed(evidence: Evidence) -> Said:
             yield _found(Verdict.LIE, "redis_needed", text)
 
 
+def _every_event_is_told(evidence: Evidence) -> Said:
+    """G7: each line of each story has come, signed, to its tenant's address, and was taken."""
+    if evidence.told is None:
+        return
+    taken = {(one.tenant, one.payment_id, one.sequence) for one in evidence.told if one.taken}
+    tenant_of = {row.id: row.tenant for row in evidence.payments}
+    untold = [
+        event
+        for event in evidence.events
+        if (tenant_of.get(event.payment_id), event.payment_id, event.sequence) not in taken
+    ]
+    for event in untold[:_EXAMPLES_MAX]:
+        text = f"{len(untold)} events, such as {event.sequence} of payment {event.payment_id}"
+        yield _found(Verdict.LOST, "event_not_told", text)
+
+
+def _one_message_has_one_body(evidence: Evidence) -> Said:
+    """G7: the same id and bytes at every try."""
+    bodies: dict[str, set[str]] = defaultdict(set)
+    for one in evidence.told or ():
+        bodies[one.message_id].add(one.digest)
+    for message_id in sorted(name for name, found in bodies.items() if len(found) > 1):
+        yield _found(Verdict.LIE, "two_bodies", f"{message_id} came with two bodies")
+
+
+def _news_are_the_tenants_own(evidence: Evidence) -> Said:
+    """Signed with its secret, stamped with the true time, about its payments."""
+    tenant_of = {row.id: row.tenant for row in evidence.payments}
+    for one in evidence.told or ():
+        if not one.genuine:
+            yield _found(Verdict.LIE, "forged_news", f"{one.message_id} to {one.tenant}")
+        if abs(one.stamped_s) > STAMP_MAX_S:
+            text = f"{one.message_id} is stamped {one.stamped_s:.0f} s aside"
+            yield _found(Verdict.LIE, "stale_news", text)
+        if tenant_of.get(one.payment_id or "", one.tenant) != one.tenant:
+            yield _found(Verdict.LIE, "wall", f"{one.tenant} was told of {one.payment_id}")
+
+
+def _news_come_in_order(evidence: Evidence) -> Said:
+    """An event was first taken after all that came before it in its payment."""
+    first: dict[str, list[int]] = defaultdict(list)
+    for one in sorted(evidence.told or (), key=lambda one: one.at):
+        if one.taken and one.payment_id and one.sequence is not None:
+            seen = first[one.payment_id]
+            if one.sequence not in seen:
+                seen.append(one.sequence)
+    for payment_id, seen in first.items():
+        if seen != sorted(seen):
+            yield _found(Verdict.LIE, "news_out_of_order", f"payment {payment_id}: {seen}")
+
+
 RULES: Final[Sequence[Rule]] = (
     _every_payment_has_its_key,
     _no_money_moves_unknown,
@@ -154,6 +207,10 @@ RULES: Final[Sequence[Rule]] = (
     _tenants_see_only_their_own,
     _every_error_is_explained,
     _redis_is_not_needed,
+    _every_event_is_told,
+    _one_message_has_one_body,
+    _news_are_the_tenants_own,
+    _news_come_in_order,
 )
 
 

@@ -87,6 +87,7 @@ def summary(result: Result) -> str:
     lines = [
         f"{len(result.cases)} keys: {counts}",
         f"{sum(act_counts(result.evidence).values())} requests, {_faults(result)}",
+        f"{_news(result)}",
         f"from a lost answer to the truth: {_spread(lost.on_the_wire)}",
         f"where nothing else was broken: {_spread(lost.alone)}",
     ]
@@ -107,6 +108,8 @@ def as_markdown(result: Result) -> str:
         _findings(result),
         "## Time from a lost answer to the truth",
         _lost(result),
+        "## Webhooks",
+        _news(result) + ".",
         "## Operations",
         _table(("request", "sent"), _texts(act_counts(result.evidence))),
         _table(("answer", "times"), _texts(answer_counts(result.evidence))),
@@ -128,6 +131,15 @@ def _head(result: Result) -> str:
     return (
         f"{plan.seconds:.0f} s of faults, {'with' if plan.redis else 'without'} Redis."
         f" Plan {plan.digest()}. Exit status {result.exit_status}."
+    )
+
+
+def _news(result: Result) -> str:
+    told = result.evidence.told or ()
+    taken = sum(one.taken for one in told)
+    return (
+        f"{len({one.message_id for one in told})} webhooks told in {len(told)} posts,"
+        f" {len(told) - taken} of them refused or cut"
     )
 
 

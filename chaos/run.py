@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import psycopg
@@ -21,6 +22,7 @@ from chaos.disasters import POSTGRES
 from chaos.evidence import Evidence, Sources, Window, gather
 from chaos.history import History
 from chaos.invariants import judge_all
+from chaos.listener import Listener, listening
 from chaos.nemesis import Met, Nemesis
 from chaos.plan import TENANTS, Plan
 from chaos.provider import ProviderAdmin, Storm
@@ -54,6 +56,7 @@ class _Scene:
     nemesis: Nemesis
     crowd: Crowd
     sources: Sources
+    listener: Listener
     say: Say
 
 
@@ -66,8 +69,12 @@ def run_plan(
     clocks.mkdir(parents=True)
     (directory / "plan.json").write_text(plan.as_json(), encoding="utf-8")
     say(f"seed {plan.seed}, {plan.seconds:.0f} s, plan {plan.digest()}: starting everything")
-    with History(directory / "history.jsonl") as history, set_stage(plan, clocks) as stage:
-        scene = _scene(stage, plan, history, say)
+    with (
+        History(directory / "history.jsonl") as history,
+        listening(Random(f"{plan.seed}/listener")) as listener,
+        set_stage(plan, clocks) as stage,
+    ):
+        scene = _scene(stage, plan, history, listener, say)
         try:
             _disturb(scene, overtime_max_s)
             healed_s = _heal(scene)
@@ -82,10 +89,11 @@ def run_plan(
     return result
 
 
-def _scene(stage: Stage, plan: Plan, history: History, say: Say) -> _Scene:
+def _scene(stage: Stage, plan: Plan, history: History, listener: Listener, say: Say) -> _Scene:
     stack = stage.stack
     with ThreadPoolExecutor(len(TENANTS)) as pool:
         keys = dict(zip(TENANTS, pool.map(stack.issue_key, TENANTS), strict=True))
+    listener.add_endpoints(stack.api_url, keys)
     admin = ProviderAdmin(stack.simulator_url)
     storm = Storm(admin, plan.weather)
     return _Scene(
@@ -96,6 +104,7 @@ def _scene(stage: Stage, plan: Plan, history: History, say: Say) -> _Scene:
         nemesis=Nemesis(stage, storm, plan.disasters, _keys_ahead(plan)),
         crowd=Crowd(plan.scripts, url=stack.api_url, keys=keys, history=history),
         sources=Sources(stack.administrator_url, stack.api_url, keys, admin),
+        listener=listener,
         say=say,
     )
 
@@ -121,6 +130,7 @@ def _heal(scene: _Scene) -> float:
     scene.say("healing")
     scene.nemesis.end()
     scene.storm.end()
+    scene.listener.calm()
     started = time.monotonic()
     deadline, said_at = started + HEAL_MAX_S, started
     scene.crowd.leave(within_s=HEAL_MAX_S)
@@ -129,7 +139,10 @@ def _heal(scene: _Scene) -> float:
             said_at = time.monotonic()
             scene.say(f"healing for {said_at - started:3.0f} s: {left} payments open")
         time.sleep(_POLL_S)
-    return time.monotonic() - started
+    healed_s = time.monotonic() - started
+    while _untold(scene) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+    return healed_s
 
 
 def _gather(scene: _Scene) -> Evidence:
@@ -143,6 +156,7 @@ def _gather(scene: _Scene) -> Evidence:
             if met.target in POSTGRES
         ],
         redis=scene.plan.redis,
+        told=scene.listener.told,
     )
 
 
@@ -187,6 +201,19 @@ def _open_payments(scene: _Scene) -> int:
         WHERE status = 'PENDING' AND (payer_masked <> %s OR stage <> 'awaiting_payer')"""
     with suppress(psycopg.OperationalError), psycopg.connect(scene.sources.database_url) as found:
         row = found.execute(query, [masked(SILENT_PAYER)]).fetchone()
+        return int(row[0]) if row else 0
+    return 1
+
+
+def _untold(scene: _Scene) -> int:
+    """Deliveries still pending. Their pauses are cut short: nobody waits for 24 hours here."""
+    hurry = """UPDATE webhook_deliveries SET next_attempt_at = clock_timestamp()
+        WHERE status = 'pending' AND lease_until IS NULL"""
+    query = """SELECT (SELECT count(*) FROM webhook_deliveries WHERE status = 'pending')
+        + (SELECT count(*) FROM webhook_events WHERE data IS NULL)"""
+    with suppress(psycopg.OperationalError), psycopg.connect(scene.sources.database_url) as found:
+        found.execute(hurry)
+        row = found.execute(query).fetchone()
         return int(row[0]) if row else 0
     return 1
 

@@ -20,9 +20,6 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.wire import LeaseLost
 
-# A larger body would go over TLS record by record, each with the whole timeout to itself.
-SENT_AT_ONCE: Final = 16 * 1024
-
 
 @dataclass(slots=True)
 class Departure:
@@ -116,14 +113,12 @@ class Bounded(http.client.HTTPConnection):
         departure = current.get()
         if self.sock is None:
             self.connect()
-        departure.remaining_s()
+        self.sock.settimeout(departure.remaining_s())
         if not departure.begun:
             departure.check_lease()
             departure.begun = True
         self._used_at = boot_seconds()
-        for start in range(0, len(data), SENT_AT_ONCE):
-            self.sock.settimeout(departure.remaining_s())
-            super().send(data[start : start + SENT_AT_ONCE])
+        super().send(data)
 
 
 class _Connection(Bounded, HTTPConnection):

@@ -8,7 +8,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import delete, func, select, text, update
+from sqlalchemy import delete, func, or_, select, text, update
 
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, transaction
@@ -21,6 +21,7 @@ from payments_app.webhooks.model import (
     Trigger,
     WebhookAttempt,
     WebhookDelivery,
+    WebhookEndpoint,
     WebhookEvent,
 )
 from payments_app.webhooks.patterns import matches
@@ -151,8 +152,13 @@ def forget_deliveries() -> int:
         select(WebhookDelivery.id)
         .where(
             WebhookDelivery.created_at < func.clock_timestamp() - KEPT,
-            WebhookDelivery.status != DeliveryStatus.PENDING,
+            # What a disabled endpoint has waited for as long is no news any more.
+            or_(
+                WebhookDelivery.status != DeliveryStatus.PENDING,
+                WebhookEndpoint.status == EndpointStatus.DISABLED,
+            ),
         )
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
         .limit(BATCH)
     )
     dropped = 0

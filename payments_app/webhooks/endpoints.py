@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -18,7 +18,12 @@ from payments_app.kernel.egress import EgressRules, check_url
 from payments_app.kernel.errors import FieldsInvalid
 from payments_app.kernel.secrets import Cipher
 from payments_app.webhooks.errors import EndpointNotFound, EndpointsTooMany
-from payments_app.webhooks.model import EndpointStatus, WebhookEndpoint
+from payments_app.webhooks.model import (
+    DeliveryStatus,
+    EndpointStatus,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 from payments_app.webhooks.patterns import EVERYTHING, PATTERNS_MAX, is_pattern
 from payments_app.webhooks.signature import new_secret
 
@@ -113,7 +118,7 @@ def own_endpoint(
 ) -> WebhookEndpoint:
     """In the caller's transaction. Raises EndpointNotFound."""
     query = _own(owner).where(WebhookEndpoint.id == endpoint_id)
-    found = session.scalars(query.with_for_update() if lock else query).first()
+    found = session.scalars(query.with_for_update(key_share=True) if lock else query).first()
     if found is None:
         raise EndpointNotFound("There is no such webhook endpoint.")
     return found
@@ -154,6 +159,14 @@ def remove_endpoint(owner: Owner, endpoint_id: UUID, *, actor: str) -> None:
         endpoint.deleted_at = now
         endpoint.disable("removed", now)
         endpoint.secret = endpoint.previous_secret = endpoint.previous_secret_until = None
+        session.execute(
+            update(WebhookDelivery)
+            .where(
+                WebhookDelivery.endpoint_id == endpoint_id,
+                WebhookDelivery.status == DeliveryStatus.PENDING,
+            )
+            .values(status=DeliveryStatus.FAILED)
+        )
         _note(session, endpoint, "removed", actor=actor, detail={})
 
 

@@ -7,11 +7,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import structlog
 from flask import Flask
 
 from payments_app.payments import news
 from payments_app.webhooks import outbound
 from payments_app.webhooks.outbound import Post
+
+log = structlog.get_logger(__name__)
 
 # At once in one process. A tenant may have PER_TENANT of them.
 SLOTS: Final = 32
@@ -33,7 +36,9 @@ class Courier:
         self._publish()
         while not self._stop.is_set():
             # Claimed only once somebody is free to send it: a lease runs from the claim.
-            self._free.acquire()
+            if not self._free.acquire(timeout=PUBLISH_EVERY_S):
+                self._publish()
+                continue
             try:
                 post = outbound.claim_due()
             except BaseException:
@@ -60,5 +65,8 @@ class Courier:
             parts = self._app.extensions["maramoja"]
             with self._app.app_context():
                 outbound.deliver(post, egress=parts.egress, cipher=parts.cipher)
+        except Exception:
+            # What came of it isn't written down: the lease ends, and it is sent again.
+            log.exception("webhook.not_recorded", delivery_id=str(post.delivery.id))
         finally:
             self._free.release()

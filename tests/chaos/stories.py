@@ -17,6 +17,7 @@ from chaos.evidence import (
     Movement,
     PaymentRow,
     Shown,
+    Told,
     Window,
     WireRequest,
 )
@@ -116,7 +117,24 @@ def all_is_well() -> Evidence:
         movements=[Movement(REFERENCE, ID, "1000", "EUR", 4.0)],
         wire=[WireRequest("create", REFERENCE, 202, None, 2.1)],
         shown={ID: shown("SUCCESSFUL", 3)},
+        told=[told(number) for number in (1, 1, 2, 3)],
     )
+
+
+def told(sequence: int, **changes: Any) -> Told:
+    """A webhook about the payment, as it should be."""
+    one = Told(
+        tenant="amber",
+        message_id=f"msg_{sequence}",
+        digest=f"body {sequence}",
+        payment_id=ID,
+        sequence=sequence,
+        genuine=True,
+        stamped_s=0.0,
+        taken=True,
+        at=sequence,
+    )
+    return replace(one, **changes)
 
 
 def still_open(**changes: Any) -> Evidence:
@@ -181,6 +199,30 @@ def bad_stories() -> dict[str, tuple[str, Evidence]]:
         **_lies_in_the_story(),
         **_stuck(),
         **_walls(),
+        **_news(),
+    }
+
+
+def _news() -> dict[str, tuple[str, Evidence]]:
+    well = all_is_well()
+    in_order = list(well.told or ())
+    return {
+        "an event was never told": ("LOST", replace(well, told=in_order[:-1])),
+        "an event was told and not taken": (
+            "LOST",
+            replace(well, told=[*in_order[:-1], told(3, taken=False)]),
+        ),
+        "two bodies under one id": (
+            "LIE",
+            replace(well, told=[*in_order, told(3, digest="another")]),
+        ),
+        "news that nobody signed": ("LIE", replace(well, told=[*in_order, told(3, genuine=False)])),
+        "news of an hour ago": ("LIE", replace(well, told=[*in_order, told(3, stamped_s=-3600.0)])),
+        "another tenant's news": ("LIE", replace(well, told=[*in_order, told(3, tenant="basil")])),
+        "the end before the beginning": (
+            "LIE",
+            replace(well, told=[told(3, at=0.5), *in_order]),
+        ),
     }
 
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import socket
-from typing import Any
+import threading
+from typing import Any, Self
 
 PUBLIC = ("93.184.215.14",)
 
@@ -238,6 +239,29 @@ class Names:
         if not self.addresses:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(0, socket.SOCK_STREAM, 6, "", (one, port)) for one in self.addresses]
+
+
+class Hanging(Names):
+    """A resolver that answers nothing for as long as the block lasts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._over = threading.Event()
+        self._threads: list[threading.Thread] = []
+
+    def __call__(self, host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
+        self._threads.append(threading.current_thread())
+        self.asked.append(host)
+        self._over.wait(30)
+        return []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
 
 
 def written(address: str) -> str:

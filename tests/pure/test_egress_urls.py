@@ -26,6 +26,7 @@ from tests.pure.hostile_urls import (
     HOST,
     NOT_PUBLIC,
     PUBLIC,
+    Hanging,
     Names,
     written,
 )
@@ -126,41 +127,35 @@ def test_a_name_that_leads_nowhere_has_words_of_its_own() -> None:
             check_url("https://nowhere.example.com/", rules, resolve=Names())
 
 
-def test_a_lookup_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress.RESOLVE_MAX_S", 0.2)
-    hanging = threading.Event()
-
-    def hang(*_: object, **__: object) -> list[tuple[Any, ...]]:
-        hanging.wait(10)
+def test_a_name_without_an_address_is_unknown_too() -> None:
+    def found_nothing(*_: object, **__: object) -> list[tuple[Any, ...]]:
         return []
 
+    with pytest.raises(AddressRefused, match="host is unknown"):
+        check_url("https://hooks.example.com/", RULES, resolve=found_nothing)
+
+
+def test_a_lookup_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("payments_app.kernel.egress.RESOLVE_MAX_S", 0.2)
     started = time.monotonic()
-    with pytest.raises(AddressRefused, match="not found in time"):
+    with Hanging() as hang, pytest.raises(AddressRefused, match="not found in time"):
         check_url("https://hooks.example.com/", RULES, resolve=hang)
     assert time.monotonic() - started < 1
-    hanging.set()
 
 
 def test_only_so_many_lookups_hang_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "_lookups", threading.BoundedSemaphore(2))
-    hanging = threading.Event()
-    begun: list[str] = []
-
-    def hang(host: str, *_: object, **__: object) -> list[tuple[Any, ...]]:
-        begun.append(host)
-        hanging.wait(10)
-        return []
-
-    for _ in range(4):
-        with pytest.raises(lookup.LookupLate):
-            lookup.addresses(hang, "hooks.example.com", 443, 0.05)
-    assert len(begun) == 2
-    hanging.set()
+    with Hanging() as hang:
+        for _ in range(4):
+            with pytest.raises(lookup.LookupLate):
+                lookup.addresses(hang, "hooks.example.com", 443, 0.05)
+        assert len(hang.asked) == 2
     for _ in range(4):
         assert lookup.addresses(Names(*PUBLIC), "hooks.example.com", 443, 5)
-    for thread in threading.enumerate():
-        if thread.name == "lookup":
-            thread.join(5)
+        # The thread gives its place back after its answer.
+        for thread in threading.enumerate():
+            if thread.name == "lookup":
+                thread.join()
 
 
 def test_nothing_is_looked_up_inside_a_transaction() -> None:

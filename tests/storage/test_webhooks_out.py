@@ -427,6 +427,9 @@ def test_a_removed_endpoint_is_sent_nothing_and_keeps_no_secret(
 
     assert deliver_due(app) == 0
     assert endpoints.list_endpoints(owner_of(caller)) == []
+    with transaction(caller.tenant_id) as session:
+        left = session.execute(text("SELECT DISTINCT status FROM webhook_deliveries")).scalars()
+        assert list(left) == ["failed"]
 
 
 def test_a_tenant_has_sixteen_endpoints_at_most_however_many_come_at_once(
@@ -541,6 +544,8 @@ def test_what_ended_a_month_ago_is_dropped_with_its_attempts(
     assert deliveries.forget_deliveries() == 2
     left = deliveries.list_deliveries(owner_of(caller), new.endpoint.id, limit=9).deliveries
     assert [one.status for one in left] == ["pending", "pending"]
+    set_status(caller, new, EndpointStatus.DISABLED)
+    assert deliveries.forget_deliveries() == 2
     assert len(feed.read_events(owner_of(caller), after=0, limit=99).events) == 6
 
 
