@@ -149,10 +149,9 @@ class Egress:
         with closing(_Connection(target, allowed, self._tls)) as connection:
             headers["Host"] = target.host_header
             connection.request("POST", target.path, body, headers)
-            response = connection.getresponse()
-            leaving.answered = True
-            text, truncated = _body(response, self._rules.bytes_max)
-            names = {name.lower(): value for name, value in response.getheaders()}
+            with connection.getresponse() as response:
+                text, truncated = _body(response, self._rules.bytes_max)
+                names = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, names, text, boot_seconds() - start, truncated)
 
 

@@ -18,7 +18,6 @@ _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
 _NOT_PUBLIC_4: Final = tuple(
     IPv4Network(network)
     for network in (
-        "100.64.0.0/10",  # shared behind carriers' NAT; a cloud's metadata service too
         "168.63.129.16/32",  # Azure's own services for a machine, on an address that looks public
         "192.0.0.0/24",  # protocol assignments; a cloud's metadata service too
         "192.88.99.0/24",  # relays of 6to4
@@ -29,7 +28,6 @@ _NOT_PUBLIC_6: Final = tuple(
     IPv6Network(network)
     for network in (
         "2001::/23",  # protocol assignments: Teredo, ORCHID, benchmarks
-        "2001:db8::/32",  # documentation
         "2002::/16",  # 6to4: an IPv4 address of anybody's choice
         "3fff::/20",  # documentation
     )

@@ -86,7 +86,7 @@ class WebhookEndpoint(Base):
     # Since when there have been failures only, and how many days of them were warned of.
     failing_since: Mapped[datetime | None] = mapped_column(Timestamp)
     warned_days: Mapped[int] = mapped_column(server_default="0")
-    # Timeouts one after the other: it is then tried one delivery at a time.
+    # Timeouts and slow answers one after the other: it is then tried one delivery at a time.
     timeouts: Mapped[int] = mapped_column(server_default="0")
     served_at: Mapped[datetime | None] = mapped_column(Timestamp)
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
@@ -103,12 +103,13 @@ class WebhookEndpoint(Base):
         """With a clean slate."""
         self.status = EndpointStatus.ENABLED
         self.disabled_reason = self.disabled_at = None
+        self.timeouts = 0
         self.note_success()
 
     def note_success(self) -> None:
         """It took a delivery, or is believed to be mended."""
         self.failing_since = None
-        self.timeouts = self.warned_days = 0
+        self.warned_days = 0
 
 
 class WebhookEvent(Base):

@@ -39,12 +39,13 @@ LEASE_MARGIN_S: Final = 2.0
 PER_ENDPOINT: Final = 4
 PER_SLOW_ENDPOINT: Final = 1
 SLOW_AFTER_TIMEOUTS: Final = 3
+# An exchange that takes this long counts as one; a connection that hangs is given up by then.
+SLOW_S: Final = 3.0
 PER_TENANT: Final = 8
 # Of an answer, what is kept to be looked at.
 ANSWER_KEPT_BYTES: Final = 4096
 _OK: Final = range(200, 300)
 _GONE: Final = 410
-_TIMEOUT: Final = "timeout"
 
 # The endpoint whose turn it is, and of its deliveries the one that is due longest, unless an
 # earlier one about the same payment is still on its way. The endpoint's row is locked: who claims
@@ -195,6 +196,8 @@ def _record(post: Post, came: Answer | Silence) -> None:
             endpoint.note_success()
         else:
             _fail(session, delivery, endpoint, came, now)
+        # One that takes what it is sent, but lets us wait for it, holds slots all the same.
+        endpoint.timeouts = endpoint.timeouts + 1 if came.elapsed_s >= SLOW_S else 0
 
 
 def _close_attempt(session: Session, post: Post, came: Answer | Silence, now: datetime) -> None:
@@ -229,8 +232,6 @@ def _fail(
         log.warning("webhook.given_up", delivery_id=str(delivery.id), attempts=delivery.attempts)
     else:
         delivery.next_attempt_at = now + timedelta(seconds=pause)
-    timed_out = isinstance(came, Silence) and came.why == _TIMEOUT
-    endpoint.timeouts = endpoint.timeouts + 1 if timed_out else 0
     endpoint.failing_since = endpoint.failing_since or now
     _judge(session, endpoint, came, now)
 

@@ -155,9 +155,13 @@ def test_many_addresses_that_take_no_connection_share_the_time(
     assert (silence.why, silence.sent) == ("timeout", False)
 
 
-@pytest.mark.parametrize("reads", [False, True], ids=["not at all", "slowly"])
+@pytest.mark.parametrize(
+    ("reads", "late_s"),
+    [(False, 0), (True, 0), (False, 0.5)],
+    ids=["not at all", "slowly", "after a slow handshake"],
+)
 def test_a_host_that_does_not_read_ends_at_the_deadline(
-    serve: Serve, guarded: Making, authority: Authority, *, reads: bool
+    serve: Serve, guarded: Making, authority: Authority, *, reads: bool, late_s: float
 ) -> None:
     def behave(_server: BareServer, peer: socket.socket) -> None:
         until = time.monotonic() + 3
@@ -166,7 +170,13 @@ def test_a_host_that_does_not_read_ends_at_the_deadline(
             if reads:
                 peer.recv(65536)
 
-    server = serve(over_tls(authority.certificate(HOOKS), behave))
+    secure = over_tls(authority.certificate(HOOKS), behave)
+
+    def after_a_while(server: BareServer, peer: socket.socket) -> None:
+        time.sleep(late_s)
+        secure(server, peer)
+
+    server = serve(after_a_while)
     egress = guarded(server.port, Names("127.0.0.1"))
     silence = timed(egress, f"https://{HOOKS}:{server.port}/", 0.7, b"x" * 50_000_000)
     assert isinstance(silence, Silence)

@@ -228,8 +228,8 @@ def test_the_body_arrives_byte_for_byte(
 
 @pytest.mark.parametrize(
     "name",
-    ["Host", "content-length", "Transfer-Encoding", "CONNECTION", "Accept-Encoding", "Cookie",
-     "User-Agent", "Expect", "Upgrade", "Trailer", "TE", "Keep-Alive", "Proxy-Connection"],
+    ["host", "content-length", "Transfer-Encoding", "CONNECTION", "accept-encoding", "Cookie",
+     "user-agent", "Expect", "Upgrade", "Trailer", "TE", "Keep-Alive", "Proxy-Connection"],
 )  # fmt: skip
 def test_a_caller_cannot_say_how_it_is_sent(serve: Serve, egress: Egress, name: str) -> None:
     server = serve(answer_all)

@@ -238,6 +238,17 @@ def test_an_endpoint_has_four_at_once_and_after_timeouts_one(
     assert outbound.claim_due() is None
 
 
+def test_a_slow_answer_counts_like_a_timeout_until_a_fast_one(
+    app: Flask, caller: Caller, receiver: Receiver
+) -> None:
+    new = an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
+    for pause_s, slow in ((outbound.SLOW_S + 0.1, 1), (0.0, 0)):
+        receiver.reply = lambda _received, pause_s=pause_s: (200, {}, pause_s)  # type: ignore[misc]
+        pay(app, caller)
+        deliver_due(app)
+        assert endpoint_now(caller, new).timeouts == slow
+
+
 def test_a_tenant_has_eight_at_once_and_the_next_tenant_is_not_kept_waiting(
     app: Flask, caller: Caller
 ) -> None:
