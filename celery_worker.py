@@ -4,10 +4,13 @@ import threading
 
 from payments_app import create_app, refuse_unsafe_role
 from payments_app.worker.clockwork import Clockwork
+from payments_app.worker.port import open_ports
 
 _stop = threading.Event()
 # Never named `app`: celery -A takes that attribute first, and it must find `celery`.
 flask_app = create_app(stopping=_stop.is_set)
 refuse_unsafe_role(flask_app)
 celery = flask_app.extensions["celery"]
-Clockwork(flask_app, _stop).connect()
+_clockwork = Clockwork(flask_app, _stop)
+_clockwork.connect()
+open_ports(flask_app.extensions["maramoja"].settings, _clockwork)

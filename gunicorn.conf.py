@@ -1,14 +1,30 @@
 """How gunicorn serves the API; its own flags and GUNICORN_CMD_ARGS override each line."""
 
+import fcntl
 import json
 import os
+import secrets
+import shutil
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from gunicorn import util
 from gunicorn.http import wsgi
+
+# What workers count is in files, so that any of them can answer for all. A fresh folder for each
+# master, in memory; the library looks for its name once, when it is imported. A reload (SIGHUP)
+# runs this file again, finds the library there, and keeps the folder and with it the counts.
+MEMORY = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp")  # noqa: S108 - as below
+COUNTS = "PROMETHEUS_MULTIPROC_DIR"
+FOLDERS = "maramoja-metrics-"
+if "prometheus_client" not in sys.modules:
+    os.environ[COUNTS] = str(MEMORY / f"{FOLDERS}{secrets.token_hex(8)}")
+
+from prometheus_client.mmap_dict import MmapedDict  # noqa: E402 - once it has a name
+from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 
@@ -30,6 +46,9 @@ max_requests = 0
 # Each worker makes its own database and Redis connections: two processes that share one after a
 # fork read each other's answers.
 preload_app = False
+
+# By default whoever is on this machine may say where the app is mounted, by a header SCRIPT_NAME.
+forwarder_headers = ""
 
 # Heartbeats are files; in memory they neither wait for a disk nor need one that can be written.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - gunicorn's advice
@@ -91,12 +110,68 @@ def refuse(sock: socket.socket, status: int, reason: str, _message: str) -> None
 util.write_error = refuse
 
 
-def on_starting(_server: object) -> None:
+def on_starting(server: object) -> None:
     """A wrong setting or database role ends us here, with its one line.
 
     A worker that it ended would be started again for ever. In a process of its own, because what is imported here would outlive a reload (SIGHUP).
     """
     program = "import payments_app, wsgi; payments_app.refuse_unsafe_role(wsgi.app)"
-    tried = subprocess.run([sys.executable, "-c", program], check=False)  # noqa: S603  our own
+    environment = {name: value for name, value in os.environ.items() if name != COUNTS}
+    tried = subprocess.run([sys.executable, "-c", program], check=False, env=environment)  # noqa: S603  our own
     if tried.returncode != 0:
         sys.exit(tried.returncode)
+    remove_orphans()
+    # Held by this master and its workers for as long as one of them lives.
+    server.owner = make_folder(Path(os.environ[COUNTS]))
+
+
+def child_exit(server: object, worker: object) -> None:
+    """A worker has ended, however: its gauges are nobody's now, and its counts stay."""
+    mark_process_dead(worker.pid)
+    try:
+        gather_counts(Path(os.environ[COUNTS]), alive=server.WORKERS)
+    except Exception:
+        # Counts are no reason to end a master: what it was is in the log.
+        server.log.exception("the counts of ended workers can't be gathered")
+
+
+def on_exit(_server: object) -> None:
+    """The folder goes with its master."""
+    shutil.rmtree(os.environ[COUNTS], ignore_errors=True)
+
+
+def make_folder(folder: Path) -> object:
+    """Make it, with a lock in it that says that it is in use; whoever holds the result holds that."""
+    folder.mkdir(mode=0o700)
+    lock = (folder / "owner.new").open("w")
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    # Nobody ever sees it without its lock.
+    (folder / "owner.new").rename(folder / "owner")
+    return lock
+
+
+def remove_orphans() -> None:
+    """What masters left that were killed."""
+    for owner in MEMORY.glob(f"{FOLDERS}*/owner"):
+        # Somebody's who lives, or another user's.
+        with suppress(OSError), owner.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(owner.parent)
+
+
+def gather_counts(folder: Path, *, alive: object) -> None:
+    """Add what ended workers have counted to one file, or each of them would leave its own."""
+    with (folder / "moving").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Somebody reads them just now: the next one's end will do, and nothing is lost.
+            return
+        for path in folder.glob("*.db"):
+            kind, _, pid = path.stem.rpartition("_")
+            if pid.isdigit() and int(pid) not in alive and kind in ("counter", "histogram"):
+                gathered = MmapedDict(str(folder / f"{kind}_ended.db"))
+                for key, value, _, _ in MmapedDict.read_all_values_from_file(path):
+                    gathered.write_value(key, gathered.read_value(key)[0] + value, 0.0)
+                gathered.close()
+                path.unlink()

@@ -7,22 +7,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from flask import Flask
 from flask_migrate import Migrate
-from redis import Redis
+from redis import Redis, RedisError
 from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from sqlalchemy.exc import SQLAlchemyError
 
 from payments_app.api import register_api
 from payments_app.commands import register_commands
+from payments_app.kernel import metrics
 from payments_app.kernel.database import db, init_database, snapshot
 from payments_app.kernel.egress import Egress, EgressRules
 from payments_app.kernel.logs import configure_logs
 from payments_app.kernel.postgres import DatabaseRoleUnsafe
 from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.tracing import start_tracing
 from payments_app.kernel.transport import Transport
 from payments_app.kernel.vault import Vault
 from payments_app.payments.pace import SharedPace
@@ -61,7 +64,9 @@ def create_app(settings: Settings | None = None, *, stopping: Callable[[], bool]
     Raises SettingInvalid, which ends the process with a line that names the setting.
     """
     settings = settings or Settings.from_env(os.environ)
+    metrics.build_info.labels(_version()).set(1)
     configure_logs(level=settings.log_level, log_format=settings.log_format)
+    start_tracing(settings.traces_exporter)
     app = Flask("payments_app", static_folder=None)
     init_database(app, settings.database_url, allow_superuser=settings.database_allow_superuser)
     Migrate(app, db, directory=str(MIGRATIONS), compare_type=True)
@@ -87,13 +92,28 @@ def refuse_unsafe_role(app: Flask) -> None:
         pass
 
 
+class _Once(Retry):
+    """No retry; what failed is counted, whoever asked and however they go on without."""
+
+    def call_with_retry(self, *args: Any, **options: Any) -> Any:
+        """See Retry."""
+        try:
+            return super().call_with_retry(*args, **options)
+        except NoScriptError:
+            # The client sends the script then, as it does on first use.
+            raise
+        except (RedisError, OSError):
+            metrics.redis_errors.inc()
+            raise
+
+
 def _parts(settings: Settings, stopping: Callable[[], bool]) -> Parts:
     cipher = Cipher(settings.secret_keys)
     redis = Redis.from_url(
         settings.redis_url,
         socket_timeout=REDIS_TIMEOUT_S,
         socket_connect_timeout=REDIS_TIMEOUT_S,
-        retry=Retry(NoBackoff(), 0),
+        retry=_Once(NoBackoff(), 0),
     )
     registry = Registry.load(TokenCache(redis, cipher))
     _check_platform_accounts(settings, registry)

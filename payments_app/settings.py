@@ -34,6 +34,15 @@ ANSWERS_KEPT_HOURS: Final = 24
 HOURS_MAX: Final = 8760
 # Ten years.
 DAYS_MAX: Final = 3650
+# Loopback, and what no one outside can come from: RFC 1918 and RFC 4193.
+METRICS_NETWORKS: Final = tuple(
+    ip_network(one)
+    for one in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),
+        *("::1/128", "fc00::/7"),
+    )
+)
+PORT_MAX: Final = 65_535
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -67,6 +76,10 @@ class Settings:
     log_format: str = "json"
     webhook_allow_private_addresses: bool = False
     database_allow_superuser: bool = False
+    traces_exporter: str | None = None
+    metrics_networks: tuple[Network, ...] = METRICS_NETWORKS
+    worker_port: int = 0
+    beat_port: int = 0
     platform_accounts: tuple[ProviderAccount, ...] = ()
 
     @classmethod
@@ -104,6 +117,10 @@ class Settings:
             database_allow_superuser=read.optional(
                 "DATABASE_ALLOW_SUPERUSER", _boolean, default=False
             ),
+            traces_exporter=_traces_exporter(read),
+            metrics_networks=read.optional("METRICS_NETWORKS", _networks, METRICS_NETWORKS),
+            worker_port=read.optional("WORKER_PORT", _port, 0),
+            beat_port=read.optional("BEAT_PORT", _port, 0),
             platform_accounts=_platform_accounts(read),
         )
 
@@ -244,6 +261,13 @@ def _days(value: str) -> int:
     return int(value)
 
 
+def _port(value: str) -> int:
+    """a port from 1 to 65535, or 0 for none"""
+    if not re.fullmatch("[0-9]{1,5}", value) or int(value) > PORT_MAX:
+        raise ValueError
+    return int(value)
+
+
 def _proxies(value: str) -> int:
     """the number of proxies in front of the API, from 0 to 9"""
     if not re.fullmatch("[0-9]", value):
@@ -278,6 +302,36 @@ def _word(value: str) -> str:
     if not re.fullmatch(r"\S+", value):
         raise ValueError
     return value
+
+
+def _exporter(value: str) -> str:
+    """otlp, console or none"""
+    if value not in ("otlp", "console", "none"):
+        raise ValueError
+    return value
+
+
+def _protocol(value: str) -> str:
+    """http/protobuf, the one protocol of OTLP that is built in"""
+    if value != "http/protobuf":
+        raise ValueError
+    return value
+
+
+def _traces_exporter(read: _Reader) -> str | None:
+    """Where spans go; None: there are none. What else is named OTEL_… the SDK reads itself."""
+    disabled = read.optional("OTEL_SDK_DISABLED", _boolean, default=False)
+    named = read.optional("OTEL_TRACES_EXPORTER", _exporter, None)
+    endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    # The particular one has the last word.
+    protocols = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+    protocol = next(filter(read.text, protocols), protocols[0])
+    addresses = [read.optional(name, _http_url, None) for name in endpoints]
+    exporter = named or ("otlp" if any(addresses) else "none")
+    if disabled or exporter == "none":
+        return None
+    read.optional(protocol, _protocol, None)
+    return exporter
 
 
 def _platform_accounts(read: _Reader) -> tuple[ProviderAccount, ...]:

@@ -10,7 +10,7 @@ from flask import Flask, Response, current_app, g, request
 from redis import Redis
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from payments_app.api import callbacks, docs, health
+from payments_app.api import callbacks, docs, health, metrics
 from payments_app.api.authentication import (
     register_authentication,
     register_request_ids,
@@ -23,6 +23,7 @@ from payments_app.api.limits import register_limits
 from payments_app.api.openapi import ProblemApi
 from payments_app.api.problem_types import UnsupportedMediaType
 from payments_app.api.problems import register_problems
+from payments_app.api.traces import register_traces
 from payments_app.api.v1 import payments, webhooks
 from payments_app.settings import Settings
 
@@ -43,7 +44,9 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
     # //api//v1 is not another spelling of /api/v1: no redirect, whose Host anybody may have set.
     app.url_map.merge_slashes = False
     app.extensions["maramoja_lock"] = RequestLock(redis)
+    register_traces(app)
     register_request_ids(app)
+    metrics.register_metrics(app, settings)
     register_cors(app, settings.cors_allowed_origins)
     register_authentication(app)
     register_limits(app, settings, redis=redis)
@@ -56,7 +59,7 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
     resources = (payments.blp, webhooks.blp, webhooks.told, webhooks.events)
     for documented in (*resources, docs.problems, health.blp):
         api.register_blueprint(documented)
-    for undocumented in (callbacks.blp, docs.blp):
+    for undocumented in (callbacks.blp, docs.blp, metrics.blp):
         app.register_blueprint(undocumented)
 
 
@@ -74,7 +77,7 @@ def _require_json() -> None:
 
 
 def _log_request(response: Response) -> Response:
-    if not request.path.startswith("/health"):
+    if not request.path.startswith(("/health", metrics.PATH)):
         log.info(
             "request.served",
             method=request.method,

@@ -20,7 +20,6 @@ from payments_app.tenants.scopes import Scope
 View = TypeVar("View", bound=Callable[..., Any])
 API_PREFIX: Final = "/api/"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _BEARER: Final = re.compile(r"Bearer\s+(\S+)", re.IGNORECASE)
 
 
@@ -82,8 +81,6 @@ def _begin() -> None:
     begin_at(Origin(source=request.remote_addr, request_id=g.request_id))
     structlog.contextvars.clear_contextvars()
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
-    if trace := _TRACEPARENT.fullmatch(request.headers.get("traceparent", "")):
-        structlog.contextvars.bind_contextvars(trace_id=trace[1])
 
 
 def _authenticate() -> None:

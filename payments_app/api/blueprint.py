@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import marshmallow as ma
 from flask import Request, Response
@@ -53,6 +54,15 @@ def whole_body(req: Request) -> bytes:
     return body
 
 
+def _not_utf_8(query: bytes) -> Iterator[str]:
+    """The names of parameters that werkzeug would leave as they came, and so look for "%FF"."""
+    for pair in query.split(b"&"):
+        try:
+            unquote_to_bytes(pair).decode()
+        except UnicodeDecodeError:
+            yield unquote_to_bytes(pair.partition(b"=")[0]).decode(errors="replace")
+
+
 class StrictParser(FlaskParser):
     """webargs, but with our JSON reader, and as strict about a query as about a body."""
 
@@ -73,7 +83,10 @@ class StrictParser(FlaskParser):
         return body
 
     def load_querystring(self, req: Request, schema: ma.Schema) -> MultiDictProxy:
-        """The query's parameters. Raises FieldsInvalid for one that is given twice."""
+        """The query's parameters. Raises FieldsInvalid for one given twice or not in UTF-8."""
+        bent = {name: ["isn't UTF-8"] for name in _not_utf_8(req.query_string)}
+        if bent:
+            raise FieldsInvalid(bent)
         repeated = [name for name, values in req.args.lists() if len(values) > 1]
         if repeated:
             raise FieldsInvalid({name: ["is given more than once"] for name in repeated})

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Final
 
 import marshmallow as ma
-from alembic.script import ScriptDirectory
 from flask import Response, current_app
 from redis import RedisError
-from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 
 from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.json import json_response
-from payments_app.kernel.database import snapshot
+from payments_app.kernel.schema import is_behind, present_versions
 
 blp = ApiBlueprint(
     "health", __name__, url_prefix="/health", description="For probes and people", public=True
 )
 OK: Final = "ok"
-# Alembic's own way to ask writes two lines into the log, at each probe.
-VERSIONS: Final = text("SELECT version_num FROM alembic_version")
 UNAVAILABLE: Final = "unavailable"
 # A probe that found us unable to work comes back after this.
 RETRY_AFTER_S: Final = 2
@@ -153,22 +148,12 @@ def _checks() -> dict[str, object]:
 
 def _database() -> str:
     try:
-        with snapshot() as connection:
-            current = connection.execute(VERSIONS).scalars().all()
-    except ProgrammingError:
-        # There is no such table: nothing has been migrated yet.
-        current = ()
+        current = present_versions()
     except SQLAlchemyError:
         return "unreachable"
-    if set(current) != _wanted(current_app.extensions["migrate"].directory):
+    if is_behind(current_app.extensions["migrate"].directory, current):
         return "migrations pending: run flask db upgrade"
     return OK
-
-
-@lru_cache(maxsize=1)
-def _wanted(directory: str) -> frozenset[str]:
-    """The schema's version that this code was written for; read once from the files."""
-    return frozenset(ScriptDirectory(directory).get_heads())
 
 
 def _redis() -> str:

@@ -17,6 +17,7 @@ import structlog
 from flask import request
 from redis import Redis, RedisError
 
+from payments_app.kernel import metrics
 from payments_app.kernel.idempotency import KeyInvalid, KeyMissing
 
 T = TypeVar("T")
@@ -75,10 +76,12 @@ class RequestLock:
         `about` is a digest of the request: one who asks something else under the same key
         doesn't wait here, because its answer doesn't depend on the first one's end.
         """
+        asked_at = time.monotonic()
         token = f"{secrets.token_hex(8)}:{about}"
         held = self._call(lambda: self._take(name, token))
         if isinstance(held, str) and held.rpartition(":")[2] == about:
             self._wait(name, held)
+        metrics.key_lock_wait_seconds.observe(time.monotonic() - asked_at)
         try:
             yield
         finally:

@@ -77,7 +77,7 @@ PARAMETERS: Final[dict[str, dict[str, Any]]] = {
         "example": "acme",
     },
     "traceparent": {
-        "description": "W3C trace context; the trace's id shows in our logs.",
+        "description": "W3C trace context; the trace's id shows in our logs and goes with the webhooks.",
         "schema": _TEXT,
         "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     },

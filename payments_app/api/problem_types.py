@@ -109,6 +109,12 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         "Tenant suspended",
         "Ask the operator of this installation. Open payments go on to their end.",
     ),
+    tenants.TenantHeld: _of(
+        tenants.TenantHeld,
+        _S.SERVICE_UNAVAILABLE,
+        "Tenant held",
+        "Send the same request again with the same key after Retry-After. Nothing was done.",
+    ),
     UnsupportedMediaType: _of(
         UnsupportedMediaType,
         _S.UNSUPPORTED_MEDIA_TYPE,

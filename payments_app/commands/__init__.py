@@ -1,14 +1,17 @@
-"""The operator's command line: `flask tenants|keys|providers|payments|payers|webhooks|audit|secrets …`."""
+"""The operator's command line: `flask tenants|keys|providers|payments|payers|webhooks|audit|…`."""
 
 from __future__ import annotations
 
 from flask import Flask
 
 from payments_app.commands.audit import audit
+from payments_app.commands.doctor.command import doctor
+from payments_app.commands.invariants import invariants
 from payments_app.commands.keys import keys
 from payments_app.commands.payers import payers
 from payments_app.commands.payments import payments
 from payments_app.commands.providers import providers
+from payments_app.commands.recovery import recovery
 from payments_app.commands.secrets import secrets
 from payments_app.commands.tenants import tenants
 from payments_app.commands.webhooks import webhooks
@@ -16,5 +19,7 @@ from payments_app.commands.webhooks import webhooks
 
 def register_commands(app: Flask) -> None:
     """Put every group under `flask`."""
-    for group in (tenants, keys, providers, payments, payers, webhooks, audit, secrets):
+    record = (audit, invariants, recovery, secrets)
+    for group in (tenants, keys, providers, payments, payers, webhooks, *record):
         app.cli.add_command(group)
+    app.cli.add_command(doctor)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from flask import current_app
+from redis import Redis
 
 from payments_app.kernel.egress import Egress
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.vault import Vault
 from payments_app.payments.rails import Rails
+from payments_app.settings import Settings
 
 
 def rails() -> Rails:
@@ -31,4 +33,16 @@ def vault() -> Vault:
 def egress() -> Egress:
     """What sends to addresses that tenants gave."""
     found: Egress = current_app.extensions["maramoja"].egress
+    return found
+
+
+def settings() -> Settings:
+    """What this process was started with."""
+    found: Settings = current_app.extensions["maramoja"].settings
+    return found
+
+
+def redis() -> Redis:
+    """Locks, limits and tokens."""
+    found: Redis = current_app.extensions["maramoja"].redis
     return found

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, MetaData, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
+from payments_app.kernel.pool import counted_pool
 from payments_app.kernel.postgres import refuse_unsafe_role
 
 # Constraint names come out the same everywhere, so that a migration can name them.
@@ -34,7 +35,7 @@ _TENANT: Final = "tenant"
 BEGIN: Final = "BEGIN"
 
 AllTenants = NewType("AllTenants", str)
-# For the operator's commands and for looking what is due. The API never says it.
+# For the operator's commands, looking what is due, and counting. No tenant's request says it.
 EVERY_TENANT: Final = AllTenants("*")
 
 
@@ -64,10 +65,7 @@ def init_database(
     )
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-        "pool_size": pool_size,
-        "max_overflow": 8,
-        "pool_timeout": 5,
-        "pool_pre_ping": False,
+        **counted_pool(pool_size),
         # psycopg begins nothing by itself: _begin does, with the tenant in the same round trip.
         "isolation_level": "AUTOCOMMIT",
         "connect_args": {

@@ -11,6 +11,7 @@ from celery import current_app
 from kombu.exceptions import OperationalError
 from sqlalchemy.orm import Session
 
+from payments_app.kernel import metrics, tracing
 from payments_app.kernel.database import after_commit
 
 log = structlog.get_logger(__name__)
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 RING_EXPIRES_S: Final = 30
 # While the broker is away, don't make every request find that out anew.
 DEAF_S: Final = 5.0
+# The header of a ring.
+TRACEPARENT: Final = "traceparent"
 _deaf_until = 0.0
 
 
@@ -29,21 +32,38 @@ class Job(StrEnum):
     EXPIRE_ANSWERS = "idempotency.expire_answers"
     ERASE_PAYERS = "payers.erase"
     SEAL_EVENTS = "payment_events.seal"
+    CHECK_INVARIANTS = "invariants.check"
     FORGET_DELIVERIES = "webhook_deliveries.forget"
 
 
+for _job in Job:
+    metrics.doorbells_lost.labels(_job)
+
+
 def enqueue(session: Session, job: Job) -> None:
-    """Ring for `job` once this session's transaction has committed."""
-    after_commit(session, lambda: ring(job))
+    """Ring for `job` once this session's transaction has committed; in the caller's trace."""
+    after_commit(session, lambda: ring(job, traceparent=tracing.here()))
 
 
-def ring(job: Job) -> None:
-    """Ring now. A broker that is away costs latency only: the sweep finds the row."""
+def ring(job: Job, *, traceparent: str | None = None) -> None:
+    """Ring now. A broker that is away costs latency only: the sweep finds the row.
+
+    `traceparent`: whose doing this ring is. One worker calling another is nobody's: it would string
+    a whole backlog onto one payment's trace.
+    """
     global _deaf_until  # noqa: PLW0603  one broker a process, one moment when it was last away
     if time.monotonic() < _deaf_until:
+        metrics.doorbells_lost.labels(job).inc()
         return
     try:
-        current_app.send_task(job.value, ignore_result=True, retry=False, expires=RING_EXPIRES_S)
+        current_app.send_task(
+            job.value,
+            ignore_result=True,
+            retry=False,
+            expires=RING_EXPIRES_S,
+            headers={TRACEPARENT: traceparent} if traceparent else None,
+        )
     except (OperationalError, OSError) as error:
         _deaf_until = time.monotonic() + DEAF_S
+        metrics.doorbells_lost.labels(job).inc()
         log.warning("doorbell.lost", job=job.value, error=type(error).__name__)

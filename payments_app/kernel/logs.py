@@ -11,6 +11,8 @@ from uuid import UUID
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from payments_app.kernel import tracing
+
 # A run of digits that could be an MSISDN, or a number as people at home write it, and isn't part
 # of an id such as a UUID.
 _NUMBER: Final = re.compile(
@@ -34,13 +36,22 @@ _INTEGER_MIN: Final = 10**9
 # Our own fields that are numbers or ids, not text that somebody wrote.
 _OURS: Final = frozenset({"timestamp", "level", "logger", "event_id", "duration_ms", "status"})
 # They tell of each doorbell and of each of their own parts; ours says what came of it.
-_TALKERS: Final = ("alembic.runtime.plugins", "celery.app.trace", "celery.worker.strategy")
+_TALKERS: Final = (
+    "alembic.runtime.plugins",
+    "celery.app.trace",
+    # A line a second.
+    "celery.beat",
+    "celery.worker.strategy",
+    # SQLAlchemy's pool, by the name of our class of it.
+    "payments_app.kernel.pool",
+)
 
 
 def configure_logs(*, level: str, log_format: str) -> None:
     """Send all logging of this process, libraries' included, to stderr in one form."""
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        tracing.stamp,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.ExtraAdder(),
@@ -61,7 +72,7 @@ def configure_logs(*, level: str, log_format: str) -> None:
     render: Processor = (
         structlog.processors.JSONRenderer()
         if log_format == "json"
-        else structlog.dev.ConsoleRenderer()
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(

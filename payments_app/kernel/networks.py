@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Final
 
 Network = IPv4Network | IPv6Network
+# What a proxy leaves on what it passes on: then the peer's address is the proxy's own.
+FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
 
 
 def is_within(address: str | None, networks: Iterable[Network]) -> bool:

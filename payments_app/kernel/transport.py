@@ -15,10 +15,11 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError
 
-from payments_app.kernel import departure
+from payments_app.kernel import departure, tracing
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import transaction_is_open
 from payments_app.kernel.departure import Departure
+from payments_app.kernel.tracing import Kind
 from payments_app.kernel.wire import Answer, Call, Silence, Wire
 
 RESPONSE_BYTES_MAX: Final = 64 * 1024
@@ -118,7 +119,13 @@ class _Wire:
     _leave_before: float | None
 
     def send(self, call: Call) -> Answer | Silence:
-        return self._transport.exchange(call, leave_before=self._leave_before)
+        # Told to us only: the provider gets no traceparent, which is our house's and the tenant's.
+        name = f"{call.provider} {call.operation}"
+        with tracing.span(name, Kind.CLIENT, parent=tracing.here()) as span:
+            span.note({tracing.PROVIDER: call.provider, tracing.OPERATION: call.operation})
+            came = self._transport.exchange(call, leave_before=self._leave_before)
+            tracing.note_answer(came)
+            return came
 
 
 class _Adapter(HTTPAdapter):

@@ -9,13 +9,18 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request that an adapter wants sent. `timeout_s` bounds the whole exchange."""
+    """A request that an adapter wants sent. `timeout_s` bounds the whole exchange.
+
+    `provider` and `operation` tell what it is, in constant words: `mtn_momo`, `submit`.
+    """
 
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes | None = field(default=None, repr=False)
     timeout_s: float = 15.0
+    provider: str = "unknown"
+    operation: str = "call"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,17 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from payments_app.kernel import idempotency
+from payments_app.kernel import idempotency, metrics, tracing
 from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import transaction
 from payments_app.kernel.errors import GatewayError
-from payments_app.kernel.idempotency import Attempt, StoredAnswer
+from payments_app.kernel.idempotency import (
+    Attempt,
+    KeyExpired,
+    KeyInProgress,
+    KeyReused,
+    StoredAnswer,
+)
 from payments_app.kernel.jobs import Job, enqueue
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.postgres import constraint_of, is_lock_timeout
@@ -32,12 +38,25 @@ from payments_app.payments.rails import Rails
 from payments_app.payments.states import BORN, Event, Status
 from payments_app.payments.story import record_event
 from payments_app.tenants.caller import Caller
+from payments_app.tenants.errors import TenantHeld
 
 log = structlog.get_logger(__name__)
 
 # The answer that a new payment of this payer is given.
 Render = Callable[[Payment, Msisdn], StoredAnswer]
+# A brake is on for minutes or hours, never for seconds.
+HELD_RETRY_AFTER_S: Final = 60
 EXTERNAL_ID_ONCE: Final = "uq_payments_tenant_id_mode_external_id"
+
+
+_KEYS_REFUSED: Final[dict[type[GatewayError], str]] = {
+    KeyReused: "reused",
+    KeyInProgress: "in_progress",
+    KeyExpired: "expired",
+}
+# Each is there from the start, at nought: a rate needs a number to begin from.
+for _outcome in ("first", "replayed", "absent", *_KEYS_REFUSED.values()):
+    metrics.idempotency.labels(_outcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,7 @@ class Asker:
     request_id: str
     idempotency_key: UUID | None
     answer_kept_for: timedelta
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,17 +82,28 @@ class Accepted:
 def accept_payment(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Accepted:
     """Accept the payment, once for each idempotency key, or give the first answer again.
 
-    Raises FieldsInvalid and its kin before anything is claimed; KeyReused, KeyInProgress,
-    KeyExpired; ExternalIdTaken; VaultClosed.
+    Raises FieldsInvalid and its kin, and TenantHeld, before anything is claimed; KeyReused,
+    KeyInProgress, KeyExpired; ExternalIdTaken; VaultClosed.
     """
     try:
+        accepted = _accept(order, asker, rails, render)
+    except (KeyReused, KeyInProgress, KeyExpired) as error:
+        metrics.idempotency.labels(_KEYS_REFUSED[type(error)]).inc()
+        raise
+    metrics.idempotency.labels(_came_to(asker, accepted)).inc()
+    return accepted
+
+
+def _accept(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Accepted:
+    try:
         route = choose_route(order, asker.caller, rails)
+        _refuse_held(asker.caller)
     except GatewayError:
         # No rail takes it now. Whose key has an answer from before is given that one.
         if (earlier := replay_payment(order, asker, rails.vault)) is None:
             raise
         return earlier
-    payment = _new_payment(order, asker.caller, route)
+    payment = _new_payment(order, asker, route, rails.vault)
     payer = seal_payer(rails.vault, payment, order.payer)
     accepted = Accepted(render(payment, payer.msisdn), payment.id)
     try:
@@ -96,8 +127,16 @@ def accept_payment(order: NewPayment, asker: Asker, rails: Rails, render: Render
                 "An earlier payment has this external_id.", external_id=order.external_id
             ) from None
         raise
+    tracing.current().note({tracing.PAYMENT: str(payment.id)})
+    metrics.payments_accepted.labels(payment.provider, payment.mode).inc()
     log.info("payment.accepted", payment_id=str(payment.id))
     return accepted
+
+
+def _came_to(asker: Asker, accepted: Accepted) -> str:
+    if accepted.status_now is not None:
+        return "replayed"
+    return "absent" if asker.idempotency_key is None else "first"
 
 
 def attempt_of(order: NewPayment, asker: Asker, vault: Vault) -> Attempt | None:
@@ -155,9 +194,13 @@ def _claim_key(
 def _replayed(
     session: Session, attempt: Attempt, earlier: idempotency.Earlier, vault: Vault
 ) -> Accepted:
-    status, sealed = session.execute(
-        select(Payment.status, Payment.payer).where(Payment.id == earlier.resource_id)
+    status, sealed, traceparent = session.execute(
+        select(Payment.status, Payment.payer, Payment.traceparent).where(
+            Payment.id == earlier.resource_id
+        )
     ).one()
+    # Its own trace, with a way to the one in which the payment goes on.
+    tracing.current().link(traceparent)
     payer = open_payer(
         vault, tenant_id=attempt.tenant_id, payment_id=earlier.resource_id, sealed=sealed
     )
@@ -175,8 +218,31 @@ def _answer_to(attempt: Attempt) -> str:
     return f"answer {attempt.key}"
 
 
-def _new_payment(order: NewPayment, caller: Caller, route: Route) -> Payment:
+def _refuse_held(caller: Caller) -> None:
+    if caller.held:
+        raise TenantHeld(
+            "New payments of this tenant are held at present. Send it again, with the same key.",
+            retry_after_s=HELD_RETRY_AFTER_S,
+        )
+
+
+def reference_for(asker: Asker, vault: Vault) -> UUID:
+    """What the provider is to know the payment by: a UUIDv4 in form, as providers want it.
+
+    One key has one reference, for ever: should the database be restored to a time before the key
+    was used, a retry is the same payment to the provider still. Nobody foresees it without the
+    tenant's data key. Raises VaultClosed.
+    """
+    if asker.idempotency_key is None:
+        return uuid4()
+    tenant = vault.box_of(asker.caller.tenant_id)
+    digest = tenant.digest(asker.idempotency_key.bytes, about=f"reference {asker.caller.mode}")
+    return UUID(bytes=digest[:16], version=4)
+
+
+def _new_payment(order: NewPayment, asker: Asker, route: Route, vault: Vault) -> Payment:
     now = utc_now()
+    caller = asker.caller
     return Payment(
         id=uuid_utils.compat.uuid7(),
         tenant_id=caller.tenant_id,
@@ -186,7 +252,7 @@ def _new_payment(order: NewPayment, caller: Caller, route: Route) -> Payment:
         base_url=route.account.base_url,
         target_environment=route.account.target_environment,
         merchant=route.provider.merchant(route.account),
-        reference=uuid4(),
+        reference=reference_for(asker, vault),
         amount_minor=order.money.minor,
         currency=order.money.currency,
         external_id=order.external_id,
@@ -194,6 +260,7 @@ def _new_payment(order: NewPayment, caller: Caller, route: Route) -> Payment:
         payee_note=order.payee_note,
         description=order.description,
         tenant_metadata=order.metadata,
+        traceparent=asker.traceparent,
         status=BORN.status,
         stage=BORN.stage,
         sequence=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from payments_app.kernel import metrics, tracing
 from payments_app.kernel.database import snapshot, transaction
 from payments_app.kernel.jobs import Job, enqueue
 from payments_app.kernel.vault import Vault
@@ -23,6 +25,23 @@ log = structlog.get_logger(__name__)
 # One payment's callbacks beyond this many different ones are answered and not stored.
 CALLBACKS_MAX: Final = 50
 _CALLBACK: Final = "callback"
+
+
+class Came(StrEnum):
+    """What is made of a callback. The last three are said before it gets here."""
+
+    KEPT = "kept"
+    REPEATED = "repeated"
+    UNKNOWN = "unknown"
+    ERASED = "erased"
+    TOO_MANY = "too_many"
+    MALFORMED = "malformed"
+    FOREIGN = "foreign"
+    LIMITED = "limited"
+
+
+for _came in Came:
+    metrics.callbacks.labels(_came)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +61,36 @@ def note_callback(received: ReceivedCallback, vault: Vault) -> bool:
     It proves nothing: whoever sent it, the payment's end comes from our own question.
     Raises VaultClosed.
     """
+    came = _note(received, vault)
+    count_callback(came)
+    return came is Came.KEPT
+
+
+def count_callback(came: Came) -> None:
+    """One more that came to this."""
+    metrics.callbacks.labels(came).inc()
+
+
+def _note(received: ReceivedCallback, vault: Vault) -> Came:
     tenant_id = _tenant_of(received)
     if tenant_id is None:
-        log.warning("callback.unknown_reference", provider=received.provider)
-        return False
+        log.warning(
+            "callback.unknown_reference",
+            provider=received.provider,
+            reference=str(received.reference),
+        )
+        return Came.UNKNOWN
     with transaction(tenant_id) as session:
         payment = session.scalars(
             select(Payment).where(
                 Payment.reference == received.reference, Payment.provider == received.provider
             )
         ).one()
-        if not _keep_callback(session, payment, received, vault):
-            return False
+        tracing.current().link(payment.traceparent)
+        tracing.current().note({tracing.PAYMENT: str(payment.id)})
+        came = _keep_callback(session, payment, received, vault)
+        if came is not Came.KEPT:
+            return came
         session.execute(
             update(Payment)
             .where(
@@ -65,7 +102,7 @@ def note_callback(received: ReceivedCallback, vault: Vault) -> bool:
         )
         enqueue(session, Job.ADVANCE_PAYMENTS)
         log.info("callback.received", payment_id=str(payment.id), late=payment.is_final)
-        return True
+        return came
 
 
 def opened_callback(payer: Payer | None, body: bytes) -> bytes | None:
@@ -83,17 +120,17 @@ def _tenant_of(received: ReceivedCallback) -> UUID | None:
 
 def _keep_callback(
     session: Session, payment: Payment, received: ReceivedCallback, vault: Vault
-) -> bool:
+) -> Came:
     payer = payer_of(vault, payment)
     if payer is None:
         log.info("callback.payer_erased", payment_id=str(payment.id))
-        return False
+        return Came.ERASED
     kept = session.scalar(
         select(func.count()).select_from(Callback).where(Callback.payment_id == payment.id)
     )
     if kept is not None and kept >= CALLBACKS_MAX:
         log.warning("callback.too_many", payment_id=str(payment.id))
-        return False
+        return Came.TOO_MANY
     stored = session.execute(
         insert(Callback)
         .values(
@@ -107,4 +144,4 @@ def _keep_callback(
         .on_conflict_do_nothing()
         .returning(Callback.id)
     ).first()
-    return stored is not None
+    return Came.REPEATED if stored is None else Came.KEPT

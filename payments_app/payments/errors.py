@@ -21,3 +21,15 @@ class CursorInvalid(GatewayError):
     """The cursor isn't one that a list of ours gave out."""
 
     code = "cursor_invalid"
+
+
+class BreakNotFound(GatewayError):
+    """No open break of an invariant has this number."""
+
+    code = "break_not_found"
+
+
+class RecoveryUnfinished(GatewayError):
+    """Payments of a restored database haven't all been asked about yet."""
+
+    code = "recovery_unfinished"

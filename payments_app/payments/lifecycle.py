@@ -29,11 +29,14 @@ from payments_app.payments.evidence import (
     standing_refusal,
     store_exchange,
 )
+from payments_app.payments.figures import count_answer, count_end, count_fenced
 from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.payments.rails import Rails
 from payments_app.payments.states import Event, Stage, Status, Step
-from payments_app.payments.story import ENGINE, record_event
+from payments_app.payments.story import ENGINE, note_contradiction, record_event
+from payments_app.payments.trail import note_outcome, on_trail_of
 from payments_app.providers.contract import Capabilities, FailureCode, Observation, Verdict
+from payments_app.tenants.model import Tenant
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +47,9 @@ LEASE: Final = timedelta(seconds=30)
 LEASE_MARGIN_S: Final = 2.0
 # Less than this left before sending, and the lease is renewed first.
 LEASE_RENEW_BELOW_S: Final = 20.0
+
+# A payment whose tenant is held is looked at again after this; it goes on within that time.
+HELD_LOOK: Final = timedelta(seconds=30)
 
 
 # --- advance: claim, then submit or check -----------------------------------------------------
@@ -70,9 +76,7 @@ def advance_due_payments(rails: Rails) -> int:
         if claim is None:
             break
         ring(Job.ADVANCE_PAYMENTS)
-        with structlog.contextvars.bound_contextvars(
-            payment_id=str(claim.payment.id), tenant_id=str(claim.payment.tenant_id)
-        ):
+        with on_trail_of(claim.payment, claim.step, claim.generation):
             advance_payment(claim, rails)
         done += 1
     return done
@@ -96,29 +100,35 @@ def advance_payment(claim: Claim, rails: Rails) -> None:
         # A fault in an adapter must not stop the other payments; of this one we know nothing.
         log.exception("payment.adapter_failed")
         observation = Observation(Verdict.UNKNOWN, "adapter_failed")
+    note_outcome(observation)
     record(claim, observation, rails)
 
 
 def _claim_due() -> Claim | None:
-    taken_at = boot_seconds()
-    with transaction(EVERY_TENANT) as session:
-        found = session.execute(
-            select(Payment, func.statement_timestamp())
-            .where(
-                Payment.status == Status.PENDING,
-                Payment.next_action_at <= func.statement_timestamp(),
-                func.coalesce(Payment.lease_until, Payment.next_action_at)
-                <= func.statement_timestamp(),
-            )
-            .order_by(Payment.next_action_at)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        ).first()
-        if found is None:
-            return None
-        payment, now = found
-        narrow(session, payment.tenant_id)
-        return _take(session, payment, now, taken_at)
+    while True:
+        taken_at = boot_seconds()
+        with transaction(EVERY_TENANT) as session:
+            found = session.execute(
+                select(Payment, func.statement_timestamp(), Tenant.held_at)
+                .join(Tenant, Tenant.id == Payment.tenant_id)
+                .where(
+                    Payment.status == Status.PENDING,
+                    Payment.next_action_at <= func.statement_timestamp(),
+                    func.coalesce(Payment.lease_until, Payment.next_action_at)
+                    <= func.statement_timestamp(),
+                )
+                .order_by(Payment.next_action_at)
+                .limit(1)
+                .with_for_update(of=Payment, skip_locked=True)
+            ).first()
+            if found is None:
+                return None
+            payment, now, held_at = found
+            narrow(session, payment.tenant_id)
+            if held_at is None or payment.next_step != Step.SUBMIT:
+                return _take(session, payment, now, taken_at)
+            # The tenant's brake is on: it waits here.
+            payment.next_action_at = now + HELD_LOOK
 
 
 def _take(session: Session, payment: Payment, now: datetime, taken_at: float) -> Claim:
@@ -169,8 +179,10 @@ def _observe(claim: Claim, rails: Rails) -> Observation:
         return not_ready
     wire = rails.wire(_renewed(claim))
     if claim.step is Step.SUBMIT:
-        return provider.submit(rails.order_for(payment), account, wire)
+        seen = provider.submit(rails.order_for(payment), account, wire)
+        return count_answer(payment, claim.step, seen)
     seen = provider.check(rails.order_for(payment), account, wire)
+    count_answer(payment, claim.step, seen)
     return _distrusted(seen) if is_other_merchant else seen
 
 
@@ -227,8 +239,9 @@ def record(claim: Claim, observation: Observation, rails: Rails) -> None:
             vault=rails.vault,
         )
         if payment.generation != claim.generation or payment.is_final:
+            count_fenced(session)
             log.warning("payment.zombie_write", verdict=observation.verdict)
-            _note_contradiction(session, payment, observation)
+            note_contradiction(session, payment, observation.verdict)
             return
         hinted = _was_hinted(payment)
         payment.lease_until = None
@@ -350,6 +363,7 @@ def _end(
         payment.failure_code = evidence.failure_code or FailureCode.OTHER
         payment.failure_provider_code = evidence.failure_provider_code
     _move(session, payment, event, now, reason=reason)
+    count_end(session, payment)
     log.info("payment.settled", status=payment.status, reason=reason)
 
 
@@ -383,13 +397,3 @@ def _locked(session: Session, payment_id: UUID) -> tuple[Payment, datetime]:
         .with_for_update(of=Payment)
     ).one()
     return payment, now
-
-
-def _note_contradiction(session: Session, payment: Payment, seen: Observation) -> None:
-    """A late answer that says otherwise than the end we recorded: told, and nothing is changed."""
-    ends = {Verdict.SUCCESSFUL: Status.SUCCESSFUL, Verdict.FAILED: Status.FAILED}
-    if payment.is_final and ends.get(seen.verdict, payment.status) != payment.status:
-        log.error("payment.contradicted", verdict=seen.verdict)
-        record_event(
-            session, payment, Event.CONTRADICTED, actor=ENGINE, data={"verdict": seen.verdict}
-        )

@@ -62,6 +62,11 @@ class Payment(Base):
         CheckConstraint(
             "(status = 'FAILED') = (failure_code IS NOT NULL)", name="failure_has_code"
         ),
+        # W3C Trace Context, version 00; not all zeros, neither the trace's id nor the span's.
+        CheckConstraint(
+            "traceparent ~ '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]$'",
+            name="traceparent_form",
+        ),
         UniqueConstraint("reference"),
         UniqueConstraint("tenant_id", "mode", "external_id"),
         Index("ix_payments_due", "next_action_at", postgresql_where=text("status = 'PENDING'")),
@@ -95,6 +100,8 @@ class Payment(Base):
     payer_message: Mapped[str | None] = mapped_column(Text)
     payee_note: Mapped[str | None] = mapped_column(Text)
     description: Mapped[str | None] = mapped_column(Text)
+    # Where it was accepted, in whose trace every later step stands: see kernel/tracing.py.
+    traceparent: Mapped[str | None] = mapped_column(Text)
     # `metadata` is SQLAlchemy's own word on a model.
     tenant_metadata: Mapped[dict[str, Any] | None] = mapped_column(
         "metadata", JSONB(none_as_null=True)
@@ -222,3 +229,26 @@ class Callback(Base):
     body: Mapped[bytes] = mapped_column(LargeBinary)
     source: Mapped[str | None] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+
+
+class InvariantBreak(Base):
+    """Something that can't be, and was seen all the same. It is resolved by a person, once."""
+
+    __tablename__ = "invariant_breaks"
+    __table_args__ = (
+        UniqueConstraint("tenant_id", "invariant", "subject"),
+        CheckConstraint("(resolved_at IS NULL) = (resolution IS NULL)", name="resolved_has_reason"),
+        Index(
+            "ix_invariant_breaks_open", "tenant_id", postgresql_where=text("resolved_at IS NULL")
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
+    invariant: Mapped[str] = mapped_column(Text)
+    # A payment's id, or a row of the record.
+    subject: Mapped[str] = mapped_column(Text)
+    detail: Mapped[str] = mapped_column(Text)
+    found_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    resolved_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    resolution: Mapped[str | None] = mapped_column(Text)

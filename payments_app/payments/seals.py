@@ -7,7 +7,7 @@ in the tenant's audit chain.
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 from sqlalchemy import text
@@ -15,6 +15,7 @@ from sqlalchemy import text
 from payments_app.audit.model import SEALED
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.payments.invariants import check_changed
 
 log = structlog.get_logger(__name__)
 
@@ -49,12 +50,23 @@ _DIGESTS: Final = text(
 )
 
 
+class Batch(NamedTuple):
+    """The events behind one id, up to another."""
+
+    after: int
+    through: int
+
+
 def seal_events() -> int:
     """Seal all events that no open transaction can come before any more; how many."""
     last = _last_settled()
     sealed = 0
-    while last and (batch := _seal_batch(last)):
-        sealed += batch
+    while last and (batch := _next_batch(last)):
+        # Looked at first: a batch that a crash leaves unsealed is looked at again.
+        check_changed(after=batch.after, through=batch.through)
+        if not (count := _seal(batch)):
+            break
+        sealed += count
     if sealed:
         log.info("payment_events.sealed", count=sealed)
     return sealed
@@ -74,16 +86,21 @@ def _last_settled() -> int | None:
     return None
 
 
-def _seal_batch(last: int) -> int:
-    """Seal the next events up to `last`, an entry for each tenant that has some; how many."""
+def _next_batch(last: int) -> Batch | None:
+    with transaction(EVERY_TENANT) as session:
+        after = session.scalar(_SEALED_THROUGH) or 0
+        through = session.scalar(_BATCH_END, {"after": after, "last": last, "batch": BATCH})
+    return None if through is None else Batch(after, through)
+
+
+def _seal(batch: Batch) -> int:
+    """Add an entry for each tenant that has events in it; how many. 0 if another seals."""
     with transaction(EVERY_TENANT) as session:
         if not session.scalar(_LOCK, {"key": _ONE_SEALER}):
             return 0
-        after = session.scalar(_SEALED_THROUGH) or 0
-        through = session.scalar(_BATCH_END, {"after": after, "last": last, "batch": BATCH})
-        if through is None:
+        if (session.scalar(_SEALED_THROUGH) or 0) != batch.after:
             return 0
-        tenants = session.execute(_DIGESTS, {"after": after, "through": through}).all()
+        tenants = session.execute(_DIGESTS, batch._asdict()).all()
         for row in tenants:
             record(
                 session,
@@ -91,10 +108,10 @@ def _seal_batch(last: int) -> int:
                 actor="system",
                 action=SEALED,
                 subject_type="payment_events",
-                subject_id=f"{row.first}-{through}",
+                subject_id=f"{row.first}-{batch.through}",
                 detail={
                     "first": row.first,
-                    "through": through,
+                    "through": batch.through,
                     "events": row.events,
                     "digest": row.digest,
                 },

@@ -72,6 +72,8 @@ _FAILED: Final = State(Status.FAILED, Stage.FINAL)
 # A resend doesn't change what is known: only the first submission moves ACCEPTED on.
 TRANSITIONS: Final[dict[tuple[Stage, Event], State]] = {
     (Stage.ACCEPTED, Event.SUBMITTING): _SUBMITTING,
+    # A restored database doesn't know what was sent since: see recovery.py.
+    (Stage.ACCEPTED, Event.UNKNOWN): _UNKNOWN,
     (Stage.SUBMITTING, Event.SUBMITTING): _SUBMITTING,
     (Stage.AWAITING_PAYER, Event.SUBMITTING): _WAITING,
     (Stage.UNKNOWN, Event.SUBMITTING): _UNKNOWN,

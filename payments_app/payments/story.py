@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import structlog
 from sqlalchemy.orm import Session
 
 from payments_app.payments.model import Payment, PaymentEvent
-from payments_app.payments.states import Event
+from payments_app.payments.states import Event, Status
+from payments_app.providers.contract import Verdict
+
+log = structlog.get_logger(__name__)
 
 # Who made it happen, when it was no request.
 ENGINE: Final = "engine"
@@ -37,3 +41,11 @@ def record_event(
             data=data or {},
         )
     )
+
+
+def note_contradiction(session: Session, payment: Payment, verdict: Verdict) -> None:
+    """A late answer that says otherwise than the end we recorded: told, and nothing is changed."""
+    ends = {Verdict.SUCCESSFUL: Status.SUCCESSFUL, Verdict.FAILED: Status.FAILED}
+    if payment.is_final and ends.get(verdict, payment.status) != payment.status:
+        log.error("payment.contradicted", verdict=verdict)
+        record_event(session, payment, Event.CONTRADICTED, actor=ENGINE, data={"verdict": verdict})

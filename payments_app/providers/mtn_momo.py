@@ -28,6 +28,7 @@ from payments_app.providers.contract import (
 from payments_app.providers.tokens import Minted, TokenCache
 
 _PRODUCT: Final = "collection"
+_PAY: Final = "v1_0/requesttopay"
 # The new platform was seen to take 10 to 20 s for a token.
 _TOKEN_TIMEOUT_S: Final = 30.0
 _CALL_TIMEOUT_S: Final = 15.0
@@ -120,7 +121,7 @@ class MtnMomo:
         if order.callback_url:
             # Given empty it would be a 400.
             headers["X-Callback-Url"] = order.callback_url
-        call = _call("POST", account, "v1_0/requesttopay", headers=headers, body=body)
+        call = _call("POST", account, _PAY, operation="submit", headers=headers, body=body)
         match self._send(call, account, wire):
             case Observation() as no_token:
                 return no_token
@@ -132,7 +133,7 @@ class MtnMomo:
 
     def check(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:
         """GET requesttopay by reference. What isn't an answer about the payment is UNKNOWN."""
-        call = _call("GET", account, f"v1_0/requesttopay/{order.reference}")
+        call = _call("GET", account, f"{_PAY}/{order.reference}", operation="check")
         match self._send(call, account, wire):
             case Observation() as no_token:
                 return replace(no_token, verdict=Verdict.UNKNOWN)
@@ -146,7 +147,7 @@ class MtnMomo:
         minted = _mint(account, wire)
         if isinstance(minted, Observation):
             return replace(minted, verdict=Verdict.REFUSED) if minted.failure else minted
-        call = _call("GET", account, "v1_0/account/balance")
+        call = _call("GET", account, "v1_0/account/balance", operation="balance")
         answer = wire.send(_under(minted.token, call))
         if isinstance(answer, Silence):
             return Observation(Verdict.UNKNOWN, answer.why, elapsed_s=answer.elapsed_s)
@@ -188,8 +189,8 @@ def _mint(account: ProviderAccount, wire: Wire) -> Minted | Observation:
     names = (account.credentials["collection_api_user"], account.credentials["collection_api_key"])
     basic = base64.b64encode(":".join(names).encode()).decode()
     headers = {"Authorization": f"Basic {basic}", "Content-Length": "0"}
-    call = _call("POST", account, "token/", headers=headers, timeout_s=_TOKEN_TIMEOUT_S)
-    answer = wire.send(call)
+    call = _call("POST", account, "token/", operation="token", headers=headers)
+    answer = wire.send(replace(call, timeout_s=_TOKEN_TIMEOUT_S))
     if isinstance(answer, Silence):
         why = f"token_{answer.why}"
         return Observation(Verdict.NOT_SENT, why, elapsed_s=answer.elapsed_s)
@@ -201,9 +202,9 @@ def _call(
     account: ProviderAccount,
     path: str,
     *,
+    operation: str,
     headers: Mapping[str, str] = _NO_HEADERS,
     body: bytes | None = None,
-    timeout_s: float = _CALL_TIMEOUT_S,
 ) -> Call:
     """A call to the product's root; a doubled slash in an address would be a 400."""
     return Call(
@@ -215,7 +216,9 @@ def _call(
             **headers,
         },
         body,
-        timeout_s,
+        _CALL_TIMEOUT_S,
+        MtnMomo.code,
+        operation,
     )
 
 

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import structlog
 from redis import Redis, RedisError
 
+from payments_app.kernel import metrics
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
 from payments_app.providers.contract import Observation, ProviderAccount, Verdict
@@ -85,6 +86,7 @@ class _Label(NamedTuple):
 
     name: str
     owner: str
+    provider: str
 
 
 class _Slot:
@@ -184,6 +186,7 @@ class TokenCache:
             # The provider's clock starts somewhere during the call: count from before it.
             start = boot_seconds()
             outcome = mint()
+            _count(slot.label.provider, outcome, boot_seconds() - start)
             if isinstance(outcome, Minted):
                 slot.held = _Held.of(outcome, ends_at=start + min(outcome.lives_s, LIFE_MAX_S))
                 slot.failures = 0
@@ -312,7 +315,14 @@ def _label(account: ProviderAccount, product: str) -> _Label:
     place = sha256(json.dumps(parts).encode()).hexdigest()[:32]
     secret = json.dumps((parts, sorted(account.credentials.items())))
     owner = sha256(secret.encode()).hexdigest()
-    return _Label(f"token:{account.provider}:{account.id or 'platform'}:{product}:{place}", owner)
+    name = f"token:{account.provider}:{account.id or 'platform'}:{product}:{place}"
+    return _Label(name, owner, account.provider)
+
+
+def _count(provider: str, outcome: Minted | Observation, took_s: float) -> None:
+    verdict = Verdict.SUCCESSFUL if isinstance(outcome, Minted) else outcome.verdict
+    metrics.provider_answers.labels(provider, "token", verdict).inc()
+    metrics.provider_exchange_seconds.labels(provider, "token").observe(took_s)
 
 
 def _turn_name(label: _Label) -> str:

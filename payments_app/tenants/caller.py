@@ -37,7 +37,7 @@ _CALLER: Final = text(
     "SELECT (key).key_hash, (key).revoked_at, (key).id AS key_id, (key).mode, (key).scopes,"
     " (key).networks, (key).expires_at <= clock_timestamp() AS expired, (tenant).id AS tenant_id,"
     " (tenant).slug, (tenant).status, (tenant).require_idempotency_key, (tenant).rate_limit,"
-    " (tenant).tenant_rate_limit, (tenant).default_provider"
+    " (tenant).tenant_rate_limit, (tenant).default_provider, (tenant).held_at IS NOT NULL AS held"
     " FROM key_and_tenant(:prefix)"
 )
 
@@ -55,6 +55,8 @@ class Caller:
     default_provider: str | None
     scopes: frozenset[Scope] = ALL_SCOPES
     tenant_rate_limit: str | None = None
+    # The brake is on: see holds.py.
+    held: bool = False
 
 
 def hash_of(key: str) -> bytes:
@@ -92,6 +94,7 @@ def verify_key(presented: str, *, source: str | None = None) -> Caller | None:
         default_provider=row.default_provider,
         scopes=frozenset(Scope(name) for name in row.scopes),
         tenant_rate_limit=row.tenant_rate_limit,
+        held=row.held,
     )
 
 

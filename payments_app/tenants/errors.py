@@ -93,3 +93,21 @@ class ProviderAccountUnreadable(GatewayError):
     """The stored credentials can't be decrypted with the keys that this process has."""
 
     code = "provider_account_unreadable"
+
+
+class TenantHeld(GatewayError):
+    """The brake is on: nothing new is taken for this tenant at present."""
+
+    code = "tenant_held"
+
+
+class BreaksOpen(GatewayError):
+    """What put the brake on hasn't been resolved."""
+
+    code = "breaks_open"
+
+
+class ReasonMissing(GatewayError):
+    """Nobody puts the brake on, or says that a break is resolved, without saying why."""
+
+    code = "reason_missing"

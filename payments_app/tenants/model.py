@@ -26,6 +26,7 @@ class Tenant(Base):
     __table_args__ = (
         CheckConstraint("slug ~ '^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$'", name="slug_form"),
         CheckConstraint("status IN ('active', 'suspended')", name="status_known"),
+        CheckConstraint("(held_at IS NULL) = (held_why IS NULL)", name="held_has_reason"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -38,6 +39,9 @@ class Tenant(Base):
     default_provider: Mapped[str | None] = mapped_column(Text)
     # What its payers' numbers rest under, wrapped by Cipher; made with the first payment.
     data_key: Mapped[str | None] = mapped_column(Text, deferred=True)
+    # The brake: while it is on, nothing new of theirs is taken or sent. See holds.py.
+    held_at: Mapped[datetime | None] = mapped_column(Timestamp)
+    held_why: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
 
 

@@ -67,6 +67,21 @@ def rotate_secrets(cipher: Cipher, shelves: Sequence[Shelf], *, actor: str) -> R
     return Rotation(rewrapped, current, tuple(unreadable))
 
 
+def unreadable_secrets(cipher: Cipher, shelves: Sequence[Shelf]) -> list[tuple[str, UUID]]:
+    """What none of the keys opens: its kind, and its id."""
+    found = []
+    for shelf in shelves:
+        with transaction(EVERY_TENANT) as session:
+            rows = session.execute(select(shelf.id, shelf.secret).where(shelf.secret.is_not(None)))
+            stored = [(row[0], str(row[1])) for row in rows]
+        for secret_id, secret in stored:
+            try:
+                cipher.decrypt(secret)
+            except SecretUnreadable:
+                found.append((shelf.kind, secret_id))
+    return found
+
+
 def _stored(shelf: Shelf) -> list[tuple[UUID, UUID]]:
     secrets = select(shelf.id, shelf.tenant_id).where(shelf.secret.is_not(None)).order_by(shelf.id)
     with transaction(EVERY_TENANT) as session:

@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, transaction
@@ -31,6 +32,8 @@ log = structlog.get_logger(__name__)
 # What has been delivered or given up is kept to be looked at for so long; events stay.
 KEPT: Final = timedelta(days=30)
 BATCH: Final = 500
+# A statement takes 65,535 values.
+RESENT_AT_ONCE: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +135,7 @@ def resend_span(owner: Owner, endpoint_id: UUID, span: Span, *, actor: str) -> i
     )
     with transaction(owner.tenant_id) as session:
         ids = list(session.scalars(query.order_by(WebhookDelivery.id)))
-    _send_again(owner, endpoint_id, ids, actor=actor)
-    return made + len(ids)
+    return made + _send_again(owner, endpoint_id, ids, actor=actor)
 
 
 def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
@@ -148,8 +150,16 @@ def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
 
 def forget_deliveries() -> int:
     """Drop what ended longer ago than it is kept, with its attempts; how many."""
+    dropped = 0
+    while batch := _forget_batch():
+        dropped += batch
+    return dropped
+
+
+def _forget_batch() -> int:
     old = (
         select(WebhookDelivery.id)
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
         .where(
             WebhookDelivery.created_at < func.clock_timestamp() - KEPT,
             # What a disabled endpoint has waited for as long is no news any more.
@@ -157,18 +167,17 @@ def forget_deliveries() -> int:
                 WebhookDelivery.status != DeliveryStatus.PENDING,
                 WebhookEndpoint.status == EndpointStatus.DISABLED,
             ),
+            func.coalesce(WebhookDelivery.lease_until, WebhookDelivery.created_at)
+            <= func.clock_timestamp(),
         )
-        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
         .limit(BATCH)
+        # Locked, so that what is being sent again at this moment isn't taken for old.
+        .with_for_update(of=WebhookDelivery, skip_locked=True)
     )
-    dropped = 0
-    while True:
-        with transaction(EVERY_TENANT) as session:
-            gone = delete(WebhookDelivery).where(WebhookDelivery.id.in_(old))
-            batch = len(session.scalars(gone.returning(WebhookDelivery.id)).all())
-        if not batch:
-            return dropped
-        dropped += batch
+    with transaction(EVERY_TENANT) as session:
+        ids = session.scalars(old).all()
+        session.execute(delete(WebhookDelivery).where(WebhookDelivery.id.in_(ids)))
+        return len(ids)
 
 
 def _make_missing(owner: Owner, endpoint_id: UUID, span: Span) -> int:
@@ -214,21 +223,15 @@ def _within(query: Any, span: Span) -> Any:
     return query
 
 
-def _send_again(owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str) -> None:
+def _send_again(owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str) -> int:
+    """How many: one that is in hand at this moment is being sent anyway."""
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
         if endpoint.status == EndpointStatus.DISABLED:
             raise EndpointDisabled("This endpoint is disabled: enable it first.")
-        session.execute(
-            update(WebhookDelivery)
-            .where(WebhookDelivery.id.in_(ids), WebhookDelivery.lease_until.is_(None))
-            .values(
-                status=DeliveryStatus.PENDING,
-                trigger=Trigger.MANUAL,
-                attempts=0,
-                delivered_at=None,
-                next_attempt_at=text("clock_timestamp()"),
-            )
+        sent = sum(
+            len(session.scalars(_again(ids[start : start + RESENT_AT_ONCE])).all())
+            for start in range(0, len(ids), RESENT_AT_ONCE)
         )
         record(
             session,
@@ -237,8 +240,24 @@ def _send_again(owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str)
             action="webhook_endpoint.resent",
             subject_type="webhook_endpoint",
             subject_id=endpoint_id,
-            detail={"deliveries": len(ids)},
+            detail={"deliveries": sent},
         )
+        return sent
+
+
+def _again(ids: list[UUID]) -> ReturningUpdate[tuple[UUID]]:
+    return (
+        update(WebhookDelivery)
+        .where(WebhookDelivery.id.in_(ids), WebhookDelivery.lease_until.is_(None))
+        .values(
+            status=DeliveryStatus.PENDING,
+            trigger=Trigger.MANUAL,
+            attempts=0,
+            delivered_at=None,
+            next_attempt_at=text("clock_timestamp()"),
+        )
+        .returning(WebhookDelivery.id)
+    )
 
 
 def _own(owner: Owner) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
+from uuid import UUID
 
 import orjson
 from sqlalchemy import func, select
@@ -17,9 +18,9 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.providers.contract import Mode
 from payments_app.webhooks.endpoints import Owner
 from payments_app.webhooks.model import (
-    EndpointStatus,
     WebhookDelivery,
     WebhookEndpoint,
     WebhookEvent,
@@ -31,6 +32,10 @@ BATCH: Final = 200
 # Nobody publishes beside another; the number is "feed".
 ONE_PUBLISHER: Final = 0x66656564
 API_VERSION: Final = "v1"
+# A database that was restored doesn't know which positions readers have seen since the backup:
+# it goes on behind all that they can have.
+GAP: Final = 1_000_000_000
+RESTORED_EVENT: Final = "feed.restored"
 
 # What each of these events says, by its number: the feature whose events they are knows.
 Describe = Callable[[Session, Sequence[WebhookEvent]], dict[int, dict[str, Any]]]
@@ -58,7 +63,7 @@ def _publish_batch(describe: Describe) -> int:
         words = describe(session, events)
         owners = {Owner(event.tenant_id, event.mode) for event in events}
         last = {owner: _last_position(session, owner) for owner in owners}
-        endpoints = {owner: _enabled(session, owner) for owner in owners}
+        endpoints = {owner: _all_endpoints(session, owner) for owner in owners}
         for event in events:
             owner = Owner(event.tenant_id, event.mode)
             last[owner] += 1
@@ -67,9 +72,18 @@ def _publish_batch(describe: Describe) -> int:
             session.add_all(
                 delivery_of(event, endpoint)
                 for endpoint in endpoints[owner]
-                if matches(endpoint.event_types, event.type)
+                if _listened(endpoint, event) and matches(endpoint.event_types, event.type)
             )
         return len(events)
+
+
+def _listened(endpoint: WebhookEndpoint, event: WebhookEvent) -> bool:
+    """Whether it was enabled when it happened; if it isn't any more, the delivery waits for it.
+
+    What happens from its disabling on is offered as missed when it is enabled: nothing falls
+    between the two because the publisher came later.
+    """
+    return endpoint.disabled_at is None or event.created_at < endpoint.disabled_at
 
 
 def delivery_of(event: WebhookEvent, endpoint: WebhookEndpoint) -> WebhookDelivery:
@@ -145,6 +159,23 @@ def read_events(owner: Owner, *, after: int, limit: int) -> EventPage:
     return EventPage(found, last or after)
 
 
+def leave_gap(session: Session, tenant_id: UUID) -> None:
+    """Go on GAP positions later, with an event that says so. In the caller's transaction."""
+    session.execute(select(func.pg_advisory_xact_lock(ONE_PUBLISHER)))
+    for mode in Mode:
+        owner = Owner(tenant_id, mode)
+        last = _last_position(session, owner)
+        session.add(
+            WebhookEvent(
+                tenant_id=tenant_id,
+                mode=mode,
+                type=RESTORED_EVENT,
+                position=last + GAP,
+                data=orjson.dumps({"restored_to_position": last}),
+            )
+        )
+
+
 def last_position(owner: Owner) -> int:
     """Where the feed ends at this moment; 0 for an empty one."""
     with transaction(owner.tenant_id) as session:
@@ -158,11 +189,11 @@ def _last_position(session: Session, owner: Owner) -> int:
     return session.scalar(query) or 0
 
 
-def _enabled(session: Session, owner: Owner) -> Sequence[WebhookEndpoint]:
+def _all_endpoints(session: Session, owner: Owner) -> Sequence[WebhookEndpoint]:
     query = select(WebhookEndpoint).where(
         WebhookEndpoint.tenant_id == owner.tenant_id,
         WebhookEndpoint.mode == owner.mode,
-        WebhookEndpoint.status == EndpointStatus.ENABLED,
+        WebhookEndpoint.deleted_at.is_(None),
     )
     return session.scalars(query).all()
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from celery import Celery, Task
+from celery.schedules import crontab
 from celery.signals import setup_logging
 from flask import Flask
+from kombu.entity import Exchange, Queue
 from redis.connection import parse_url
 
-from payments_app.kernel.jobs import Job
+from payments_app.kernel import tracing
+from payments_app.kernel.jobs import TRACEPARENT, Job
+from payments_app.kernel.trace_context import traceparent_of
+from payments_app.kernel.tracing import Kind
 
 # Work is waiting for providers, so threads; each holds a database connection at most at times.
 CONCURRENCY: Final = 16
@@ -19,8 +25,15 @@ EXPIRE_ANSWERS_S: Final = 300.0
 ERASE_PAYERS_S: Final = 3600.0
 SEAL_EVENTS_S: Final = 60.0
 FORGET_DELIVERIES_S: Final = 3600.0
+# It reads everything, so at night (UTC), when few wait for the database.
+CHECK_INVARIANTS_AT: Final = crontab(hour="1", minute="40")
 BROKER_TIMEOUT_S: Final = 2.0
 REDIS_PORT: Final = 6379
+QUEUE: Final = "maramoja"
+# RabbitMQ's; Redis has no use for them. Workers that were away for a day don't find a day's rings.
+OLD_RINGS_GO: Final = {"x-message-ttl": 30_000, "x-max-length": 10_000}
+# RabbitMQ and a worker that lost each other without a word find out in twice this time.
+HEARTBEAT_S: Final = 10.0
 
 
 def init_celery(app: Flask, broker_url: str) -> Celery:
@@ -30,7 +43,7 @@ def init_celery(app: Flask, broker_url: str) -> Celery:
         """A task runs in an application context of its own: its own database session."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            with app.app_context():
+            with app.app_context(), _heard(self):
                 return self.run(*args, **kwargs)
 
     celery = Celery("maramoja", task_cls=ContextTask, include=["payments_app.worker.tasks"])
@@ -65,48 +78,81 @@ def broker_address(url: str) -> str:
     return f"{address}?{urlencode(tls)}" if tls else address
 
 
+def _heard(task: Task) -> AbstractContextManager[object]:
+    """In the trace of who rang; a tick of the clock is nobody's, and no span."""
+    rung_by = traceparent_of((task.request.headers or {}).get(TRACEPARENT))
+    if rung_by is None:
+        return nullcontext()
+    return tracing.span(f"task {task.name}", Kind.CONSUMER, parent=rung_by)
+
+
 def _leave_logs_alone(**_signal: Any) -> None:
     """Celery configures no logging when this signal has a receiver."""
 
 
 def _configuration(broker_url: str) -> dict[str, Any]:
-    # A broker that hangs must cost a request no more than BROKER_TIMEOUT_S.
-    options: dict[str, Any] = {}
-    if broker_url.startswith("redis"):
-        options = {
-            "socket_timeout": BROKER_TIMEOUT_S,
-            "socket_connect_timeout": BROKER_TIMEOUT_S,
-            "max_retries": 0,
-        }
     return {
         "broker_url": broker_url,
         "broker_connection_retry_on_startup": True,
         "broker_connection_max_retries": None,
         "broker_connection_timeout": BROKER_TIMEOUT_S,
-        "broker_transport_options": options,
+        "broker_transport_options": _transport_options(broker_url),
+        "broker_heartbeat": HEARTBEAT_S,
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
-        "task_default_queue": "maramoja",
-        "task_create_missing_queues": True,
+        "task_default_queue": QUEUE,
+        # A ring that its broker loses is made up for within TICK_S: none is worth a disk.
+        "task_default_delivery_mode": "transient",
+        "task_queues": [_queue()],
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,
         "worker_prefetch_multiplier": 1,
+        # Celery raises it again from a pool thread, and meets the main thread on the same AMQP
+        # connection: both wait, for ever or until read_timeout. Seen on 5.7.0, each time RabbitMQ
+        # was killed while tasks ran.
+        "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_send_task_events": False,
         "worker_enable_remote_control": False,
         # In memory: two beats in one folder don't fight over a file, and nothing is lost with it.
-        "beat_scheduler": "celery.beat:Scheduler",
-        "beat_schedule": {
-            "advance": _every(TICK_S, Job.ADVANCE_PAYMENTS, expires_s=5),
-            "expire-answers": _every(EXPIRE_ANSWERS_S, Job.EXPIRE_ANSWERS, expires_s=60),
-            "erase-payers": _every(ERASE_PAYERS_S, Job.ERASE_PAYERS, expires_s=600),
-            "forget-deliveries": _every(FORGET_DELIVERIES_S, Job.FORGET_DELIVERIES, expires_s=600),
-            "seal-events": _every(SEAL_EVENTS_S, Job.SEAL_EVENTS, expires_s=30),
-        },
+        "beat_scheduler": "payments_app.worker.scheduler:TickingScheduler",
+        "beat_schedule": _schedule(),
     }
 
 
-def _every(seconds: float, job: Job, *, expires_s: int) -> dict[str, Any]:
-    return {"task": job.value, "schedule": seconds, "options": {"expires": expires_s}}
+def _schedule() -> dict[str, Any]:
+    return {
+        "advance": _every(TICK_S, Job.ADVANCE_PAYMENTS, expires_s=5),
+        "expire-answers": _every(EXPIRE_ANSWERS_S, Job.EXPIRE_ANSWERS, expires_s=60),
+        "erase-payers": _every(ERASE_PAYERS_S, Job.ERASE_PAYERS, expires_s=600),
+        "forget-deliveries": _every(FORGET_DELIVERIES_S, Job.FORGET_DELIVERIES, expires_s=600),
+        "seal-events": _every(SEAL_EVENTS_S, Job.SEAL_EVENTS, expires_s=30),
+        "check-invariants": _every(CHECK_INVARIANTS_AT, Job.CHECK_INVARIANTS, expires_s=3600),
+    }
+
+
+def _every(when: float | crontab, job: Job, *, expires_s: int) -> dict[str, Any]:
+    return {"task": job.value, "schedule": when, "options": {"expires": expires_s}}
+
+
+def _queue() -> Queue:
+    exchange = Exchange(QUEUE)  # type: ignore[no-untyped-call]
+    return Queue(QUEUE, exchange, QUEUE, queue_arguments=OLD_RINGS_GO)  # type: ignore[no-untyped-call]
+
+
+def _transport_options(broker_url: str) -> dict[str, Any]:
+    """A broker that hangs must cost a request no more than BROKER_TIMEOUT_S."""
+    if broker_url.startswith("redis"):
+        return {
+            "socket_timeout": BROKER_TIMEOUT_S,
+            "socket_connect_timeout": BROKER_TIMEOUT_S,
+            "max_retries": 0,
+        }
+    # No publisher confirms: a round trip in each request, for a ring that may be lost.
+    return {
+        "read_timeout": BROKER_TIMEOUT_S,
+        "write_timeout": BROKER_TIMEOUT_S,
+        "max_retries": 0,
+    }

@@ -16,6 +16,7 @@ from flask import Flask
 
 from payments_app.payments import lifecycle, seals
 from payments_app.worker.courier import Courier
+from payments_app.worker.pulse import Pulse
 
 log = structlog.get_logger(__name__)
 
@@ -34,7 +35,12 @@ class Clockwork:
     """Threads that look for due payments and deliveries, and one that seals events, until told to stop."""
 
     def __init__(
-        self, app: Flask, stop: threading.Event, *, seal_every_s: float = SEAL_EVERY_S
+        self,
+        app: Flask,
+        stop: threading.Event,
+        *,
+        seal_every_s: float = SEAL_EVERY_S,
+        pulse: Pulse | None = None,
     ) -> None:
         self._app = app
         self._stop = stop
@@ -44,7 +50,8 @@ class Clockwork:
             )
             for name in (f"look-{number}" for number in range(LOOKERS))
         ]
-        self._courier = Courier(app, stop)
+        self._pulse = pulse or Pulse()
+        self._courier = Courier(app, stop, self._pulse)
         self._threads.append(
             threading.Thread(
                 target=self._repeat,
@@ -77,6 +84,12 @@ class Clockwork:
         """Take nothing new on; what is in hand is finished."""
         self._stop.set()
 
+    def is_alive(self) -> bool:
+        """Whether it still ticks. One that was told to end, and finishes what is in hand, is."""
+        if self._stop.is_set():
+            return True
+        return self._pulse.is_felt() and all(thread.is_alive() for thread in self._threads)
+
     def join(self, **_signal: Any) -> None:
         """Wait until what was in hand is finished."""
         for thread in self._threads:
@@ -89,6 +102,7 @@ class Clockwork:
 
     def _repeat(self, work: Callable[[], object], every_s: float) -> None:
         while not self._stop.wait(every_s):
+            self._pulse.beat()
             try:
                 with self._app.app_context():
                     work()

@@ -13,6 +13,7 @@ from flask import Flask
 from payments_app.payments import news
 from payments_app.webhooks import outbound
 from payments_app.webhooks.outbound import Post
+from payments_app.worker.pulse import Pulse
 
 log = structlog.get_logger(__name__)
 
@@ -24,9 +25,10 @@ PUBLISH_EVERY_S: Final = 0.2
 class Courier:
     """One look at a time publishes and claims; the slots send."""
 
-    def __init__(self, app: Flask, stop: threading.Event) -> None:
+    def __init__(self, app: Flask, stop: threading.Event, pulse: Pulse) -> None:
         self._app = app
         self._stop = stop
+        self._pulse = pulse
         self._publish_at = 0.0
         self._free = threading.BoundedSemaphore(SLOTS)
         self._slots = ThreadPoolExecutor(SLOTS, thread_name_prefix="deliver")
@@ -35,6 +37,8 @@ class Courier:
         """Publish what is new, then send until nothing is due; in an application context."""
         self._publish()
         while not self._stop.is_set():
+            # A long queue is no silence.
+            self._pulse.beat()
             # Claimed only once somebody is free to send it: a lease runs from the claim.
             if not self._free.acquire(timeout=PUBLISH_EVERY_S):
                 self._publish()

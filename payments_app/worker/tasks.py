@@ -6,7 +6,7 @@ from celery import shared_task
 from flask import current_app
 
 from payments_app.kernel.jobs import Job
-from payments_app.payments import erasure, lifecycle, retention, seals
+from payments_app.payments import erasure, invariants, lifecycle, retention, seals
 from payments_app.webhooks import deliveries
 
 
@@ -38,3 +38,9 @@ def seal_events() -> None:
 def forget_deliveries() -> None:
     """Drop webhook deliveries that ended longer ago than they are kept."""
     deliveries.forget_deliveries()
+
+
+@shared_task(name=Job.CHECK_INVARIANTS.value, ignore_result=True)
+def check_invariants() -> None:
+    """Ask of every payment, and of the whole record, what must hold."""
+    invariants.check_everything()

@@ -22,6 +22,7 @@ from payments_app.api.v1.views import (
     event_document,
     payment_document,
 )
+from payments_app.kernel import tracing
 from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.vault import Vault
@@ -75,6 +76,7 @@ def create_payment(order: NewPayment) -> Response:
         request_id=g.request_id,
         idempotency_key=key_of_request(required=caller().require_idempotency_key),
         answer_kept_for=timedelta(hours=settings.idempotency_ttl_hours),
+        traceparent=tracing.here(),
     )
     rails = current_app.extensions["maramoja"].rails
     with _alone(order, asker):

@@ -1,0 +1,68 @@
+"""/metrics, for the operator's Prometheus and nobody else; and what each request adds to it."""
+
+from __future__ import annotations
+
+import time
+from typing import Final
+
+from flask import Blueprint, Flask, Response, g, request
+from werkzeug.exceptions import NotFound
+from werkzeug.http import parse_list_header
+
+from payments_app.kernel import metrics
+from payments_app.kernel.networks import FORWARDED, is_within
+from payments_app.payments.survey import survey
+from payments_app.settings import Settings
+
+PATH: Final = "/metrics"
+# Anybody may send any word as a method, and any path: those that are ours have a series.
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+OTHER: Final = "other"
+UNKNOWN: Final = "unknown"
+_ACCEPT: Final = "payments.create_payment"
+
+blp = Blueprint("metrics", __name__)
+
+
+@blp.route(PATH)
+def show() -> Response:
+    """What all processes behind this port have counted, and what the database says now."""
+    body = metrics.exposition(*survey())
+    return Response(body, content_type=metrics.CONTENT_TYPE)
+
+
+def register_metrics(app: Flask, settings: Settings) -> None:
+    """Count and time each request; hide the page from strangers."""
+    app.after_request(_count)
+
+    @app.before_request
+    def hide() -> None:
+        # By the path, as another method's 405 would tell that there is something.
+        if request.path.rstrip("/") == PATH and not _is_the_operators(settings):
+            raise NotFound
+
+
+def _is_the_operators(settings: Settings) -> bool:
+    if any(name in request.headers for name in FORWARDED):
+        # Through fewer proxies than are trusted, the peer is one of them and not who asks.
+        hops = parse_list_header(request.headers.get("X-Forwarded-For", ""))
+        if not 0 < settings.trusted_proxies <= len(hops):
+            return False
+    return is_within(request.remote_addr, settings.metrics_networks)
+
+
+def _count(response: Response) -> Response:
+    method = request.method if request.method in METHODS else OTHER
+    route = request.url_rule.rule if request.url_rule else UNKNOWN
+    took_s = time.monotonic() - g.started_at
+    metrics.http_requests.labels(method, route, str(response.status_code)).inc()
+    metrics.http_request_seconds.labels(route).observe(took_s)
+    if request.endpoint == _ACCEPT:
+        metrics.accept_seconds.labels(_outcome(response)).observe(took_s)
+    return response
+
+
+def _outcome(response: Response) -> str:
+    if response.status_code != 201:  # noqa: PLR2004
+        return "refused"
+    return "replayed" if "Idempotent-Replayed" in response.headers else "created"

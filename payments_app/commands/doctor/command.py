@@ -1,0 +1,68 @@
+"""The command: every check in turn; what one of them can't look at is a finding too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+import click
+from flask.cli import with_appcontext
+from sqlalchemy.exc import SQLAlchemyError
+
+from payments_app.commands.doctor import database, environment
+from payments_app.commands.doctor.finding import Check, Finding, Level, problem
+from payments_app.commands.group import GatewayCommand
+from payments_app.commands.report import Report, table
+from payments_app.kernel.errors import GatewayError
+
+CHECKS: Final[dict[str, Check]] = {
+    "settings": environment.check_settings,
+    "database role": database.check_role,
+    "migrations": database.check_migrations,
+    "tenant walls": database.check_walls,
+    "durability": database.check_word,
+    "clock": database.check_clock,
+    "secrets": database.check_secrets,
+    "work": database.check_work,
+    "redis": environment.check_redis,
+    "broker": environment.check_broker,
+}
+# These leave the machine.
+ONLINE: Final[dict[str, Check]] = {
+    "providers": environment.check_providers,
+    "callbacks": environment.check_callbacks,
+}
+
+
+@click.command("doctor", cls=GatewayCommand, example="flask doctor --offline")
+@click.option("--offline", is_flag=True, help="Ask neither providers nor PUBLIC_BASE_URL.")
+@with_appcontext
+def doctor(*, offline: bool) -> Report:
+    """Look at the whole installation, and say what to do about what isn't well.
+
+    The exit code is 1 if there is a problem; warnings leave it at 0.
+    """
+    checks = CHECKS if offline else {**CHECKS, **ONLINE}
+    found = [(name, finding) for name, check in checks.items() for finding in _looked_at(check)]
+    documents = [
+        {"check": name, "level": one.level, "found": one.said, "remedy": one.remedy or None}
+        for name, one in found
+    ]
+    rows = [(one.level, name, one.said, one.remedy) for name, one in found]
+    text = table(("LEVEL", "CHECK", "FOUND", "WHAT TO DO"), rows, empty="")
+    well = not any(one.level is Level.PROBLEM for _, one in found)
+    return Report({"data": documents, "well": well}, text, well=well)
+
+
+def _looked_at(check: Check) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except SQLAlchemyError as error:
+        # Its own message holds the statement with its values.
+        cause = type(getattr(error, "orig", None) or error).__name__
+        yield problem(
+            f"the database didn't answer this ({cause})",
+            "see DATABASE_URL, whether PostgreSQL is up, and flask db upgrade",
+        )
+    except GatewayError as error:
+        yield problem(f"{error.code}: {error.detail}", "see docs/errors.md")

@@ -1,0 +1,144 @@
+"""PostgreSQL: its walls, its word, its clock, and the work that waits in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from flask import current_app
+from sqlalchemy import text
+
+from payments_app.commands.doctor.finding import Finding, ok, problem, warning
+from payments_app.commands.parts import cipher
+from payments_app.kernel.clock import utc_now
+from payments_app.kernel.database import snapshot
+from payments_app.kernel.schema import is_behind, present_versions
+from payments_app.payments.breaks import list_breaks
+from payments_app.payments.overdue import overdue_work
+from payments_app.tenants.holds import held_tenants
+from payments_app.tenants.rotation import SHELVES, unreadable_secrets
+from payments_app.webhooks.shelves import WEBHOOK_SHELVES
+
+# Stamps and leases are the database's; what is this machine's is only a little wrong below this.
+SKEW_WARNING_S: Final = 2.0
+SKEW_PROBLEM_S: Final = 30.0
+
+_ROLE: Final = text(
+    "SELECT current_user, rolsuper OR rolbypassrls,"
+    " EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public' AND tableowner = current_user)"
+    " FROM pg_roles WHERE rolname = current_user"
+)
+_UNWALLED: Final = text(
+    "SELECT relname FROM pg_class c WHERE relnamespace = 'public'::regnamespace"
+    " AND relkind IN ('r', 'p') AND relname <> 'alembic_version'"
+    " AND NOT (relrowsecurity AND relforcerowsecurity"
+    " AND EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid AND polname = 'tenant_wall'))"
+    " ORDER BY relname"
+)
+_SETTINGS: Final = text(
+    "SELECT name, setting FROM pg_settings"
+    " WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')"
+)
+
+
+def check_role() -> Iterator[Finding]:
+    """A plain role, which row-level security holds, and which owns nothing."""
+    with snapshot() as connection:
+        name, unsafe, owner = connection.execute(_ROLE).one()
+    if unsafe:
+        yield problem(f"the role {name} is held by no wall", "give DATABASE_URL a plain role")
+    elif owner:
+        yield warning(
+            f"the role {name} owns tables: it could take the walls down",
+            "migrate as another role, by MIGRATION_DATABASE_URL",
+        )
+    else:
+        yield ok(f"the role {name} is a plain one")
+
+
+def check_migrations() -> Iterator[Finding]:
+    """The schema is the one that this code was written for."""
+    present = present_versions()
+    named = ", ".join(sorted(present)) or "nothing"
+    if is_behind(current_app.extensions["migrate"].directory, present):
+        yield problem(f"the schema is at {named}: this version needs more", "flask db upgrade")
+    else:
+        yield ok(f"the schema is at {named}")
+
+
+def check_walls() -> Iterator[Finding]:
+    """Each table has row-level security, forced, with its policy."""
+    with snapshot() as connection:
+        bare = list(connection.execute(_UNWALLED).scalars())
+    if bare:
+        yield problem(
+            f"no tenant wall on: {', '.join(bare)}", "flask db upgrade; see migration 0002"
+        )
+    else:
+        yield ok("every table has its tenant wall")
+
+
+def check_word() -> Iterator[Finding]:
+    """A commit that PostgreSQL has confirmed is on disk."""
+    with snapshot() as connection:
+        loose = [
+            f"{name} is {value}"
+            for name, value in connection.execute(_SETTINGS)
+            if value in ("off", "local")
+        ]
+    if loose:
+        yield problem(
+            f"PostgreSQL may lose what it has confirmed: {', '.join(sorted(loose))}",
+            "set them to on: a payment that was accepted and forgotten is lost",
+        )
+    else:
+        yield ok("PostgreSQL keeps what it has confirmed")
+
+
+def check_clock() -> Iterator[Finding]:
+    """This machine's clock against the database's."""
+    with snapshot() as connection:
+        before = utc_now()
+        there = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+        after = utc_now()
+    middle = before + (after - before) / 2
+    skew_s = abs((there - middle).total_seconds())
+    said = f"this machine's clock and the database's are {skew_s:.1f} s apart"
+    remedy = "run NTP (chrony, systemd-timesyncd) on both"
+    if skew_s > SKEW_PROBLEM_S:
+        yield problem(said, remedy)
+    elif skew_s > SKEW_WARNING_S:
+        yield warning(said, remedy)
+    else:
+        yield ok(said)
+
+
+def check_secrets() -> Iterator[Finding]:
+    """SECRET_KEYS opens all that is stored."""
+    closed = unreadable_secrets(cipher(), (*SHELVES, *WEBHOOK_SHELVES))
+    if not closed:
+        yield ok("SECRET_KEYS opens every stored secret")
+        return
+    kinds = sorted({kind for kind, _ in closed})
+    yield problem(
+        f"SECRET_KEYS opens {len(closed)} stored secrets not: {', '.join(kinds)}",
+        "put the old key back at the end of SECRET_KEYS; flask secrets rotate names each",
+    )
+
+
+def check_work() -> Iterator[Finding]:
+    """Nothing waits for longer than it should, and nothing is broken or held."""
+    waiting, held = overdue_work(), held_tenants()
+    if waiting.payments:
+        yield problem(f"{waiting.payments} payments are overdue", "see that a worker runs")
+    if waiting.events:
+        yield problem(f"{waiting.events} events wait to be published", "see that a worker runs")
+    if waiting.seals:
+        yield warning(f"{waiting.seals} events aren't sealed", "see that beat and a worker run")
+    if breaks := list_breaks(None, resolved=False):
+        yield problem(f"{len(breaks)} invariants are broken", "flask invariants list")
+    for tenant in held:
+        remedy = f"flask tenants release {tenant.slug}, when it may go on"
+        yield warning(f"{tenant.slug} is held: {tenant.held_why}", remedy)
+    if not (any(waiting) or breaks or held):
+        yield ok("no work is overdue, nothing is broken, nobody is held")

@@ -1,0 +1,123 @@
+"""The settings, and what they point to beside the database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from flask import current_app
+from kombu.exceptions import OperationalError
+from redis import RedisError
+
+from payments_app.commands.doctor.finding import Finding, ok, problem, warning
+from payments_app.commands.parts import rails, redis, settings
+from payments_app.commands.probes import check_accounts, platform_accounts
+from payments_app.kernel.wire import Answer, Call
+
+_CALLBACK_MAX_S: Final = 5.0
+_OK: Final = 200
+
+
+def check_settings() -> Iterator[Finding]:
+    """What is right for a developer's machine and wrong for money."""
+    found = settings()
+    url = found.public_base_url
+    if url is None:
+        yield warning(
+            "PUBLIC_BASE_URL isn't set: results are found by asking only",
+            "set it to the address at which providers reach this gateway",
+        )
+    elif not url.startswith("https://"):
+        yield warning(f"PUBLIC_BASE_URL is {url}: providers call https only", "put TLS before it")
+    if found.database_allow_superuser:
+        yield problem(
+            "DATABASE_ALLOW_SUPERUSER is true: no row-level security holds a superuser",
+            "set it to false, and give DATABASE_URL a plain role",
+        )
+    if found.webhook_allow_private_addresses:
+        yield warning(
+            "WEBHOOK_ALLOW_PRIVATE_ADDRESSES is true: a tenant can reach your network",
+            "set it to false",
+        )
+    if len(found.secret_keys) > 1:
+        yield warning(
+            f"SECRET_KEYS has {len(found.secret_keys)} keys: a rotation isn't finished",
+            "flask secrets rotate, then take the old keys out",
+        )
+    yield ok("settings were read")
+
+
+def check_redis() -> Iterator[Finding]:
+    """It is there, keeps what it was given, and refuses rather than forgets."""
+    try:
+        # redis-py's types leave open whether its client is an asynchronous one.
+        said: Any = redis().info()
+    except RedisError as error:
+        yield warning(
+            f"Redis doesn't answer ({type(error).__name__}): it works without, slower",
+            "see REDIS_URL, and whether Redis is up",
+        )
+        return
+    yield ok(f"Redis {said.get('redis_version')} answers")
+    policy = said.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        yield warning(
+            f"Redis' maxmemory-policy is {policy}: it may drop a lock or a ring unseen",
+            "set maxmemory-policy to noeviction",
+        )
+    if not said.get("aof_enabled"):
+        yield warning(
+            "Redis has no append-only file: a restart forgets limits and tokens",
+            "set appendonly to yes",
+        )
+
+
+def check_broker() -> Iterator[Finding]:
+    """Workers are rung through it; without it they look each second."""
+    celery = current_app.extensions["celery"]
+    try:
+        with celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, timeout=3)
+    except (OperationalError, OSError) as error:
+        yield warning(
+            f"the broker doesn't answer ({type(error).__name__}): workers look each second instead",
+            "see CELERY_BROKER_URL",
+        )
+        return
+    yield ok("the broker answers")
+
+
+def check_providers() -> Iterator[Finding]:
+    """The platform's own accounts, with a token of theirs; no money moves."""
+    reached = platform_accounts()
+    if not reached:
+        yield warning(
+            "the platform has no provider account: only tenants with their own can be paid",
+            "set MTN_TARGET_ENVIRONMENT and the MTN_COLLECTION_… settings, if you want one",
+        )
+    for seen in check_accounts(reached):
+        named = f"{seen['provider']} ({seen['target_environment']})"
+        if seen["works"]:
+            yield ok(f"{named} takes the platform's credentials")
+        else:
+            yield problem(
+                f"{named} doesn't: {seen['reason']}, HTTP {seen['http_status'] or '-'}",
+                "flask providers check shows more; see the credentials and the network",
+            )
+
+
+def check_callbacks() -> Iterator[Finding]:
+    """Whether PUBLIC_BASE_URL leads back to a gateway, as far as that is seen from here."""
+    url = settings().public_base_url
+    if url is None:
+        return
+    call = Call("GET", f"{url}/health/live", {}, None, _CALLBACK_MAX_S)
+    answer = rails().transport.unleased().send(call)
+    if isinstance(answer, Answer) and answer.status == _OK:
+        yield ok(f"{url} leads to a gateway")
+        return
+    why = f"HTTP {answer.status}" if isinstance(answer, Answer) else answer.why
+    yield warning(
+        f"{url}/health/live can't be had from here: {why}",
+        "see DNS, TLS and the way in; from inside it may be no fault",
+    )

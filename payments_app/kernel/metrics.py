@@ -1,0 +1,134 @@
+"""What is counted and timed: every instrument, by its name. docs/metrics.md says what each means.
+
+Labels are words from closed sets: never a tenant, a key, a number or what a stranger has sent. A
+counter of what a transaction does is moved once that transaction has committed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+_NAMESPACE: Final = "maramoja"
+# Of several processes behind one port (gunicorn.conf.py sets it), the files of all are summed up.
+_SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
+_REGISTRY: Final = CollectorRegistry()
+_counter = partial(Counter, namespace=_NAMESPACE, registry=_REGISTRY)
+_histogram = partial(Histogram, namespace=_NAMESPACE, registry=_REGISTRY)
+# `live…`: a process that has ended no longer counts.
+_sum_gauge = partial(Gauge, namespace=_NAMESPACE, registry=_REGISTRY, multiprocess_mode="livesum")
+_SHORT: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_WAITS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 2, 5)
+# A payer has minutes; an outage takes hours.
+_LONG: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21_600, 86_400)
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+http_requests = _counter("http_requests", "Requests answered.", ("method", "route", "status"))
+http_request_seconds = _histogram(
+    "http_request_seconds", "From a request's arrival to its answer.", ("route",), buckets=_SHORT
+)
+accept_seconds = _histogram(
+    "accept_seconds", "How long POST /payments took.", ("outcome",), buckets=_SHORT
+)
+idempotency = _counter("idempotency", "Orders by what their key came to.", ("outcome",))
+key_lock_wait_seconds = _histogram(
+    "key_lock_wait_seconds", "Before the lock of an Idempotency-Key.", buckets=_WAITS
+)
+payments_accepted = _counter("payments_accepted", "New payments.", ("provider", "mode"))
+payments_final = _counter(
+    "payments_final",
+    "Payments that have ended.",
+    ("provider", "mode", "status", "failure_code"),
+)
+time_to_final_seconds = _histogram(
+    "time_to_final_seconds",
+    "From acceptance to the end.",
+    ("provider", "status"),
+    buckets=_LONG,
+)
+provider_exchange_seconds = _histogram(
+    "provider_exchange_seconds",
+    "How long a provider took.",
+    ("provider", "operation"),
+    buckets=_SHORT,
+)
+provider_answers = _counter(
+    "provider_answers", "What providers answered.", ("provider", "operation", "verdict")
+)
+callbacks = _counter("callbacks", "Callbacks by what was made of them.", ("outcome",))
+webhook_posts = _counter("webhook_posts", "Webhooks posted, by what came of it.", ("outcome",))
+webhook_post_seconds = _histogram(
+    "webhook_post_seconds", "How long a receiver took.", buckets=_SHORT
+)
+fenced_writes = _counter("fenced_writes", "Results of workers that had lost their lease.")
+doorbells_lost = _counter("doorbells_lost", "Rings that reached no broker.", ("job",))
+database_pool_in_use = _sum_gauge("database_pool_in_use", "Connections that are lent out.")
+database_pool_size = _sum_gauge("database_pool_size", "Connections that there may be.")
+database_pool_timeouts = _counter(
+    "database_pool_timeouts", "Waits for a connection that were given up."
+)
+redis_errors = _counter("redis_errors", "Commands to Redis that failed.")
+build_info = Gauge(
+    "build_info",
+    "1, with the version that runs.",
+    ("version",),
+    namespace=_NAMESPACE,
+    registry=_REGISTRY,
+    multiprocess_mode="livemax",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A gauge that was read just now: a number for each value of `label`, or one under "" ."""
+
+    name: str
+    help: str
+    values: Mapping[str, float]
+    label: str = ""
+
+
+def exposition(*readings: Reading) -> bytes:
+    """Everything of this process, or of all that share its port, in Prometheus' text form."""
+    asked = CollectorRegistry()
+    asked.register(_Readings(readings))
+    shared = os.environ.get(_SHARED)
+    if not shared:
+        return generate_latest(_REGISTRY) + generate_latest(asked)
+    MultiProcessCollector(asked, path=shared)  # type: ignore[no-untyped-call]
+    # While gunicorn's master adds up what the dead have counted, nobody reads half of it.
+    with (Path(shared) / "moving").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        return generate_latest(asked)
+
+
+class _Readings(Collector):
+    def __init__(self, readings: tuple[Reading, ...]) -> None:
+        self._readings = readings
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        for reading in self._readings:
+            labels = [reading.label] if reading.label else []
+            family = GaugeMetricFamily(f"{_NAMESPACE}_{reading.name}", reading.help, labels=labels)
+            for value, number in reading.values.items():
+                family.add_metric([value] if reading.label else [], number)
+            yield family

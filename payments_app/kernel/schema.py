@@ -1,0 +1,43 @@
+"""The schema's version: which this code was written for, and which the database has."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final
+
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from payments_app.kernel.database import snapshot
+
+# Alembic's own way to ask writes two lines into the log, each time.
+VERSIONS: Final = text("SELECT version_num FROM alembic_version")
+
+
+@lru_cache(maxsize=1)
+def _known_versions(directory: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The heads of the migrations in `directory`, and all of them; read once from the files."""
+    scripts = ScriptDirectory(directory)
+    every = frozenset(script.revision for script in scripts.walk_revisions())
+    return frozenset(scripts.get_heads()), every
+
+
+def is_behind(directory: str, present: frozenset[str]) -> bool:
+    """Whether the database lacks a migration that this code needs.
+
+    One that this code doesn't know is a newer version's: those only expand, so that both work
+    side by side while a deploy is under way (docs/deploy.md).
+    """
+    heads, known = _known_versions(directory)
+    return not present or bool(present & known and present != heads)
+
+
+def present_versions() -> frozenset[str]:
+    """What the database was migrated to; nothing if it never was. Raises SQLAlchemyError."""
+    try:
+        with snapshot() as connection:
+            return frozenset(connection.execute(VERSIONS).scalars())
+    except ProgrammingError:
+        # There is no such table.
+        return frozenset()

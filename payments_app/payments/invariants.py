@@ -1,0 +1,154 @@
+"""What must hold whatever happens, asked of the rows themselves; a break puts the tenant's brake on.
+
+Each payment is looked at whenever it has changed, and all of them once a day with the whole record.
+DUPLICATE: the first two. LIE: the next three. The last: somebody wrote in the record.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import structlog
+from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from payments_app.audit.stream import take_time
+from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.payments.model import InvariantBreak
+from payments_app.payments.verification import verify_record
+from payments_app.tenants.holds import hold_in
+from payments_app.tenants.registry import list_tenants
+
+log = structlog.get_logger(__name__)
+
+ACTOR: Final = "system:invariants"
+
+
+class Invariant(StrEnum):
+    """What is asked. The names are those of the metric's label."""
+
+    ONE_REFERENCE = "one_reference"
+    ONE_PAYMENT_A_TRANSACTION = "one_payment_a_transaction"
+    END_HAS_EVIDENCE = "end_has_evidence"
+    END_STANDS = "end_stands"
+    STORY_AGREES = "story_agrees"
+    RECORD_UNBENT = "record_unbent"
+
+
+class Break(NamedTuple):
+    """Something that can't be. `subject`: a payment's id, or a row of the record."""
+
+    tenant_id: UUID
+    invariant: Invariant
+    subject: str
+    detail: str
+
+
+_CHANGED: Final = "(SELECT payment_id FROM payment_events WHERE id > :after AND id <= :through)"
+# Each gives tenant, subject and detail of what breaks it. `{which}` narrows it to some payments.
+_QUERIES: Final = {
+    Invariant.ONE_REFERENCE: """
+        SELECT DISTINCT p.tenant_id, p.id::text,
+               'something was sent under reference ' || x.reference
+        FROM payments p JOIN provider_exchanges x ON x.payment_id = p.id
+        WHERE x.reference <> p.reference {which}
+    """,
+    Invariant.END_HAS_EVIDENCE: """
+        SELECT p.tenant_id, p.id::text,
+               p.status || ', and the evidence says ' || coalesce(x.verdict, 'nothing')
+        FROM payments p
+        LEFT JOIN provider_exchanges x ON x.id = p.evidence_id AND x.payment_id = p.id
+        WHERE p.status <> 'PENDING' AND x.verdict IS DISTINCT FROM p.status
+          AND NOT (p.status = 'FAILED' AND coalesce(x.verdict, '') = 'REFUSED') {which}
+    """,
+    Invariant.END_STANDS: """
+        SELECT DISTINCT p.tenant_id, p.id::text,
+               p.status || ', and later the provider said ' || (e.data->>'verdict')
+        FROM payments p JOIN payment_events e ON e.payment_id = p.id
+        WHERE e.type = 'payment.contradicted' {which}
+    """,
+    Invariant.STORY_AGREES: """
+        SELECT p.tenant_id, p.id::text,
+               p.status || ', and its last event says ' || coalesce(e.status, 'nothing')
+        FROM payments p
+        LEFT JOIN payment_events e ON e.payment_id = p.id AND e.sequence = p.sequence
+        WHERE e.status IS DISTINCT FROM p.status {which}
+    """,
+}
+# Over all payments only: no index is kept for it. A sandbox makes its numbers up.
+_SHARED: Final = """
+    SELECT tenant_id, id::text, 'transaction ' || provider_transaction_id || ' ended others too'
+    FROM (
+        SELECT tenant_id, id, provider_transaction_id,
+               count(*) OVER (PARTITION BY provider, target_environment, provider_transaction_id) AS n
+        FROM payments
+        WHERE status = 'SUCCESSFUL' AND provider_transaction_id IS NOT NULL AND mode = 'live'
+    ) AS ended WHERE n > 1
+"""
+
+
+def check_changed(*, after: int, through: int) -> int:
+    """Look at the payments that these events changed; how many new breaks."""
+    which = {"after": after, "through": through}
+    with transaction(EVERY_TENANT) as session:
+        found = [
+            found
+            for invariant, query in _QUERIES.items()
+            for found in _asked(session, invariant, query, f"AND p.id IN {_CHANGED}", which)
+        ]
+    return _note(found)
+
+
+def check_everything() -> int:
+    """Look at every payment and walk the whole record of each tenant; how many new breaks."""
+    with transaction(EVERY_TENANT) as session:
+        take_time(session)
+        found = [
+            found
+            for invariant, query in _QUERIES.items()
+            for found in _asked(session, invariant, query, "", {})
+        ]
+        found += _asked(session, Invariant.ONE_PAYMENT_A_TRANSACTION, _SHARED, "", {})
+    for tenant in list_tenants():
+        fault = verify_record(tenant.id, on_row=lambda: None).fault
+        if fault is not None:
+            subject = f"{fault.table} {fault.row}"
+            found.append(Break(tenant.id, Invariant.RECORD_UNBENT, subject, fault.detail))
+    return _note(found)
+
+
+def _asked(
+    session: Session, invariant: Invariant, query: str, which: str, values: dict[str, int]
+) -> list[Break]:
+    rows = session.execute(text(query.format(which=which)), values)
+    return [Break(tenant_id, invariant, subject, detail) for tenant_id, subject, detail in rows]
+
+
+def _note(found: Iterable[Break]) -> int:
+    """Take down what is new, each tenant's together with its brake."""
+    of_tenant: dict[UUID, list[Break]] = defaultdict(list)
+    for broken in found:
+        of_tenant[broken.tenant_id].append(broken)
+    return sum(_note_of(tenant_id, breaks) for tenant_id, breaks in of_tenant.items())
+
+
+def _note_of(tenant_id: UUID, breaks: list[Break]) -> int:
+    with transaction(tenant_id) as session:
+        new = session.execute(
+            insert(InvariantBreak)
+            .values([broken._asdict() for broken in breaks])
+            # One that is known was found before, and perhaps resolved.
+            .on_conflict_do_nothing()
+            .returning(InvariantBreak.invariant, InvariantBreak.subject)
+        ).all()
+        if new:
+            broken = sorted({row.invariant for row in new})
+            hold_in(session, tenant_id, why=f"broken: {', '.join(broken)}", actor=ACTOR)
+    for row in new:
+        log.error("invariant.broken", invariant=row.invariant, subject=row.subject)
+    return len(new)

@@ -1,0 +1,157 @@
+"""What the rows say at this moment: how much is open, what is due and how late. Names no tenant.
+
+Each question is answered by an index over what is open: what has ended costs nothing.
+"""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Final
+
+import structlog
+from sqlalchemy import TextClause, text
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.kernel.metrics import Reading
+from payments_app.kernel.postgres import DatabaseRoleUnsafe
+from payments_app.payments.invariants import Invariant
+from payments_app.payments.states import Stage
+
+log = structlog.get_logger(__name__)
+
+# A scraper gives up after ten seconds, and what takes longer than this is itself the trouble.
+STATEMENT_MAX_MS: Final = 1_000
+# One look at a time in a process, or a scraper that comes often could take all connections.
+TURN_MAX_S: Final = 2.0
+_turn = Lock()
+
+
+def _count_and_age(stage: Stage) -> str:
+    only = f"FILTER (WHERE stage = '{stage}')"
+    return f"count(*) {only}, extract(epoch FROM statement_timestamp() - min(created_at) {only})"
+
+
+_BOUNDED: Final = text(
+    "SELECT set_config('transaction_read_only', 'on', true),"
+    f" set_config('statement_timeout', '{STATEMENT_MAX_MS}', true)"
+)
+_STAGES: Final = tuple(stage for stage in Stage if stage is not Stage.FINAL)
+# A column for each and no GROUP BY, which would sort all that is open.
+_OPEN: Final = text(
+    f"SELECT {', '.join(_count_and_age(stage) for stage in _STAGES)}"  # noqa: S608  our words
+    " FROM payments WHERE status = 'PENDING'"
+)
+_DUE_LAG: Final = text(
+    """
+    SELECT extract(epoch FROM statement_timestamp() - min(next_action_at))
+    FROM payments WHERE status = 'PENDING' AND next_action_at <= statement_timestamp()
+    """
+)
+_UNPUBLISHED: Final = text(
+    """
+    SELECT count(*), extract(epoch FROM statement_timestamp() - min(created_at))
+    FROM webhook_events WHERE data IS NULL
+    """
+)
+# What waits at an endpoint that is disabled waits for its tenant.
+_WEBHOOKS_PENDING: Final = text(
+    """
+    SELECT count(*) FROM webhook_endpoints e
+    JOIN webhook_deliveries d ON d.endpoint_id = e.id AND d.status = 'pending'
+    WHERE e.status = 'enabled'
+    """
+)
+# As webhooks/outbound.py claims: what an earlier one of its payment holds up is not due.
+_WEBHOOK_LAG: Final = text(
+    """
+    SELECT extract(epoch FROM statement_timestamp() - min(d.next_attempt_at))
+    FROM webhook_endpoints e
+    CROSS JOIN LATERAL (
+        SELECT d.next_attempt_at FROM webhook_deliveries d
+        WHERE d.endpoint_id = e.id AND d.status = 'pending'
+          AND d.next_attempt_at <= statement_timestamp()
+          AND (d.lease_until IS NULL OR d.lease_until <= statement_timestamp())
+          AND NOT EXISTS (
+              SELECT FROM webhook_deliveries b
+              WHERE b.endpoint_id = d.endpoint_id AND b.payment_id = d.payment_id
+                AND b.sequence < d.sequence AND b.status = 'pending')
+        ORDER BY d.next_attempt_at, d.id LIMIT 1
+    ) d
+    WHERE e.status = 'enabled'
+    """
+)
+_BREAKS: Final = text(
+    "SELECT invariant, count(*) FROM invariant_breaks WHERE resolved_at IS NULL GROUP BY invariant"
+)
+_HELD: Final = text("SELECT count(*) FROM tenants WHERE held_at IS NOT NULL")
+_SIZE: Final = text("SELECT pg_database_size(current_database())")
+
+
+def survey() -> list[Reading]:
+    """All of it as of one transaction, or only that it could not be had: nothing stale."""
+    if not _turn.acquire(timeout=TURN_MAX_S):
+        return [_up(0)]
+    try:
+        with transaction(EVERY_TENANT) as session:
+            session.execute(_BOUNDED)
+            return [_up(1), *_read(session)]
+    except (SQLAlchemyError, DatabaseRoleUnsafe) as error:
+        log.warning("survey.failed", error=type(error).__name__)
+        return [_up(0)]
+    finally:
+        _turn.release()
+
+
+def _read(session: Session) -> list[Reading]:
+    """A line for each question, or for several that one look answers."""
+    return [
+        *_open_payments(session),
+        *_unpublished(session),
+        _breaks(session),
+        _one(session, "held_tenants", "Tenants whose brake is on.", _HELD),
+        _one(session, "due_lag_seconds", "How long the most overdue payment is due.", _DUE_LAG),
+        _one(session, "webhooks_pending", "Deliveries that are open.", _WEBHOOKS_PENDING),
+        _one(session, "webhook_lag_seconds", "How long the oldest is due.", _WEBHOOK_LAG),
+        _one(session, "database_size_bytes", "The database on its disk.", _SIZE),
+    ]
+
+
+def _open_payments(session: Session) -> list[Reading]:
+    row = session.execute(_OPEN).one()
+    counts = {str(stage): float(count) for stage, count in zip(_STAGES, row[::2], strict=True)}
+    ages = {str(stage): float(age or 0) for stage, age in zip(_STAGES, row[1::2], strict=True)}
+    return [
+        Reading("open_payments", "Payments that have not ended.", counts, "stage"),
+        _plain("oldest_open_payment_seconds", "Since its acceptance.", max(ages.values())),
+        _plain("unknown_payments", "Sent, and nobody knows yet.", counts[Stage.UNKNOWN]),
+        _plain("oldest_unknown_seconds", "Since its acceptance.", ages[Stage.UNKNOWN]),
+    ]
+
+
+def _unpublished(session: Session) -> list[Reading]:
+    count, age = session.execute(_UNPUBLISHED).one()
+    return [
+        _plain("unpublished_events", "Events that have no place in the feed yet.", count),
+        _plain("oldest_unpublished_seconds", "Since it happened.", age or 0),
+    ]
+
+
+def _breaks(session: Session) -> Reading:
+    found: dict[str, float] = {str(invariant): 0.0 for invariant in Invariant}
+    found.update({name: float(count) for name, count in session.execute(_BREAKS)})
+    return Reading("invariant_breaks", "What can't be, and is not resolved.", found, "invariant")
+
+
+def _one(session: Session, name: str, words: str, question: TextClause) -> Reading:
+    """The answer is one number; none at all is nought."""
+    return _plain(name, words, session.scalar(question) or 0)
+
+
+def _up(up: int) -> Reading:
+    return _plain("survey_up", "Whether the database could be asked.", up)
+
+
+def _plain(name: str, words: str, number: float) -> Reading:
+    return Reading(name, words, {"": max(0.0, float(number))})
