@@ -1,7 +1,10 @@
 # syntax=docker/dockerfile:1
 # The gateway: one image for the API, the worker, beat and `flask …`.
+#
+# The base is pinned to Python's minor version and Debian's release, and built anew each week
+# (.github/workflows/image.yml): a tag pinned to the patch would keep what Debian has repaired.
 
-FROM python:3.11-slim AS build
+FROM python:3.11-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 # First the requirements alone: they change less often than the code, and this layer is reused.
@@ -16,7 +19,7 @@ COPY wsgi.py celery_worker.py gunicorn.conf.py /app/
 RUN /opt/venv/bin/python -m compileall -q /app
 
 
-FROM python:3.11-slim AS runtime
+FROM python:3.11-slim-bookworm AS runtime
 # A number, so that Kubernetes can see that it is not root.
 RUN groupadd --gid 10001 maramoja \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \
@@ -40,6 +43,14 @@ CMD ["python", "-m", "simulator", "--host", "0.0.0.0", "--port", "9010"]
 FROM runtime AS gateway
 COPY --from=build /app /app
 EXPOSE 8000
+# The API's; worker and beat are asked at their own ports (docker-compose.yml, deploy/kubernetes).
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8000/health/live', timeout=2)"]
 CMD ["gunicorn", "wsgi:app"]
+# At the end: a new revision makes no layer above anew.
+ARG VERSION=local
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="Maramoja" \
+    org.opencontainers.image.description="A self-hosted, multi-tenant mobile-money payments gateway that charges once." \
+    org.opencontainers.image.version="${VERSION}" \
+    org.opencontainers.image.revision="${REVISION}"

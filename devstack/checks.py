@@ -45,6 +45,7 @@ def stages() -> dict[str, Stage]:
         Stage("types", (_program("mypy"),)),
         Stage("imports", (_program("lint-imports"),)),
         Stage("secrets", (sys.executable, "-m", "devstack.secret_scan")),
+        Stage("deploy", (sys.executable, "-m", "devstack.deploy_files")),
         Stage("audit", (sys.executable, "-m", "devstack.audit")),
         Stage("tests", pytest),
         Stage("tests-fast", (*pytest, *without_stacks)),

@@ -50,12 +50,15 @@ class Allowed:
 
 SIMULATED: Final = "the simulator's own account, seeded at each start: it opens nothing else"
 COUNTED: Final = "all digits in turn: a simulator's account in a test"
+TRACE_ID: Final = "a trace id: the example of W3C's recommendation"
 ALLOWED: Final = (
     Allowed("devstack/environment.py", "32 hexadecimal digits", "0f0d3c4b5a6978", SIMULATED),
     Allowed("devstack/environment.py", "32 hexadecimal digits", "b1946ac92492d2", SIMULATED),
     Allowed(".env.example", "32 hexadecimal digits", "0f0d3c4b5a6978", SIMULATED),
     Allowed(".env.example", "32 hexadecimal digits", "b1946ac92492d2", SIMULATED),
-    Allowed("tests/api/test_logging.py", "32 hexadecimal digits", "4bf92f3577b3", "a trace id"),
+    Allowed("tests/api/test_logging.py", "32 hexadecimal digits", "4bf92f3577b3", TRACE_ID),
+    Allowed("tests/api/test_traceparent.py", "32 hexadecimal digits", "4bf92f3577b3", TRACE_ID),
+    Allowed("tests/pure/test_trace_context.py", "32 hexadecimal digits", "4bf92f3577b3", TRACE_ID),
     Allowed("tests/providers/mtn_rig.py", "32 hexadecimal digits", "0123456789ab", COUNTED),
     Allowed("tests/simulator/driving.py", "32 hexadecimal digits", "0123456789ab", COUNTED),
 )
