@@ -1,6 +1,6 @@
 # The verbs. Each sets up what it needs first; CI calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run down reset test test-fast check audit fix migrate openapi requirements clean environment chaos simulate
+.PHONY: help run down reset test test-fast check audit fix migrate openapi requirements clean environment chaos drill simulate
 
 VENV := .venv/bin
 export PORT AUDIT
@@ -11,11 +11,11 @@ help: ## this list
 run: environment ## everything on this machine, with a demo payment; Ctrl-C ends it (PORT=8000)
 	@exec $(VENV)/python -m devstack up
 
-test: environment ## every check: format, lint, types, import contracts, secrets, audit, all tests
-	@exec $(VENV)/python -m devstack.checks format lint types imports secrets audit tests
+test: environment ## every check: format, lint, types, import contracts, secrets, deploy files, audit, all tests
+	@exec $(VENV)/python -m devstack.checks format lint types imports secrets deploy audit tests
 
-check: environment ## what needs no server: format, lint, types, import contracts, secrets, audit
-	@exec $(VENV)/python -m devstack.checks format lint types imports secrets audit
+check: environment ## what needs no server: format, lint, types, import contracts, secrets, deploy files, audit
+	@exec $(VENV)/python -m devstack.checks format lint types imports secrets deploy audit
 
 audit: environment ## known vulnerabilities in what is pinned (AUDIT=required fails without a network)
 	@exec $(VENV)/python -m devstack.checks audit
@@ -25,6 +25,9 @@ test-fast: environment ## the tests without whole stacks (no journeys, no devsta
 
 chaos: environment ## everything under faults, and a verdict for each key (SEED=1 MINUTES=1 REDIS=absent)
 	@exec $(VENV)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(REDIS),--redis $(REDIS))
+
+drill: environment ## a backup under load, all lost, restored, judged key by key (SECONDS=15)
+	@exec $(VENV)/python -m chaos.drill $(if $(SECONDS),--seconds $(SECONDS))
 
 simulate: environment ## the engine on a virtual clock, seed by seed (SEEDS=1000 SEED= START= MUTANT=)
 	@exec $(VENV)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(START),--start $(START)) $(if $(MUTANT),--mutant $(MUTANT))

@@ -1,9 +1,11 @@
-"""What row-level security costs `POST /payments`: the same app, policies on against policies off.
+"""What a part costs `POST /payments`: the same app with it against without it.
 
-    python -m bench.accept_cost --rounds 8 --seconds 3
+    python -m bench.accept_cost --of walls --rounds 8 --seconds 3
 
-Two databases on one PostgreSQL, gunicorn with two workers on each, and rounds that take turns, so
-that whatever else the machine does meets both alike. The figure is the ratio of requests/s.
+`walls` is row-level security; `traces` is tracing, each request sampled and sent to a receiver on
+this machine; `metrics` is counting, with a scraper beside it. Two databases on one PostgreSQL, gunicorn with two workers on each, and rounds that take turns, so
+that whatever else the machine does meets both alike. The figures are the ratios of requests/s, and
+of the API's processor time for a request, which a machine that others use disturbs less.
 """
 
 from __future__ import annotations
@@ -12,11 +14,17 @@ import json
 import shutil
 import statistics
 import subprocess
+import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import click
+import psutil
 import psycopg
 import requests
 from psycopg import sql
@@ -26,6 +34,7 @@ from devstack.stack import Stack
 
 ORDER = {"amount": 1000, "currency": "EUR", "payer": "256772123456"}
 CONNECTIONS = 16
+SCRAPE_EVERY_S = 5.0
 SETTINGS = {"RATE_LIMIT_DEFAULT": "100000000 per minute", "LOG_LEVEL": "WARNING"}
 # wrk's own language; each request without an Idempotency-Key is a payment of its own.
 SCRIPT = """wrk.method = "POST"
@@ -33,6 +42,34 @@ wrk.headers["Content-Type"] = "application/json"
 wrk.headers["X-API-Key"] = "{key}"
 wrk.body = '{body}'
 """
+
+
+class _Sink(BaseHTTPRequestHandler):
+    """Takes spans, and forgets them."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def sink() -> Iterator[str]:
+    """The address of a receiver of spans."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Sink)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def open_walls(stack: Stack) -> None:
@@ -47,10 +84,18 @@ def open_walls(stack: Stack) -> None:
             connection.execute(statement.format(sql.Identifier(table)))
 
 
-def rate(stack: Stack, key: str, seconds: int) -> float:
-    """Accepted payments a second."""
+@dataclass(frozen=True)
+class Measured:
+    """One round: accepted payments a second, and the API's milliseconds of processor for each."""
+
+    per_s: float
+    cpu_ms: float
+
+
+def measure(stack: Stack, key: str, seconds: int) -> Measured:
+    """Accept as many as can be."""
     url = f"{stack.api_url}/api/v1/payments"
-    before, started = accepted(stack), time.monotonic()
+    before, started, cpu_s = accepted(stack), time.monotonic(), processor_s(stack)
     wrk = shutil.which("wrk")
     if wrk is None:
         _send_for(url, key, seconds)
@@ -59,7 +104,15 @@ def rate(stack: Stack, key: str, seconds: int) -> float:
         script.write_text(SCRIPT.format(key=key, body=json.dumps(ORDER)), encoding="ascii")
         options = ("-t", "1", "-c", str(CONNECTIONS), "-d", str(seconds), "-s", str(script))
         subprocess.run([wrk, *options, url], check=True, capture_output=True)
-    return (accepted(stack) - before) / (time.monotonic() - started)
+    count = accepted(stack) - before
+    spent_s = processor_s(stack) - cpu_s
+    return Measured(count / (time.monotonic() - started), spent_s * 1000 / count)
+
+
+def processor_s(stack: Stack) -> float:
+    """What gunicorn's workers have used of the processor so far."""
+    used = [psutil.Process(pid).cpu_times() for pid in stack.processes["api"].children()]
+    return sum(times.user + times.system for times in used)
 
 
 def accepted(stack: Stack) -> int:
@@ -81,34 +134,86 @@ def _send_for(url: str, key: str, seconds: int) -> None:
         list(threads.map(send, range(CONNECTIONS)))
 
 
+@contextmanager
+def scraped(stack: Stack) -> Iterator[None]:
+    """Read /metrics meanwhile, at once and then three times as often as Prometheus does."""
+    ended = threading.Event()
+
+    def scrape() -> None:
+        while True:
+            requests.get(f"{stack.api_url}/metrics", timeout=30)
+            if ended.wait(SCRAPE_EVERY_S):
+                return
+
+    thread = threading.Thread(target=scrape)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def settings_of(part: str, *, whole: bool, spans_to: str) -> dict[str, str]:
+    """For the app with the part, or without it."""
+    if part == "traces" and whole:
+        return {**SETTINGS, "OTEL_EXPORTER_OTLP_ENDPOINT": spans_to}
+    if part == "metrics" and not whole:
+        silent = f"--config {Path(__file__).parent / 'uncounted.py'}"
+        return {**SETTINGS, "GUNICORN_CMD_ARGS": silent}
+    return SETTINGS
+
+
 @click.command()
+@click.option(
+    "--of", type=click.Choice(["walls", "traces", "metrics"]), default="walls", show_default=True
+)
 @click.option("--rounds", default=8, show_default=True)
 @click.option("--seconds", default=3, show_default=True)
-def main(rounds: int, seconds: int) -> None:
+def main(of: str, rounds: int, seconds: int) -> None:
     """Measure and print each round, then the median ratio."""
     with ExitStack() as cleanup:
         servers = cleanup.enter_context(Servers())
+        spans_to = cleanup.enter_context(sink())
         stacks = [
             cleanup.enter_context(
-                Stack(workers=2, celery_workers=0, beats=0, settings=SETTINGS, servers=servers)
+                Stack(
+                    workers=2,
+                    celery_workers=0,
+                    beats=0,
+                    settings=settings_of(of, whole=whole, spans_to=spans_to),
+                    servers=servers,
+                )
             )
-            for _ in range(2)
+            for whole in (True, False)
         ]
-        open_walls(stacks[1])
+        if of == "walls":
+            open_walls(stacks[1])
         keys = [stack.issue_key("bench") for stack in stacks]
         pairs = list(zip(stacks, keys, strict=True))
         for stack, key in pairs:
-            rate(stack, key, 1)
-        ratios = []
+            measure(stack, key, 1)
+        rounds_of: list[tuple[Measured, Measured]] = []
         for number in range(rounds):
             # Who goes first changes each time: the second finds the machine warmer.
             order = pairs if number % 2 == 0 else pairs[::-1]
-            measured = {id(stack): rate(stack, key, seconds) for stack, key in order}
-            walled, unwalled = (measured[id(stack)] for stack in stacks)
-            ratios.append(walled / unwalled)
-            print(f"{walled:7.0f} /s with   {unwalled:7.0f} /s without   {ratios[-1]:.3f}")
-        spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
-        print(f"median {statistics.median(ratios):.3f} of the rate without ({spread})")
+            measured = {}
+            for stack, key in order:
+                is_read = of == "metrics" and stack is stacks[0]
+                with scraped(stack) if is_read else nullcontext():
+                    measured[id(stack)] = measure(stack, key, seconds)
+            having, lacking = (measured[id(stack)] for stack in stacks)
+            rounds_of.append((having, lacking))
+            print(f"{having.per_s:6.0f} /s {having.cpu_ms:6.2f} ms with", end="")
+            print(f"   {lacking.per_s:6.0f} /s {lacking.cpu_ms:6.2f} ms without", flush=True)
+        tell("the rate without", [one.per_s / other.per_s for one, other in rounds_of])
+        tell("the processor time", [one.cpu_ms / other.cpu_ms for one, other in rounds_of])
+
+
+def tell(of_what: str, ratios: list[float]) -> None:
+    """The median, and how far the rounds were apart."""
+    spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
+    print(f"median {statistics.median(ratios):.3f} of {of_what} ({spread})")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,8 @@ def run_plan(
             _disturb(scene, overtime_max_s)
             healed_s = _heal(scene)
             evidence = _gather(scene)
+            # What is asked in production must find nothing either: it ends with 1 if it does.
+            stage.stack.flask("invariants", "check")
             hits = scene.storm.hits(scene.sources.provider.rows("requests"))
             fenced = _fences(stage)
         finally:
