@@ -7,9 +7,10 @@ gone with pytest, however it ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
@@ -135,3 +136,19 @@ def app(settings: Settings) -> Iterator[Flask]:
     with application.app_context():
         db.engine.dispose()
     application.extensions["maramoja"].redis.close()
+
+
+@pytest.fixture
+def make_app(settings: Settings) -> Iterator[Callable[..., Flask]]:
+    """`make_app(redis_url=…)`: an app with other settings, put away at the end."""
+    made: list[Flask] = []
+
+    def make(**changes: Any) -> Flask:
+        made.append(create_app(replace(settings, **changes)))
+        return made[-1]
+
+    yield make
+    for application in made:
+        with application.app_context():
+            db.engine.dispose()
+        application.extensions["maramoja"].redis.close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from flask import Flask
@@ -12,7 +11,7 @@ from flask import Flask
 from payments_app import create_app
 from payments_app.kernel.database import db
 from payments_app.settings import Settings
-from tests.api.http_caller import Engine, HttpCaller, MakeApp, new_caller
+from tests.api.http_caller import Engine, HttpCaller, new_caller
 from tests.builders import ScriptedProvider, rails_of
 
 
@@ -51,19 +50,3 @@ def engine(scripted_app: Flask, provider: ScriptedProvider) -> Engine:
 def scripted_caller(engine: Engine) -> HttpCaller:
     """A tenant of its own at `engine`."""
     return new_caller(engine.app)
-
-
-@pytest.fixture
-def make_app(settings: Settings) -> Iterator[MakeApp]:
-    """`make_app(redis_url=…)`: an app with other settings, put away at the end."""
-    made: list[Flask] = []
-
-    def make(**changes: Any) -> Flask:
-        made.append(create_app(replace(settings, **changes)))
-        return made[-1]
-
-    yield make
-    for application in made:
-        with application.app_context():
-            db.engine.dispose()
-        application.extensions["maramoja"].redis.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import psycopg
 import pytest
 from flask import Flask
 
@@ -77,3 +78,15 @@ def test_a_schema_that_is_not_this_versions_is_not_ready(
 
     assert answer.status_code == 503
     assert answer.get_json()["database"] == "migrations pending: run flask db upgrade"
+
+
+def test_a_schema_of_a_newer_version_is_ready(
+    app: Flask, postgres_server: PostgresServer, database_name: str
+) -> None:
+    """Migrations only expand: the version before goes on while a deploy is under way."""
+    url = postgres_server.administrator_url(database_name)
+    with psycopg.connect(url, autocommit=True) as administrator:
+        (head,) = administrator.execute("SELECT version_num FROM alembic_version").fetchone() or ""
+        for version, status in (("9999", 200), ("0001", 503), (head, 200)):
+            administrator.execute("UPDATE alembic_version SET version_num = %s", [version])
+            assert app.test_client().get("/health/ready").status_code == status

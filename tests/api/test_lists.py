@@ -246,6 +246,8 @@ class TestFilters:
         ("payer=0772123456", "payer"),
         ("external_id=", "external_id"),
         ("external_id=%00", "external_id"),
+        ("external_id=%ff", "external_id"),
+        ("external_id=%ed%a0%80", "external_id"),
         ("external_id=" + "x" * 129, "external_id"),
         ("amount=10", "currency"),
         ("amount=10.5&currency=UGX", "amount"),

@@ -20,6 +20,7 @@ METHODS = {"get", "post", "put", "patch", "delete"}
 # Not for those who call the API: the documentation itself, and what only providers call.
 UNDOCUMENTED = {
     "/openapi.json",
+    "/metrics",
     "/docs",
     "/docs/start.js",
     "/docs/assets/{name}",

@@ -55,8 +55,8 @@ def test_a_whole_record_prints_each_tenants_head(flask: Installed) -> None:
     told = flask("audit verify --json").document
     assert told["whole"] is True
     assert [(t["tenant"], t["entries"], t["events"]) for t in told["tenants"]] == [
-        ("acme", 2, 0),
-        ("birch", 1, 0),
+        ("acme", 3, 0),
+        ("birch", 2, 0),
     ]
     text = flask("audit verify acme")
     assert text.code == 0
@@ -87,7 +87,7 @@ def test_the_first_bad_row_is_named_and_the_exit_code_is_one(flask: Installed) -
     flask.bend("UPDATE audit_entries SET actor = 'cli:nobody' WHERE action = 'key.issued'")
     failed = flask("audit verify")
     assert failed.code == 1
-    assert failed.out.startswith("NOT WHOLE: audit_entries, position 2 (id ")
+    assert failed.out.startswith("NOT WHOLE: audit_entries, position 3 (id ")
     assert "tenant acme: altered:" in failed.out
     fault = flask("audit verify --json").document["fault"]
     assert (fault["tenant"], fault["table"], fault["problem"]) == (
@@ -108,7 +108,7 @@ def test_every_change_tells_who_made_it_and_from_where(flask: Installed) -> None
     entries = flask("audit list acme --json").document["data"]
     assert [entry["action"] for entry in entries] == [
         *("tenant.resumed", "tenant.suspended", "tenant.configured"),
-        *("key.revoked", "key.issued", "tenant.created"),
+        *("key.revoked", "key.issued", "tenant.data_key_made", "tenant.created"),
     ]
     assert {entry["source"] for entry in entries} == {socket.gethostname()}
     assert socket.gethostname() in flask("audit list acme").out
@@ -137,11 +137,12 @@ def test_an_export_can_be_verified_without_the_database(flask: Installed) -> Non
 def test_an_export_can_be_of_one_tenant_and_of_one_time(flask: Installed) -> None:
     flask("tenants create acme")
     flask("tenants create birch")
-    (only,) = flask("audit export birch").out.splitlines()
-    assert json.loads(only)["detail"]["slug"] == "birch"
+    made, data_key = map(json.loads, flask("audit export birch").out.splitlines())
+    assert made["detail"]["slug"] == "birch"
+    assert data_key["action"] == "tenant.data_key_made"
     assert flask("audit export --until 2026-01-01").out == ""
     assert flask("audit export --since 2999-01-01T00:00:00Z").out == ""
-    assert len(flask("audit export --since 2026-01-01 --until 2999-01-01").out.splitlines()) == 2
+    assert len(flask("audit export --since 2026-01-01 --until 2999-01-01").out.splitlines()) == 4
     assert flask("audit export nobody --json").error["code"] == "tenant_not_found"
 
 

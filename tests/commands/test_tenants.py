@@ -36,6 +36,8 @@ def test_create_prints_the_tenant_as_one_json_document(flask: Commands) -> None:
         "rate_limit": None,
         "tenant_rate_limit": None,
         "default_provider": None,
+        "held_at": None,
+        "held_why": None,
     }
 
 
@@ -121,8 +123,12 @@ def test_changes_are_in_the_audit_list_with_who_typed_them(flask: Commands) -> N
     flask(f"tenants create {slug}")
     flask(f"tenants suspend {slug}")
     told = flask(f"audit list {slug} --json").document["data"]
-    assert [entry["action"] for entry in told] == ["tenant.suspended", "tenant.created"]
-    assert all(entry["actor"].startswith("cli:") for entry in told)
+    assert [entry["action"] for entry in told] == [
+        "tenant.suspended",
+        "tenant.data_key_made",
+        "tenant.created",
+    ]
+    assert all(entry["actor"].startswith("cli:") for entry in told[::2])
     assert "tenant.suspended" in flask(f"audit list {slug} --limit 1").out
     assert len(flask(f"audit list {slug} --limit 1 --json").document["data"]) == 1
 
@@ -131,11 +137,15 @@ def test_changes_are_in_the_audit_list_with_who_typed_them(flask: Commands) -> N
     "command",
     [
         *(f"tenants {verb}" for verb in ("create", "list", "show", "suspend", "resume", "set")),
+        *(f"tenants {verb}" for verb in ("hold", "release")),
+        *(f"invariants {verb}" for verb in ("check", "list", "resolve")),
+        *(f"recovery {verb}" for verb in ("begin", "status", "finish")),
         *(f"keys {verb}" for verb in ("issue", "list", "revoke")),
         *(f"providers {verb}" for verb in ("set", "list", "check")),
         *(f"payments {verb}" for verb in ("show", "list", "explain", "recheck")),
         *(f"audit {verb}" for verb in ("list", "verify", "export")),
         "secrets generate-key",
+        "doctor",
     ],
 )
 def test_every_command_has_json_and_an_example_in_its_help_and_in_the_docs(

@@ -17,11 +17,13 @@ from devstack.postgres_binaries import program_directory
 from devstack.postgres_server import PostgresServer
 from devstack.programs import ROOT, Programs
 from devstack.servers import Servers
+from tests.deploy.settings_known import known_settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 EXAMPLE = (ROOT / ".env.example").read_text()
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+OURS = ["migrate", "api", "worker", "beat"]
 
 
 def names_in_example() -> set[str]:
@@ -37,7 +39,7 @@ def test_each_setting_of_the_example_reaches_the_gateway() -> None:
     passed = set(SERVICES["migrate"]["environment"]) | set(SERVICES["api"]["environment"])
     about_compose = {
         *("POSTGRES_PASSWORD", "OWNER_DATABASE_PASSWORD", "APP_DATABASE_PASSWORD"),
-        *("COMPOSE_PROFILES", "PORT"),
+        *("COMPOSE_PROFILES", "PORT", "GRAFANA_ADMIN_PASSWORD"),
     }
     assert names_in_example() - about_compose == passed
 
@@ -53,6 +55,45 @@ def test_nothing_starts_before_the_migration_is_through(name: str) -> None:
     conditions = SERVICES[name]["depends_on"]
     assert conditions["migrate"]["condition"] == "service_completed_successfully"
     assert conditions["redis"]["condition"] == "service_healthy"
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_each_variable_is_a_setting(name: str) -> None:
+    assert set(SERVICES[name]["environment"]) <= known_settings()
+
+
+@pytest.mark.parametrize(("name", "port"), [("worker", "9101"), ("beat", "9102")])
+def test_worker_and_beat_are_asked_at_the_port_that_they_answer_at(name: str, port: str) -> None:
+    assert SERVICES[name]["environment"][f"{name.upper()}_PORT"] == port
+    question = SERVICES[name]["healthcheck"]["test"][-1]
+    assert f"http://127.0.0.1:{port}/health/live" in question
+    # What asks is in the image, and is Python that can be read.
+    assert SERVICES[name]["healthcheck"]["test"][1] == "python"
+    compile(question, name, "exec")
+
+
+def test_prometheus_asks_each_at_its_port() -> None:
+    jobs = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["scrape_configs"]
+    asked = {job["job_name"]: job["dns_sd_configs"][0] for job in jobs}
+    ports = {name: (found["names"], found["port"]) for name, found in asked.items()}
+    assert ports == {"api": (["api"], 8000), "worker": (["worker"], 9101), "beat": (["beat"], 9102)}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_nothing_may_take_the_whole_machine(name: str) -> None:
+    assert {"memory", "pids"} <= set(SERVICES[name]["deploy"]["resources"]["limits"])
+    assert SERVICES[name]["logging"]["options"]["max-size"]
+    assert re.search(r":.*[0-9]", SERVICES[name]["image"]) or "build" in SERVICES[name]
+
+
+def test_no_way_leads_from_outside_to_what_is_stored() -> None:
+    assert COMPOSE["networks"]["data"] == {"internal": True}
+    for name in ("postgres", "redis", "roles"):
+        assert SERVICES[name]["networks"] == ["data"]
+        assert "ports" not in SERVICES[name]
+    for name in ("prometheus", "grafana"):
+        assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
+        assert SERVICES[name]["profiles"] == ["observability"]
 
 
 @pytest.mark.parametrize("name", ["migrate", "api", "worker", "beat", "simulator"])
@@ -75,6 +116,11 @@ def test_the_image_is_made_of_what_is_here() -> None:
         assert f"!{name}\n" in (ROOT / ".dockerignore").read_text()
     assert "USER 10001" in DOCKERFILE
     assert "requirements-dev" not in DOCKERFILE
+    for base in re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, flags=re.MULTILINE):
+        assert base == "python:3.11-slim-bookworm"
+    for label in ("version", "revision"):
+        assert f"org.opencontainers.image.{label}=" in DOCKERFILE
+        assert f"\nARG {label.upper()}=" in DOCKERFILE
 
 
 def run_roles_script(server: PostgresServer) -> None:

@@ -132,6 +132,20 @@ def suspended(site: Site) -> requests.Response:
     return post(site, tenant="gone")
 
 
+def held(site: Site) -> requests.Response:
+    key = uuid4()
+    site.key_of("held")
+    first = post(site, tenant="held", key=key)
+    site.flask("tenants", "hold", "held", "--why", "a test")
+    again = post(site, tenant="held", key=key)
+    assert (again.status_code, again.content) == (201, first.content)
+    answer = post(site, tenant="held", key=uuid4())
+    assert int(answer.headers["Retry-After"]) >= 1
+    site.flask("tenants", "release", "held")
+    assert post(site, tenant="held", key=uuid4()).status_code == 201
+    return answer
+
+
 def with_a_key(site: Site, *bounds: str) -> requests.Response:
     site.key_of(TENANT)
     issued = json.loads(site.flask("keys", "issue", TENANT, *bounds, "--json"))
@@ -173,6 +187,7 @@ ASK: Final[Mapping[str, Callable[[Site], requests.Response]]] = {
     "unauthenticated": lambda site: post(site, headers={"X-API-Key": "mara_live_x"}),
     "tenant_mismatch": lambda site: post(site, headers={"X-Tenant-Id": "other"}),
     "tenant_suspended": suspended,
+    "tenant_held": held,
     "api_key_expired": lambda site: with_a_key(site, "--expires-in", "0m"),
     "scope_missing": lambda site: with_a_key(site, "--scope", "payments:read"),
     "network_not_allowed": lambda site: with_a_key(site, "--network", "203.0.113.0/24"),

@@ -381,3 +381,22 @@ def test_many_threads_each_get_their_own_answer(serve: Serve, egress: Egress) ->
         for number, answer in enumerate(pool.map(ask, range(200))):
             assert isinstance(answer, Answer), answer
             assert answer.body == b"/%d" % number
+
+
+# --- what comes before the answer --------------------------------------------------------------
+
+
+EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
+
+
+@pytest.mark.parametrize("before", [EARLY, EARLY * 3, b"HTTP/1.1 100 Continue\r\n\r\n" + EARLY])
+def test_an_interim_answer_is_not_the_answer(serve: Serve, egress: Egress, before: bytes) -> None:
+    server = serve(answering(before + OK_HEAD + b"Content-Length: 2\r\n\r\nok"))
+    answer = egress.post(server.url(), {}, b"{}")
+    assert isinstance(answer, Answer)
+    assert (answer.status, answer.body) == (200, b"ok")
+
+
+def test_interim_answers_end(serve: Serve, egress: Egress) -> None:
+    silence = egress.post(serve(answering(EARLY * 50 + OK_HEAD + b"\r\n")).url(), {}, b"{}")
+    assert isinstance(silence, Silence)

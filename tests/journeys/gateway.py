@@ -17,6 +17,7 @@ import psutil
 import psycopg
 import requests
 
+from devstack.errors import StackError
 from devstack.programs import await_api, await_worker
 from devstack.stack import Stack
 from devstack.supervisor import Process, wait_until
@@ -104,8 +105,18 @@ class Gateway:
             if answer is not None and answer.status_code == 201:
                 return answer
             assert answer is None or may_be_retried(answer), f"{answer}: {answer.text}"
+            if answer is not None and answer.json().get("code") == "tenant_held":
+                self.release()
             assert time.monotonic() < deadline, "not accepted in time"
             time.sleep(0.1)
+
+    def release(self) -> None:
+        """A test has the provider contradict itself, and up to a minute later the brake goes on."""
+        self.rows(
+            "UPDATE invariant_breaks SET resolved_at = now(), resolution = 'a test'"
+            " WHERE resolved_at IS NULL"
+        )
+        self.rows("UPDATE tenants SET held_at = NULL, held_why = NULL")
 
     def show(self, paid: Paid) -> Row:
         """The payment as the API tells it now."""
@@ -118,7 +129,14 @@ class Gateway:
 
     def await_end(self, *paid: Paid, limit_s: float = PATIENCE_S) -> None:
         """Wait until none of them is PENDING."""
-        wait_until(lambda: not self.open_of(*paid), what="payments are open", limit_s=limit_s)
+        try:
+            wait_until(lambda: not self.open_of(*paid), what="payments are open", limit_s=limit_s)
+        except StackError as error:
+            # Why is in the record and in the workers' logs, which are gone with the stack.
+            rows = [self.row(one) for one in paid]
+            raise AssertionError(
+                "\n".join([str(error), *map(str, rows), *(w.log_tail() for w in self.workers)])
+            ) from None
 
     def await_state(self, paid: Paid, **wanted: object) -> None:
         """Wait until the API shows the payment so."""

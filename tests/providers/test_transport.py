@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 
+from payments_app.kernel import tracing
+from payments_app.kernel.tracing import Kind
 from payments_app.kernel.transport import Transport
 from payments_app.kernel.wire import Answer, Call, Silence
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, answering, drip
@@ -51,6 +53,16 @@ def test_an_empty_post_has_a_length_and_our_user_agent(serve: Serve, transport: 
     assert "x-a: b\r\n" in head
     assert "accept-encoding: identity\r\n" in head
     assert "python-requests" not in head
+
+
+def test_the_provider_is_told_nothing_of_our_trace(serve: Serve, transport: Transport) -> None:
+    server = serve(answer_all)
+    told = f"00-{'1' * 32}-{'2' * 16}-01"
+    with tracing.span("step", Kind.INTERNAL, parent=told):
+        assert isinstance(get(transport, server.url()), Answer)
+    head = server.requests[0].decode().lower()
+    assert "traceparent" not in head
+    assert "1" * 32 not in head
 
 
 def test_a_redirect_is_an_answer_and_is_not_followed(serve: Serve, transport: Transport) -> None:

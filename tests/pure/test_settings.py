@@ -46,6 +46,7 @@ def test_the_fewest_settings_are_enough() -> None:
     assert settings.public_base_url is None
     assert settings.cors_allowed_origins == ()
     assert settings.platform_accounts == ()
+    assert settings.traces_exporter is None
     assert settings.celery_broker_url == settings.redis_url == GOOD["REDIS_URL"]
     assert settings.migration_database_url == settings.database_url
 
@@ -119,6 +120,12 @@ def test_a_missing_setting_is_named_with_what_it_should_be(name: str, value: str
         ("RATE_LIMIT_CALLBACKS", "0 per minute"),
         ("CALLBACK_NETWORKS", "203.0.113.7/24"),
         ("CALLBACK_NETWORKS", ","),
+        ("METRICS_NETWORKS", "203.0.113.7/24"),
+        ("METRICS_NETWORKS", "prometheus"),
+        ("WORKER_PORT", "65536"),
+        ("WORKER_PORT", "-1"),
+        ("WORKER_PORT", "http"),
+        ("BEAT_PORT", "9102/tcp"),
         ("CORS_ALLOWED_ORIGINS", "*"),
         ("CORS_ALLOWED_ORIGINS", "https://*.example.com"),
         ("CORS_ALLOWED_ORIGINS", "null"),
@@ -268,3 +275,53 @@ def test_origins_are_a_list() -> None:
     settings = read(CORS_ALLOWED_ORIGINS="https://a.example , http://localhost:3000,")
 
     assert settings.cors_allowed_origins == ("https://a.example", "http://localhost:3000")
+
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
+
+
+@pytest.mark.parametrize(
+    ("given", "exporter"),
+    [
+        (ENDPOINT, "otlp"),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "https://c.example.com/v1/traces"}, "otlp"),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, "otlp"),
+        ({"OTEL_TRACES_EXPORTER": "console"}, "console"),
+        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({**ENDPOINT, "OTEL_SDK_DISABLED": "true"}, None),
+        ({**ENDPOINT, "OTEL_SDK_DISABLED": "false"}, "otlp"),
+        ({**ENDPOINT, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, "otlp"),
+        (
+            {
+                **ENDPOINT,
+                "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+                "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+            },
+            "otlp",
+        ),
+        # What an operator sets for all services stops none that sends nothing.
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, None),
+    ],
+)
+def test_spans_go_where_opentelemetrys_own_variables_say(
+    given: dict[str, str], exporter: str | None
+) -> None:
+    assert read(**given).traces_exporter == exporter
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTEL_TRACES_EXPORTER", "zipkin"),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
+        ("OTEL_SDK_DISABLED", "perhaps"),
+        # Credentials have a variable of their own: an address is repeated in messages.
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:hunter2@collector"),
+    ],
+)
+def test_spans_that_could_go_nowhere_stop_the_start(name: str, value: str) -> None:
+    line = refusal({**GOOD, **ENDPOINT, name: value})
+
+    assert line.startswith(name)
+    assert "hunter2" not in line

@@ -30,6 +30,8 @@ LAWFUL: Final = {
     # A resend doesn't unlearn what is known.
     ("awaiting_payer", "payment.submitting"): ("PENDING", "awaiting_payer"),
     ("unknown", "payment.submitting"): ("PENDING", "unknown"),
+    # A restored database: what it calls unsent may have been sent since.
+    ("accepted", "payment.unknown"): ("PENDING", "unknown"),
     # Only what never left can be taken back.
     ("submitting", "payment.handed_back"): ("PENDING", "accepted"),
     **{(stage, "payment.pending"): ("PENDING", "awaiting_payer") for stage in IN_FLIGHT},

@@ -8,12 +8,17 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "payments_app"
 MAY = {
     "kernel/database.py": "says what it is",
+    "payments/breaks.py": "the operator lists breaks, and resolves one by its number",
     "payments/erasure.py": "the retention of payers, a tenant at a time",
+    "payments/invariants.py": "asks of every payment what must hold",
     "payments/lifecycle.py": "looks for what is due, then narrows to that payment's tenant",
     "payments/operations.py": "the operator's commands",
+    "payments/overdue.py": "counts what waits, for the operator",
     "payments/retention.py": "drops what is past its time",
     "payments/seals.py": "seals new events, an entry for each tenant",
+    "payments/survey.py": "counts and ages for /metrics; no row, no tenant's name",
     "payments/verification.py": "the operator verifies and exports the record",
+    "tenants/holds.py": "the operator sees who is held",
     "tenants/keys.py": "the operator revokes by a key's id",
     "tenants/rotation.py": "closes every secret under the newest key",
     "webhooks/deliveries.py": "drops what is past its time",

@@ -123,7 +123,7 @@ OF_OTHERS: Final = (
         # Row-level security alone stops this bug: here it has been forgotten too.
         Edit(
             acceptance,
-            "accept_payment",
+            "_accept",
             "with transaction(asker.caller.tenant_id) as session:",
             'with transaction("*") as session:',
         ),
@@ -226,7 +226,7 @@ OF_OURS: Final = (
     _edited(
         "claimed_without_lock",
         "due payments are read without a row lock",
-        Edit(lifecycle, "_claim_due", ".with_for_update(skip_locked=True)", ""),
+        Edit(lifecycle, "_claim_due", ".with_for_update(of=Payment, skip_locked=True)", ""),
     ),
     _edited(
         "claimed_without_lease",

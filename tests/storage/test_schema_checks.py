@@ -135,6 +135,12 @@ ROWS: Final[dict[str, Row]] = {
         "trigger": "schedule",
         "url": "https://shop.example/hook",
     },
+    "invariant_breaks": {
+        "tenant_id": TENANT,
+        "invariant": "end_stands",
+        "subject": "a payment",
+        "detail": "SUCCESSFUL, and later the provider said FAILED",
+    },
     "audit_entries": {
         "tenant_id": TENANT,
         "actor": "cli:ada",
@@ -164,6 +170,10 @@ ATTACKS: Final[list[tuple[Row, str]]] = [
     ({"currency": "ugx"}, "ck_payments_currency_form"),
     ({"currency": "UGXX"}, "ck_payments_currency_form"),
     ({"currency": ""}, "ck_payments_currency_form"),
+    ({"traceparent": "00-x"}, "ck_payments_traceparent_form"),
+    ({"traceparent": f"00-{'0' * 32}-{'1' * 16}-01"}, "ck_payments_traceparent_form"),
+    ({"traceparent": f"00-{'1' * 32}-{'0' * 16}-01"}, "ck_payments_traceparent_form"),
+    ({"traceparent": f"01-{'1' * 32}-{'1' * 16}-01"}, "ck_payments_traceparent_form"),
     ({"payer_index": None}, "ck_payments_payer_goes_whole"),
     ({"payer_masked": None}, "ck_payments_payer_goes_whole"),
     (
@@ -206,6 +216,10 @@ ATTACKS: Final[list[tuple[Row, str]]] = [
     ),
     ({"slug": "Not A Slug"}, "ck_tenants_slug_form"),
     ({"status": "deleted"}, "ck_tenants_status_known"),
+    ({"held_at": NOW}, "ck_tenants_held_has_reason"),
+    ({"held_why": "because"}, "ck_tenants_held_has_reason"),
+    ({"resolved_at": NOW}, "ck_invariant_breaks_resolved_has_reason"),
+    ({"resolution": "looked at"}, "ck_invariant_breaks_resolved_has_reason"),
     ({"mode": "both"}, "ck_webhook_endpoints_mode_known"),
     ({"status": "asleep"}, "ck_webhook_endpoints_status_known"),
     ({"secret": None}, "ck_webhook_endpoints_secret_goes_with_it"),
@@ -243,6 +257,7 @@ COPIES: Final[list[tuple[Row, str]]] = [
     ({"id": UUID(int=50), "position": 2}, "uq_webhook_events_payment_id_sequence"),
     ({"id": UUID(int=50), "sequence": 2}, "uq_webhook_events_tenant_id_mode_position"),
     ({"id": UUID(int=50)}, "uq_webhook_deliveries_event_number_endpoint_id"),
+    ({"detail": "otherwise"}, "uq_invariant_breaks_tenant_id_invariant_subject"),
     ({"url": "https://other.example"}, "uq_webhook_attempts_delivery_id_generation"),
 ]
 

@@ -14,6 +14,7 @@ from flask import Flask
 from sqlalchemy import select, text
 
 from payments_app.audit.model import AuditEntry
+from payments_app.audit.queries import latest_entries
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.egress import Egress, EgressRules
 from payments_app.payments import news
@@ -35,6 +36,7 @@ from tests.builders import (
     rails_of,
 )
 from tests.storage.attacker import Attacker
+from tests.storage.bending import LAWLESS
 from tests.webhooks.receiver import OK, Received, Receiver, Reply, receiving
 
 ANYWHERE = EgressRules(allow_private=True)
@@ -573,3 +575,37 @@ def set_status(
     return endpoints.change_endpoint(
         owner_of(caller), new.endpoint.id, Wanted(status=status), rules=ANYWHERE, actor="cli:test"
     )
+
+
+def test_any_number_of_failed_deliveries_is_sent_again(
+    caller: Caller, administrator_url: str
+) -> None:
+    """PostgreSQL takes 65,535 values in a statement."""
+    endpoint = an_endpoint(owner_of(caller)).endpoint
+    owner = (caller.tenant_id, caller.mode)
+    with psycopg.connect(administrator_url, options=LAWLESS, autocommit=True) as superuser:
+        superuser.execute(
+            "INSERT INTO webhook_events (tenant_id, mode, type, position, data)"
+            " SELECT %s, %s, 'payment.failed', n, '{}' FROM generate_series(1, 70000) n",
+            owner,
+        )
+        superuser.execute(
+            "INSERT INTO webhook_deliveries"
+            " (id, tenant_id, mode, endpoint_id, event_number, event_type, body, status)"
+            " SELECT gen_random_uuid(), tenant_id, mode, %s, number, type, '{}', 'failed'"
+            " FROM webhook_events",
+            [endpoint.id],
+        )
+    span = Span(failed_only=True)
+    assert deliveries.resend_span(owner_of(caller), endpoint.id, span, actor="cli:test") == 70_000
+
+
+def test_what_is_in_hand_is_not_counted_as_sent_again(app: Flask, caller: Caller) -> None:
+    an_endpoint(owner_of(caller), "http://127.0.0.1:9/", "payment.accepted")
+    pay(app, caller)
+    news.publish_news()
+    post = outbound.claim_due()
+    assert post is not None
+    deliveries.resend_one(owner_of(caller), post.delivery.id, actor="cli:test")
+    (entry,) = latest_entries(caller.tenant_id, limit=1)
+    assert (entry.action, entry.detail) == ("webhook_endpoint.resent", {"deliveries": 0})

@@ -177,8 +177,16 @@ def in_public(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pa
     return Pair(theirs, nobodys)
 
 
+def from_outside(_scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
+    """Through a proxy that isn't trusted, against a path that nothing is at."""
+    headers = {"X-Forwarded-For": "203.0.113.7"}
+    there, nothing = (intruder.send(method, path, headers=headers) for path in (route, f"{route}s"))
+    return Pair(there, nothing)
+
+
 ATTACKS: dict[Rule, dict[str, Attack]] = {
     Rule.PUBLIC: {"with a key": in_public},
+    Rule.OPERATORS: {"from outside": from_outside},
     Rule.BY_ID: {
         "the id": by_id(str),
         "the id in capitals": by_id(str.upper),

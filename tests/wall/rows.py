@@ -10,8 +10,10 @@ import psycopg
 from flask import Flask
 from psycopg import sql
 
+from payments_app.kernel.database import transaction
 from payments_app.kernel.secrets import Cipher
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.model import InvariantBreak
 from payments_app.providers.contract import Mode
 from payments_app.tenants.accounts import NewAccount, set_account
 from payments_app.tenants.model import Tenant
@@ -61,6 +63,10 @@ def fill(app: Flask) -> Tenant:
         owner = Owner(tenant.id, caller.mode)
         send_test(owner, an_endpoint(owner).endpoint.id)
         claim_due()
+        with transaction(tenant.id) as session:
+            session.add(
+                InvariantBreak(tenant_id=tenant.id, invariant="end_stands", subject="x", detail="x")
+            )
     return tenant
 
 

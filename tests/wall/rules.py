@@ -15,6 +15,7 @@ class Rule(StrEnum):
 
     PUBLIC = "the same for everyone"
     BY_ID = "tenant: by its id in the path"
+    OPERATORS = "the operator's, by the network that asks: to a tenant it isn't there"
     LIST = "tenant: a list"
     WHOLE_LIST = "tenant: a list without filters"
     CREATE = "tenant: makes something of its own"
@@ -28,6 +29,7 @@ ROUTES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/health"): Rule.PUBLIC,
     ("GET", "/health/live"): Rule.PUBLIC,
     ("GET", "/health/ready"): Rule.PUBLIC,
+    ("GET", "/metrics"): Rule.OPERATORS,
     ("GET", "/docs"): Rule.PUBLIC,
     ("GET", "/docs/start.js"): Rule.PUBLIC,
     ("GET", "/docs/assets/<name>"): Rule.PUBLIC,
@@ -70,6 +72,10 @@ COMMANDS: Final[dict[str, Of]] = {
     "audit verify": Of.TENANT,
     "payers erase": Of.TENANT,
     "payers find": Of.TENANT,
+    "doctor": Of.ALL,
+    "invariants check": Of.ALL,
+    "invariants list": Of.TENANT,
+    "invariants resolve": Of.ID,
     "keys issue": Of.TENANT,
     "keys list": Of.TENANT,
     "keys revoke": Of.ID,
@@ -81,10 +87,15 @@ COMMANDS: Final[dict[str, Of]] = {
     "providers check": Of.TENANT,
     "providers list": Of.TENANT,
     "providers set": Of.TENANT,
+    "recovery begin": Of.ALL,
+    "recovery finish": Of.ALL,
+    "recovery status": Of.ALL,
     "secrets generate-key": Of.NOBODY,
     "secrets rotate": Of.ALL,
     "tenants create": Of.NOBODY,
+    "tenants hold": Of.TENANT,
     "tenants list": Of.ALL,
+    "tenants release": Of.TENANT,
     "tenants resume": Of.TENANT,
     "tenants set": Of.TENANT,
     "tenants show": Of.TENANT,

@@ -14,7 +14,7 @@ from tests.wall.scene import INTRUDERS, Scene
 
 # What names a tenant, and what names one thing.
 TENANT_PARAMETERS = {"slug", "tenant"}
-ID_PARAMETERS = {"payment_id", "key_id", "account_id", "endpoint_id", "id"}
+ID_PARAMETERS = {"payment_id", "key_id", "account_id", "endpoint_id", "id", "number"}
 # Arguments behind the tenant; a command that is missing here takes none.
 ARGUMENTS = {
     "providers check": ["mtn_momo"],

@@ -101,3 +101,10 @@ def test_no_hostile_request_finds_a_way_in_or_a_word_too_much(stack: Stack) -> N
     log = stack.processes["api"].log_text()
     assert "Traceback" not in log
     assert key.decode() not in log
+
+
+def test_no_header_says_where_the_app_is(stack: Stack) -> None:
+    """gunicorn trusts loopback with these two, and answers a page of its own."""
+    for name in ("SCRIPT_NAME", "PATH_INFO"):
+        answer = requests.get(f"{stack.api_url}/health/live", headers={name: "/x"}, timeout=10)
+        assert (answer.status_code, answer.json()) == (200, {"status": "ok"}), name

@@ -1,0 +1,35 @@
+"""What the gateway can be told by its environment: each name that a deploy file sets must be one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from devstack.programs import ROOT
+
+# Without these nothing starts.
+REQUIRED = {"DATABASE_URL", "REDIS_URL", "SECRET_KEYS"}
+# gunicorn's own, told below the table; and those that Python itself reads.
+OTHERS = {"PORT", "WEB_CONCURRENCY", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+# Where worker and beat answer probes.
+PORTS = {"WORKER_PORT", "BEAT_PORT"}
+# Read by OpenTelemetry itself, told in a section of their own.
+TRACES = {
+    "OTEL_SERVICE_NAME",
+    "OTEL_TRACES_SAMPLER",
+    "OTEL_TRACES_SAMPLER_ARG",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+}
+
+
+def known_settings() -> set[str]:
+    """The rows of the settings' page, which another test holds to the code."""
+    page = (ROOT / "docs/settings.md").read_text()
+    return set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)) | OTHERS | PORTS | TRACES
+
+
+def env_file(path: Path) -> dict[str, str]:
+    """The pairs of a file of NAME=value lines."""
+    lines = path.read_text().splitlines()
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name: value for name, _, value in pairs}

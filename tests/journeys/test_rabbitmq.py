@@ -1,0 +1,111 @@
+"""RabbitMQ instead of Redis as the broker: a doorbell too, and allowed to be away.
+
+Skipped, and said to be, where no rabbitmq-server is installed (Debian: apt install rabbitmq-server).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from kombu import Connection
+
+from devstack.rabbit_server import RabbitServer, rabbitmq_program
+from devstack.servers import Servers
+from devstack.stack import Stack
+from devstack.supervisor import wait_until
+from payments_app.worker.celery_app import BROKER_TIMEOUT_S, OLD_RINGS_GO, QUEUE
+from tests.journeys.gateway import PATIENCE_S, Gateway, Paid
+from tests.journeys.referee import assert_all_charged_once, assert_one_payment_a_key
+
+pytestmark = [
+    pytest.mark.skipif(rabbitmq_program() is None, reason="RABBITMQ IS NOT TESTED: none here"),
+    pytest.mark.slow,
+]
+# Celery's consumer waits longer after each failure to reach its broker.
+RECONNECT_MAX_S = 90.0
+
+
+@pytest.fixture(scope="module")
+def rabbit(servers: Servers) -> Iterator[RabbitServer]:
+    server = RabbitServer(servers.supervisor, servers.home / "rabbitmq")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def gateway(rabbit: RabbitServer, stack_factory: partial[Stack]) -> Iterator[Gateway]:
+    settings = {"CELERY_BROKER_URL": rabbit.url, "RATE_LIMIT_DEFAULT": "1000000 per minute"}
+    with stack_factory(workers=2, settings=settings) as stack:
+        yield Gateway(stack)
+
+
+def test_payments_are_rung_for_and_reach_their_end(gateway: Gateway, rabbit: RabbitServer) -> None:
+    await_consumer(gateway, rabbit)
+    payments = [gateway.pay() for _ in range(5)]
+    gateway.await_end(*payments)
+    assert_one_payment_a_key(gateway, *payments)
+    assert_all_charged_once(gateway, payments, looked_at=5)
+    assert "doorbell.lost" not in gateway.stack.processes["api"].log_text()
+
+
+def test_rings_that_nobody_takes_do_not_pile_up(gateway: Gateway, rabbit: RabbitServer) -> None:
+    await_consumer(gateway, rabbit)
+    with Connection(rabbit.url) as connection:
+        # RabbitMQ refuses a queue that is declared with other arguments than it was made with.
+        connection.channel().queue_declare(
+            QUEUE, durable=True, auto_delete=False, arguments=OLD_RINGS_GO
+        )
+
+
+def test_a_killed_rabbitmq_costs_no_payment_and_is_heard_again(
+    gateway: Gateway, rabbit: RabbitServer
+) -> None:
+    # Rings are being answered when the connection breaks: then Celery once waited for ever.
+    gateway.provider.fault("slow", times=None, operation="create", parameters={"delay_s": 1.0})
+    payments = [gateway.pay() for _ in range(20)]
+    rabbit.kill()
+    longest_s, away = longest_of(gateway, 20)
+    assert longest_s < BROKER_TIMEOUT_S
+    gateway.provider.reset()
+    gateway.await_end(*payments, *away)
+
+    rabbit.start()
+    await_consumer(gateway, rabbit)
+    later = [gateway.pay() for _ in range(20)]
+    wait_until(lambda: waiting(rabbit)[0] == 0, what="rings are not answered", limit_s=PATIENCE_S)
+    gateway.await_end(*later)
+    assert_all_charged_once(gateway, [*payments, *away, *later], looked_at=10)
+    worker = gateway.stack.processes["worker-1"]
+    worker.terminate()
+    assert worker.exit_code == 0
+    worker.start()
+
+
+def longest_of(gateway: Gateway, times: int) -> tuple[float, list[Paid]]:
+    """How long the slowest of so many requests took, and what they made."""
+    longest_s, payments = 0.0, []
+    for _ in range(times):
+        started = time.monotonic()
+        payments.append(gateway.pay())
+        longest_s = max(longest_s, time.monotonic() - started)
+    return longest_s, payments
+
+
+def waiting(rabbit: RabbitServer) -> tuple[int, int]:
+    """How many rings wait in the queue, and how many workers listen."""
+    with Connection(rabbit.url) as connection:
+        found = connection.channel().queue_declare(QUEUE, passive=True)
+        return found.message_count, found.consumer_count
+
+
+def await_consumer(gateway: Gateway, rabbit: RabbitServer) -> None:
+    wait_until(
+        lambda: waiting(rabbit)[1] > 0,
+        what="no worker listens",
+        processes=[gateway.stack.processes["worker-1"], rabbit.process],
+        limit_s=RECONNECT_MAX_S,
+    )

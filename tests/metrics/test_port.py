@@ -1,0 +1,184 @@
+"""The worker's and beat's port: alive while something ticks, figures for the operator only."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from ipaddress import ip_network
+
+import pytest
+import requests
+from flask import Flask
+
+from devstack.places import free_port
+from devstack.programs import Programs
+from devstack.stack import Stack
+from devstack.supervisor import Supervisor, wait_until
+from payments_app.kernel.database import db
+from payments_app.kernel.pool import OVERFLOW_MAX
+from payments_app.worker.clockwork import Clockwork
+from payments_app.worker.port import CONNECTIONS_MAX, Port
+from payments_app.worker.pulse import SILENT_MAX_S, Pulse
+from payments_app.worker.scheduler import PULSE, TickingScheduler
+from tests.metrics.conftest import PATIENCE_S, Installation
+
+CONNECTIONS = 16 + OVERFLOW_MAX
+HERE = (ip_network("127.0.0.0/8"),)
+
+
+class Patient:
+    """What the port is to tell of."""
+
+    alive = True
+
+    def is_alive(self) -> bool:
+        return self.alive
+
+
+@pytest.fixture
+def patient() -> Patient:
+    return Patient()
+
+
+@pytest.fixture
+def url(patient: Patient) -> Iterator[str]:
+    with Port(0, HERE, patient.is_alive).open() as server:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_it_says_whether_it_is_alive(url: str, patient: Patient) -> None:
+    assert requests.get(f"{url}/health/live", timeout=5).json() == {"status": "ok"}
+
+    patient.alive = False
+    answer = requests.get(f"{url}/health/live?really", timeout=5)
+
+    assert (answer.status_code, answer.json()) == (503, {"status": "silent"})
+    assert requests.get(f"{url}/", timeout=5).status_code == 404
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "forwarded", "X-Real-IP", "Via"])
+def test_through_a_proxy_there_are_no_figures(url: str, name: str) -> None:
+    assert requests.get(f"{url}/metrics", timeout=5).status_code == 200
+    refused = requests.get(f"{url}/metrics", headers={name: "10.0.0.1"}, timeout=5)
+    nothing = requests.get(f"{url}/metric", timeout=5)
+
+    assert (refused.status_code, refused.content) == (nothing.status_code, nothing.content)
+    assert refused.status_code == 404
+
+
+def test_to_others_there_are_no_figures_and_a_probe_is_answered(patient: Patient) -> None:
+    with Port(0, (ip_network("203.0.113.0/24"),), patient.is_alive).open() as server:
+        url = f"http://127.0.0.1:{server.server_address[1]}"
+        assert requests.get(f"{url}/metrics", timeout=5).status_code == 404
+        assert requests.get(f"{url}/health/live", timeout=5).status_code == 200
+        server.shutdown()
+
+
+def test_those_who_say_nothing_are_few_and_soon_gone(url: str) -> None:
+    port = int(url.rpartition(":")[2])
+    threads = threading.active_count()
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2 * CONNECTIONS_MAX)]
+    try:
+        time.sleep(0.5)
+        assert threading.active_count() - threads <= CONNECTIONS_MAX
+        wait_until(lambda: _answers(url), what="it does not answer any more", limit_s=PATIENCE_S)
+    finally:
+        for one in silent:
+            one.close()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return requests.get(f"{url}/health/live", timeout=1).ok
+    except requests.RequestException:
+        return False
+
+
+def test_a_pulse_is_felt_for_a_while() -> None:
+    pulse = Pulse(silent_max_s=0.2)
+    assert pulse.is_felt()
+    time.sleep(0.3)
+    assert not pulse.is_felt()
+    pulse.beat()
+    assert pulse.is_felt()
+    assert SILENT_MAX_S == 30
+
+
+def test_a_clockwork_is_alive_while_it_ticks_and_until_it_has_ended(app: Flask) -> None:
+    stop = threading.Event()
+    clockwork = Clockwork(app, stop, pulse=Pulse(silent_max_s=2.0))
+    assert not clockwork.is_alive(), "none of its threads runs"
+    clockwork.start()
+    time.sleep(3.0)
+    assert clockwork.is_alive()
+    stop.set()
+    clockwork.join()
+    assert clockwork.is_alive(), "it was told to end"
+
+
+def test_a_clockwork_whose_threads_all_hang_is_silent_until_they_go_on(app: Flask) -> None:
+    stop = threading.Event()
+    clockwork = Clockwork(app, stop, pulse=Pulse(silent_max_s=1.5))
+    with app.app_context(), ExitStack() as all_connections:
+        for _ in range(CONNECTIONS):
+            all_connections.enter_context(db.engine.connect())
+        clockwork.start()
+        wait_until(lambda: not clockwork.is_alive(), what="it ticks", limit_s=PATIENCE_S)
+    wait_until(clockwork.is_alive, what="it does not go on", limit_s=PATIENCE_S)
+    stop.set()
+    clockwork.join()
+
+
+def test_a_beat_that_does_not_tick_is_silent(app: Flask) -> None:
+    PULSE._beat_at = time.monotonic() - SILENT_MAX_S - 1
+    assert not PULSE.is_felt()
+
+    TickingScheduler(app=app.extensions["celery"], lazy=True).tick()
+
+    assert PULSE.is_felt()
+
+
+def test_real_ones_are_alive(installation: Installation) -> None:
+    for url in (installation.worker_url, installation.beat_url):
+        assert requests.get(f"{url}/health/live", timeout=5).json() == {"status": "ok"}
+
+
+@pytest.mark.slow
+def test_an_outage_of_database_and_broker_is_no_reason_to_start_them_anew(
+    installation: Installation,
+) -> None:
+    stack = installation.stack
+    stack.redis.kill()
+    stack.postgres.kill()
+    try:
+        over_at = time.monotonic() + SILENT_MAX_S + 5
+        while time.monotonic() < over_at:
+            for url in (installation.worker_url, installation.beat_url):
+                assert requests.get(f"{url}/health/live", timeout=5).status_code == 200
+            time.sleep(1)
+    finally:
+        stack.postgres.start()
+        stack.redis.start()
+
+
+@pytest.mark.parametrize("role", ["worker", "beat"])
+def test_a_port_that_is_taken_stops_the_start(
+    installation: Installation, role: str, tmp_path: object
+) -> None:
+    stack: Stack = installation.stack
+    port = free_port()
+    name = f"{role.upper()}_PORT"
+    programs = Programs({**stack.environment, name: str(port)})
+    with socket.socket() as taken, Supervisor(tmp_path) as supervisor:  # type: ignore[arg-type]
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        command = programs.worker("taken") if role == "worker" else programs.beat("taken")
+        process = supervisor.start(command)
+        wait_until(lambda: not process.alive, what="it runs", limit_s=PATIENCE_S)
+        assert process.exit_code not in {0, None}
+        assert f"{name}: this port can't be opened" in process.log_text()
+        supervisor.forget(process)

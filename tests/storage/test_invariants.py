@@ -1,0 +1,182 @@
+"""What can't be, planted by a superuser with all rules off: it is found, and the brake goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from sqlalchemy import text
+
+from payments_app.kernel.database import transaction
+from payments_app.payments.breaks import list_breaks, release_tenant, resolve_break
+from payments_app.payments.errors import BreakNotFound
+from payments_app.payments.invariants import Invariant, check_everything
+from payments_app.payments.model import Payment
+from payments_app.payments.seals import seal_events
+from payments_app.tenants.errors import BreaksOpen, ReasonMissing
+from payments_app.tenants.holds import held_tenants
+from tests.builders import (
+    ANSWERS,
+    ScriptedProvider,
+    advance,
+    an_accepted_payment,
+    make_due,
+    payment_row,
+    rails_of,
+)
+from tests.storage.bending import LAWLESS, Superuser
+
+Planted = Callable[[Superuser, Payment], object]
+
+
+@pytest.fixture
+def superuser(administrator_url: str) -> Iterator[Superuser]:
+    with psycopg.connect(administrator_url, autocommit=True, options=LAWLESS) as connection:
+        yield Superuser(connection)
+
+
+def an_ended_payment(app: Flask, answer: str = "paid") -> Payment:
+    rails = rails_of(app, ScriptedProvider(checks=[ANSWERS[answer]]))
+    accepted = an_accepted_payment(rails)
+    advance(rails)
+    make_due(accepted.payment_id)
+    advance(rails)
+    return payment_row(accepted.payment_id)
+
+
+def sent_under_another_reference(superuser: Superuser, payment: Payment) -> None:
+    superuser.run(
+        "UPDATE provider_exchanges SET reference = %s WHERE payment_id = %s AND kind = 'submit'",
+        uuid4(),
+        payment.id,
+    )
+
+
+def ended_otherwise_than_its_evidence(superuser: Superuser, payment: Payment) -> None:
+    superuser.run(
+        "UPDATE provider_exchanges SET verdict = 'PENDING' WHERE id = %s", payment.evidence_id
+    )
+
+
+def ended_on_anothers_evidence(superuser: Superuser, payment: Payment) -> None:
+    superuser.run("UPDATE payments SET evidence_id = 0 WHERE id = %s", payment.id)
+
+
+def says_otherwise_than_its_story(superuser: Superuser, payment: Payment) -> None:
+    superuser.run(
+        "UPDATE payment_events SET status = 'PENDING' WHERE payment_id = %s AND sequence = %s",
+        payment.id,
+        payment.sequence,
+    )
+
+
+def contradicted(superuser: Superuser, payment: Payment) -> None:
+    superuser.run(
+        "UPDATE payment_events SET type = 'payment.contradicted', data = '{\"verdict\": \"FAILED\"}'"
+        " WHERE payment_id = %s AND sequence = %s",
+        payment.id,
+        payment.sequence,
+    )
+
+
+PLANTED: dict[str, tuple[Planted, Invariant]] = {
+    "reference": (sent_under_another_reference, Invariant.ONE_REFERENCE),
+    "verdict": (ended_otherwise_than_its_evidence, Invariant.END_HAS_EVIDENCE),
+    "evidence": (ended_on_anothers_evidence, Invariant.END_HAS_EVIDENCE),
+    "story": (says_otherwise_than_its_story, Invariant.STORY_AGREES),
+    "contradiction": (contradicted, Invariant.END_STANDS),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+@pytest.mark.parametrize("look", [seal_events, check_everything])
+def test_a_break_is_found_and_puts_its_tenants_brake_on(
+    app: Flask, superuser: Superuser, name: str, look: Callable[[], int]
+) -> None:
+    plant, invariant = PLANTED[name]
+    an_ended_payment(app)
+    broken = an_ended_payment(app)
+    plant(superuser, broken)
+
+    look()
+
+    found = [one for one in list_breaks(None, resolved=False) if one.invariant == invariant]
+    assert [(one.tenant_id, one.subject) for one in found] == [(broken.tenant_id, str(broken.id))]
+    held = held_tenants()
+    assert [tenant.id for tenant in held if invariant in (tenant.held_why or "")] == [
+        broken.tenant_id
+    ]
+
+
+@pytest.mark.parametrize("look", [seal_events, check_everything])
+def test_what_is_well_breaks_nothing(app: Flask, look: Callable[[], int]) -> None:
+    an_ended_payment(app, "declined")
+    an_ended_payment(app)
+    an_accepted_payment(rails_of(app, ScriptedProvider()))
+    look()
+    assert list_breaks(None, resolved=True) == []
+    assert held_tenants() == []
+
+
+def test_one_transaction_of_the_provider_ends_one_payment(app: Flask, superuser: Superuser) -> None:
+    first, second = an_ended_payment(app), an_ended_payment(app)
+    superuser.run("UPDATE payments SET mode = 'live', provider_transaction_id = '77'")
+    check_everything()
+    found = list_breaks(None, resolved=False)
+    shared = [one for one in found if one.invariant == Invariant.ONE_PAYMENT_A_TRANSACTION]
+    assert {one.subject for one in shared} == {str(first.id), str(second.id)}
+    assert len(held_tenants()) == 2
+
+
+def test_a_bent_record_is_a_break_of_its_tenant(app: Flask, superuser: Superuser) -> None:
+    whole, bent = an_ended_payment(app), an_ended_payment(app)
+    superuser.run("UPDATE audit_entries SET actor = 'nobody' WHERE tenant_id = %s", bent.tenant_id)
+    check_everything()
+    record = {
+        one.tenant_id
+        for one in list_breaks(None, resolved=False)
+        if one.invariant == Invariant.RECORD_UNBENT
+    }
+    assert record == {bent.tenant_id}
+    held = {tenant.id: tenant.held_why or "" for tenant in held_tenants()}
+    assert "record_unbent" in held[bent.tenant_id]
+    assert "record_unbent" not in held.get(whole.tenant_id, "")
+
+
+def broken_tenant(app: Flask, superuser: Superuser) -> UUID:
+    payment = an_ended_payment(app)
+    ended_otherwise_than_its_evidence(superuser, payment)
+    seal_events()
+    return payment.tenant_id
+
+
+def test_the_brake_is_let_go_once_each_break_is_resolved(app: Flask, superuser: Superuser) -> None:
+    tenant_id = broken_tenant(app, superuser)
+    (found,) = list_breaks(tenant_id, resolved=False)
+    with pytest.raises(BreaksOpen):
+        release_tenant(tenant_id, actor="cli:test")
+    with pytest.raises(ReasonMissing):
+        resolve_break(found.id, why=" ", actor="cli:test")
+
+    resolve_break(found.id, why="the provider was asked on the phone", actor="cli:test")
+    with pytest.raises(BreakNotFound):
+        resolve_break(found.id, why="again", actor="cli:test")
+    assert release_tenant(tenant_id, actor="cli:test")
+
+    check_everything()
+    assert list_breaks(tenant_id, resolved=False) == [], "what is resolved isn't found again"
+    assert held_tenants() == []
+
+
+def test_a_break_is_never_rewritten(app: Flask, superuser: Superuser) -> None:
+    tenant_id = broken_tenant(app, superuser)
+    (found,) = list_breaks(tenant_id, resolved=False)
+    resolve_break(found.id, why="looked at", actor="cli:test")
+    for change in ("detail = 'nothing'", "resolution = 'otherwise'", "resolved_at = NULL"):
+        with pytest.raises(Exception, match="resolved once"), transaction(tenant_id) as session:
+            session.execute(text(f"UPDATE invariant_breaks SET {change}"))  # noqa: S608  ours
+    with pytest.raises(Exception, match=r"denied|refused"), transaction(tenant_id) as session:
+        session.execute(text("DELETE FROM invariant_breaks"))

@@ -1,0 +1,148 @@
+"""After a restore: nothing is sent before the provider was asked, and a key's retry is no second charge."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+from flask import Flask
+
+from payments_app.payments.acceptance import reference_for
+from payments_app.payments.errors import RecoveryUnfinished
+from payments_app.payments.news import publish_news
+from payments_app.payments.rails import Rails
+from payments_app.payments.recovery import RESTORED, begin_recovery, finish_recovery, progress
+from payments_app.payments.states import Stage, Status
+from payments_app.providers.contract import Mode
+from payments_app.tenants.holds import held_tenants, hold_tenant
+from payments_app.webhooks.endpoints import Owner
+from payments_app.webhooks.feed import GAP, RESTORED_EVENT, last_position, read_events
+from tests.builders import (
+    ANSWERS,
+    Ledger,
+    ScriptedProvider,
+    a_caller,
+    advance,
+    age_submission,
+    an_accepted_payment,
+    an_asker,
+    events_of,
+    make_due,
+    payment_row,
+    rails_of,
+    vault,
+)
+
+
+def begin() -> None:
+    begin_recovery(actor="cli:test")
+
+
+def go_on(rails: Rails, payment_id: UUID) -> None:
+    make_due(payment_id, forget_lease=True)
+    advance(rails)
+
+
+def test_a_payment_that_the_backup_calls_unsent_is_asked_about_first(app: Flask) -> None:
+    ledger = Ledger()
+    provider = ledger.provider()
+    rails = rails_of(app, provider)
+    accepted = an_accepted_payment(rails)
+    reference = payment_row(accepted.payment_id).reference
+    # What the backup doesn't know: it was sent, and paid.
+    ledger.truths[reference] = "paid"
+
+    begin()
+    assert payment_row(accepted.payment_id).stage == Stage.UNKNOWN
+    assert events_of(accepted.payment_id)[-1].data == {"reason": "restored"}
+    advance(rails)
+    assert payment_row(accepted.payment_id).status == Status.SUCCESSFUL
+    assert provider.submissions == []
+
+
+def test_one_that_was_never_sent_is_sent_once_the_brake_is_let_go(app: Flask) -> None:
+    ledger = Ledger()
+    provider = ledger.provider()
+    rails = rails_of(app, provider)
+    payment_id = an_accepted_payment(rails).payment_id
+    begin()
+    for _ in range(3):
+        age_submission(payment_id, seconds=3600)
+        go_on(rails, payment_id)
+    assert provider.submissions == [], "the brake is on"
+    assert [(one.open, one.waiting) for one in progress() if one.open] == [(1, 0)]
+
+    finish_recovery(actor="cli:test")
+    assert held_tenants() == []
+    go_on(rails, payment_id)
+    assert len(ledger.arrivals) == 1
+    ledger.truths[payment_row(payment_id).reference] = "paid"
+    go_on(rails, payment_id)
+    assert payment_row(payment_id).status == Status.SUCCESSFUL
+
+
+def test_it_is_not_finished_while_the_provider_has_not_answered(app: Flask) -> None:
+    provider = ScriptedProvider(checks=[ANSWERS["unknown"]])
+    rails = rails_of(app, provider)
+    payment_id = an_accepted_payment(rails).payment_id
+    without = a_caller().tenant_id
+    begin()
+    advance(rails)
+    with pytest.raises(RecoveryUnfinished, match=r"\(1\)"):
+        finish_recovery(actor="cli:test")
+    assert {tenant.id for tenant in held_tenants(RESTORED)} == {payment_row(payment_id).tenant_id}
+    assert without not in {tenant.id for tenant in held_tenants()}, "it has nothing to wait for"
+
+    provider.checks = [ANSWERS["pending"]]
+    go_on(rails, payment_id)
+    assert len(finish_recovery(actor="cli:test")) == 1
+
+
+def test_an_answer_from_before_the_restore_is_none(app: Flask) -> None:
+    rails = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
+    payment_id = an_accepted_payment(rails).payment_id
+    advance(rails)
+    go_on(rails, payment_id)
+    begin()
+    assert [one.waiting for one in progress()] == [1]
+
+
+@pytest.mark.usefixtures("app")
+def test_who_was_held_before_stays_held() -> None:
+    tenant_id = a_caller().tenant_id
+    hold_tenant(tenant_id, why="asked to stop", actor="cli:test")
+    begin()
+    finish_recovery(actor="cli:test")
+    assert [(tenant.id, tenant.held_why) for tenant in held_tenants()] == [
+        (tenant_id, "asked to stop")
+    ]
+
+
+@pytest.mark.usefixtures("app")
+def test_a_key_has_one_reference_that_nobody_foresees() -> None:
+    caller, key = a_caller(), uuid4()
+    asker = an_asker(caller=caller, key=key)
+    reference = reference_for(asker, vault())
+    assert reference == reference_for(asker, vault())
+    assert (reference.version, reference.variant) == (4, "specified in RFC 4122")
+    others = [
+        an_asker(caller=caller, key=uuid4()),
+        an_asker(caller=a_caller(), key=key),
+        an_asker(caller=a_caller(mode=Mode.TEST), key=key),
+        an_asker(caller=caller),
+        an_asker(caller=caller),
+    ]
+    assert len({reference, *(reference_for(other, vault()) for other in others)}) == 6
+
+
+def test_the_feed_goes_on_behind_all_that_readers_can_have_seen(app: Flask) -> None:
+    caller = a_caller()
+    owner = Owner(caller.tenant_id, caller.mode)
+    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+    publish_news()
+    assert last_position(owner) == 1
+    begin()
+    publish_news()
+    page = read_events(owner, after=GAP, limit=10)
+    assert [event.type for event in page.events] == [RESTORED_EVENT, "payment.unknown"]
+    assert [event.position for event in page.events] == [1 + GAP, 2 + GAP]

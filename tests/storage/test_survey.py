@@ -1,0 +1,201 @@
+"""What the survey says is what the rows are; what has ended costs it nothing."""
+
+from __future__ import annotations
+
+import re
+import threading
+from contextlib import suppress
+
+import psycopg
+import pytest
+from flask import Flask
+from sqlalchemy import TextClause, text
+
+from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.payments import news, survey
+from payments_app.payments.figures import count_fenced
+from payments_app.payments.survey import survey as look
+from payments_app.webhooks.endpoints import Owner
+from tests.builders import (
+    ANSWERS,
+    ScriptedProvider,
+    a_caller,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    an_endpoint,
+    let_time_pass,
+    rails_of,
+)
+from tests.metrics.figures import figures_here
+
+QUESTIONS = {name: found for name, found in vars(survey).items() if isinstance(found, TextClause)}
+# Copies of a payment that has ended, past the rules, with what hangs on them.
+ENDED = 20_000
+COPIES = """
+    INSERT INTO payments SELECT (jsonb_populate_record(p, jsonb_build_object(
+        'id', gen_random_uuid(), 'reference', gen_random_uuid()))).*
+    FROM payments p, generate_series(1, %s)
+"""
+EVENTS = """
+    INSERT INTO webhook_events (id, tenant_id, mode, type, data, position)
+    OVERRIDING USER VALUE
+    SELECT gen_random_uuid(), e.tenant_id, e.mode, e.type, '{}', 1000 + i
+    FROM (SELECT * FROM webhook_events LIMIT 1) e, generate_series(1, %s) i
+"""
+DELIVERIES = """
+    INSERT INTO webhook_deliveries SELECT (jsonb_populate_record(NULL::webhook_deliveries,
+        to_jsonb(d) || jsonb_build_object('id', gen_random_uuid(), 'event_number', 1000000 + i,
+            'status', 'delivered', 'delivered_at', now()))).*
+    FROM (SELECT * FROM webhook_deliveries LIMIT 1) d, generate_series(1, %s) i
+"""
+
+
+def read() -> dict[str, dict[str, float]]:
+    return {reading.name: dict(reading.values) for reading in look()}
+
+
+def test_nothing_is_nought(app: Flask) -> None:
+    assert app
+    figures = read()
+
+    size = figures.pop("database_size_bytes")
+    assert size[""] > 1_000_000
+    assert figures.pop("survey_up") == {"": 1}
+    assert {number for values in figures.values() for number in values.values()} == {0}
+
+
+def test_what_is_open_by_its_stage_and_age(app: Flask) -> None:
+    for answer in ("accepted", "unknown"):
+        rails = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
+        an_accepted_payment(rails)
+        advance(rails)
+    an_accepted_payment(rails)
+    # The two that were sent are due again in some seconds; a minute later, for most of it.
+    let_time_pass(seconds=60)
+
+    figures = read()
+
+    stages = {"accepted": 1, "submitting": 0, "awaiting_payer": 1, "unknown": 1}
+    assert figures["open_payments"] == stages
+    assert figures["unknown_payments"] == {"": 1}
+    assert 50 < figures["due_lag_seconds"][""] <= 61
+    assert 0 < figures["oldest_unknown_seconds"][""] < figures["oldest_open_payment_seconds"][""]
+
+
+def test_what_has_ended_is_in_none(app: Flask) -> None:
+    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
+    an_accepted_payment(rails)
+    advance(rails)
+
+    figures = read()
+
+    assert sum(figures["open_payments"].values()) == 0
+    assert figures["due_lag_seconds"] == figures["oldest_open_payment_seconds"] == {"": 0}
+
+
+def test_news_and_deliveries_until_they_are_out(app: Flask) -> None:
+    caller = a_caller()
+    endpoint = an_endpoint(Owner(caller.tenant_id, caller.mode)).endpoint
+    rails = rails_of(app, ScriptedProvider())
+    an_accepted_payment(rails, asker=an_asker(caller=caller))
+    advance(rails)
+    assert read()["unpublished_events"] == {"": 2}
+    assert read()["oldest_unpublished_seconds"][""] > 0
+
+    news.publish_news()
+    figures = read()
+
+    assert figures["unpublished_events"] == figures["oldest_unpublished_seconds"] == {"": 0}
+    assert figures["webhooks_pending"] == {"": 2}
+    assert figures["webhook_lag_seconds"][""] > 0
+    assert _lag_once_later("sequence = 1") == 0, "the second waits for the first"
+    assert _lag_once_later("sequence = 2") == 0
+    with transaction(EVERY_TENANT) as session:
+        session.get_one(type(endpoint), endpoint.id).disable("failing", endpoint.created_at)
+    assert read()["webhooks_pending"] == {"": 0}
+
+
+def _lag_once_later(which: str) -> float:
+    put_off = "UPDATE webhook_deliveries SET next_attempt_at = now() + interval '1 hour' WHERE "
+    with transaction(EVERY_TENANT) as session:
+        session.execute(text(put_off + which))
+    return read()["webhook_lag_seconds"][""]
+
+
+def test_a_table_that_answers_too_late_fails_the_whole_and_leaves_nothing_stale(
+    app: Flask, administrator_url: str
+) -> None:
+    assert app
+    with psycopg.connect(administrator_url) as connection:
+        connection.execute("LOCK TABLE webhook_events IN ACCESS EXCLUSIVE MODE")
+        assert read() == {"survey_up": {"": 0}}
+    assert read()["survey_up"] == {"": 1}
+
+
+def test_many_who_ask_at_once_take_one_connection(app: Flask, administrator_url: str) -> None:
+    counts: list[int] = []
+
+    def ask() -> None:
+        with app.app_context():
+            read()
+
+    waiting = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    )
+    with (
+        psycopg.connect(administrator_url, autocommit=True) as watcher,
+        psycopg.connect(administrator_url) as holder,
+    ):
+        holder.execute("LOCK TABLE webhook_events IN ACCESS EXCLUSIVE MODE")
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            row = watcher.execute(waiting).fetchone()
+            counts.append(row[0] if row else 0)
+    assert max(counts) == 1
+
+
+@pytest.mark.parametrize("name", QUESTIONS.keys() - {"_BOUNDED", "_SIZE"})
+def test_each_question_is_answered_by_an_index_over_what_is_open(
+    app: Flask, name: str, administrator_url: str, database_url: str
+) -> None:
+    caller = a_caller()
+    an_endpoint(Owner(caller.tenant_id, caller.mode))
+    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
+    an_accepted_payment(rails, asker=an_asker(caller=caller))
+    advance(rails)
+    news.publish_news()
+    past_the_rules = "-c session_replication_role=replica"
+    with psycopg.connect(administrator_url, autocommit=True, options=past_the_rules) as filler:
+        for copies in (COPIES, EVENTS, DELIVERIES):
+            filler.execute(copies.encode(), [ENDED])
+        filler.execute("ANALYZE payments, webhook_events, webhook_deliveries")
+
+    with psycopg.connect(database_url, options="-c maramoja.tenant=*") as connection:
+        question = f"EXPLAIN (ANALYZE, BUFFERS, COSTS OFF, TIMING OFF) {QUESTIONS[name].text}"
+        plan = "\n".join(row[0] for row in connection.execute(question.encode()))
+
+    touched = sum(
+        int(n) for n in re.findall(r"^ *Buffers: shared (?:hit|read)=(\d+)", plan, re.MULTILINE)[:1]
+    )
+    assert "Seq Scan on payments" not in plan, plan
+    assert "Seq Scan on webhook_events" not in plan, plan
+    assert "Seq Scan on webhook_deliveries" not in plan, plan
+    # Entries of rows that earlier tests removed are touched too; what has ended would be thousands.
+    assert touched < 200, plan
+
+
+def test_what_is_rolled_back_is_not_counted(app: Flask) -> None:
+    assert app
+    before = figures_here().total("fenced_writes_total")
+    with suppress(RuntimeError), transaction(EVERY_TENANT) as session:
+        count_fenced(session)
+        raise RuntimeError
+    assert figures_here().total("fenced_writes_total") == before
+    with transaction(EVERY_TENANT) as session:
+        count_fenced(session)
+        assert figures_here().total("fenced_writes_total") == before
+    assert figures_here().total("fenced_writes_total") == before + 1

@@ -1,0 +1,211 @@
+"""The queue of deliveries under load and in many hands: nothing lost, nothing compared with all."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from uuid import UUID
+
+import psycopg
+import pytest
+from cryptography.fernet import Fernet
+from flask import Flask
+from sqlalchemy import func, select, text
+
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.database import EVERY_TENANT, db, transaction
+from payments_app.kernel.egress import Egress, EgressRules
+from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.wire import Answer
+from payments_app.payments import news
+from payments_app.webhooks import deliveries, feed, outbound
+from payments_app.webhooks.endpoints import Owner
+from payments_app.webhooks.model import WebhookDelivery, WebhookEndpoint, WebhookEvent
+from payments_app.webhooks.outbound import Post
+from tests.builders import (
+    ScriptedProvider,
+    a_caller,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    an_endpoint,
+    in_threads,
+    rails_of,
+)
+
+# An endpoint that is down: of each payment the first delivery is tried again in hours, and the
+# second waits behind it.
+DOWN = """
+    INSERT INTO webhook_deliveries (id, tenant_id, mode, endpoint_id, event_number, event_type,
+        payment_id, sequence, body, next_attempt_at)
+    SELECT gen_random_uuid(), tenant_id, mode, id, 2 * n + s, 'payment.x', md5(n::text)::uuid, s,
+        '', now() + CASE s WHEN 1 THEN interval '5 hours' ELSE - n * interval '1 ms' END
+    FROM webhook_endpoints, generate_series(1, %(payments)s) AS n, generate_series(1, 2) AS s
+    WHERE id = %(endpoint)s
+"""
+# Enabled, and nothing is due for them.
+IDLE = """
+    INSERT INTO webhook_endpoints (id, tenant_id, mode, url, event_types, secret)
+    SELECT gen_random_uuid(), %s, 'live', 'https://a.example', '{*}', 'x'
+    FROM generate_series(1, 300)
+"""
+BACKLOG = """
+    INSERT INTO webhook_deliveries (id, tenant_id, mode, endpoint_id, event_number, event_type,
+        payment_id, sequence, body)
+    SELECT gen_random_uuid(), tenant_id, mode, id, n, 'payment.x', gen_random_uuid(), 1, ''
+    FROM webhook_endpoints, generate_series(1, 200) AS n WHERE id = %s
+"""
+
+
+@pytest.fixture
+def past_rules(administrator_url: str) -> Iterator[psycopg.Connection]:
+    """Writes rows that nothing leads to; only the superuser may."""
+    with psycopg.connect(administrator_url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        yield connection
+
+
+def owner() -> Owner:
+    caller = a_caller()
+    return Owner(caller.tenant_id, caller.mode)
+
+
+def answered(post: Post) -> None:
+    outbound._record(post, Answer(200, {}, b"", 0.0))
+
+
+def told_of_a_payment(app: Flask) -> UUID:
+    """An endpoint that has one delivery due: which endpoint."""
+    caller = a_caller()
+    endpoint = an_endpoint(Owner(caller.tenant_id, caller.mode)).endpoint
+    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+    news.publish_news()
+    return endpoint.id
+
+
+def test_an_endpoint_that_is_down_slows_nobody(app: Flask, past_rules: psycopg.Connection) -> None:
+    down = an_endpoint(owner()).endpoint
+    past_rules.execute(DOWN, {"payments": 5000, "endpoint": down.id})
+    past_rules.execute("ANALYZE webhook_deliveries")
+    well = told_of_a_payment(app)
+
+    post = outbound.claim_due()
+    assert post is not None
+    assert post.delivery.endpoint_id == well
+    answered(post)
+    assert outbound.claim_due() is None
+    start = boot_seconds()
+    assert outbound.claim_due() is None
+    assert boot_seconds() - start < 0.5
+    due = past_rules.execute(
+        "SELECT count(*) FROM webhook_deliveries"
+        " WHERE status = 'pending' AND next_attempt_at <= clock_timestamp()"
+    ).fetchone()
+    assert due == (0,), "what waits is looked at each time"
+
+
+def test_what_waited_goes_as_soon_as_the_one_before_has_ended(app: Flask) -> None:
+    caller = a_caller()
+    rails = rails_of(app, ScriptedProvider())
+    an_endpoint(Owner(caller.tenant_id, caller.mode))
+    an_accepted_payment(rails, asker=an_asker(caller=caller))
+    advance(rails)
+    news.publish_news()
+
+    first = outbound.claim_due()
+    assert first is not None
+    assert outbound.claim_due() is None
+    answered(first)
+    second = outbound.claim_due()
+    assert second is not None
+    assert (first.delivery.sequence, second.delivery.sequence) == (1, 2)
+
+
+@pytest.mark.usefixtures("quiet")
+def test_whoever_claims_at_once_has_another_delivery_in_hand(
+    app: Flask, past_rules: psycopg.Connection
+) -> None:
+    # A claim reads past the idle ones for long before it locks; by then another may have claimed
+    # at the same endpoint, and committed.
+    past_rules.execute(IDLE, [owner().tenant_id])
+    for endpoint in [an_endpoint(owner()).endpoint for _ in range(2)]:
+        past_rules.execute(
+            "UPDATE webhook_endpoints SET served_at = now() WHERE id = %s", [endpoint.id]
+        )
+        past_rules.execute(BACKLOG, [endpoint.id])
+    claimed: list[Post] = []
+
+    def claim() -> None:
+        for _ in range(12):
+            if (post := outbound.claim_due()) is not None:
+                claimed.append(post)
+                answered(post)
+
+    assert in_threads(app, claim, times=8) == [None] * 8
+    assert claimed
+    assert {post.delivery.generation for post in claimed} == {1}
+    assert len({post.delivery.id for post in claimed}) == len(claimed)
+
+
+def test_what_is_just_being_sent_again_is_not_dropped(
+    app: Flask, past_rules: psycopg.Connection
+) -> None:
+    told_of_a_payment(app)
+    post = outbound.claim_due()
+    assert post is not None
+    answered(post)
+    old = deliveries.KEPT + timedelta(days=1)
+    past_rules.execute("UPDATE webhook_deliveries SET created_at = created_at - %s", [old])
+
+    def forget() -> None:
+        with app.app_context():
+            deliveries.forget_deliveries()
+            db.session.remove()
+
+    forgetting = threading.Thread(target=forget)
+    with transaction(EVERY_TENANT) as session:
+        session.execute(
+            text("UPDATE webhook_deliveries SET status = 'pending', delivered_at = NULL")
+        )
+        forgetting.start()
+        forgetting.join(1.0)
+    forgetting.join()
+    with transaction(EVERY_TENANT) as session:
+        assert session.get_one(WebhookDelivery, post.delivery.id).status == "pending"
+
+
+@pytest.mark.usefixtures("app")
+def test_what_happened_before_an_endpoint_was_disabled_waits_for_it() -> None:
+    # Committed before and published after: it is neither lost nor counted as missed.
+    whose = owner()
+    endpoint_id = an_endpoint(whose).endpoint.id
+    with transaction(whose.tenant_id) as session:
+        endpoint = session.get_one(WebhookEndpoint, endpoint_id)
+        session.add(WebhookEvent(tenant_id=whose.tenant_id, mode=whose.mode, type="payment.x"))
+        session.flush()
+        since = session.execute(select(func.clock_timestamp())).scalar_one()
+        endpoint.disable("asked", since)
+    feed.publish_events(lambda _session, events: {event.number: {} for event in events})
+
+    assert outbound.claim_due() is None
+    assert deliveries.missed(whose, endpoint_id, since) == 0
+    with transaction(whose.tenant_id) as session:
+        session.get_one(WebhookEndpoint, endpoint_id).enable()
+    post = outbound.claim_due()
+    assert post is not None
+    assert post.delivery.endpoint_id == endpoint_id
+
+
+def test_a_secret_that_we_cannot_read_is_no_failure_of_the_endpoint(app: Flask) -> None:
+    endpoint_id = told_of_a_payment(app)
+    post = outbound.claim_due()
+    assert post is not None
+    another = Cipher([Fernet.generate_key().decode()])
+    egress = Egress(EgressRules(allow_private=True), user_agent="test")
+    outbound.deliver(post, egress=egress, cipher=another)
+    with transaction(EVERY_TENANT) as session:
+        endpoint = session.get_one(WebhookEndpoint, endpoint_id)
+        assert endpoint.failing_since is None
+        delivery = session.get_one(WebhookDelivery, post.delivery.id)
+        assert (delivery.status, delivery.lease_until) == ("pending", None)
