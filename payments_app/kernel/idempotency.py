@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 from sqlalchemy import (
@@ -19,17 +19,16 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
-    Select,
+    Row,
+    Table,
     Text,
-    func,
-    select,
     text,
     update,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP, insert
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from payments_app.kernel.database import Base
+from payments_app.kernel.database import Base, insert_from, values_for
 from payments_app.kernel.errors import GatewayError
 
 Fields = Mapping[str, str]
@@ -68,6 +67,9 @@ class IdempotencyKey(Base):
         TIMESTAMP(timezone=True), server_default=text("clock_timestamp()")
     )
     expires_at: Mapped[datetime] = mapped_column(TIMESTAMP(timezone=True))
+
+
+_TABLE: Final = cast(Table, IdempotencyKey.__table__)
 
 
 class KeyMissing(GatewayError):
@@ -132,53 +134,57 @@ class Earlier:
     is_past_expiry: bool
 
 
-def claim(
-    session: Session,
-    attempt: Attempt,
-    *,
-    resource_id: UUID,
-    answer: StoredAnswer,
-    keep_for: timedelta,
-) -> Earlier | None:
-    """Take the key for `resource_id`, or find what its first request came to.
+def claim_from(source: str) -> str:
+    """The part of an `execute_alone` that takes the key, if nobody has: one row, or none.
 
-    None: the key is ours and commits with the caller's transaction. While another
-    transaction has it uncommitted, this waits for that one, up to the lock timeout.
-    Raises KeyReused if the first request was a different one, and sqlalchemy's
-    OperationalError (LockNotAvailable) when the wait was too long.
+    While another transaction has it uncommitted, this waits for that one, up to the lock timeout.
     """
-    inserted = session.execute(
-        insert(IdempotencyKey)
-        .values(
-            tenant_id=attempt.tenant_id,
-            mode=attempt.mode,
-            key=attempt.key,
-            fingerprint=fingerprint(attempt, CURRENT_VERSION),
-            fingerprint_version=CURRENT_VERSION,
-            field_digests=_field_digests(attempt, CURRENT_VERSION),
-            resource_id=resource_id,
-            status=answer.status,
-            headers=dict(answer.headers),
-            body=answer.body,
-            expires_at=func.clock_timestamp() + keep_for,
+    row = ("tenant_id", "mode", "key", "fingerprint", "fingerprint_version", "field_digests")
+    until = f"clock_timestamp() + %({_TABLE.name}_keep_for)s::interval"
+    answer = ("resource_id", "status", "headers", "body")
+    inserted = insert_from(_TABLE, (*row, *answer), source, expires_at=until)
+    return f"{inserted} ON CONFLICT DO NOTHING RETURNING key"
+
+
+def claim_values(
+    attempt: Attempt, *, resource_id: UUID, answer: StoredAnswer, keep_for: timedelta
+) -> dict[str, Any]:
+    """What `claim_from` takes."""
+    return values_for(
+        _TABLE,
+        tenant_id=attempt.tenant_id,
+        mode=str(attempt.mode),
+        key=attempt.key,
+        fingerprint=fingerprint(attempt, CURRENT_VERSION),
+        fingerprint_version=CURRENT_VERSION,
+        field_digests=json.dumps(_field_digests(attempt, CURRENT_VERSION)),
+        resource_id=resource_id,
+        status=answer.status,
+        headers=json.dumps(dict(answer.headers)),
+        body=answer.body,
+        keep_for=keep_for,
+    )
+
+
+def place_of(attempt: Attempt) -> dict[str, Any]:
+    """Where the key's row is: the names are those of `claim_values`."""
+    return values_for(_TABLE, mode=str(attempt.mode), key=attempt.key)
+
+
+def earlier_of(attempt: Attempt, row: Row[Any]) -> Earlier:
+    """What the key's row tells this attempt. Raises KeyReused if it was a different request.
+
+    `row`: the columns of IdempotencyKey, but `is_past_expiry` instead of when that is.
+    """
+    if fingerprint(attempt, row.fingerprint_version) != row.fingerprint:
+        raise KeyReused(
+            "This Idempotency-Key was first used for a different request.",
+            fields=_differing(attempt, row),
         )
-        .on_conflict_do_nothing()
-        .returning(IdempotencyKey.key)
-    ).first()
-    if inserted:
-        return None
-    # A key that is neither ours now nor to be found must not pass for a fresh one: one().
-    row, now = session.execute(_stored(attempt)).one()
-    return _earlier(attempt, row, now)
-
-
-def find(session: Session, attempt: Attempt) -> Earlier | None:
-    """What this key's first request came to, or None. Raises KeyReused."""
-    found = session.execute(_stored(attempt)).first()
-    if found is None:
-        return None
-    row, now = found
-    return _earlier(attempt, row, now)
+    answer = None
+    if row.body is not None:
+        answer = StoredAnswer(row.status, row.headers or {}, row.body)
+    return Earlier(row.resource_id, answer, is_past_expiry=row.is_past_expiry)
 
 
 def drop_answers(session: Session, keys: list[tuple[UUID, str, UUID]]) -> None:
@@ -202,26 +208,6 @@ def fingerprint(attempt: Attempt, version: int) -> bytes:
     return _DIGESTS[version](attempt, f"{version}:{attempt.key}:{canonical}")
 
 
-def _stored(attempt: Attempt) -> Select[IdempotencyKey, datetime]:
-    return select(IdempotencyKey, func.clock_timestamp()).where(
-        IdempotencyKey.tenant_id == attempt.tenant_id,
-        IdempotencyKey.mode == attempt.mode,
-        IdempotencyKey.key == attempt.key,
-    )
-
-
-def _earlier(attempt: Attempt, row: IdempotencyKey, now: datetime) -> Earlier:
-    if fingerprint(attempt, row.fingerprint_version) != row.fingerprint:
-        raise KeyReused(
-            "This Idempotency-Key was first used for a different request.",
-            fields=_differing(attempt, row),
-        )
-    answer = None
-    if row.body is not None:
-        answer = StoredAnswer(row.status, row.headers or {}, row.body)
-    return Earlier(row.resource_id, answer, is_past_expiry=row.expires_at <= now)
-
-
 def _plain(_attempt: Attempt, canonical: str) -> bytes:
     return hashlib.sha256(canonical.encode()).digest()
 
@@ -243,7 +229,7 @@ def _field_digests(attempt: Attempt, version: int) -> dict[str, str]:
     }
 
 
-def _differing(attempt: Attempt, row: IdempotencyKey) -> list[str]:
+def _differing(attempt: Attempt, row: Row[Any]) -> list[str]:
     stored = row.field_digests
     if stored is None:
         return []

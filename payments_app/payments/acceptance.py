@@ -11,13 +11,10 @@ from uuid import UUID, uuid4
 
 import structlog
 import uuid_utils.compat
-from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError, OperationalError
-from sqlalchemy.orm import Session
 
 from payments_app.kernel import idempotency, metrics, tracing
 from payments_app.kernel.clock import utc_now
-from payments_app.kernel.database import transaction
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import (
     Attempt,
@@ -26,17 +23,18 @@ from payments_app.kernel.idempotency import (
     KeyReused,
     StoredAnswer,
 )
-from payments_app.kernel.jobs import Job, enqueue
+from payments_app.kernel.jobs import Job, ring_soon
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.postgres import constraint_of, is_lock_timeout
 from payments_app.kernel.vault import Box, Vault
+from payments_app.payments import birth
+from payments_app.payments.birth import EarlierRow
 from payments_app.payments.errors import ExternalIdTaken
-from payments_app.payments.model import Payment
+from payments_app.payments.model import COLLECTION, Payment
 from payments_app.payments.order import NewPayment, Route, choose_route
 from payments_app.payments.payers import open_payer, seal_payer
 from payments_app.payments.rails import Rails
-from payments_app.payments.states import BORN, Event, Status
-from payments_app.payments.story import record_event
+from payments_app.payments.states import BORN, Status, Step
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.errors import TenantHeld
 
@@ -106,27 +104,11 @@ def _accept(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Ac
     payment = _new_payment(order, asker, route, rails.vault)
     payer = seal_payer(rails.vault, payment, order.payer)
     accepted = Accepted(render(payment, payer.msisdn), payment.id)
-    try:
-        with transaction(asker.caller.tenant_id) as session:
-            earlier = _claim_key(session, asker, order, accepted, payer.box, rails.vault)
-            if earlier is not None:
-                return earlier
-            session.add(payment)
-            session.flush()
-            record_event(
-                session,
-                payment,
-                Event.ACCEPTED,
-                actor=f"key:{asker.caller.key_id}",
-                request_id=asker.request_id,
-            )
-            enqueue(session, Job.ADVANCE_PAYMENTS)
-    except IntegrityError as error:
-        if constraint_of(error) == EXTERNAL_ID_ONCE:
-            raise ExternalIdTaken(
-                "An earlier payment has this external_id.", external_id=order.external_id
-            ) from None
-        raise
+    attempt = attempt_of(order, asker, rails.vault)
+    row = _bear(payment, asker, attempt, accepted.answer, payer.box)
+    if attempt is not None and row is not None:
+        return _replayed(attempt, row, rails.vault)
+    ring_soon(Job.ADVANCE_PAYMENTS)
     tracing.current().note({tracing.PAYMENT: str(payment.id)})
     metrics.payments_accepted.labels(payment.provider, payment.mode).inc()
     log.info("payment.accepted", payment_id=str(payment.id))
@@ -155,63 +137,53 @@ def attempt_of(order: NewPayment, asker: Asker, vault: Vault) -> Attempt | None:
 def replay_payment(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | None:
     """The first answer, if this key has one. Raises KeyReused, KeyExpired, VaultClosed."""
     attempt = attempt_of(order, asker, vault)
-    if attempt is None:
-        return None
-    with transaction(asker.caller.tenant_id) as session:
-        earlier = idempotency.find(session, attempt)
-        return _replayed(session, attempt, earlier, vault) if earlier else None
+    row = None if attempt is None else birth.find_earlier(attempt)
+    return None if attempt is None or row is None else _replayed(attempt, row, vault)
 
 
-def _claim_key(
-    session: Session,
-    asker: Asker,
-    order: NewPayment,
-    accepted: Accepted,
-    box: Box,
-    vault: Vault,
-) -> Accepted | None:
-    attempt = attempt_of(order, asker, vault)
-    if attempt is None:
-        return None
-    answer = accepted.answer
-    try:
-        earlier = idempotency.claim(
-            session,
-            attempt,
-            resource_id=accepted.payment_id,
-            answer=replace(answer, body=box.seal(answer.body, about=_answer_to(attempt))),
-            keep_for=asker.answer_kept_for,
+def _bear(
+    payment: Payment, asker: Asker, attempt: Attempt | None, answer: StoredAnswer, box: Box
+) -> EarlierRow | None:
+    """None once the payment is there. Else what its key was used for before."""
+    claim = None
+    if attempt is not None:
+        sealed = replace(answer, body=box.seal(answer.body, about=_answer_to(attempt)))
+        claim = idempotency.claim_values(
+            attempt, resource_id=payment.id, answer=sealed, keep_for=asker.answer_kept_for
         )
+    actor = f"key:{asker.caller.key_id}"
+    try:
+        return birth.bear(payment, attempt, claim, actor=actor, request_id=asker.request_id)
+    except IntegrityError as error:
+        if constraint_of(error) == EXTERNAL_ID_ONCE:
+            raise ExternalIdTaken(
+                "An earlier payment has this external_id.", external_id=payment.external_id
+            ) from None
+        raise
     except OperationalError as error:
         if not is_lock_timeout(error):
             raise
-        raise idempotency.KeyInProgress(
+        raise KeyInProgress(
             "The first request with this Idempotency-Key is still running.", retry_after_s=1
         ) from None
-    return None if earlier is None else _replayed(session, attempt, earlier, vault)
 
 
-def _replayed(
-    session: Session, attempt: Attempt, earlier: idempotency.Earlier, vault: Vault
-) -> Accepted:
-    status, sealed, traceparent = session.execute(
-        select(Payment.status, Payment.payer, Payment.traceparent).where(
-            Payment.id == earlier.resource_id
-        )
-    ).one()
+def _replayed(attempt: Attempt, row: EarlierRow, vault: Vault) -> Accepted:
+    earlier = idempotency.earlier_of(attempt, row)
     # Its own trace, with a way to the one in which the payment goes on.
-    tracing.current().link(traceparent)
+    tracing.current().link(row.traceparent)
     payer = open_payer(
-        vault, tenant_id=attempt.tenant_id, payment_id=earlier.resource_id, sealed=sealed
+        vault, tenant_id=attempt.tenant_id, payment_id=earlier.resource_id, sealed=row.payer
     )
-    expired = earlier.is_past_expiry and status != Status.PENDING
+    expired = earlier.is_past_expiry and row.payment_status != Status.PENDING
     if expired or earlier.answer is None or payer is None:
-        raise idempotency.KeyExpired(
+        raise KeyExpired(
             "The answer to this Idempotency-Key is no longer kept; its payment is.",
             payment_id=str(earlier.resource_id),
         )
     body = payer.box.open(earlier.answer.body, about=_answer_to(attempt))
-    return Accepted(replace(earlier.answer, body=body), earlier.resource_id, Status(status))
+    status = Status(row.payment_status)
+    return Accepted(replace(earlier.answer, body=body), earlier.resource_id, status)
 
 
 def _answer_to(attempt: Attempt) -> str:
@@ -247,6 +219,7 @@ def _new_payment(order: NewPayment, asker: Asker, route: Route, vault: Vault) ->
         id=uuid_utils.compat.uuid7(),
         tenant_id=caller.tenant_id,
         mode=caller.mode,
+        flow=COLLECTION,
         provider=route.provider.code,
         account_id=route.account.id,
         base_url=route.account.base_url,
@@ -263,7 +236,10 @@ def _new_payment(order: NewPayment, asker: Asker, route: Route, vault: Vault) ->
         traceparent=asker.traceparent,
         status=BORN.status,
         stage=BORN.stage,
-        sequence=0,
+        sequence=1,
+        next_step=Step.SUBMIT,
+        generation=0,
+        submissions=0,
         created_at=now,
         updated_at=now,
     )

@@ -26,6 +26,8 @@ from payments_app.payments.states import BORN, Event, Stage, Status, Step, next_
 
 Timestamp: Final = TIMESTAMP(timezone=True)
 NOW: Final = text("clock_timestamp()")
+# Which way the money goes.
+COLLECTION: Final = "collection"
 
 
 class Payment(Base):
@@ -83,7 +85,7 @@ class Payment(Base):
     id: Mapped[UUID] = mapped_column(primary_key=True)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     mode: Mapped[str] = mapped_column(Text)
-    flow: Mapped[str] = mapped_column(Text, default="collection")
+    flow: Mapped[str] = mapped_column(Text, default=COLLECTION)
     provider: Mapped[str] = mapped_column(Text)
     account_id: Mapped[UUID | None] = mapped_column(ForeignKey("provider_accounts.id"))
     base_url: Mapped[str] = mapped_column(Text)
