@@ -14,7 +14,7 @@ from flask import Flask, Response, current_app, g, request
 from payments_app.api.limits import count_stranger
 from payments_app.api.problem_types import ScopeMissing, TenantMismatch, Unauthenticated
 from payments_app.audit.origin import Origin, begin_at
-from payments_app.tenants.caller import Caller, UseNotes, note_use, verify_key
+from payments_app.tenants.caller import Caller, Keys, UseNotes, note_use, verify_key
 from payments_app.tenants.scopes import Scope
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -56,8 +56,8 @@ def require_scope() -> None:
 
 def register_authentication(app: Flask) -> None:
     """Let no request into the API without a key."""
-    app.before_request(_authenticate)
-    notes = UseNotes()
+    keys, notes = Keys(), UseNotes()
+    app.before_request(lambda: _authenticate(keys))
 
     @app.after_request
     def note_when_sent(response: Response) -> Response:
@@ -83,10 +83,10 @@ def _begin() -> None:
     structlog.contextvars.bind_contextvars(request_id=g.request_id)
 
 
-def _authenticate() -> None:
+def _authenticate(keys: Keys) -> None:
     if not request.path.startswith(API_PREFIX) or request.url_rule is None:
         return
-    found = verify_key(_presented_key(), source=request.remote_addr)
+    found = verify_key(_presented_key(), source=request.remote_addr, look_up=keys.look_up)
     if found is None:
         count_stranger(current_app, request.remote_addr)
         raise Unauthenticated("There is no API key in the request, or it opens nothing.")

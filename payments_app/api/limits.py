@@ -1,29 +1,29 @@
 """How often a key and a tenant may ask: in Redis over all hosts, in a process while Redis is away.
 
-Flask-Limiter decides. What it stores in counts and, in the same round trip, learns when the
-window ends: the RateLimit headers ask Redis nothing more.
+All windows of a request are counted in one round trip, which also tells when they end.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
 import structlog
 from flask import Flask, Response, g
-from flask_limiter import ApplicationLimit, Limiter, RequestLimit
 from limits import parse_many
-from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import FixedWindowRateLimiter, RateLimiter
-from redis import ConnectionPool, Redis, RedisError
+from limits.storage import MemoryStorage
+from redis import Redis, RedisError
 from werkzeug.exceptions import TooManyRequests
 
 from payments_app.kernel.clock import utc_now
 from payments_app.settings import Settings
+from payments_app.tenants.caller import Caller
 
 log = structlog.get_logger(__name__)
 
-_SCHEME: Final = "maramoja-window"
 _STRANGERS: Final = "maramoja_strangers"
 _CALLBACKS: Final = "maramoja_callbacks"
 # What each limit counts, as the RateLimit headers name it.
@@ -33,97 +33,131 @@ STRANGER: Final = "stranger"
 CALLBACK: Final = "callback"
 # Where a tenant has no limit of its own, so many of its keys may be busy at once.
 KEYS_AT_ONCE: Final = 10
-# INCRBY and the time left, in one round trip. A window without an end, however it came about,
-# gets one; what is no count begins anew, or it would let everyone through for good.
+# Each window in turn: INCR and the time left, until one is full; its count is the last one told. A
+# window without an end, however it came about, gets one; what is no count begins anew, or it would
+# let everyone through for good.
 _COUNT: Final = """
-local count = redis.pcall('incrby', KEYS[1], ARGV[2])
-if type(count) == 'table' then
-    redis.call('set', KEYS[1], ARGV[2])
-    count = ARGV[2]
+local told = {}
+for number, key in ipairs(KEYS) do
+    local seconds, most = ARGV[2 * number - 1], tonumber(ARGV[2 * number])
+    local count = redis.pcall('incr', key)
+    if type(count) == 'table' then
+        redis.call('set', key, 1)
+        count = 1
+    end
+    local left_ms = redis.call('pttl', key)
+    if left_ms < 0 then
+        left_ms = seconds * 1000
+        redis.call('pexpire', key, left_ms)
+    end
+    told[2 * number - 1], told[2 * number] = count, left_ms
+    if count > most then break end
 end
-local left_ms = redis.call('pttl', KEYS[1])
-if left_ms < 0 then
-    left_ms = ARGV[1] * 1000
-    redis.call('pexpire', KEYS[1], left_ms)
-end
-return {count, left_ms}
+return told
 """
+# While Redis is away each process counts by itself, and looks for Redis this often.
+AVOID_S: Final = 5.0
 
 
-class WindowStorage(RedisStorage):
-    """Fixed windows in Redis that are read while they are counted.
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """So many in a window of so many seconds. `name`: what it counts, as the headers say it."""
 
-    What `incr` learned is kept for the rest of the request.
+    name: str
+    most: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where a limit stands, this request counted. `reset_s`: seconds until it begins anew."""
+
+    limit: Limit
+    count: int
+    reset_s: int
+
+    @property
+    def remaining(self) -> int:
+        """How many more may come."""
+        return max(0, self.limit.most - self.count)
+
+    @property
+    def is_breached(self) -> bool:
+        """Whether this request is one too many."""
+        return self.count > self.limit.most
+
+
+class Windows:
+    """Fixed windows in Redis, several of them counted in one round trip.
+
+    They are Flask-Limiter's, in its notation; it would ask Redis for each of them.
     """
 
-    STORAGE_SCHEME: list[str] = [_SCHEME]  # noqa: RUF012  limits has it so
+    def __init__(self, redis: Redis) -> None:
+        """`redis`: shared by all hosts."""
+        self._count = redis.register_script(_COUNT)
+        self._here = MemoryStorage()
+        self._avoid_until = 0.0
 
-    def __init__(self, uri: str, *, connection_pool: ConnectionPool, **options: Any) -> None:
-        """`uri` is only the scheme: the connections are the app's own."""
-        super().__init__(uri, connection_pool=connection_pool, **options)
-        self._count = self.storage.register_script(_COUNT)
+    def count(self, limits: Sequence[tuple[Limit, str]]) -> list[Window]:
+        """Count one more of each (limit, whose), up to the first that is full."""
+        if time.monotonic() >= self._avoid_until:
+            try:
+                return self._count_in_redis(limits)
+            except RedisError as error:
+                self._avoid_until = time.monotonic() + AVOID_S
+                log.warning("limits.redis_unavailable", error=type(error).__name__)
+        return self._count_here(limits)
 
-    def incr(self, key: str, expiry: int, amount: int = 1) -> int:
-        """Count, and learn when the window ends."""
-        count, left_ms = self._count([self.prefixed_key(key)], [expiry, amount])
-        _windows()[key] = (int(count), utc_now().timestamp() + int(left_ms) / 1000)
-        return int(count)
+    def _count_in_redis(self, limits: Sequence[tuple[Limit, str]]) -> list[Window]:
+        bounds = [bound for limit, _ in limits for bound in (limit.seconds, limit.most)]
+        told = iter(self._count([_key(limit, whose) for limit, whose in limits], bounds))
+        # As many pairs as there are limits, or fewer.
+        pairs = zip(limits, zip(told, told, strict=True), strict=False)
+        return [
+            Window(limit, int(count), max(1, round(int(left_ms) / 1000)))
+            for (limit, _), (count, left_ms) in pairs
+        ]
 
-    def get(self, key: str) -> int:
-        """The count. 0 if what stands there is no number: a limit must not fail a request."""
-        known = _windows().get(key)
-        if known:
-            return known[0]
-        try:
-            return int(super().get(key))
-        except ValueError:
-            return 0
-
-    def get_expiry(self, key: str) -> float:
-        """When the window ends, in seconds since 1970."""
-        known = _windows().get(key)
-        return known[1] if known else float(super().get_expiry(key))
+    def _count_here(self, limits: Sequence[tuple[Limit, str]]) -> list[Window]:
+        windows: list[Window] = []
+        now = utc_now().timestamp()
+        for limit, whose in limits:
+            key = _key(limit, whose)
+            count = self._here.incr(key, limit.seconds)
+            ends_in_s = self._here.get_expiry(key) - now
+            windows.append(Window(limit, count, max(1, round(ends_in_s))))
+            if windows[-1].is_breached:
+                break
+        return windows
 
 
 def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
     """Count by key and by tenant, all routes together; and by address what proves no key."""
-    limiter = Limiter(
-        _key,
-        application_limits=[
-            ApplicationLimit(
-                lambda: _limit_of(g.caller.rate_limit, settings.rate_limit_default),
-                scope=KEY,
-            ),
-            ApplicationLimit(
-                lambda: _tenant_limit_of(
-                    g.caller.tenant_rate_limit,
-                    _limit_of(g.caller.rate_limit, settings.rate_limit_default),
-                ),
-                key_function=_tenant,
-                scope=TENANT,
-            ),
-        ],
-        storage_uri=f"{_SCHEME}://",
-        storage_options={"connection_pool": redis.connection_pool},  # type: ignore[dict-item]
-        strategy="fixed-window",
-        # While Redis is away each process counts by itself, and looks for Redis after 1, 2, 4
-        # … 32 seconds.
-        in_memory_fallback_enabled=True,
-        swallow_errors=True,
-        headers_enabled=False,
-        key_prefix="limit",
-    )
-    limiter.request_filter(_is_not_counted)
-    limiter.init_app(app)
+    windows = Windows(redis)
     app.extensions[_STRANGERS] = ByAddress(
-        limiter, settings.rate_limit_unauthenticated, what=STRANGER
+        windows, settings.rate_limit_unauthenticated, what=STRANGER
     )
-    app.extensions[_CALLBACKS] = ByAddress(limiter, settings.rate_limit_callbacks, what=CALLBACK)
+    app.extensions[_CALLBACKS] = ByAddress(windows, settings.rate_limit_callbacks, what=CALLBACK)
+
+    @app.before_request
+    def count_caller() -> None:
+        caller: Caller | None = g.get("caller")
+        if caller is None:
+            return
+        own = caller.rate_limit, caller.tenant_rate_limit
+        of_key, of_tenant = _limits_of(*own, settings.rate_limit_default)
+        g.windows = windows.count(
+            [(limit, str(caller.key_id)) for limit in of_key]
+            + [(limit, str(caller.tenant_id)) for limit in of_tenant]
+        )
+        if g.windows[-1].is_breached:
+            raise TooManyRequests(retry_after=g.windows[-1].reset_s)
 
     @app.after_request
     def tell_limit(response: Response) -> Response:
-        if limiter.current_limits:
-            _tell(limiter.current_limits, response)
+        if told := g.get("windows"):
+            _tell(told, response)
         return response
 
 
@@ -134,30 +168,16 @@ class ByAddress:
     keys that are right.
     """
 
-    def __init__(self, limiter: Limiter, limit: str, *, what: str) -> None:
+    def __init__(self, windows: Windows, limit: str, *, what: str) -> None:
         """`limit` in Flask-Limiter's notation."""
-        self._what = what
-        self._limiter = limiter
-        self._here = FixedWindowRateLimiter(MemoryStorage())
-        self._limits = parse_many(limit)
+        self._windows = windows
+        self._limits = parsed(limit, what)
 
     def count(self, address: str) -> None:
         """Count one more. Raises TooManyRequests once there were too many."""
-        try:
-            waits_s = self._waits_s(self._limiter.limiter, address)
-        except RedisError:
-            waits_s = self._waits_s(self._here, address)
-        if waits_s:
-            raise TooManyRequests(retry_after=max(waits_s))
-
-    def _waits_s(self, counter: RateLimiter, address: str) -> list[int]:
-        """Of each limit that is used up, the seconds until it begins anew."""
-        now = utc_now().timestamp()
-        return [
-            _reset_s(counter.get_window_stats(limit, self._what, address).reset_time, now)
-            for limit in self._limits
-            if not counter.hit(limit, self._what, address)
-        ]
+        windows = self._windows.count([(limit, address) for limit in self._limits])
+        if windows[-1].is_breached:
+            raise TooManyRequests(retry_after=windows[-1].reset_s)
 
 
 def count_stranger(app: Flask, address: str | None) -> None:
@@ -172,65 +192,48 @@ def count_callback(app: Flask, address: str | None) -> None:
     callbacks.count(address or "unknown")
 
 
-def _tell(limits: list[RequestLimit], response: Response) -> None:
+def parsed(notation: str, name: str) -> tuple[Limit, ...]:
+    """Limits in Flask-Limiter's notation. Raises ValueError."""
+    return tuple(Limit(name, item.amount, item.get_expiry()) for item in parse_many(notation))
+
+
+def _tell(windows: Sequence[Window], response: Response) -> None:
     """The one with the least left in the old headers, all in those of the IETF's draft."""
-    now = utc_now().timestamp()
-    told = [(limit, limit.window[1], _reset_s(limit.window[0], now)) for limit in limits]
-    policy, state = [], []
-    for limit, remaining, reset_s in told:
-        name = TENANT if TENANT in limit.request_args else KEY
-        policy.append(f'"{name}";q={limit.limit.amount};w={limit.limit.get_expiry()}')
-        state.append(f'"{name}";r={max(0, remaining)};t={reset_s}')
-    limit, remaining, reset_s = min(told, key=lambda one: one[1])
-    response.headers["RateLimit-Limit"] = str(limit.limit.amount)
-    response.headers["RateLimit-Remaining"] = str(max(0, remaining))
-    response.headers["RateLimit-Reset"] = str(reset_s)
-    response.headers["RateLimit-Policy"] = ", ".join(policy)
-    response.headers["RateLimit"] = ", ".join(state)
-    if any(limit.breached for limit in limits):
-        waits = [reset_s for limit, _, reset_s in told if limit.breached]
-        response.headers["Retry-After"] = str(max(waits))
+    tightest = min(windows, key=lambda window: window.remaining)
+    policy = [f'"{w.limit.name}";q={w.limit.most};w={w.limit.seconds}' for w in windows]
+    state = [f'"{w.limit.name}";r={w.remaining};t={w.reset_s}' for w in windows]
+    response.headers.extend(
+        (
+            ("RateLimit-Limit", str(tightest.limit.most)),
+            ("RateLimit-Remaining", str(tightest.remaining)),
+            ("RateLimit-Reset", str(tightest.reset_s)),
+            ("RateLimit-Policy", ", ".join(policy)),
+            ("RateLimit", ", ".join(state)),
+        )
+    )
 
 
-def _reset_s(ends_at: float, now: float) -> int:
-    return max(1, round(ends_at - now))
+def _key(limit: Limit, whose: str) -> str:
+    return f"limit:{limit.name}:{whose}:{limit.most}/{limit.seconds}"
 
 
 @lru_cache(maxsize=1024)
-def _limit_of(own: str | None, default: str) -> str:
-    """The tenant's own limit. One that can't be read must not stop the counting of all others."""
+def _limits_of(
+    own: str | None, of_tenant: str | None, default: str
+) -> tuple[tuple[Limit, ...], tuple[Limit, ...]]:
+    """A key's limits, and those of all keys of its tenant together: so many times one key's."""
+    of_key = _readable(own, KEY) or parsed(default, KEY)
+    together = tuple(
+        replace(limit, name=TENANT, most=limit.most * KEYS_AT_ONCE) for limit in of_key
+    )
+    return of_key, _readable(of_tenant, TENANT) or together
+
+
+def _readable(notation: str | None, name: str) -> tuple[Limit, ...]:
+    """None that can't be read must stop the counting of all others."""
     try:
-        parse_many(own or default)
+        return parsed(notation, name) if notation else ()
     except ValueError:
         # Whose it is, the tenant_id of the line says.
         log.error("limit.unreadable")
-        return default
-    return own or default
-
-
-@lru_cache(maxsize=1024)
-def _tenant_limit_of(own: str | None, of_a_key: str) -> str:
-    """The tenant's own limit for all its keys together, else so many times that of one key."""
-    many = "; ".join(
-        f"{limit.amount * KEYS_AT_ONCE} per {limit.multiples} {limit.GRANULARITY.name}"
-        for limit in parse_many(of_a_key)
-    )
-    return _limit_of(own, many)
-
-
-def _tenant() -> str:
-    return str(g.caller.tenant_id)
-
-
-def _key() -> str:
-    return str(g.caller.key_id)
-
-
-def _is_not_counted() -> bool:
-    return "caller" not in g
-
-
-def _windows() -> dict[str, tuple[int, float]]:
-    """What this request has learned: key → count and end."""
-    windows: dict[str, tuple[int, float]] = g.setdefault("limit_windows", {})
-    return windows
+        return ()

@@ -19,7 +19,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     LargeBinary,
-    Row,
     Table,
     Text,
     text,
@@ -166,16 +165,27 @@ def claim_values(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class KeyRow:
+    """What the row of a key says. Without `body` it is a tombstone."""
+
+    fingerprint: bytes
+    fingerprint_version: int
+    field_digests: Mapping[str, str] | None
+    resource_id: UUID
+    status: int
+    headers: Mapping[str, str] | None
+    body: bytes | None = field(repr=False)
+    is_past_expiry: bool
+
+
 def place_of(attempt: Attempt) -> dict[str, Any]:
     """Where the key's row is: the names are those of `claim_values`."""
     return values_for(_TABLE, mode=str(attempt.mode), key=attempt.key)
 
 
-def earlier_of(attempt: Attempt, row: Row[Any]) -> Earlier:
-    """What the key's row tells this attempt. Raises KeyReused if it was a different request.
-
-    `row`: the columns of IdempotencyKey, but `is_past_expiry` instead of when that is.
-    """
+def earlier_of(attempt: Attempt, row: KeyRow) -> Earlier:
+    """What the key's row tells this attempt. Raises KeyReused if it was a different request."""
     if fingerprint(attempt, row.fingerprint_version) != row.fingerprint:
         raise KeyReused(
             "This Idempotency-Key was first used for a different request.",
@@ -229,7 +239,7 @@ def _field_digests(attempt: Attempt, version: int) -> dict[str, str]:
     }
 
 
-def _differing(attempt: Attempt, row: Row[Any]) -> list[str]:
+def _differing(attempt: Attempt, row: KeyRow) -> list[str]:
     stored = row.field_digests
     if stored is None:
         return []

@@ -169,7 +169,7 @@ def _bear(
 
 
 def _replayed(attempt: Attempt, row: EarlierRow, vault: Vault) -> Accepted:
-    earlier = idempotency.earlier_of(attempt, row)
+    earlier = idempotency.earlier_of(attempt, row.key)
     # Its own trace, with a way to the one in which the payment goes on.
     tracing.current().link(row.traceparent)
     payer = open_payer(
