@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None, *, stopping: Callable[[], bool]
     metrics.build_info.labels(_version()).set(1)
     configure_logs(level=settings.log_level, log_format=settings.log_format)
     start_tracing(settings.traces_exporter)
-    app = Flask("payments_app", static_folder=None)
+    app = Gateway("payments_app", static_folder=None)
     init_database(app, settings.database_url, allow_superuser=settings.database_allow_superuser)
     Migrate(app, db, directory=str(MIGRATIONS), compare_type=True)
     parts = _parts(settings, stopping)
@@ -90,6 +90,14 @@ def refuse_unsafe_role(app: Flask) -> None:
         raise SystemExit(f"DATABASE_URL: {error.detail}") from None
     except SQLAlchemyError:
         pass
+
+
+class Gateway(Flask):
+    """Flask, without asking of each function of each request whether it is a coroutine."""
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """None of ours is one."""
+        return func
 
 
 class _Once(Retry):

@@ -90,7 +90,7 @@ class RequestLock:
 
     def _take(self, name: str, token: str) -> bool | str:
         """True when the lock is ours, else the holder's token."""
-        if self._redis.set(name, token, nx=True, px=LOCK_MS):
+        if self._redis.execute_command("SET", name, token, "NX", "PX", LOCK_MS):  # type: ignore[no-untyped-call]
             return True
         holder = self._redis.get(name)
         return holder.decode(errors="replace") if isinstance(holder, bytes) else ""

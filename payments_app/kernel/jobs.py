@@ -23,7 +23,7 @@ RING_EXPIRES_S: Final = 30
 # While the broker is away, don't make every request find that out anew.
 DEAF_S: Final = 5.0
 # Between two rings: one wakes a worker that takes all there is.
-REST_S: Final = 0.02
+REST_S: Final = 0.05
 # What the end of a process waits for a ring: a broker's timeout.
 SETTLE_S: Final = 2.0
 # The header of a ring.

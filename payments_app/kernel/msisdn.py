@@ -35,9 +35,11 @@ class Msisdn:
             number = phonenumbers.parse(f"+{digits}")
         except phonenumbers.NumberParseException:
             raise ValueError("must start with a country code, such as 256") from None
-        if not phonenumbers.is_valid_number(number):
+        kind = phonenumbers.number_type(number)
+        # is_valid_number() would find out the same once more.
+        if kind == phonenumbers.PhoneNumberType.UNKNOWN:
             raise ValueError("is not a number that its country's numbering plan has")
-        if phonenumbers.number_type(number) not in _MOBILE:
+        if kind not in _MOBILE:
             raise ValueError("is not a mobile number")
         return cls(phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)[1:])
 
