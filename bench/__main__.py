@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bench import accept, accept_table
+from bench import accept, accept_table, counts, deliveries, drain
 
 
 @click.group()
@@ -22,6 +22,38 @@ def accept_command(rounds: int, seconds: float, connections: str, only: str) -> 
     numbers = [int(number) for number in connections.split(",")]
     done = accept.run(rounds=rounds, seconds=seconds, connections=numbers, only=only)
     click.echo(accept_table.tables(done))
+
+
+@main.command("counts")
+@click.option("--texts", is_flag=True, help="Also what was sent.")
+def counts_command(*, texts: bool) -> None:
+    """Round trips and statements for each payment."""
+    found = counts.count_all()
+    click.echo(counts.table(found))
+    for name, count in found.items() if texts else ():
+        click.echo(f"\n{name}, {counts.COUNTED} times:")
+        click.echo("\n".join(" ".join(text.split()) for text in count.texts))
+
+
+@main.command("drain")
+@click.option("--payments", default=3000, show_default=True)
+@click.option("--rounds", default=3, show_default=True)
+def drain_command(payments: int, rounds: int) -> None:
+    """From accepted to SUCCESSFUL, through workers and the simulator."""
+    click.echo(drain.table(drain.run(payments=payments, rounds=rounds)))
+
+
+@main.command("memory")
+@click.option("--payments", default=100_000, show_default=True)
+def memory_command(payments: int) -> None:
+    """The memory of each process, as many payments go through. Takes long."""
+    click.echo(drain.memory_table(drain.memory(payments=payments)))
+
+
+@main.command("deliveries")
+def deliveries_command() -> None:
+    """Webhooks delivered a second."""
+    click.echo(deliveries.table(deliveries.rates()))
 
 
 if __name__ == "__main__":
