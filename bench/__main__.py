@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from bench import accept, accept_table, counts, deliveries, drain
+from bench import accept, accept_table, counts, deliveries, drain, growth
 
 
 @click.group()
@@ -20,8 +20,8 @@ def main() -> None:
 def accept_command(rounds: int, seconds: float, connections: str, only: str) -> None:
     """Taking payments, beside a floor and a plain service."""
     numbers = [int(number) for number in connections.split(",")]
-    done = accept.run(rounds=rounds, seconds=seconds, connections=numbers, only=only)
-    click.echo(accept_table.tables(done))
+    effort = accept.Effort(rounds=rounds, seconds=seconds, connections=numbers)
+    click.echo(accept_table.tables(accept.run(effort, only=only)))
 
 
 @main.command("counts")
@@ -54,6 +54,17 @@ def memory_command(payments: int) -> None:
 def deliveries_command() -> None:
     """Webhooks delivered a second."""
     click.echo(deliveries.table(deliveries.rates()))
+
+
+@main.command("growth")
+@click.option("--sizes", default="10000,100000,1000000", show_default=True)
+@click.option("--rounds", default=4, show_default=True)
+@click.option("--seconds", default=4.0, show_default=True)
+def growth_command(sizes: str, rounds: int, seconds: float) -> None:
+    """The same with few and with a million payments in the tables. Takes long, and 15 GB of disk."""
+    effort = accept.Effort(rounds=rounds, seconds=seconds, connections=(16,))
+    done = growth.run(effort, [int(size) for size in sizes.split(",")])
+    click.echo(growth.tables(done))
 
 
 if __name__ == "__main__":

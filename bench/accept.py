@@ -9,6 +9,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from uuid import uuid4
@@ -23,15 +24,25 @@ from devstack.servers import Servers
 from devstack.stack import Stack
 
 CONNECTIONS = (1, 16, 64)
-# Keys to give again, and payments to look at: more than can be under way at once.
-KNOWN = 500
-WARM_S = 1.0
 # Backends at rest hand in what they counted within ten seconds.
 STATISTICS_S = 11.0
 PAYMENTS = "/api/v1/payments"
 # Every floor there is: the best of them at each number of connections is the floor.
 FLOORS = ("floor", "floor, sync workers")
+# As many as keep the API busy.
+_THREADS = 8
 _SENT = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done. `known`: keys to give again and payments to look at, more than are under way at once."""
+
+    rounds: int = 4
+    seconds: float = 4.0
+    connections: Sequence[int] = CONNECTIONS
+    warm_s: float = 1.0
+    known: int = 500
 
 
 @dataclass(frozen=True)
@@ -106,30 +117,34 @@ def measure(row: Row, *, connections: int, seconds: float) -> Taken:
     return Taken(load, row.site.spent() - before)
 
 
-def run(
-    *, rounds: int, seconds: float, connections: Sequence[int] = CONNECTIONS, only: str = ""
-) -> Accepting:
-    """Measure the rows whose names are in `only`, or all."""
-    done = Accepting()
-    with contestants() as rows:
+def run(effort: Effort, *, only: str = "") -> Accepting:
+    """Measure the rows whose names are in `only`, with | between them, or all."""
+    with contestants(effort.known) as rows:
         chosen = [row for row in rows if not only or row.name in only.split("|")]
-        for row in chosen:
-            measure(row, connections=max(connections), seconds=WARM_S)
         before = {row.name: row.site.rows() for row in chosen}
-        for number in range(rounds):
-            # Who goes first changes each time: the second finds the machine warmer.
-            for row in chosen if number % 2 == 0 else chosen[::-1]:
-                for many in connections:
-                    taken = measure(row, connections=many, seconds=seconds)
-                    done.rounds.setdefault((row.name, many), []).append(taken)
-            click.echo(f"round {number + 1} of {rounds}", err=True)
+        done = in_turn(chosen, effort)
         time.sleep(STATISTICS_S)
         done.written = {row.name: row.site.rows() - before[row.name] for row in chosen}
     return done
 
 
+def in_turn(rows: Sequence[Row], effort: Effort) -> Accepting:
+    """Measure them, round by round."""
+    done = Accepting()
+    for row in rows if effort.warm_s else ():
+        measure(row, connections=max(effort.connections), seconds=effort.warm_s)
+    for number in range(effort.rounds):
+        # Who goes first changes each time: the second finds the machine warmer.
+        for row in rows if number % 2 == 0 else rows[::-1]:
+            for many in effort.connections:
+                taken = measure(row, connections=many, seconds=effort.seconds)
+                done.rounds.setdefault((row.name, many), []).append(taken)
+        click.echo(f"round {number + 1} of {effort.rounds}", err=True)
+    return done
+
+
 @contextmanager
-def contestants() -> Iterator[list[Row]]:
+def contestants(known: int) -> Iterator[list[Row]]:
     """Everybody, up and ready, on a PostgreSQL that waits for its disk."""
     with ExitStack() as cleanup:
         servers = cleanup.enter_context(Servers(durable=True))
@@ -137,13 +152,13 @@ def contestants() -> Iterator[list[Row]]:
         stack = cleanup.enter_context(
             Stack(workers=WORKERS, celery_workers=0, beats=0, settings=SETTINGS, servers=servers)
         )
-        yield [*rival_rows(rivals), *our_rows(stack)]
+        yield [*rival_rows(rivals), *our_rows(stack, stack.issue_key("bench"), known)]
 
 
 def rival_rows(rivals: Rivals) -> list[Row]:
     """Those that ours is compared with."""
     floor = rivals.start("floor")
-    in_turn = (
+    listed = (
         ("bare Flask view", rivals.start("bare"), "/payments"),
         ("floor", floor, "/payments"),
         ("floor, sync workers", rivals.start("floor", worker_class="sync"), "/payments"),
@@ -152,14 +167,14 @@ def rival_rows(rivals: Rivals) -> list[Row]:
     )
     return [
         Row(name, site, accept_shot(site.url, "bench", path=path), name != "bare Flask view")
-        for name, site, path in in_turn
+        for name, site, path in listed
     ]
 
 
-def our_rows(stack: Stack) -> list[Row]:
+def our_rows(stack: Stack, key: str, known: int) -> list[Row]:
     """Ours: a new payment, the same again, one, a page."""
-    site, key = site_of(stack), stack.issue_key("bench")
-    keys, paths = known_payments(site.url, key, KNOWN)
+    site = site_of(stack)
+    keys, paths = known_payments(site.url, key, known)
     accept = accept_shot(site.url, key)
     replay = Shot(
         url=site.url,
@@ -191,15 +206,22 @@ def accept_shot(url: str, key: str, *, path: str = PAYMENTS) -> Shot:
 
 
 def known_payments(url: str, key: str, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The keys and the paths of payments that are there from now on."""
+    """So many payments, no more and no less, are there from now on: their keys and their paths."""
     keys = tuple(str(uuid4()) for _ in range(count))
-    paths = []
-    with requests.Session() as session:
-        session.headers["X-API-Key"] = key
-        for one in keys:
-            answer = session.post(
-                f"{url}{PAYMENTS}", json=ORDER, headers={"Idempotency-Key": one}, timeout=30
-            )
-            answer.raise_for_status()
-            paths.append(f"{PAYMENTS}/{answer.json()['id']}")
-    return keys, tuple(paths)
+
+    def accept(some: Sequence[str]) -> list[str]:
+        with requests.Session() as session:
+            session.headers["X-API-Key"] = key
+            return [_accepted(session, url, one) for one in some]
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        paths = threads.map(accept, (keys[part::_THREADS] for part in range(_THREADS)))
+        return keys, tuple(path for some in paths for path in some)
+
+
+def _accepted(session: requests.Session, url: str, key: str) -> str:
+    answer = session.post(
+        f"{url}{PAYMENTS}", json=ORDER, headers={"Idempotency-Key": key}, timeout=30
+    )
+    answer.raise_for_status()
+    return f"{PAYMENTS}/{answer.json()['id']}"

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import click
 
-from bench.accept import accept_shot
-from bench.load import fire
+from bench.accept import known_payments
 from bench.meters import Site, ask, processor_s, resident_mb
 from bench.sites import SETTINGS, WORKERS, site_of
 from devstack.servers import Servers
@@ -85,11 +84,8 @@ class Plant:
         return [process for name, process in named if name.startswith(("worker-", "beat-"))]
 
     def accept(self, payments: int) -> None:
-        """At least so many more are open."""
-        wanted = ask(self.site, _OPEN) + payments
-        shot = accept_shot(self.site.url, self.key)
-        while ask(self.site, _OPEN) < wanted:
-            fire(shot, connections=16, seconds=1)
+        """So many more are open."""
+        known_payments(self.site.url, self.key, payments)
 
     def processor_s(self) -> dict[str, float]:
         """By kind of process."""
