@@ -22,6 +22,7 @@ from typing import Any
 import click
 import psycopg
 
+from devstack.servers import Servers
 from devstack.stack import Stack
 
 TENANTS = 10
@@ -135,32 +136,54 @@ def p99_ms(installation: Installation, each: int, apart_s: float, *, hanging: bo
     return waits[round(len(waits) * 0.99) - 1] * 1000
 
 
+@contextmanager
+def installed(servers: Servers | None = None) -> Iterator[Installation]:
+    """A stack with endpoints, of which only those that answer are sent to."""
+    with (
+        receiving() as url,
+        Stack(workers=1, celery_workers=2, beats=1, servers=servers) as stack,
+        psycopg.connect(stack.administrator_url, autocommit=True) as connection,
+    ):
+        add_endpoints(stack, url)
+        installation = Installation(connection)
+        installation.switch(hanging=False)
+        throughput(installation, 10)
+        yield installation
+
+
+def rates(*, tries: int = 3, each: int = 100) -> list[float]:
+    """Deliveries a second, time after time, on a PostgreSQL that waits for its disk."""
+    with Servers(durable=True) as servers, installed(servers) as installation:
+        return [throughput(installation, each) for _ in range(tries)]
+
+
+def table(found: list[float]) -> str:
+    """To read."""
+    told = f"{statistics.median(found):.0f} ({min(found):.0f} to {max(found):.0f})"
+    return f"| webhooks, 2 worker processes | |\n|---|---|\n| deliveries/s | {told} |"
+
+
 @click.command()
 @click.option("--rounds", default=4, show_default=True)
 @click.option("--each", default=60, show_default=True, help="Deliveries a tenant and round.")
 @click.option("--apart-ms", default=40.0, show_default=True, help="From one to the next.")
 def main(rounds: int, each: int, apart_ms: float) -> None:
     """Measure and print: the rate, then each round's p99 with and without the hanging one."""
-    with receiving() as url, Stack(workers=1, celery_workers=2, beats=1) as stack:
-        add_endpoints(stack, url)
-        with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
-            installation = Installation(connection)
-            installation.switch(hanging=False)
-            throughput(installation, 10)
-            rates = [throughput(installation, 100) for _ in range(3)]
-            print(json.dumps({"deliveries_per_s": [round(rate) for rate in rates]}))
-            installation.make(each=2000, apart_s=0.0, hanging=True)
-            ratios = []
-            for number in range(rounds):
-                figures = {
-                    hanging: p99_ms(installation, each, apart_ms / 1000, hanging=hanging)
-                    for hanging in ((False, True) if number % 2 == 0 else (True, False))
-                }
-                ratios.append(figures[True] / figures[False])
-                print(
-                    f"p99 {figures[False]:.0f} ms alone, {figures[True]:.0f} ms beside: {ratios[-1]:.2f}"
-                )
-            print(f"median {statistics.median(ratios):.2f}")
+    with installed() as installation:
+        found = [throughput(installation, 100) for _ in range(3)]
+        print(json.dumps({"deliveries_per_s": [round(rate) for rate in found]}))
+        installation.make(each=2000, apart_s=0.0, hanging=True)
+        ratios = []
+        for number in range(rounds):
+            figures = {
+                hanging: p99_ms(installation, each, apart_ms / 1000, hanging=hanging)
+                for hanging in ((False, True) if number % 2 == 0 else (True, False))
+            }
+            ratios.append(figures[True] / figures[False])
+            print(
+                f"p99 {figures[False]:.0f} ms alone, {figures[True]:.0f} ms beside: {ratios[-1]:.2f}"
+            )
+        print(f"median {statistics.median(ratios):.2f}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,227 @@
+"""Taking payments: requests/s, waits and processor time, ours beside its rivals, in one run.
+
+Who is measured takes turns, round by round, so that whatever else the machine does meets all alike.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from uuid import uuid4
+
+import click
+import requests
+
+from bench.load import ORDER, Load, Shot, fire
+from bench.meters import Rows, Site, Spent
+from bench.sites import SETTINGS, WORKERS, Rivals, site_of
+from devstack.servers import Servers
+from devstack.stack import Stack
+
+CONNECTIONS = (1, 16, 64)
+# Backends at rest hand in what they counted within ten seconds.
+STATISTICS_S = 11.0
+PAYMENTS = "/api/v1/payments"
+# Every floor there is: the best of them at each number of connections is the floor.
+FLOORS = ("floor", "floor, sync workers")
+# As many as keep the API busy.
+_THREADS = 8
+_SENT = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is done. `known`: keys to give again and payments to look at, more than are under way at once."""
+
+    rounds: int = 4
+    seconds: float = 4.0
+    connections: Sequence[int] = CONNECTIONS
+    warm_s: float = 1.0
+    known: int = 500
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: whom, and with what."""
+
+    name: str
+    site: Site
+    shot: Shot
+    makes_payments: bool = True
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One measurement."""
+
+    load: Load
+    spent: Spent
+
+    @property
+    def per_s(self) -> float:
+        """Requests a second."""
+        return self.load.requests / self.load.seconds
+
+    @property
+    def processor_ms(self) -> float:
+        """Of the app, PostgreSQL and Redis together, for each request."""
+        return self.ms_of(self.spent.app_s + self.spent.postgres_s + self.spent.redis_s)
+
+    def ms_of(self, seconds: float) -> float:
+        """Milliseconds for each request."""
+        return seconds * 1000 / max(1, self.load.requests)
+
+
+@dataclass
+class Accepting:
+    """All measurements: by row and connections, one for each round; and rows written."""
+
+    rounds: dict[tuple[str, int], list[Taken]] = field(default_factory=dict)
+    written: dict[str, Rows] = field(default_factory=dict)
+
+    def median(self, name: str, connections: int) -> float:
+        """Requests a second."""
+        return statistics.median(one.per_s for one in self.rounds[name, connections])
+
+    def floor(self, connections: int) -> str | None:
+        """The faster one of the floors that were measured."""
+        measured = [name for name in FLOORS if (name, connections) in self.rounds]
+        return max(measured, key=lambda name: self.median(name, connections), default=None)
+
+    def ratio(self, name: str, other: str | None, connections: int) -> float | None:
+        """Of their requests/s: the median over the rounds of what is within one round."""
+        return self._ratio(name, other, connections, lambda one: one.per_s)
+
+    def processor_ratio(self, name: str, other: str | None, connections: int) -> float | None:
+        """Of their processor time. Whoever else uses the machine disturbs this less."""
+        return self._ratio(name, other, connections, lambda one: one.processor_ms)
+
+    def _ratio(
+        self, name: str, other: str | None, connections: int, of: Callable[[Taken], float]
+    ) -> float | None:
+        if other is None or not {(name, connections), (other, connections)} <= set(self.rounds):
+            return None
+        pairs = zip(self.rounds[name, connections], self.rounds[other, connections], strict=True)
+        return statistics.median(of(ours) / of(theirs) for ours, theirs in pairs)
+
+
+def measure(row: Row, *, connections: int, seconds: float) -> Taken:
+    """Fire at it once."""
+    before = row.site.spent()
+    load = fire(row.shot, connections=connections, seconds=seconds)
+    return Taken(load, row.site.spent() - before)
+
+
+def run(effort: Effort, *, only: str = "") -> Accepting:
+    """Measure the rows whose names are in `only`, with | between them, or all."""
+    with contestants(effort.known) as rows:
+        chosen = [row for row in rows if not only or row.name in only.split("|")]
+        before = {row.name: row.site.rows() for row in chosen}
+        done = in_turn(chosen, effort)
+        time.sleep(STATISTICS_S)
+        done.written = {row.name: row.site.rows() - before[row.name] for row in chosen}
+    return done
+
+
+def in_turn(rows: Sequence[Row], effort: Effort) -> Accepting:
+    """Measure them, round by round."""
+    done = Accepting()
+    for row in rows if effort.warm_s else ():
+        measure(row, connections=max(effort.connections), seconds=effort.warm_s)
+    for number in range(effort.rounds):
+        # Who goes first changes each time: the second finds the machine warmer.
+        for row in rows if number % 2 == 0 else rows[::-1]:
+            for many in effort.connections:
+                taken = measure(row, connections=many, seconds=effort.seconds)
+                done.rounds.setdefault((row.name, many), []).append(taken)
+        click.echo(f"round {number + 1} of {effort.rounds}", err=True)
+    return done
+
+
+@contextmanager
+def contestants(known: int) -> Iterator[list[Row]]:
+    """Everybody, up and ready, on a PostgreSQL that waits for its disk."""
+    with ExitStack() as cleanup:
+        servers = cleanup.enter_context(Servers(durable=True))
+        rivals = Rivals(servers)
+        stack = cleanup.enter_context(
+            Stack(workers=WORKERS, celery_workers=0, beats=0, settings=SETTINGS, servers=servers)
+        )
+        yield [*rival_rows(rivals), *our_rows(stack, stack.issue_key("bench"), known)]
+
+
+def rival_rows(rivals: Rivals) -> list[Row]:
+    """Those that ours is compared with."""
+    floor = rivals.start("floor")
+    listed = (
+        ("bare Flask view", rivals.start("bare"), "/payments"),
+        ("floor", floor, "/payments"),
+        ("floor, sync workers", rivals.start("floor", worker_class="sync"), "/payments"),
+        ("floor, one statement", floor, "/payments-in-one-statement"),
+        ("plain", rivals.start("plain"), "/payments"),
+    )
+    return [
+        Row(name, site, accept_shot(site.url, "bench", path=path), name != "bare Flask view")
+        for name, site, path in listed
+    ]
+
+
+def our_rows(stack: Stack, key: str, known: int) -> list[Row]:
+    """Ours: a new payment, the same again, one, a page."""
+    site = site_of(stack)
+    keys, paths = known_payments(site.url, key, known)
+    accept = accept_shot(site.url, key)
+    replay = Shot(
+        url=site.url,
+        method="POST",
+        paths=(PAYMENTS,),
+        headers=accept.headers,
+        body=accept.body,
+        keys=keys,
+    )
+    asks = {"X-API-Key": key}
+    return [
+        Row("accept", site, accept),
+        Row("replay", site, replay, makes_payments=False),
+        Row("get", site, Shot(site.url, "GET", paths, asks), makes_payments=False),
+        Row("list", site, Shot(site.url, "GET", (PAYMENTS,), asks), makes_payments=False),
+    ]
+
+
+def accept_shot(url: str, key: str, *, path: str = PAYMENTS) -> Shot:
+    """A new payment each time."""
+    return Shot(
+        url=url,
+        method="POST",
+        paths=(path,),
+        headers={**_SENT, "X-API-Key": key},
+        body=json.dumps(ORDER),
+        fresh_keys=True,
+    )
+
+
+def known_payments(url: str, key: str, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """So many payments, no more and no less, are there from now on: their keys and their paths."""
+    keys = tuple(str(uuid4()) for _ in range(count))
+
+    def accept(some: Sequence[str]) -> list[str]:
+        with requests.Session() as session:
+            session.headers["X-API-Key"] = key
+            return [_accepted(session, url, one) for one in some]
+
+    with ThreadPoolExecutor(_THREADS) as threads:
+        paths = threads.map(accept, (keys[part::_THREADS] for part in range(_THREADS)))
+        return keys, tuple(path for some in paths for path in some)
+
+
+def _accepted(session: requests.Session, url: str, key: str) -> str:
+    answer = session.post(
+        f"{url}{PAYMENTS}", json=ORDER, headers={"Idempotency-Key": key}, timeout=30
+    )
+    answer.raise_for_status()
+    return f"{PAYMENTS}/{answer.json()['id']}"

@@ -1,0 +1,188 @@
+"""Ended payments in bulk, as copies of one that a worker has really brought to its end.
+
+Whatever columns there are, each row has what its template has, moved in time, under ids of its own;
+who pays is sealed anew, so that it can be read. Triggers are off while they are written. Only the
+hashes of the story are the template's: `flask audit verify` would refuse them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import psycopg
+import uuid_utils.compat
+
+from bench.accept import known_payments
+from devstack.stack import Stack
+from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.secrets import Cipher
+from payments_app.kernel.vault import Vault
+from payments_app.payments.model import Payment
+from payments_app.payments.payers import seal_payer
+
+BATCH = 20_000
+# How far payments are apart: a million lie in twelve days.
+APART_S = 1.0
+TEMPLATE_MAX_S = 60.0
+PAYERS = 10_000
+# Each table, by what its rows belong to a payment, and which of their columns are not copied.
+# `n` is the new payment, `t` the template's row, `k` its place among the template's rows.
+_TABLES = {
+    "payments": (
+        "id",
+        {
+            "id": "n.id",
+            "reference": "n.reference",
+            "payer": "n.payer",
+            "payer_index": "n.payer_index",
+            "payer_masked": "n.payer_masked",
+            "evidence_id": "%(first)s + n.n * 8 + %(evidence)s",
+        },
+    ),
+    "provider_exchanges": (
+        "payment_id",
+        {
+            "id": "%(first)s + n.n * 8 + k",
+            "payment_id": "n.id",
+            "reference": "n.reference",
+        },
+    ),
+    "payment_events": ("payment_id", {"id": "%(first)s + n.n * 8 + k", "payment_id": "n.id"}),
+    "webhook_events": (
+        "payment_id",
+        {
+            "number": "%(first)s + n.n * 8 + k",
+            "position": "%(first)s + n.n * 8 + k",
+            "id": "gen_random_uuid()",
+            "payment_id": "n.id",
+        },
+    ),
+    "idempotency_keys": ("resource_id", {"key": "n.key", "resource_id": "n.id"}),
+}
+# Behind all numbers that sequences have given.
+FIRST = 1_000_000
+_EVIDENCE = """
+SELECT count(*) FROM provider_exchanges e JOIN payments p ON p.id = e.payment_id
+WHERE p.id = %s AND e.id <= p.evidence_id
+"""
+_NEW = """
+CREATE UNLOGGED TABLE IF NOT EXISTS bench_fill (
+    n bigint, id uuid, reference uuid, key uuid, moved interval,
+    payer bytea, payer_index bytea, payer_masked text
+)
+"""
+_COLUMNS = """
+SELECT attname, format_type(atttypid, NULL) FROM pg_attribute
+WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+"""
+
+
+def fill(stack: Stack, key: str, count: int) -> tuple[str, ...]:
+    """Make so many; returns the ids of some."""
+    template = ended_payment(stack, key)
+    vault = _vault_of(stack)
+    with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("SET synchronous_commit = off")
+        connection.execute(_NEW)
+        statements = [_statement(connection, table) for table in _TABLES]
+        (evidence,) = _one(connection, _EVIDENCE, template)
+        values = {"template": template, "first": FIRST, "evidence": evidence}
+        ids: list[str] = []
+        for start in range(0, count, BATCH):
+            batch = range(start, min(start + BATCH, count))
+            ids += _write_new(connection, vault, template, batch)
+            for statement in statements:
+                connection.execute(statement, values)
+            connection.execute("TRUNCATE bench_fill")
+        connection.execute("VACUUM ANALYZE")
+        connection.execute("CHECKPOINT")
+    return tuple(ids)
+
+
+def ended_payment(stack: Stack, key: str) -> UUID:
+    """One that the stack's worker has brought to its end, and whose events are published."""
+    known_payments(stack.api_url, key, 1)
+    deadline = time.monotonic() + TEMPLATE_MAX_S
+    with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
+        while time.monotonic() < deadline:
+            found = connection.execute(
+                "SELECT id FROM payments p WHERE status = 'SUCCESSFUL' AND NOT EXISTS"
+                " (SELECT FROM webhook_events WHERE payment_id = p.id AND data IS NULL)"
+            ).fetchone()
+            if found:
+                return UUID(str(found[0]))
+            time.sleep(0.1)
+    raise TimeoutError("the template has not ended: is there a worker?")
+
+
+def _statement(connection: psycopg.Connection, table: str) -> bytes:
+    owner, own = _TABLES[table]
+    order = "id" if "id" in own and own["id"].startswith("%") else next(iter(own))
+    expressions = {}
+    for column, kind in connection.execute(_COLUMNS, [table]).fetchall():
+        moved = f"t.{column} + n.moved" if kind.startswith("timestamp") else f"t.{column}"
+        expressions[f'"{column}"'] = own.get(column, moved)
+    return (
+        f"INSERT INTO {table} ({', '.join(expressions)}) OVERRIDING SYSTEM VALUE"  # noqa: S608
+        f" SELECT {', '.join(expressions.values())} FROM bench_fill n, ("
+        f"SELECT *, row_number() OVER (ORDER BY {order}) AS k FROM {table}"
+        f" WHERE {owner} = %(template)s) t"
+    ).encode()
+
+
+def _write_new(
+    connection: psycopg.Connection, vault: Vault, template: UUID, batch: range
+) -> list[str]:
+    tenant_id, created_at = _one(
+        connection, "SELECT tenant_id, created_at FROM payments WHERE id = %s", template
+    )
+    some = []
+    columns = "n, id, reference, key, moved, payer, payer_index, payer_masked"
+    with connection.cursor().copy(f"COPY bench_fill ({columns}) FROM STDIN") as copy:
+        for n, at, payment_id in _times(batch):
+            payment = Payment(id=payment_id, tenant_id=tenant_id)
+            seal_payer(vault, payment, Msisdn(f"2567{n % PAYERS:08}"))
+            sealed = (payment.payer, payment.payer_index, payment.payer_masked)
+            copy.write_row((n, payment_id, uuid4(), uuid4(), at - created_at, *sealed))
+            if n % 97 == 0:
+                some.append(str(payment_id))
+    return some
+
+
+def _times(batch: range) -> Iterator[tuple[int, datetime, UUID]]:
+    """From an hour ago backwards."""
+    latest = datetime.now(UTC) - timedelta(hours=1)
+    for n in batch:
+        at = latest - timedelta(seconds=APART_S * n)
+        yield n, at, uuid_utils.compat.uuid7(nanoseconds=int(at.timestamp() * 1e9))
+
+
+def _vault_of(stack: Stack) -> Vault:
+    return Vault(Cipher((stack.environment["SECRET_KEYS"],)), _DataKeys(stack.administrator_url))
+
+
+class _DataKeys:
+    """See kernel.vault.DataKeys: a tenant has one since its first payment."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def find(self, tenant_id: UUID) -> str | None:
+        with psycopg.connect(self._url) as connection:
+            return str(_one(connection, "SELECT data_key FROM tenants WHERE id = %s", tenant_id)[0])
+
+    def keep(self, tenant_id: UUID, wrapped: str) -> None:
+        raise NotImplementedError(f"tenant {tenant_id} has no data key yet: {len(wrapped)}")
+
+
+def _one(connection: psycopg.Connection, question: str, about: UUID) -> tuple[Any, ...]:
+    row = connection.execute(question.encode(), [about]).fetchone()
+    if row is None:
+        raise LookupError(f"nothing under {about}")
+    found: tuple[Any, ...] = row
+    return found

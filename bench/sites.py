@@ -1,0 +1,104 @@
+"""Everybody who takes payments in a bench: ours, and the rivals under the same gunicorn."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import psycopg
+
+from bench.meters import Site
+from devstack.environment import surroundings
+from devstack.places import free_port
+from devstack.programs import ROOT
+from devstack.servers import Servers
+from devstack.stack import Stack
+from devstack.supervisor import Command, Process, wait_until
+
+WORKERS = 2
+# As production runs, but for a limit that nobody is to meet here.
+SETTINGS = {"RATE_LIMIT_DEFAULT": "100000000 per minute", "LOG_LEVEL": "WARNING"}
+START_MAX_S = 30.0
+_RIVALS = Path(__file__).parent / "rivals"
+
+
+def site_of(stack: Stack) -> Site:
+    """Ours, as accept, replay and reads see it: the API's processes."""
+    return Site(
+        name="ours",
+        processes=(stack.processes["api"],),
+        postgres=stack.postgres,
+        database=stack.database,
+        redis=stack.redis,
+        url=stack.api_url,
+    )
+
+
+class Rivals:
+    """The rivals' database and Redis, and as many of them as are started."""
+
+    def __init__(self, servers: Servers) -> None:
+        """Make their tables."""
+        self._servers = servers
+        self.database = servers.postgres.create_database("rivals")
+        self.redis = servers.new_redis("redis-rivals")
+        tables = (_RIVALS / "tables.sql").read_bytes()
+        with psycopg.connect(servers.postgres.owner_url(self.database)) as connection:
+            connection.execute(tables)
+
+    def start(self, module: str, *, worker_class: str | None = None) -> Site:
+        """Serve `bench/rivals/<module>.py`; without a class, by the same as ours."""
+        port = free_port()
+        command = self.command(module, port=port, workers=WORKERS, worker_class=worker_class)
+        process = self._servers.supervisor.start(command)
+        await_port(process, port)
+        return Site(
+            name=command.name,
+            processes=(process,),
+            postgres=self._servers.postgres,
+            database=self.database,
+            redis=self.redis,
+            url=f"http://127.0.0.1:{port}",
+        )
+
+    def command(
+        self,
+        module: str,
+        *,
+        port: int,
+        workers: int,
+        worker_class: str | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Command:
+        """How it is served."""
+        options = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers)]
+        if worker_class is not None:
+            # gunicorn makes threads of "sync" as soon as there are more than one.
+            options += ["--worker-class", worker_class, "--threads", "1"]
+        return Command(
+            name=f"{module}-{worker_class or 'as-ours'}-{port}",
+            arguments=[
+                *(sys.executable, "-m", "gunicorn", f"bench.rivals.{module}:app"),
+                *("--config", str(_RIVALS / "served.py"), *options),
+            ],
+            environment={**surroundings(), **self.addresses(), **(environment or {})},
+            directory=ROOT,
+        )
+
+    def addresses(self) -> dict[str, str]:
+        """Where their things are."""
+        return {
+            "DATABASE_URL": self._servers.postgres.application_url(self.database),
+            "REDIS_URL": self.redis.url,
+        }
+
+
+def await_port(process: Process, port: int) -> None:
+    """Wait until gunicorn says that it listens and its workers have loaded the app."""
+    wait_until(
+        lambda: f":{port}" in process.log_text() and "Booting worker" in process.log_text(),
+        what=f"{process.name} does not listen",
+        processes=[process],
+        limit_s=START_MAX_S,
+    )
