@@ -21,7 +21,6 @@ from devstack.stack import Stack
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.vault import Vault
-from payments_app.payments.model import Payment
 from payments_app.payments.payers import seal_payer
 
 BATCH = 20_000
@@ -145,9 +144,9 @@ def _write_new(
     columns = "n, id, reference, key, moved, payer, payer_index, payer_masked"
     with connection.cursor().copy(f"COPY bench_fill ({columns}) FROM STDIN") as copy:
         for n, at, payment_id in _times(batch):
-            payment = Payment(id=payment_id, tenant_id=tenant_id)
-            seal_payer(vault, payment, Msisdn(f"2567{n % PAYERS:08}"))
-            sealed = (payment.payer, payment.payer_index, payment.payer_masked)
+            msisdn = Msisdn(f"2567{n % PAYERS:08}")
+            payer = seal_payer(vault, tenant_id=tenant_id, payment_id=payment_id, msisdn=msisdn)
+            sealed = (payer.payer, payer.index, payer.masked)
             copy.write_row((n, payment_id, uuid4(), uuid4(), at - created_at, *sealed))
             if n % 97 == 0:
                 some.append(str(payment_id))

@@ -22,6 +22,7 @@ from payments_app.kernel.vault import Vault
 from payments_app.kernel.wire import Call, Wire
 from payments_app.payments import acceptance, lifecycle
 from payments_app.payments.acceptance import Accepted, Asker
+from payments_app.payments.birth import Newborn
 from payments_app.payments.lifecycle import Claim
 from payments_app.payments.model import Payment, PaymentEvent, ProviderExchange
 from payments_app.payments.order import NewPayment
@@ -241,7 +242,7 @@ def vault() -> Vault:
     return found
 
 
-def render(payment: Payment, _payer: Msisdn) -> StoredAnswer:
+def render(payment: Newborn, _order: NewPayment) -> StoredAnswer:
     return StoredAnswer(201, {"Location": f"/{payment.id}"}, orjson.dumps({"id": str(payment.id)}))
 
 

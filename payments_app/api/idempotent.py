@@ -1,7 +1,7 @@
 """The Idempotency-Key header and the Redis lock before it. Postgres decides; see acceptance.
 
-The lock only spares a second request the wait inside the database. Redis may be empty, away
-or lying: then the answer takes longer, and is the same.
+The lock only spares a second request the wait inside the database, and a late one the work of
+the first. Redis may be empty, away or lying: then the answer takes longer, and is the same.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 HEADER: Final = "Idempotency-Key"
-# Longer than any request runs (gunicorn's timeout), so that it covers the first one whole.
-LOCK_MS: Final = 30_000
-# How long a second request waits for the first before it asks Postgres itself.
+# Longer than any request runs (gunicorn's timeout), so that it covers the first one whole; and
+# clients that repeat a request mostly do so within it.
+LOCK_MS: Final = 60_000
+# How long a second request waits for the first before it tries by itself.
 COALESCE_S: Final = 2.0
 POLL_FIRST_S: Final = 0.01
 POLL_MAX_S: Final = 0.1
@@ -70,40 +71,45 @@ class RequestLock:
         self._avoid_until = 0.0
 
     @contextmanager
-    def hold(self, name: str, *, about: str) -> Iterator[None]:
-        """Hold the lock, or wait a while for the one who does; then go on either way.
+    def hold(self, name: str, *, about: str) -> Iterator[str | None]:
+        """Take the lock. Yields None, or the token of whoever asked the same before us.
 
-        `about` is a digest of the request: one who asks something else under the same key
-        doesn't wait here, because its answer doesn't depend on the first one's end.
+        `about` is a digest of the request: one who asks something else under the same key is
+        nobody to wait for, because its answer doesn't depend on the first one's end. It is given
+        back when the block fails. Else it stays for LOCK_MS, and who repeats the request in that
+        time asks PostgreSQL for the first answer at once, instead of trying to be the first.
         """
-        asked_at = time.monotonic()
         token = f"{secrets.token_hex(8)}:{about}"
         held = self._call(lambda: self._take(name, token))
-        if isinstance(held, str) and held.rpartition(":")[2] == about:
-            self._wait(name, held)
-        metrics.key_lock_wait_seconds.observe(time.monotonic() - asked_at)
+        holder = held if isinstance(held, str) and held.rpartition(":")[2] == about else None
         try:
-            yield
-        finally:
+            yield holder
+        except BaseException:
             if held is True:
                 self._call(lambda: self._release(keys=[name], args=[token]))
+            raise
 
-    def _take(self, name: str, token: str) -> bool | str:
-        """True when the lock is ours, else the holder's token."""
-        if self._redis.execute_command("SET", name, token, "NX", "PX", LOCK_MS):  # type: ignore[no-untyped-call]
-            return True
-        holder = self._redis.get(name)
-        return holder.decode(errors="replace") if isinstance(holder, bytes) else ""
-
-    def _wait(self, name: str, holder: str) -> None:
-        deadline = time.monotonic() + COALESCE_S
+    def await_first(self, name: str, holder: str, find: Callable[[], T | None]) -> T | None:
+        """What `find` finds, asked again while the holder is at it, COALESCE_S at most."""
+        asked_at = time.monotonic()
         pause = POLL_FIRST_S
-        while time.monotonic() < deadline:
+        while (found := find()) is None and time.monotonic() - asked_at < COALESCE_S:
             time.sleep(pause)
             pause = min(pause * 2, POLL_MAX_S)
             now_held = self._call(lambda: self._redis.get(name))
             if not isinstance(now_held, bytes) or now_held.decode(errors="replace") != holder:
-                return
+                # It has failed, or nobody can say.
+                break
+        metrics.key_lock_wait_seconds.observe(time.monotonic() - asked_at)
+        return found
+
+    def _take(self, name: str, token: str) -> bool | str:
+        """True when the lock is ours, else the holder's token."""
+        taken = self._redis.execute_command("SET", name, token, "NX", "PX", LOCK_MS)  # type: ignore[no-untyped-call]
+        if taken:
+            return True
+        holder = self._redis.get(name)
+        return holder.decode(errors="replace") if isinstance(holder, bytes) else ""
 
     def _call(self, command: Callable[[], T]) -> T | None:
         if time.monotonic() < self._avoid_until:

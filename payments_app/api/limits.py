@@ -193,8 +193,9 @@ def count_callback(app: Flask, address: str | None) -> None:
 
 
 def parsed(notation: str, name: str) -> tuple[Limit, ...]:
-    """Limits in Flask-Limiter's notation. Raises ValueError."""
-    return tuple(Limit(name, item.amount, item.get_expiry()) for item in parse_many(notation))
+    """Limits in Flask-Limiter's notation, the shortest window first. Raises ValueError."""
+    limits = (Limit(name, item.amount, item.get_expiry()) for item in parse_many(notation))
+    return tuple(sorted(limits, key=lambda limit: limit.seconds))
 
 
 def _tell(windows: Sequence[Window], response: Response) -> None:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import hmac
 import os
+from functools import lru_cache
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -57,8 +58,7 @@ class Box:
 
     def digest(self, plain: bytes, *, about: str) -> bytes:
         """HMAC-SHA256: 32 bytes that tell equal from different, and nothing else."""
-        named = hashlib.sha256(about.encode()).digest()
-        return hmac.digest(self._mac, named + plain, "sha256")
+        return hmac.digest(self._mac, _named(about) + plain, "sha256")
 
 
 class DataKeys(Protocol):
@@ -113,6 +113,11 @@ def unwrap(cipher: Cipher, tenant_id: UUID, wrapped: str) -> bytes:
     if owner != str(tenant_id):
         raise VaultClosed("None of SECRET_KEYS opens this tenant's data key. Put the old key back.")
     return base64.b64decode(data_key)
+
+
+@lru_cache(maxsize=64)
+def _named(about: str) -> bytes:
+    return hashlib.sha256(about.encode()).digest()
 
 
 def _derived(key: bytes, purpose: bytes) -> bytes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -24,24 +26,22 @@ from payments_app.kernel.idempotency import (
     StoredAnswer,
 )
 from payments_app.kernel.jobs import Job, ring_soon
-from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.postgres import constraint_of, is_lock_timeout
 from payments_app.kernel.vault import Box, Vault
 from payments_app.payments import birth
-from payments_app.payments.birth import EarlierRow
+from payments_app.payments.birth import EarlierRow, Newborn
 from payments_app.payments.errors import ExternalIdTaken
-from payments_app.payments.model import COLLECTION, Payment
 from payments_app.payments.order import NewPayment, Route, choose_route
-from payments_app.payments.payers import open_payer, seal_payer
+from payments_app.payments.payers import SealedPayer, open_payer, seal_payer
 from payments_app.payments.rails import Rails
-from payments_app.payments.states import BORN, Status, Step
+from payments_app.payments.states import Status
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.errors import TenantHeld
 
 log = structlog.get_logger(__name__)
 
-# The answer that a new payment of this payer is given.
-Render = Callable[[Payment, Msisdn], StoredAnswer]
+# The answer that a new payment is given.
+Render = Callable[[Newborn, NewPayment], StoredAnswer]
 # A brake is on for minutes or hours, never for seconds.
 HELD_RETRY_AFTER_S: Final = 60
 EXTERNAL_ID_ONCE: Final = "uq_payments_tenant_id_mode_external_id"
@@ -83,13 +83,19 @@ def accept_payment(order: NewPayment, asker: Asker, rails: Rails, render: Render
     Raises FieldsInvalid and its kin, and TenantHeld, before anything is claimed; KeyReused,
     KeyInProgress, KeyExpired; ExternalIdTaken; VaultClosed.
     """
-    try:
+    with _refusals_counted():
         accepted = _accept(order, asker, rails, render)
-    except (KeyReused, KeyInProgress, KeyExpired) as error:
-        metrics.idempotency.labels(_KEYS_REFUSED[type(error)]).inc()
-        raise
     metrics.idempotency.labels(_came_to(asker, accepted)).inc()
     return accepted
+
+
+def replay_payment(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | None:
+    """The first answer, if this key has one. Raises KeyReused, KeyExpired, VaultClosed."""
+    with _refusals_counted():
+        earlier = _replay(order, asker, vault)
+    if earlier is not None:
+        metrics.idempotency.labels(_came_to(asker, earlier)).inc()
+    return earlier
 
 
 def _accept(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Accepted:
@@ -98,20 +104,22 @@ def _accept(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Ac
         _refuse_held(asker.caller)
     except GatewayError:
         # No rail takes it now. Whose key has an answer from before is given that one.
-        if (earlier := replay_payment(order, asker, rails.vault)) is None:
+        if (earlier := _replay(order, asker, rails.vault)) is None:
             raise
         return earlier
-    payment = _new_payment(order, asker, route, rails.vault)
-    payer = seal_payer(rails.vault, payment, order.payer)
-    accepted = Accepted(render(payment, payer.msisdn), payment.id)
+    payment_id = uuid_utils.compat.uuid7()
+    tenant_id = asker.caller.tenant_id
+    sealed = seal_payer(rails.vault, tenant_id=tenant_id, payment_id=payment_id, msisdn=order.payer)
+    payment = _newborn(payment_id, order, asker, route, sealed, rails.vault)
+    accepted = Accepted(render(payment, order), payment_id)
     attempt = attempt_of(order, asker, rails.vault)
-    row = _bear(payment, asker, attempt, accepted.answer, payer.box)
+    row = _bear(payment, order, asker, attempt, accepted.answer, sealed.box)
     if attempt is not None and row is not None:
         return _replayed(attempt, row, rails.vault)
     ring_soon(Job.ADVANCE_PAYMENTS)
-    tracing.current().note({tracing.PAYMENT: str(payment.id)})
+    tracing.current().note({tracing.PAYMENT: str(payment_id)})
     metrics.payments_accepted.labels(payment.provider, payment.mode).inc()
-    log.info("payment.accepted", payment_id=str(payment.id))
+    log.info("payment.accepted", payment_id=str(payment_id))
     return accepted
 
 
@@ -134,26 +142,41 @@ def attempt_of(order: NewPayment, asker: Asker, vault: Vault) -> Attempt | None:
     )
 
 
-def replay_payment(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | None:
-    """The first answer, if this key has one. Raises KeyReused, KeyExpired, VaultClosed."""
+@contextmanager
+def _refusals_counted() -> Iterator[None]:
+    try:
+        yield
+    except (KeyReused, KeyInProgress, KeyExpired) as error:
+        metrics.idempotency.labels(_KEYS_REFUSED[type(error)]).inc()
+        raise
+
+
+def _replay(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | None:
     attempt = attempt_of(order, asker, vault)
     row = None if attempt is None else birth.find_earlier(attempt)
     return None if attempt is None or row is None else _replayed(attempt, row, vault)
 
 
 def _bear(
-    payment: Payment, asker: Asker, attempt: Attempt | None, answer: StoredAnswer, box: Box
+    payment: Newborn,
+    order: NewPayment,
+    asker: Asker,
+    attempt: Attempt | None,
+    answer: StoredAnswer,
+    box: Box,
 ) -> EarlierRow | None:
     """None once the payment is there. Else what its key was used for before."""
     claim = None
     if attempt is not None:
         sealed = replace(answer, body=box.seal(answer.body, about=_answer_to(attempt)))
-        claim = idempotency.claim_values(
+        values = idempotency.claim_values(
             attempt, resource_id=payment.id, answer=sealed, keep_for=asker.answer_kept_for
         )
+        claim = attempt, values
+    metadata = None if order.metadata is None else json.dumps(order.metadata)
     actor = f"key:{asker.caller.key_id}"
     try:
-        return birth.bear(payment, attempt, claim, actor=actor, request_id=asker.request_id)
+        return birth.bear(payment, metadata, claim, actor=actor, request_id=asker.request_id)
     except IntegrityError as error:
         if constraint_of(error) == EXTERNAL_ID_ONCE:
             raise ExternalIdTaken(
@@ -212,34 +235,36 @@ def reference_for(asker: Asker, vault: Vault) -> UUID:
     return UUID(bytes=digest[:16], version=4)
 
 
-def _new_payment(order: NewPayment, asker: Asker, route: Route, vault: Vault) -> Payment:
+def _newborn(
+    payment_id: UUID,
+    order: NewPayment,
+    asker: Asker,
+    route: Route,
+    sealed: SealedPayer,
+    vault: Vault,
+) -> Newborn:
     now = utc_now()
-    caller = asker.caller
-    return Payment(
-        id=uuid_utils.compat.uuid7(),
+    caller, account = asker.caller, route.account
+    return Newborn(
+        id=payment_id,
         tenant_id=caller.tenant_id,
-        mode=caller.mode,
-        flow=COLLECTION,
+        mode=str(caller.mode),
         provider=route.provider.code,
-        account_id=route.account.id,
-        base_url=route.account.base_url,
-        target_environment=route.account.target_environment,
-        merchant=route.provider.merchant(route.account),
+        account_id=account.id,
+        base_url=account.base_url,
+        target_environment=account.target_environment,
+        merchant=route.provider.merchant(account),
         reference=reference_for(asker, vault),
         amount_minor=order.money.minor,
         currency=order.money.currency,
+        payer=sealed.payer,
+        payer_index=sealed.index,
+        payer_masked=sealed.masked,
         external_id=order.external_id,
         payer_message=order.payer_message,
         payee_note=order.payee_note,
         description=order.description,
-        tenant_metadata=order.metadata,
         traceparent=asker.traceparent,
-        status=BORN.status,
-        stage=BORN.stage,
-        sequence=1,
-        next_step=Step.SUBMIT,
-        generation=0,
-        submissions=0,
         created_at=now,
         updated_at=now,
     )

@@ -7,6 +7,7 @@ callbacks. Whoever forgets the payer forgets the key, and with it those, whereve
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 from uuid import UUID
 
@@ -24,14 +25,25 @@ class Payer(NamedTuple):
     box: Box
 
 
-def seal_payer(vault: Vault, payment: Payment, msisdn: Msisdn) -> Payer:
-    """Make the new payment's key, and put it and the number into the row. Raises VaultClosed."""
-    tenant = vault.box_of(payment.tenant_id)
+@dataclass(frozen=True, slots=True)
+class SealedPayer:
+    """A payer as the row has it, and the box of all that names it in this payment."""
+
+    payer: bytes
+    index: bytes
+    masked: str
+    box: Box
+
+
+def seal_payer(vault: Vault, *, tenant_id: UUID, payment_id: UUID, msisdn: Msisdn) -> SealedPayer:
+    """Make a new payment's key, and seal it and the number. Raises VaultClosed."""
     key = os.urandom(KEY_BYTES)
-    payment.payer = tenant.seal(key + msisdn.digits.encode(), about=_about(payment.id))
-    payment.payer_index = payer_index(vault, payment.tenant_id, msisdn)
-    payment.payer_masked = msisdn.masked
-    return Payer(msisdn, Box(key))
+    return SealedPayer(
+        vault.box_of(tenant_id).seal(key + msisdn.digits.encode(), about=_about(payment_id)),
+        payer_index(vault, tenant_id, msisdn),
+        msisdn.masked,
+        Box(key),
+    )
 
 
 def open_payer(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,6 +18,7 @@ from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.model import Payment
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode
+from payments_app.tenants.caller import KNOWN_FOR_S
 from payments_app.tenants.keys import IssuedKey
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import TenantSettings, configure_tenant
@@ -95,6 +97,7 @@ class HttpCaller:
         wanted: TenantSettings = settings
         with self.app.app_context():
             configure_tenant(self.tenant, actor="cli:test", **wanted)
+        await_known()
 
     def another_key(self, mode: Mode) -> HttpCaller:
         with self.app.app_context():
@@ -142,6 +145,11 @@ def _postpone_all_but(payment_id: UUID) -> None:
             .where(Payment.status == "PENDING", Payment.id != payment_id)
             .values(next_action_at=func.clock_timestamp() + timedelta(days=1))
         )
+
+
+def await_known() -> None:
+    """Until nobody answers any more by what was known of keys and tenants before."""
+    time.sleep(KNOWN_FOR_S)
 
 
 def fields_of(answer: TestResponse) -> list[str]:

@@ -17,6 +17,7 @@ from tests.api.http_caller import (
     PAYMENTS,
     HttpCaller,
     an_order,
+    await_known,
     code_of,
     count_payments,
     new_caller,
@@ -78,6 +79,7 @@ def test_all_keys_that_open_nothing_are_answered_alike(caller: HttpCaller, app: 
     revoked = caller.another_key(Mode.TEST)
     with app.app_context():
         revoke_key(str(revoked.key.id), actor="cli:test")
+        await_known()
     wrong = [
         with_another_secret(caller.key.key),
         new_key(Mode.TEST)[1],
@@ -96,6 +98,7 @@ def test_a_revoked_key_opens_nothing_at_once(caller: HttpCaller, app: Flask) -> 
     assert caller.get().status_code == 200
     with app.app_context():
         revoke_key(str(caller.key.id), actor="cli:test")
+        await_known()
 
     assert caller.get().status_code == 401
     assert caller.post(an_order()).status_code == 401
@@ -134,6 +137,7 @@ def test_a_suspended_tenant_is_told_so_by_its_own_keys_only(caller: HttpCaller, 
     payment = caller.pay()
     with app.app_context():
         suspend_tenant(caller.tenant, actor="cli:test")
+        await_known()
 
     refused = caller.post(an_order())
     guessed = caller.get(headers={"X-API-Key": with_another_secret(caller.key.key)})

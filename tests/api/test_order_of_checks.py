@@ -11,7 +11,14 @@ from flask import Flask
 from werkzeug.test import TestResponse, create_environ
 
 from payments_app.tenants.registry import resume_tenant, suspend_tenant
-from tests.api.http_caller import PAYMENTS, HttpCaller, an_order, assert_spends_no_key, code_of
+from tests.api.http_caller import (
+    PAYMENTS,
+    HttpCaller,
+    an_order,
+    assert_spends_no_key,
+    await_known,
+    code_of,
+)
 
 Send = Callable[[UUID], TestResponse]
 TOO_LARGE = b'{"description": "' + b"a" * 70_000 + b'"}'
@@ -82,6 +89,7 @@ def test_401_and_403_spend_no_key(caller: HttpCaller, app: Flask) -> None:
     def suspended(key: UUID) -> TestResponse:
         with app.app_context():
             suspend_tenant(caller.tenant, actor="cli:test")
+            await_known()
         refused = caller.post(an_order(), key=key)
         with app.app_context():
             resume_tenant(caller.tenant, actor="cli:test")

@@ -5,27 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
+from dataclasses import replace
 from types import FunctionType
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select, text
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
 
 from payments_app.kernel import idempotency
-from payments_app.kernel.database import EVERY_TENANT, after_commit, transaction
+from payments_app.kernel.database import ALONE, EVERY_TENANT, execute_alone, transaction
 from payments_app.kernel.idempotency import (
     Attempt,
-    Earlier,
     IdempotencyKey,
     KeyInProgress,
-    StoredAnswer,
-    fingerprint,
+    KeyRow,
+    claim_from,
 )
 from payments_app.kernel.vault import Vault
-from payments_app.payments import acceptance, callbacks, lifecycle, retention
+from payments_app.payments import acceptance, birth, callbacks, lifecycle, retention
+from payments_app.payments.birth import EarlierRow, Newborn
 from payments_app.payments.callbacks import ReceivedCallback
 from payments_app.payments.evidence import store_exchange
 from payments_app.payments.model import Payment
@@ -33,6 +31,8 @@ from payments_app.payments.states import Stage, Status, Step
 from payments_app.providers.contract import Observation, Verdict
 from tests.builders import vault as vault_here
 from tests.simulation.rewriting import replaced
+
+Claim = tuple[Attempt, dict[str, Any]]
 
 
 @contextmanager
@@ -48,25 +48,26 @@ def swapped(*pairs: tuple[Any, Callable[..., Any], Callable[..., Any]]) -> Itera
 @contextmanager
 def lock_dropped_on_error() -> Iterator[None]:
     """A reservation outside the database, given up when the request fails in any way."""
-    held: dict[tuple[UUID, str, UUID], tuple[bytes, UUID, StoredAnswer]] = {}
-    accept = acceptance.accept_payment
+    held: dict[tuple[UUID, str, UUID], tuple[UUID, KeyRow]] = {}
+    accept, bear = acceptance.accept_payment, birth.bear
 
-    def claim(
-        _session: Session,
-        attempt: Attempt,
-        *,
-        resource_id: UUID,
-        answer: StoredAnswer,
-        keep_for: timedelta,  # noqa: ARG001  it has the real one's signature
-    ) -> Earlier | None:
+    def reserve(
+        newborn: Newborn, metadata: str | None, claim: Claim | None, **who: str
+    ) -> EarlierRow | None:
+        if claim is None:
+            return bear(newborn, metadata, None, **who)
+        attempt, values = claim
         place = (attempt.tenant_id, attempt.mode, attempt.key)
-        asked = fingerprint(attempt, idempotency.CURRENT_VERSION)
-        print_, payment_id, stored = held.setdefault(place, (asked, resource_id, answer))
-        if payment_id == resource_id:
-            return None
-        if print_ != asked:
-            raise idempotency.KeyReused("Used for another request.", fields=[])
-        return Earlier(payment_id, stored, is_past_expiry=False)
+        payment_id, key = held.setdefault(place, (newborn.id, _as_stored(values)))
+        if payment_id == newborn.id:
+            return bear(newborn, metadata, None, **who)
+        with transaction(EVERY_TENANT) as session:
+            known = session.execute(
+                select(Payment.status, Payment.payer, Payment.traceparent).where(
+                    Payment.id == payment_id
+                )
+            ).one()
+        return EarlierRow(key, *known)
 
     def accepting(order: Any, asker: Any, rails: Any, render: Any) -> Any:
         try:
@@ -77,54 +78,63 @@ def lock_dropped_on_error() -> Iterator[None]:
             held.pop((asker.caller.tenant_id, asker.caller.mode, asker.idempotency_key), None)
             raise
 
-    with swapped(
-        (idempotency, idempotency.claim, claim), (acceptance, acceptance.accept_payment, accepting)
-    ):
+    with swapped((birth, bear, reserve), (acceptance, accept, accepting)):
         yield
+
+
+def _as_stored(values: dict[str, Any]) -> KeyRow:
+    names = ("fingerprint", "fingerprint_version", "resource_id", "status", "body")
+    return KeyRow(
+        **{name: values[f"idempotency_keys_{name}"] for name in names},
+        field_digests=json.loads(values["idempotency_keys_field_digests"]),
+        headers=json.loads(values["idempotency_keys_headers"]),
+        is_past_expiry=False,
+    )
 
 
 @contextmanager
 def looked_up_then_stored_after() -> Iterator[None]:
     """Look for the key, act, and remember the key once all is done."""
+    bear = birth.bear
 
-    def claim(
-        session: Session,
-        attempt: Attempt,
-        *,
-        resource_id: UUID,
-        answer: StoredAnswer,
-        keep_for: timedelta,
-    ) -> Earlier | None:
-        earlier = idempotency.find(session, attempt)
+    def act(
+        newborn: Newborn, metadata: str | None, claim: Claim | None, **who: str
+    ) -> EarlierRow | None:
+        earlier = None if claim is None else birth.find_earlier(claim[0])
         if earlier is None:
-            after_commit(session, lambda: _remember(attempt, resource_id, answer, keep_for))
+            bear(newborn, metadata, None, **who)
+            if claim is not None:
+                claimed = f"{ALONE}, claimed AS ({claim_from('wall')})"
+                statement = f"{claimed} SELECT count(*) FROM claimed"  # noqa: S608  ours
+                execute_alone(newborn.tenant_id, statement, claim[1])
         return earlier
 
-    with swapped((idempotency, idempotency.claim, claim)):
+    with swapped((birth, bear, act)):
         yield
 
 
-def _remember(
-    attempt: Attempt, payment_id: UUID, answer: StoredAnswer, keep_for: timedelta
-) -> None:
-    with transaction(EVERY_TENANT) as session:
-        session.execute(
-            insert(IdempotencyKey)
-            .values(
-                tenant_id=attempt.tenant_id,
-                mode=attempt.mode,
-                key=attempt.key,
-                fingerprint=fingerprint(attempt, idempotency.CURRENT_VERSION),
-                fingerprint_version=idempotency.CURRENT_VERSION,
-                field_digests={},
-                resource_id=payment_id,
-                status=answer.status,
-                headers=dict(answer.headers),
-                body=answer.body,
-                expires_at=text("clock_timestamp() + :kept").bindparams(kept=keep_for),
-            )
-            .on_conflict_do_nothing()
-        )
+@contextmanager
+def key_without_tenant() -> Iterator[None]:
+    """A key is looked for whoever's it is. Row-level security has been forgotten too."""
+    bear = birth.bear
+
+    def act(
+        newborn: Newborn, metadata: str | None, claim: Claim | None, **who: str
+    ) -> EarlierRow | None:
+        if claim is not None:
+            attempt = claim[0]
+            with transaction(EVERY_TENANT) as session:
+                owner = session.scalars(
+                    select(IdempotencyKey.tenant_id)
+                    .where(IdempotencyKey.key == attempt.key)
+                    .order_by(IdempotencyKey.created_at)
+                ).first()
+            if owner is not None:
+                return birth.find_earlier(replace(attempt, tenant_id=owner))
+        return bear(newborn, metadata, claim, **who)
+
+    with swapped((birth, bear, act)):
+        yield
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy.exc import OperationalError
 
-from payments_app.api.v1.views import payment_document
+from payments_app.api.v1.views import newborn_document
 from payments_app.kernel.idempotency import (
     KeyExpired,
     KeyInProgress,
@@ -22,7 +22,7 @@ from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments import acceptance
 from payments_app.payments.acceptance import Asker
-from payments_app.payments.model import Payment
+from payments_app.payments.birth import Newborn
 from payments_app.payments.order import NewPayment
 from payments_app.payments.rails import Rails
 from payments_app.tenants.caller import Caller
@@ -104,9 +104,7 @@ class Clients:
         self.said.append(said)
 
 
-def _render(payment: Payment, payer: Msisdn) -> StoredAnswer:
+def _render(payment: Newborn, order: NewPayment) -> StoredAnswer:
     return StoredAnswer(
-        201,
-        {"Location": f"/{payment.id}"},
-        orjson.dumps(payment_document(payment, payer=payer.digits)),
+        201, {"Location": f"/{payment.id}"}, orjson.dumps(newborn_document(payment, order))
     )

@@ -13,10 +13,11 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from payments_app.kernel.database import BEGIN, db
+from payments_app.kernel.database import ALONE, BEGIN, db
 from tests.simulation.cast import Cast, Died, Where
 from tests.simulation.clock import VirtualClock
 
+_ALONE = ALONE.split(maxsplit=1)[0]
 # Statements that touch no row, or look whose a row is: there is nothing to interleave.
 ASIDE = (BEGIN, "SELECT set_config", "SELECT tenant_of_reference")
 
@@ -42,8 +43,12 @@ class _Hooks:
         if self.cast.me() is not None and not call[2].startswith(ASIDE):
             self.cast.point(Where.STATEMENT, _short(call[2]))
 
-    def after_statement(self, *_call: Any) -> None:
+    def after_statement(self, *call: Any) -> None:
         self.cast.landed()
+        if call[2].startswith(_ALONE):
+            # It was its transaction's begin and commit too.
+            self.cast.ended()
+            self.cast.point(Where.COMMITTED, _short(call[2]))
 
     def before_commit(self, _connection: Connection) -> None:
         self.cast.point(Where.COMMIT, "commit")
@@ -98,6 +103,8 @@ def _short(statement: str) -> str:
     """`UPDATE payments`, as the trace tells it."""
     words = statement.replace("\n", " ").split()
     verb = words[0]
+    if verb == _ALONE:
+        return "accept" if "INSERT" in words else "find the key"
     if verb == "SELECT":
         table = words[words.index("FROM") + 1] if "FROM" in words else ""
         lock = " FOR UPDATE" if "UPDATE" in words[-6:] else ""

@@ -117,30 +117,10 @@ OF_OTHERS: Final = (
             "    amount = replies",
         ),
     ),
-    _edited(
+    Mutant(
         "key_without_tenant",
         "an idempotency key is looked for whoever's it is",
-        # Row-level security alone stops this bug: here it has been forgotten too.
-        Edit(
-            acceptance,
-            "_accept",
-            "with transaction(asker.caller.tenant_id) as session:",
-            'with transaction("*") as session:',
-        ),
-        Edit(
-            idempotency,
-            "_stored",
-            "IdempotencyKey.tenant_id == attempt.tenant_id,",
-            "",
-        ),
-        Edit(
-            idempotency,
-            "claim",
-            "    inserted = session.execute(",
-            "    if (found := session.execute(_stored(attempt)).first()) is not None:\n"
-            "        return _earlier(attempt, *found)\n"
-            "    inserted = session.execute(",
-        ),
+        borrowed.key_without_tenant,
     ),
     _edited(
         "key_without_body",
@@ -152,9 +132,12 @@ OF_OTHERS: Final = (
         "a key whose answer has expired acts anew",
         Edit(
             acceptance,
-            "_claim_key",
-            "return None if earlier is None else",
-            "return None if earlier is None or earlier.is_past_expiry else",
+            "_bear",
+            "return birth.bear(payment, metadata, claim, actor=actor, request_id=asker.request_id)",
+            "row = birth.bear(payment, metadata, claim, actor=actor, request_id='')\n"
+            "        if row is None or not row.key.is_past_expiry:\n"
+            "            return row\n"
+            "        return birth.bear(payment, metadata, None, actor=actor, request_id='')",
         ),
     ),
     Mutant(

@@ -20,7 +20,7 @@ from flask import Flask
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import OperationalError
 
-from payments_app.kernel.database import EVERY_TENANT, db, transaction
+from payments_app.kernel.database import ALONE, EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.model import Payment
@@ -76,6 +76,13 @@ class Steps:
     def statement(self, _connection: Connection, _cursor: object, sql: str, *_: object) -> None:
         self.take(f"before {sql.split(maxsplit=1)[0]}")
 
+    def after_statement(
+        self, _connection: Connection, _cursor: object, sql: str, *_: object
+    ) -> None:
+        if sql.startswith(ALONE):
+            # It has committed too.
+            self.take("after COMMIT")
+
     def commit(self, connection: Connection) -> None:
         self.take("before COMMIT")
         if self.watched:
@@ -87,11 +94,13 @@ class Steps:
     @contextmanager
     def counted(self) -> Iterator[None]:
         event.listen(db.engine, "before_cursor_execute", self.statement)
+        event.listen(db.engine, "after_cursor_execute", self.after_statement)
         event.listen(db.engine, "commit", self.commit)
         try:
             yield
         finally:
             event.remove(db.engine, "before_cursor_execute", self.statement)
+            event.remove(db.engine, "after_cursor_execute", self.after_statement)
             event.remove(db.engine, "commit", self.commit)
 
     def around(self, name: str, move: Callable[[PaymentOrder, Any], Observation]) -> Move:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -20,14 +19,15 @@ from payments_app.api.v1.views import (
     PaymentPageSchema,
     PaymentSchema,
     event_document,
+    newborn_document,
     payment_document,
 )
 from payments_app.kernel import tracing
 from payments_app.kernel.idempotency import StoredAnswer
-from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.vault import Vault
 from payments_app.payments import acceptance, queries
 from payments_app.payments.acceptance import Accepted, Asker
+from payments_app.payments.birth import Newborn
 from payments_app.payments.errors import CursorInvalid
 from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment
@@ -79,7 +79,18 @@ def create_payment(order: NewPayment) -> Response:
         traceparent=tracing.here(),
     )
     rails = current_app.extensions["maramoja"].rails
-    with _alone(order, asker):
+    if asker.idempotency_key is None:
+        return _answer(acceptance.accept_payment(order, asker, rails, _render))
+    lock: RequestLock = current_app.extensions["maramoja_lock"]
+    name = f"idempotency:{asker.caller.tenant_id}:{asker.caller.mode}:{asker.idempotency_key}"
+    with lock.hold(name, about=_about(order, asker)) as holder:
+        if holder is not None:
+            # A second request with it waits here and not in PostgreSQL.
+            earlier = lock.await_first(
+                name, holder, lambda: acceptance.replay_payment(order, asker, rails.vault)
+            )
+            if earlier is not None:
+                return _answer(earlier)
         return _answer(acceptance.accept_payment(order, asker, rails, _render))
 
 
@@ -139,15 +150,10 @@ def list_events(query: dict[str, Any], payment_id: UUID) -> Response:
     )
 
 
-def _alone(order: NewPayment, asker: Asker) -> AbstractContextManager[None]:
-    """Under the key's lock: a second request with it waits here and not in Postgres."""
-    if asker.idempotency_key is None:
-        return nullcontext()
-    lock: RequestLock = current_app.extensions["maramoja_lock"]
-    name = f"idempotency:{asker.caller.tenant_id}:{asker.caller.mode}:{asker.idempotency_key}"
+def _about(order: NewPayment, asker: Asker) -> str:
+    """By this a request is known as the same; it tells nobody what it asks for."""
     asked = orjson.dumps(order.fields(), option=orjson.OPT_SORT_KEYS)
-    about = _vault().box_of(asker.caller.tenant_id).digest(asked, about="lock")
-    return lock.hold(name, about=about.hex())
+    return _vault().box_of(asker.caller.tenant_id).digest(asked, about="lock").hex()
 
 
 def _shown(payment: Payment) -> dict[str, Any]:
@@ -163,9 +169,9 @@ def _vault() -> Vault:
     return found
 
 
-def _render(payment: Payment, payer: Msisdn) -> StoredAnswer:
+def _render(payment: Newborn, order: NewPayment) -> StoredAnswer:
     # Whole for every key: who asks for this answer, first or again, has sent the number.
-    body = orjson.dumps(payment_document(payment, payer=payer.digits))
+    body = orjson.dumps(newborn_document(payment, order))
     return StoredAnswer(201, {"Location": f"/api/v1/payments/{payment.id}"}, body)
 
 

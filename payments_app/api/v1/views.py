@@ -9,7 +9,9 @@ import marshmallow as ma
 
 from payments_app.api.v1.fields import PAGE_MAX
 from payments_app.kernel.money import EXPONENTS
+from payments_app.payments.birth import Newborn
 from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.payments.order import NewPayment
 from payments_app.payments.states import Event, Stage, Status
 from payments_app.providers.contract import FailureCode, Mode
 from payments_app.providers.failures import FAILURES, Actor
@@ -37,6 +39,32 @@ def payment_document(payment: Payment, *, payer: str | None) -> dict[str, Any]:
         "created_at": _instant(payment.created_at),
         "updated_at": _instant(payment.updated_at),
         "final_at": _instant(payment.final_at),
+    }
+
+
+def newborn_document(payment: Newborn, order: NewPayment) -> dict[str, Any]:
+    """The same of a payment that is being accepted."""
+    accepted_at = _instant(payment.created_at)
+    return {
+        "id": str(payment.id),
+        "status": payment.status,
+        "stage": payment.stage,
+        "amount": str(order.money),
+        "currency": payment.currency,
+        "payer": order.payer.digits,
+        "provider": payment.provider,
+        "mode": payment.mode,
+        "external_id": payment.external_id,
+        "payer_message": payment.payer_message,
+        "payee_note": payment.payee_note,
+        "description": payment.description,
+        "metadata": order.metadata,
+        "provider_reference": str(payment.reference),
+        "provider_transaction_id": None,
+        "failure": None,
+        "created_at": accepted_at,
+        "updated_at": accepted_at,
+        "final_at": None,
     }
 
 
