@@ -148,6 +148,7 @@ def test_a_suspended_tenant_is_told_so_by_its_own_keys_only(caller: HttpCaller, 
     assert guessed.status_code == 401
     with app.app_context():
         resume_tenant(caller.tenant, actor="cli:test")
+        await_known()
     assert caller.show(payment)["id"] == payment["id"]
 
 

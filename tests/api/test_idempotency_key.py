@@ -339,13 +339,16 @@ def test_a_lock_for_another_request_is_not_waited_for(caller: HttpCaller, redis_
     assert time.monotonic() - started < 1.5
 
 
-def test_the_lock_is_given_back_and_holds_neither_number_nor_key(
+def test_the_lock_is_given_back_by_who_fails_and_holds_neither_number_nor_key(
     caller: HttpCaller, redis_url: str
 ) -> None:
     key = uuid4()
+    caller.pay(external_id="order-1")
     with Redis.from_url(redis_url) as redis:
-        caller.post(an_order(), key=key)
+        assert caller.post(an_order(external_id="order-1"), key=key).status_code == 409
         assert redis.get(_lock_name(caller, key)) is None
+        assert caller.post(an_order(), key=key).status_code == 201
+        assert redis.get(_lock_name(caller, key)) is not None
         for name in redis.scan_iter(count=1000):
             held = name + (redis.get(name) or b"" if redis.type(name) == b"string" else b"")
             assert b"256772123456" not in held

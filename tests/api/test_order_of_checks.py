@@ -93,6 +93,7 @@ def test_401_and_403_spend_no_key(caller: HttpCaller, app: Flask) -> None:
         refused = caller.post(an_order(), key=key)
         with app.app_context():
             resume_tenant(caller.tenant, actor="cli:test")
+            await_known()
         return refused
 
     statuses = [

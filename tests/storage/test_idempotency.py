@@ -25,7 +25,15 @@ from payments_app.kernel.idempotency import (
 )
 from payments_app.kernel.vault import Box
 from payments_app.payments import birth
-from tests.builders import ScriptedProvider, a_tenant, an_accepted_payment, rails_of
+from payments_app.tenants.caller import Caller
+from tests.builders import (
+    ScriptedProvider,
+    a_caller,
+    a_tenant,
+    an_accepted_payment,
+    an_asker,
+    rails_of,
+)
 
 KEY: Final = UUID("01a209ad-4164-7047-9850-453984927403")
 ANSWER: Final = StoredAnswer(201, {"Location": "/here"}, b'{"first":  "answer"}')
@@ -37,14 +45,21 @@ def digest(plain: bytes) -> bytes:
 
 
 @pytest.fixture
-def attempt() -> Attempt:
-    return Attempt(tenant_id=a_tenant().id, mode="live", key=uuid4(), fields=FIELDS, digest=digest)
+def caller() -> Caller:
+    return a_caller()
 
 
 @pytest.fixture
-def payment_id(app: Flask) -> UUID:
+def attempt(caller: Caller) -> Attempt:
+    tenant_id = caller.tenant_id
+    return Attempt(tenant_id=tenant_id, mode="live", key=uuid4(), fields=FIELDS, digest=digest)
+
+
+@pytest.fixture
+def payment_id(app: Flask, caller: Caller) -> UUID:
     """Something for a key to stand for."""
-    return an_accepted_payment(rails_of(app, ScriptedProvider())).payment_id
+    rails = rails_of(app, ScriptedProvider())
+    return an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
 
 
 def claim(
