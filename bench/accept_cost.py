@@ -236,12 +236,15 @@ def main(of: str, rounds: int, seconds: int) -> None:
             having, lacking = (measured[id(stack)] for stack in stacks)
             rounds_of.append((having, lacking))
             print(f"{_shown(having)} with   {_shown(lacking)} without", flush=True)
-        tell("the rate without", [one.per_s / other.per_s for one, other in rounds_of])
-        tell("the processor time", [one.cpu_ms / other.cpu_ms for one, other in rounds_of])
-        tell(
-            "the database's processor time",
-            [one.database_ms / other.database_ms for one, other in rounds_of],
-        )
+        tell_all(rounds_of)
+
+
+def tell_all(rounds: list[tuple[Measured, Measured]]) -> None:
+    """What is with the part, in parts of what is without."""
+    tell("the rate without", [one.per_s / other.per_s for one, other in rounds])
+    tell("the processor time", [one.cpu_ms / other.cpu_ms for one, other in rounds])
+    served = [one.database_ms / other.database_ms for one, other in rounds]
+    tell("the database's processor time", served)
 
 
 def _shown(one: Measured) -> str:
