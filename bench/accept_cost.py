@@ -3,9 +3,12 @@
     python -m bench.accept_cost --of walls --rounds 8 --seconds 3
 
 `walls` is row-level security; `traces` is tracing, each request sampled and sent to a receiver on
-this machine; `metrics` is counting, with a scraper beside it. Two databases on one PostgreSQL, gunicorn with two workers on each, and rounds that take turns, so
+this machine; `metrics` is counting, with a scraper beside it; `triggers` is what adds the webhook
+event to each line of a payment's story; `sealing` is the encryption of payers and of what names them.
+Two databases on one PostgreSQL, gunicorn with two workers on each, and rounds that take turns, so
 that whatever else the machine does meets both alike. The figures are the ratios of requests/s, and
-of the API's processor time for a request, which a machine that others use disturbs less.
+of processor time for a request, which a machine that others use disturbs less: the API's, and that of
+the PostgreSQL processes which serve it.
 """
 
 from __future__ import annotations
@@ -84,18 +87,33 @@ def open_walls(stack: Stack) -> None:
             connection.execute(statement.format(sql.Identifier(table)))
 
 
+def tell_nobody(stack: Stack) -> None:
+    """Drop the trigger by which a line of a payment's story becomes news."""
+    with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
+        connection.execute("DROP TRIGGER payment_events_are_news ON payment_events")
+
+
+# gunicorn's settings of an app without the part.
+_WITHOUT = {"metrics": "uncounted.py", "sealing": "unsealed.py"}
+# What is done to the second database.
+_UNDONE = {"walls": open_walls, "triggers": tell_nobody}
+PARTS = ("walls", "traces", "metrics", "triggers", "sealing")
+
+
 @dataclass(frozen=True)
 class Measured:
-    """One round: accepted payments a second, and the API's milliseconds of processor for each."""
+    """One round: accepted payments a second, and the milliseconds of processor for each."""
 
     per_s: float
     cpu_ms: float
+    database_ms: float
 
 
 def measure(stack: Stack, key: str, seconds: int) -> Measured:
     """Accept as many as can be."""
     url = f"{stack.api_url}/api/v1/payments"
-    before, started, cpu_s = accepted(stack), time.monotonic(), processor_s(stack)
+    before, started = accepted(stack), time.monotonic()
+    cpu_s, database_s = processor_s(stack), backends_s(stack)
     wrk = shutil.which("wrk")
     if wrk is None:
         _send_for(url, key, seconds)
@@ -105,13 +123,28 @@ def measure(stack: Stack, key: str, seconds: int) -> Measured:
         options = ("-t", "1", "-c", str(CONNECTIONS), "-d", str(seconds), "-s", str(script))
         subprocess.run([wrk, *options, url], check=True, capture_output=True)
     count = accepted(stack) - before
-    spent_s = processor_s(stack) - cpu_s
-    return Measured(count / (time.monotonic() - started), spent_s * 1000 / count)
+    spent_s, served_s = processor_s(stack) - cpu_s, backends_s(stack) - database_s
+    per_s = count / (time.monotonic() - started)
+    return Measured(per_s, spent_s * 1000 / count, served_s * 1000 / count)
 
 
 def processor_s(stack: Stack) -> float:
     """What gunicorn's workers have used of the processor so far."""
     used = [psutil.Process(pid).cpu_times() for pid in stack.processes["api"].children()]
+    return sum(times.user + times.system for times in used)
+
+
+def backends_s(stack: Stack) -> float:
+    """What the database's processes that serve this stack have used of the processor so far.
+
+    Connections stay: what ends in between is missing from the sum.
+    """
+    with psycopg.connect(stack.administrator_url) as connection:
+        pids = connection.execute(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database()"
+            " AND pid <> pg_backend_pid()"
+        ).fetchall()
+    used = [psutil.Process(pid).cpu_times() for (pid,) in pids]
     return sum(times.user + times.system for times in used)
 
 
@@ -158,16 +191,14 @@ def settings_of(part: str, *, whole: bool, spans_to: str) -> dict[str, str]:
     """For the app with the part, or without it."""
     if part == "traces" and whole:
         return {**SETTINGS, "OTEL_EXPORTER_OTLP_ENDPOINT": spans_to}
-    if part == "metrics" and not whole:
-        silent = f"--config {Path(__file__).parent / 'uncounted.py'}"
-        return {**SETTINGS, "GUNICORN_CMD_ARGS": silent}
+    if part in _WITHOUT and not whole:
+        lacking = f"--config {Path(__file__).parent / _WITHOUT[part]}"
+        return {**SETTINGS, "GUNICORN_CMD_ARGS": lacking}
     return SETTINGS
 
 
 @click.command()
-@click.option(
-    "--of", type=click.Choice(["walls", "traces", "metrics"]), default="walls", show_default=True
-)
+@click.option("--of", type=click.Choice(PARTS), default="walls", show_default=True)
 @click.option("--rounds", default=8, show_default=True)
 @click.option("--seconds", default=3, show_default=True)
 def main(of: str, rounds: int, seconds: int) -> None:
@@ -187,8 +218,8 @@ def main(of: str, rounds: int, seconds: int) -> None:
             )
             for whole in (True, False)
         ]
-        if of == "walls":
-            open_walls(stacks[1])
+        if of in _UNDONE:
+            _UNDONE[of](stacks[1])
         keys = [stack.issue_key("bench") for stack in stacks]
         pairs = list(zip(stacks, keys, strict=True))
         for stack, key in pairs:
@@ -204,10 +235,20 @@ def main(of: str, rounds: int, seconds: int) -> None:
                     measured[id(stack)] = measure(stack, key, seconds)
             having, lacking = (measured[id(stack)] for stack in stacks)
             rounds_of.append((having, lacking))
-            print(f"{having.per_s:6.0f} /s {having.cpu_ms:6.2f} ms with", end="")
-            print(f"   {lacking.per_s:6.0f} /s {lacking.cpu_ms:6.2f} ms without", flush=True)
-        tell("the rate without", [one.per_s / other.per_s for one, other in rounds_of])
-        tell("the processor time", [one.cpu_ms / other.cpu_ms for one, other in rounds_of])
+            print(f"{_shown(having)} with   {_shown(lacking)} without", flush=True)
+        tell_all(rounds_of)
+
+
+def tell_all(rounds: list[tuple[Measured, Measured]]) -> None:
+    """What is with the part, in parts of what is without."""
+    tell("the rate without", [one.per_s / other.per_s for one, other in rounds])
+    tell("the processor time", [one.cpu_ms / other.cpu_ms for one, other in rounds])
+    served = [one.database_ms / other.database_ms for one, other in rounds]
+    tell("the database's processor time", served)
+
+
+def _shown(one: Measured) -> str:
+    return f"{one.per_s:6.0f} /s {one.cpu_ms:6.2f} ms {one.database_ms:6.2f} ms in the database"
 
 
 def tell(of_what: str, ratios: list[float]) -> None:

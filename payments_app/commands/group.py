@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from payments_app.audit.origin import Origin, begin_at
 from payments_app.commands.report import Lines, Report, as_json
-from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.errors import FieldsInvalid, GatewayError
 
 DATABASE_UNAVAILABLE: Final = (
     "database_unavailable",
@@ -46,6 +46,8 @@ class GatewayCommand(click.Command):
             if isinstance(report, Lines):
                 report.write(wants_json=wants_json)
                 return
+        except FieldsInvalid as error:
+            _fail(error.code, _told_fields(error), wants_json=wants_json)
         except GatewayError as error:
             _fail(error.code, error.detail, wants_json=wants_json)
         except DBAPIError as error:
@@ -84,6 +86,10 @@ def _fail(code: str, detail: str, *, wants_json: bool) -> NoReturn:
     problem = {"error": {"code": code, "detail": detail}}
     click.echo(as_json(problem) if wants_json else f"error: {code}: {detail}", err=True)
     raise SystemExit(1)
+
+
+def _told_fields(error: FieldsInvalid) -> str:
+    return "; ".join(f"{name} {', '.join(wrong)}" for name, wrong in error.errors.items())
 
 
 def _database_problem(error: DBAPIError) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from payments_app.webhooks.model import (
     WebhookEvent,
 )
 from payments_app.webhooks.patterns import matches
-from payments_app.webhooks.signature import new_secret, signed_headers
+from payments_app.webhooks.signature import is_secret, new_secret, signed_headers
 
 webhooks = GatewayGroup("webhooks", help="Endpoints, deliveries and events of a tenant.")
 
@@ -52,6 +52,18 @@ _events = click.option(
     metavar="TYPE",
     help="Such as payment.successful or payment.*, given once for each; all if left out.",
 )
+
+
+class SigningSecret(click.ParamType[str]):
+    """A secret that isn't repeated in an error."""
+
+    name = "secret"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Take it as it is, if it is one."""
+        if not is_secret(value):
+            self.fail("it must be whsec_ and 24 to 64 bytes in base64", param, ctx)
+        return str(value)
 
 
 @webhooks.command("add", example="flask webhooks add acme https://shop.example/webhooks")
@@ -226,7 +238,9 @@ def resend(  # noqa: PLR0913  one for each way to say what
     """
     owner = _owner(tenant, mode)
     if delivery is not None:
-        deliveries.resend_one(owner, delivery, actor=actor())
+        if since or until or failed:
+            raise click.UsageError("--delivery is one, and goes with none of the others")
+        deliveries.resend_one(owner, delivery, actor=actor(), to=endpoint_id)
         return Report({"deliveries": 1}, "1 delivery is sent again.")
     if not (since or until or failed):
         raise click.UsageError("say what: --since, --until, --failed or --delivery")
@@ -258,7 +272,11 @@ def tail(
 @_mode
 @_events
 @click.option("--forward", metavar="URL", help="POST each there too, signed. Any address will do.")
-@click.option("--secret", help="Sign with this; with one that is printed first, if left out.")
+@click.option(
+    "--secret",
+    type=SigningSecret(),
+    help="Sign with this; with one that is printed first, if left out.",
+)
 @click.option("--from-start", is_flag=True, help="From the first event on, not only new ones.")
 @click.option("--once", is_flag=True, help="Stop where the feed ends at present.")
 def listen(  # noqa: PLR0913  one for each thing that can be said

@@ -28,3 +28,4 @@ class FieldsInvalid(GatewayError):
 
     def __init__(self, errors: dict[str, list[str]]) -> None:
         super().__init__("The request has fields that can't be taken: see errors.", errors=errors)
+        self.errors = errors

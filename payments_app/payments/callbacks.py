@@ -31,6 +31,8 @@ class Came(StrEnum):
     """What is made of a callback. The last three are said before it gets here."""
 
     KEPT = "kept"
+    # Kept, and about a payment that had ended: nobody asks any more.
+    LATE = "late"
     REPEATED = "repeated"
     UNKNOWN = "unknown"
     ERASED = "erased"
@@ -40,6 +42,7 @@ class Came(StrEnum):
     LIMITED = "limited"
 
 
+_NEW: Final = frozenset({Came.KEPT, Came.LATE})
 for _came in Came:
     metrics.callbacks.labels(_came)
 
@@ -63,7 +66,7 @@ def note_callback(received: ReceivedCallback, vault: Vault) -> bool:
     """
     came = _note(received, vault)
     count_callback(came)
-    return came is Came.KEPT
+    return came in _NEW
 
 
 def count_callback(came: Came) -> None:
@@ -89,7 +92,7 @@ def _note(received: ReceivedCallback, vault: Vault) -> Came:
         tracing.current().link(payment.traceparent)
         tracing.current().note({tracing.PAYMENT: str(payment.id)})
         came = _keep_callback(session, payment, received, vault)
-        if came is not Came.KEPT:
+        if came not in _NEW:
             return came
         session.execute(
             update(Payment)
@@ -144,4 +147,6 @@ def _keep_callback(
         .on_conflict_do_nothing()
         .returning(Callback.id)
     ).first()
-    return Came.REPEATED if stored is None else Came.KEPT
+    if stored is None:
+        return Came.REPEATED
+    return Came.LATE if payment.is_final else Came.KEPT

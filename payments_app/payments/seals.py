@@ -34,9 +34,17 @@ _LAST: Final = text(
 )
 _ENDED: Final = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= :number")
 _LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:key)")
+# Anyone who adds an entry that calls itself a seal could have us stop, or fail, for good: one
+# about events that aren't there is none. `flask audit verify` names it.
 _SEALED_THROUGH: Final = text(
-    f"SELECT (detail->>'through')::bigint FROM audit_entries WHERE action = '{SEALED}'"  # noqa: S608  a constant
-    " ORDER BY id DESC LIMIT 1"
+    f"""
+    SELECT through::bigint FROM (
+        SELECT id, CASE jsonb_typeof(detail->'through')
+            WHEN 'number' THEN (detail->>'through')::numeric END AS through
+        FROM audit_entries WHERE action = '{SEALED}'
+    ) AS seals
+    WHERE through BETWEEN 0 AND :last ORDER BY id DESC LIMIT 1
+    """  # noqa: S608  a constant
 )
 _BATCH_END: Final = text(
     "SELECT max(id) FROM (SELECT id FROM payment_events"
@@ -88,7 +96,7 @@ def _last_settled() -> int | None:
 
 def _next_batch(last: int) -> Batch | None:
     with transaction(EVERY_TENANT) as session:
-        after = session.scalar(_SEALED_THROUGH) or 0
+        after = session.scalar(_SEALED_THROUGH, {"last": last}) or 0
         through = session.scalar(_BATCH_END, {"after": after, "last": last, "batch": BATCH})
     return None if through is None else Batch(after, through)
 
@@ -98,7 +106,7 @@ def _seal(batch: Batch) -> int:
     with transaction(EVERY_TENANT) as session:
         if not session.scalar(_LOCK, {"key": _ONE_SEALER}):
             return 0
-        if (session.scalar(_SEALED_THROUGH) or 0) != batch.after:
+        if (session.scalar(_SEALED_THROUGH, {"last": batch.through}) or 0) != batch.after:
             return 0
         tenants = session.execute(_DIGESTS, batch._asdict()).all()
         for row in tenants:

@@ -89,10 +89,12 @@ def _stored(shelf: Shelf) -> list[tuple[UUID, UUID]]:
 
 
 def _rotate(shelf: Shelf, secret_id: UUID, tenant_id: UUID, cipher: Cipher, *, actor: str) -> bool:
-    wanted = select(shelf.secret).where(shelf.id == secret_id).with_for_update()
+    there = (shelf.id == secret_id, shelf.secret.is_not(None))
+    wanted = select(shelf.secret).where(*there).with_for_update()
     with transaction(tenant_id) as session:
-        before = str(session.scalars(wanted).one())
-        if cipher.is_current(before):
+        before = session.scalars(wanted).one_or_none()
+        # None: its owner has taken it away since it was listed.
+        if before is None or cipher.is_current(before):
             return False
         # Nothing else of the row changes: tokens got with the same credentials go on.
         change = update(shelf.table).where(shelf.id == secret_id)

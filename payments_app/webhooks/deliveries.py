@@ -107,10 +107,17 @@ def send_test(owner: Owner, endpoint_id: UUID) -> WebhookDelivery:
         return delivery
 
 
-def resend_one(owner: Owner, delivery_id: UUID, *, actor: str) -> WebhookDelivery:
-    """The same id and bytes once more, now. Raises DeliveryNotFound, EndpointDisabled."""
-    told = find_delivery(owner, delivery_id)
-    _send_again(owner, told.delivery.endpoint_id, [told.delivery.id], actor=actor)
+def resend_one(
+    owner: Owner, delivery_id: UUID, *, actor: str, to: UUID | None = None
+) -> WebhookDelivery:
+    """The same id and bytes once more, now; only if it is `to` this endpoint, if one is named.
+
+    Raises DeliveryNotFound, EndpointDisabled.
+    """
+    endpoint_id = find_delivery(owner, delivery_id).delivery.endpoint_id
+    if to not in (None, endpoint_id):
+        raise DeliveryNotFound("This endpoint has no such webhook delivery.")
+    _send_again(owner, endpoint_id, [delivery_id], actor=actor)
     return find_delivery(owner, delivery_id).delivery
 
 
@@ -135,7 +142,7 @@ def resend_span(owner: Owner, endpoint_id: UUID, span: Span, *, actor: str) -> i
     )
     with transaction(owner.tenant_id) as session:
         ids = list(session.scalars(query.order_by(WebhookDelivery.id)))
-    return made + _send_again(owner, endpoint_id, ids, actor=actor)
+    return made + _send_again(owner, endpoint_id, ids, actor=actor, made=made)
 
 
 def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
@@ -223,8 +230,13 @@ def _within(query: Any, span: Span) -> Any:
     return query
 
 
-def _send_again(owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str) -> int:
-    """How many: one that is in hand at this moment is being sent anyway."""
+def _send_again(
+    owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str, made: int = 0
+) -> int:
+    """How many: one that is in hand at this moment is being sent anyway.
+
+    `made`: how many more were never sent before, for the audit trail.
+    """
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
         if endpoint.status == EndpointStatus.DISABLED:
@@ -240,7 +252,7 @@ def _send_again(owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str)
             action="webhook_endpoint.resent",
             subject_type="webhook_endpoint",
             subject_id=endpoint_id,
-            detail={"deliveries": sent},
+            detail={"deliveries": made + sent},
         )
         return sent
 

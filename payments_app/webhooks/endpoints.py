@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -32,6 +33,8 @@ ENDPOINTS_MAX: Final = 16
 OVERLAP_DEFAULT: Final = timedelta(hours=24)
 OVERLAP_MAX: Final = timedelta(hours=72)
 DESCRIPTION_MAX: Final = 200
+# As the API has it of every text.
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 BY_TENANT: Final = "by_tenant"
 
 
@@ -59,6 +62,10 @@ class Wanted:
         ):
             wanted = f"1 to {PATTERNS_MAX} types such as payment.successful, payment.* or *"
             raise FieldsInvalid({"event_types": [f"must be {wanted}"]})
+        words = self.description or ""
+        if len(words) > DESCRIPTION_MAX or _CONTROL.search(words):
+            wanted = f"one line of at most {DESCRIPTION_MAX} characters"
+            raise FieldsInvalid({"description": [f"must be {wanted}"]})
 
 
 @dataclass(frozen=True, slots=True)

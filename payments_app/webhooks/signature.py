@@ -14,13 +14,24 @@ from typing import Final
 from standardwebhooks import Webhook
 
 _PREFIX: Final = "whsec_"
-# The specification asks for 24 to 64.
 SECRET_BYTES: Final = 32
+# The specification's.
+SECRET_BYTES_MIN: Final = 24
+SECRET_BYTES_MAX: Final = 64
 
 
 def new_secret() -> str:
     """`whsec_` and 32 random bytes in base64."""
     return _PREFIX + base64.b64encode(os.urandom(SECRET_BYTES)).decode()
+
+
+def is_secret(text: str) -> bool:
+    """Whether it has the form: 24 to 64 bytes in base64, with the prefix or without."""
+    try:
+        length = len(base64.b64decode(text.removeprefix(_PREFIX), validate=True))
+    except ValueError:
+        return False
+    return SECRET_BYTES_MIN <= length <= SECRET_BYTES_MAX
 
 
 def signed_headers(

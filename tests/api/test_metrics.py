@@ -90,6 +90,20 @@ def test_what_was_made_of_callbacks(make_app: MakeApp, added: Added) -> None:
     assert [added("callbacks_total", outcome=one) for one in outcomes] == [1] * 6
 
 
+def test_a_callback_after_the_end_is_counted_apart(
+    scripted_caller: HttpCaller, engine: Engine, added: Added
+) -> None:
+    payment = scripted_caller.pay()
+    place = f"/callbacks/scripted/{payment['provider_reference']}"
+    scripted_caller.send("POST", place, data=b"early")
+    engine.finish(payment)
+    for body in (b"late", b"late", b"later"):
+        scripted_caller.send("POST", place, data=body)
+
+    outcomes = ("kept", "late", "repeated")
+    assert [added("callbacks_total", outcome=one) for one in outcomes] == [1, 2, 1]
+
+
 def test_redis_and_the_broker_away(make_app: MakeApp, servers: Servers, added: Added) -> None:
     redis = servers.new_redis()
     caller = new_caller(make_app(redis_url=redis.url, celery_broker_url=redis.url))

@@ -168,6 +168,8 @@ def test_the_feed_is_read_by_position(engine: Engine) -> None:
     assert rest["data"][0]["data"]["payment_id"] == payment["id"]
     later = caller.get("/api/v1/events?cursor=3").get_json()
     assert (later["data"], later["last_position"]) == ([], 3)
+    beyond = caller.get("/api/v1/events?cursor=4")
+    assert (beyond.status_code, beyond.get_json()["code"]) == (400, "cursor_invalid")
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,8 @@ def test_the_feed_is_read_by_position(engine: Engine) -> None:
         "/api/v1/events?cursor=x",
         "/api/v1/events?cursor=-1",
         "/api/v1/events?cursor=99999999999999999999",
+        # Of a feed that is empty; who reads on from there would miss the first event.
+        "/api/v1/events?cursor=1",
         f"{ENDPOINTS}/{{id}}/deliveries?cursor=5",
     ],
 )

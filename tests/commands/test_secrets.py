@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import psycopg
 import pytest
 from cryptography.fernet import Fernet
 from flask import Flask
 from sqlalchemy import text
 
+from devstack.postgres_server import PostgresServer
 from payments_app import create_app
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
+from payments_app.kernel.egress import EgressRules
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
 from payments_app.providers.contract import Mode
 from payments_app.settings import Settings
 from payments_app.tenants.accounts import NewAccount, set_account
 from payments_app.tenants.errors import ProviderAccountUnreadable
 from payments_app.tenants.model import Tenant
+from payments_app.webhooks.endpoints import Owner, Wanted, add_endpoint
 from tests.builders import a_tenant
 from tests.commands.conftest import Commands
 
 MakeApp = Callable[..., Flask]
 ACCOUNT = NewAccount(
     "mtn_momo", Mode.LIVE, "https://momo.example", "mtnuganda", {"collection_api_key": "s3cret"}
+)
+
+# A backend that waits for another's lock.
+WAITING = (
+    "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
 )
 
 
@@ -122,6 +132,36 @@ def test_it_is_read_all_the_while(keyed: MakeApp, tenant: Tenant) -> None:
     stop.set()
     thread.join()
     assert seen == {"s3cret"}
+
+
+def test_a_secret_that_is_taken_away_meanwhile_is_no_unreadable_one(
+    keyed: MakeApp, tenant: Tenant, postgres_server: PostgresServer, database_name: str
+) -> None:
+    old, new = new_key(), new_key()
+    with keyed(old).app_context():
+        owner = Owner(tenant.id, Mode.LIVE)
+        wanted = Wanted(url="https://93.184.215.14/hook")
+        rules, cipher = EgressRules(), Cipher([old])
+        made = add_endpoint(owner, wanted, cipher=cipher, rules=rules, actor="cli:test")
+    rotate = Commands(keyed(new, old))
+    administrator_url = postgres_server.administrator_url(database_name)
+
+    with (
+        ThreadPoolExecutor(1) as threads,
+        psycopg.connect(administrator_url, autocommit=True) as watcher,
+        psycopg.connect(administrator_url) as owners,
+    ):
+        owners.execute(
+            "UPDATE webhook_endpoints SET secret = NULL, deleted_at = now(), disabled_at = now(),"
+            " status = 'disabled' WHERE id = %s",
+            (made.endpoint.id,),
+        )
+        rotated = threads.submit(rotate, "secrets rotate --json")
+        while not watcher.execute(WAITING).fetchone() and not rotated.done():
+            pass
+        owners.commit()
+
+    assert str(made.endpoint.id) not in rotated.result().document["unreadable"]
 
 
 def test_a_value_from_before_there_were_envelopes_is_read_and_put_into_one() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
+from payments_app.audit.queries import latest_entries
 from payments_app.payments import news
 from payments_app.tenants.model import Tenant
 from tests.builders import (
@@ -94,6 +95,60 @@ def test_resend_wants_to_know_what(app: Flask, tenant: Tenant) -> None:
 
     assert "say what" in run(app, "resend", tenant.slug, endpoint_id, code=2)
     assert "0 deliveries" in run(app, "resend", tenant.slug, endpoint_id, "--failed")
+
+
+def test_a_delivery_is_resent_to_the_endpoint_that_is_named_or_not_at_all(
+    app: Flask, tenant: Tenant
+) -> None:
+    slug = tenant.slug
+    mine, other = (document(app, "add", slug, PUBLIC)["id"] for _ in range(2))
+    delivery = document(app, "test", slug, other)["id"]
+    words = ["webhooks", "resend", slug, mine, "--delivery", delivery]
+
+    refused = app.test_cli_runner().invoke(args=words)
+
+    assert refused.exit_code == 1
+    assert "webhook_delivery_not_found" in refused.stderr
+    assert "goes with none" in run(
+        app, "resend", slug, other, "--delivery", delivery, "--failed", code=2
+    )
+
+
+def test_the_audit_trail_counts_what_is_sent_for_the_first_time_too(
+    app: Flask, tenant: Tenant
+) -> None:
+    endpoint_id = document(app, "add", tenant.slug, PUBLIC)["id"]
+    run(app, "set", tenant.slug, endpoint_id, "--status", "disabled")
+    pay(app, tenant, times=2)
+    run(app, "set", tenant.slug, endpoint_id, "--status", "enabled")
+    run(app, "resend", tenant.slug, endpoint_id, "--since", "2026-01-01T00:00:00Z")
+
+    with app.app_context():
+        (entry,) = latest_entries(tenant.id, limit=1)
+    assert (entry.action, entry.detail) == ("webhook_endpoint.resent", {"deliveries": 2})
+
+
+@pytest.mark.parametrize("description", ["two\nlines", "nul\0", "x" * 201])
+def test_a_description_is_one_short_line(app: Flask, tenant: Tenant, description: str) -> None:
+    words = ["webhooks", "add", tenant.slug, PUBLIC, "--description", description]
+
+    result = app.test_cli_runner().invoke(args=words)
+
+    assert result.exit_code == 1
+    assert "validation_failed: description must be one line of at most 200" in result.stderr
+
+
+def test_a_secret_that_is_none_is_told_before_anything_is_sent(
+    app: Flask, tenant: Tenant, receiver: Receiver
+) -> None:
+    pay(app, tenant)
+    words = ["listen", tenant.slug, "--from-start", "--once", "--forward", receiver.url]
+
+    for secret in ("nonsense!", "whsec_kurz", f"whsec_{'é' * 40}", f"whsec_{'A' * 92}"):
+        told = app.test_cli_runner().invoke(args=["webhooks", *words, "--secret", secret])
+        assert told.exit_code == 2, told.output
+        assert secret not in told.output
+    assert receiver.received == []
 
 
 def test_tail_prints_the_feed(app: Flask, tenant: Tenant) -> None:

@@ -62,12 +62,14 @@ class Paid:
 class Gateway:
     """The stack through its public doors; and the database, for a test's own questions."""
 
-    def __init__(self, stack: Stack) -> None:
+    def __init__(self, stack: Stack, *, tenant: str = TENANT) -> None:
         self.stack = stack
         self.provider = Provider(stack.simulator_url)
-        self.api_key = stack.issue_key(TENANT)
+        self.api_key = stack.issue_key(tenant)
         self.url = f"{stack.api_url}/api/v1/payments"
         self.payers: set[str] = set()
+        # What else must never be seen, by a name that a message may show.
+        self.secrets: dict[str, str] = {}
 
     # --- the tenant ---------------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ def secrets_of(gateway: Gateway) -> dict[str, str]:
         "MTN's API key": account.api_key,
         "MTN's credentials as sent": basic,
         **{f"the payer ending in {payer[-3:]}": payer for payer in gateway.payers},
+        **gateway.secrets,
         **{f"access token {n}": token for n, token in enumerate(_tokens(gateway), start=1)},
     }
 

@@ -25,7 +25,13 @@ class Intended:
     reason: str
 
 
-INTENDED = (Intended("payments", "metadata", "the payer", "what the tenant itself put there"),)
+INTENDED = (
+    Intended("payments", "metadata", "the payer", "what the tenant itself put there"),
+    Intended(
+        "webhook_endpoints", "url", "the word in a webhook's URL", "where it wants to be told"
+    ),
+    Intended("webhook_attempts", "url", "the word in a webhook's URL", "where it was told then"),
+)
 
 
 def leaks_in_database(gateway: Gateway, secrets: dict[str, str]) -> set[tuple[str, str, str]]:

@@ -1,21 +1,34 @@
 """What is never seen: whole payer numbers, keys, credentials, tokens, in any log or in Redis (G8).
 
-Nor in an answer to an error; and in the database only where tests/journeys/rests.py says why.
+Nor in an answer to an error, nor in a figure; and in the database only where tests/journeys/rests.py
+says why. What is in spans, tests/traces looks through.
 """
 
 from __future__ import annotations
 
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import requests
 
-from tests.journeys.gateway import ANSWER_MAX_S, Gateway, Paid, new_payer
+from devstack.supervisor import wait_until
+from tests.journeys.gateway import ANSWER_MAX_S, PATIENCE_S, Gateway, Paid, new_payer
 from tests.journeys.leaks import found_in, leaks_in_logs, secrets_of
 from tests.journeys.overhearing import overheard
+from tests.journeys.own_account import give, opened_at
 from tests.journeys.rests import all_of_redis, judged, leaks_in_database
+from tests.webhooks.receiver import OK, Receiver, receiving
+
+# MTN answers wrong credentials with either.
+_REFUSED = {401, 500}
 
 
 def test_neither_logs_nor_redis_ever_hold_a_secret_or_a_whole_number(gateway: Gateway) -> None:
     with overheard(gateway.stack.redis) as heard:
-        refusals = _make_everyone_talk(gateway)
+        refusals = [*_make_everyone_talk(gateway), *_have_own_secrets_used(gateway)]
     words = "\n".join(heard)
     # The listener heard what it is there for: locks, limits, tokens and doorbells.
     assert all(name in words for name in ("idempotency:", "limit", "token:", "maramoja"))
@@ -25,15 +38,18 @@ def test_neither_logs_nor_redis_ever_hold_a_secret_or_a_whole_number(gateway: Ga
 
 
 def _assert_nothing_rests(gateway: Gateway, refusals: list[str]) -> None:
-    secrets = secrets_of(gateway)
-    assert len(refusals) >= 7
-    assert found_in("\n".join(refusals), secrets) == []
+    sought = secrets_of(gateway)
+    assert len(refusals) >= 14
+    assert found_in("\n".join(refusals), sought) == []
     with gateway.stack.redis.client() as server:
         kept = all_of_redis(server)
     # The token that the workers share is there, and encrypted.
     assert "token:" in kept
-    assert found_in(kept, secrets) == []
-    wrong, idle = judged(leaks_in_database(gateway, secrets))
+    assert found_in(kept, sought) == []
+    figures = requests.get(f"{gateway.stack.api_url}/metrics", timeout=ANSWER_MAX_S).text
+    assert "maramoja_callbacks" in figures
+    assert found_in(figures, sought) == []
+    wrong, idle = judged(leaks_in_database(gateway, sought))
     assert wrong == [], "seal it, or name it in tests/journeys/rests.py with a reason"
     assert idle == []
 
@@ -62,6 +78,54 @@ def _make_everyone_talk(gateway: Gateway) -> list[str]:
     gateway.end_leases(*open_ones)
     gateway.await_end(gateway.pay(), *open_ones)
     return refusals
+
+
+def _have_own_secrets_used(gateway: Gateway) -> list[str]:
+    """A tenant with its own account, wrong at first, and a webhook that fails, then is rotated.
+
+    What the refusals said.
+    """
+    own = Gateway(gateway.stack, tenant="own")
+    own.payers = gateway.payers
+    account = opened_at(gateway.stack.simulator_url)
+    give(gateway, "own", replace(account, api_key=secrets.token_hex(16)))
+    gateway.secrets |= {"the other tenant's API key": own.api_key}
+    with receiving() as receiver, _told_at(own, receiver) as told:
+        gateway.secrets |= told
+        receiver.reply = lambda _received: (500, {}, 0.0)
+        paid = own.pay()
+        _await_refused_credentials(own)
+        give(gateway, "own", account)
+        own.await_end(paid)
+        receiver.reply = lambda _received: OK
+        own.rows("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE status = 'pending'")
+        wait_until(lambda: len(receiver.received) > 3, what="it isn't told", limit_s=PATIENCE_S)
+    return _send_what_is_refused(own)
+
+
+@contextmanager
+def _told_at(own: Gateway, receiver: Receiver) -> Iterator[dict[str, str]]:
+    """An endpoint of its own there, with a rotated secret; both, and the word in its URL."""
+    word = secrets.token_hex(16)
+    flask = own.stack.flask
+    added = json.loads(flask("webhooks", "add", "own", f"{receiver.url}?word={word}", "--json"))
+    rotated = json.loads(flask("webhooks", "rotate", "own", added["id"], "--json"))
+    yield {
+        "the webhook's first secret": added["secret"].removeprefix("whsec_"),
+        "the webhook's second secret": rotated["secret"].removeprefix("whsec_"),
+        "the word in a webhook's URL": word,
+    }
+    flask("webhooks", "remove", "own", added["id"])
+
+
+def _await_refused_credentials(gateway: Gateway) -> None:
+    """Wait until the provider has refused the workers a token."""
+
+    def refused() -> bool:
+        asked = gateway.provider.rows("requests")
+        return any(one["operation"] == "token" and one["status"] in _REFUSED for one in asked)
+
+    wait_until(refused, what="no credentials were refused", limit_s=PATIENCE_S)
 
 
 def _call_back(gateway: Gateway, paid: Paid) -> None:

@@ -10,11 +10,14 @@ from collections.abc import Iterator, Mapping
 
 import payments_app
 from payments_app.api.problem_types import PROBLEMS, all_problems
+from payments_app.audit.model import SEALED
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.jobs import Job
 from payments_app.providers.contract import FailureCode
 from payments_app.providers.failures import FAILURES
 from payments_app.settings import MTN_DEFAULTS, Settings
+from payments_app.tenants.rotation import SHELVES
+from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 from tests.pure.test_settings import ACCOUNT, GOOD
 from tests.shape.source_tree import ROOT, sources
 
@@ -161,6 +164,27 @@ def test_settings_are_read_nowhere_else() -> None:
     }
 
     assert not readers, "settings travel as arguments from create_app"
+
+
+def actions_recorded() -> set[str]:
+    """Every action that an entry of the audit trail can have."""
+    code = "\n".join(source.text for source in sources("payments_app"))
+    plain = re.findall(r'action="([a-z_.]+)"', code)
+    noted = re.findall(r'note(?:_by_system)?\(\s*session, endpoint, "(\w+)"', code)
+    shelves = (*SHELVES, *WEBHOOK_SHELVES)
+    return {
+        SEALED,
+        *plain,
+        *(f"webhook_endpoint.{what}" for what in noted),
+        *(f"{shelf.kind}.rewrapped" for shelf in shelves),
+    }
+
+
+def test_each_action_of_the_audit_trail_is_on_its_page() -> None:
+    first_cells = re.findall(r"^\|([^|]+)\|", (ROOT / "docs/audit.md").read_text(), re.MULTILINE)
+    told = {name for cell in first_cells for name in re.findall(r"`(\w+\.\w+)`", cell)}
+
+    assert told == actions_recorded()
 
 
 def test_each_job_has_one_task_and_each_task_is_a_jobs() -> None:

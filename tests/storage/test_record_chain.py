@@ -227,10 +227,33 @@ def test_an_entry_that_only_calls_itself_a_seal_is_named(tenant_with_false_seal:
 @pytest.fixture(params=["[]", '{"through": 5}', '{"through": "x", "events": 0, "digest": 1}'])
 def tenant_with_false_seal(request: pytest.FixtureRequest, superuser: psycopg.Connection) -> Tenant:
     tenant = a_tenant()
+    plant_seal(superuser, tenant, request.param)
+    return tenant
+
+
+def plant_seal(superuser: psycopg.Connection, tenant: Tenant, detail: str) -> None:
     superuser.execute(
         "INSERT INTO audit_entries (tenant_id, actor, action, subject_type, subject_id, detail)"
         " VALUES (%s, 'system', %s, 'payment_events', '1-5', %s)",
-        (tenant.id, SEALED, request.param),
+        (tenant.id, SEALED, detail),
     )
     superuser.commit()
-    return tenant
+
+
+# What a false seal may say it goes through to: beyond all events, nothing at all, or nonsense.
+@pytest.mark.parametrize(
+    "through", ["1000000000000000000", "1e400", '"x"', "null", "-9", "[1]", "true"]
+)
+def test_a_false_seal_does_not_end_the_sealing(
+    app: Flask, superuser: psycopg.Connection, through: str
+) -> None:
+    first = an_accepted_payment(rails_of(app, ScriptedProvider()))
+    assert seal_events() == len(events_of(first.payment_id))
+    plant_seal(superuser, a_tenant(), f'{{"through": {through}, "events": 0}}')
+    later = an_accepted_payment(rails_of(app, ScriptedProvider()))
+
+    assert seal_events() == len(events_of(later.payment_id))
+    assert seal_events() == 0
+    fault = verify().fault
+    assert fault is not None
+    assert "of the audit trail sealed 0 events" in fault.detail

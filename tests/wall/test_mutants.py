@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from payments_app.payments import queries
+from payments_app.webhooks import deliveries, endpoints, feed
 from tests.api.http_caller import PAYMENTS
 from tests.simulation.rewriting import Edit, rewritten
 from tests.wall.attacks import cases
@@ -20,12 +21,15 @@ from tests.wall.scene import INTRUDERS, Scene, set_up
 NO_FILTERS = (
     Edit(queries, "_own", "Payment.tenant_id == caller.tenant_id, ", ""),
     Edit(queries, "find_events", "PaymentEvent.tenant_id == caller.tenant_id,", ""),
+    Edit(endpoints, "_own", "WebhookEndpoint.tenant_id == owner.tenant_id,", ""),
+    Edit(deliveries, "_own", "WebhookDelivery.tenant_id == owner.tenant_id, ", ""),
+    Edit(feed, "read_events", "WebhookEvent.tenant_id == owner.tenant_id,", ""),
+    Edit(feed, "_last_position", "WebhookEvent.tenant_id == owner.tenant_id, ", ""),
 )
-READS = [
-    case
-    for case in cases()
-    if case.method == "GET" and "/api/" in case.route and case.intruder in INTRUDERS[:2]
-]
+BY_OTHERS = [case for case in cases() if "/api/" in case.route and case.intruder in INTRUDERS[:2]]
+READS = [case for case in BY_OTHERS if case.method == "GET"]
+# By the id of something that is there already.
+WRITES = [case for case in BY_OTHERS if case.method != "GET" and "<" in case.route]
 
 
 @pytest.fixture
@@ -47,10 +51,20 @@ def open_scene(wall_less: str, app_on: MakeApp) -> Scene:
 
 @pytest.mark.usefixtures("forgetful")
 def test_without_the_filters_the_wall_holds_every_attack(walled_scene: Scene) -> None:
-    learned = {case.name: told for case in READS if (told := case.run(walled_scene))}
+    tried = READS + WRITES
+    learned = {case.name: told for case in tried if (told := case.run(walled_scene))}
 
     assert learned == {}
     assert len(READS) >= 60
+    assert len(WRITES) >= 60
+
+
+@pytest.mark.usefixtures("forgetful")
+def test_without_the_filters_a_feed_has_ones_own_only(walled_scene: Scene) -> None:
+    told = walled_scene.intruders[INTRUDERS[0]].get("/api/v1/events").get_json()["data"]
+
+    assert {event["type"] for event in told} == {"payment.accepted"}
+    assert walled_scene.payment["id"] not in {event["data"]["payment_id"] for event in told}
 
 
 @pytest.mark.usefixtures("forgetful")
@@ -74,8 +88,14 @@ def test_without_filters_and_without_the_wall_it_leaks(open_scene: Scene) -> Non
         (PAYMENTS, "external_id"),
         (f"{PAYMENTS}/<uuid:payment_id>", "the id"),
         (f"{PAYMENTS}/<uuid:payment_id>/events", "the id"),
+        ("/api/v1/webhook-endpoints", "payer"),
+        ("/api/v1/webhook-endpoints/<uuid:endpoint_id>", "the id"),
+        ("/api/v1/webhook-endpoints/<uuid:endpoint_id>/deliveries", "the id"),
+        ("/api/v1/webhook-deliveries/<uuid:delivery_id>", "the id"),
     } <= leaking
     victims = open_scene.payment["id"]
+    fed = open_scene.intruders[INTRUDERS[0]].get("/api/v1/events").get_json()["data"]
+    assert victims in {event["data"]["payment_id"] for event in fed}
     assert victims in open_scene.intruders[INTRUDERS[0]].listed("limit=100")
 
 

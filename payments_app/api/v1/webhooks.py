@@ -266,6 +266,9 @@ def list_events(query: dict[str, Any]) -> Response:
     Positions have no gaps: who reads on from `last_position` misses nothing, ever.
     """
     page = feed.read_events(_owner(), after=_position(query["cursor"]), limit=query["limit"])
+    if not page.events and page.last_position > feed.last_position(_owner()):
+        # Who reads on from there would miss all that comes until then, and never know.
+        raise CursorInvalid("The feed doesn't reach that far: this position was never told.")
     more = len(page.events) == query["limit"] and feed.last_position(_owner()) > page.last_position
     return json_response(
         {
