@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import pytest
@@ -162,7 +162,7 @@ def test_another_tenants_modes_or_orders_key_is_unrelated(
     attempt: Attempt, payment_id: UUID, apart: str
 ) -> None:
     claim(attempt, payment_id)
-    others = {"tenant_id": a_tenant().id, "mode": "test", "key": uuid4()}
+    others: dict[str, Any] = {"tenant_id": a_tenant().id, "mode": "test", "key": uuid4()}
     other = replace(attempt, fields={"another": "request"}, **{apart: others[apart]})
     assert find(other) is None
     assert claim(other, payment_id) is None
