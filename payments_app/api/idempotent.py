@@ -79,9 +79,12 @@ class RequestLock:
         back when the block fails. Else it stays for LOCK_MS, and who repeats the request in that
         time asks PostgreSQL for the first answer at once, instead of trying to be the first.
         """
+        asked_at = time.monotonic()
         token = f"{secrets.token_hex(8)}:{about}"
         held = self._call(lambda: self._take(name, token))
         holder = held if isinstance(held, str) and held.rpartition(":")[2] == about else None
+        if holder is None:
+            metrics.key_lock_wait_seconds.observe(time.monotonic() - asked_at)
         try:
             yield holder
         except BaseException:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final, NewType
+from typing import Final, NewType
 from uuid import UUID
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, MetaData, Row, Table, event, func, select
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import Connection, MetaData, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
@@ -34,9 +33,6 @@ CONNECT_TIMEOUT_S: Final = 5
 _AFTER_COMMIT: Final = "after_commit"
 _TENANT: Final = "tenant"
 BEGIN: Final = "BEGIN"
-# How a statement begins that is a transaction by itself; its rows are drawn from `wall`, which
-# names the tenant before the first of them is looked at.
-ALONE: Final = "WITH wall AS MATERIALIZED (SELECT set_config('maramoja.tenant', %(wall)s, true))"
 
 AllTenants = NewType("AllTenants", str)
 # For the operator's commands, looking what is due, and counting. No tenant's request says it.
@@ -120,36 +116,6 @@ def snapshot(tenant_id: UUID | None = None) -> Iterator[Connection]:
         if tenant_id is not None:
             _begin_for(connection, tenant_id)
         yield connection
-
-
-def execute_alone(tenant_id: UUID, statement: str, values: Mapping[str, Any]) -> Row[Any]:
-    """The one row of `ALONE …`: begun, executed and committed in one round trip.
-
-    `values`: what psycopg takes, by name. Errors are SQLAlchemy's, as everywhere.
-    """
-    if transaction_is_open():
-        raise RuntimeError("a transaction is open already: they do not nest")
-    with db.engine.connect() as connection:
-        return connection.exec_driver_sql(
-            statement, {"wall": str(UUID(str(tenant_id))), **values}
-        ).one()
-
-
-def insert_from(table: Table, names: Sequence[str], source: str, **expressions: str) -> str:
-    """`INSERT INTO table` of one row for each of `source`.
-
-    The value of column c is %(table_c)s, or what `expressions` has for it.
-    """
-    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
-    given = [f"%({table.name}_{name})s::{table.c[name].type.compile(dialect)}" for name in names]
-    columns = ", ".join((*names, *expressions))
-    values = ", ".join((*given, *expressions.values()))
-    return f"INSERT INTO {table.name} ({columns}) SELECT {values} FROM {source}"  # noqa: S608  names of ours
-
-
-def values_for(table: Table, **values: Any) -> dict[str, Any]:
-    """The values of a row as `insert_from` names them."""
-    return {f"{table.name}_{name}": value for name, value in values.items()}
 
 
 def after_commit(session: Session, callback: Callable[[], None]) -> None:

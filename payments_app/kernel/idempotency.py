@@ -27,8 +27,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from payments_app.kernel.database import Base, insert_from, values_for
+from payments_app.kernel.database import Base
 from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.one_statement import insert_from, values_for
 
 Fields = Mapping[str, str]
 _DIGEST_CHARS: Final = 16

@@ -14,8 +14,8 @@ from uuid import UUID
 import orjson
 from sqlalchemy import Table
 
-from payments_app.kernel.database import ALONE, execute_alone, insert_from, values_for
 from payments_app.kernel.idempotency import Attempt, KeyRow, claim_from, place_of
+from payments_app.kernel.one_statement import ALONE, execute_alone, insert_from, values_for
 from payments_app.payments.model import COLLECTION, Payment, PaymentEvent
 from payments_app.payments.states import BORN, Event, Step
 

@@ -13,7 +13,7 @@ from uuid import UUID
 from sqlalchemy import select, text
 
 from payments_app.kernel import idempotency
-from payments_app.kernel.database import ALONE, EVERY_TENANT, execute_alone, transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import (
     Attempt,
     IdempotencyKey,
@@ -21,6 +21,7 @@ from payments_app.kernel.idempotency import (
     KeyRow,
     claim_from,
 )
+from payments_app.kernel.one_statement import ALONE, execute_alone
 from payments_app.kernel.vault import Vault
 from payments_app.payments import acceptance, birth, callbacks, lifecycle, retention
 from payments_app.payments.birth import EarlierRow, Newborn

@@ -13,7 +13,8 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from payments_app.kernel.database import ALONE, BEGIN, db
+from payments_app.kernel.database import BEGIN, db
+from payments_app.kernel.one_statement import ALONE
 from tests.simulation.cast import Cast, Died, Where
 from tests.simulation.clock import VirtualClock
 

@@ -20,8 +20,9 @@ from flask import Flask
 from sqlalchemy import Connection, event, func, select
 from sqlalchemy.exc import OperationalError
 
-from payments_app.kernel.database import ALONE, EVERY_TENANT, db, transaction
+from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
+from payments_app.kernel.one_statement import ALONE
 from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.model import Payment
 from payments_app.payments.rails import Rails

@@ -14,7 +14,7 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import DataError, IntegrityError
 
 from payments_app.kernel import idempotency
-from payments_app.kernel.database import ALONE, EVERY_TENANT, execute_alone, transaction
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import (
     Attempt,
     Earlier,
@@ -23,6 +23,7 @@ from payments_app.kernel.idempotency import (
     StoredAnswer,
     fingerprint,
 )
+from payments_app.kernel.one_statement import ALONE, execute_alone
 from payments_app.kernel.vault import Box
 from payments_app.payments import birth
 from payments_app.tenants.caller import Caller

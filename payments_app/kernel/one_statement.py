@@ -1,0 +1,46 @@
+"""A statement that is a transaction by itself: begun, executed and committed in one round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Row, Table
+from sqlalchemy.dialects import postgresql
+
+from payments_app.kernel.database import db, transaction_is_open
+
+# How it begins. Its rows are drawn from `wall`, which names the tenant before the first of them
+# is looked at.
+ALONE: Final = "WITH wall AS MATERIALIZED (SELECT set_config('maramoja.tenant', %(wall)s, true))"
+
+
+def execute_alone(tenant_id: UUID, statement: str, values: Mapping[str, Any]) -> Row[Any]:
+    """The one row of `ALONE …`: begun, executed and committed in one round trip.
+
+    `values`: what psycopg takes, by name. Errors are SQLAlchemy's, as everywhere.
+    """
+    if transaction_is_open():
+        raise RuntimeError("a transaction is open already: they do not nest")
+    with db.engine.connect() as connection:
+        return connection.exec_driver_sql(
+            statement, {"wall": str(UUID(str(tenant_id))), **values}
+        ).one()
+
+
+def insert_from(table: Table, names: Sequence[str], source: str, **expressions: str) -> str:
+    """`INSERT INTO table` of one row for each of `source`.
+
+    The value of column c is %(table_c)s, or what `expressions` has for it.
+    """
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    given = [f"%({table.name}_{name})s::{table.c[name].type.compile(dialect)}" for name in names]
+    columns = ", ".join((*names, *expressions))
+    values = ", ".join((*given, *expressions.values()))
+    return f"INSERT INTO {table.name} ({columns}) SELECT {values} FROM {source}"  # noqa: S608  names of ours
+
+
+def values_for(table: Table, **values: Any) -> dict[str, Any]:
+    """The values of a row as `insert_from` names them."""
+    return {f"{table.name}_{name}": value for name, value in values.items()}
