@@ -43,6 +43,7 @@ class Effort:
     connections: Sequence[int] = CONNECTIONS
     warm_s: float = 1.0
     known: int = 500
+    settle_s: float = STATISTICS_S
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ def run(effort: Effort, *, only: str = "") -> Accepting:
         chosen = [row for row in rows if not only or row.name in only.split("|")]
         before = {row.name: row.site.rows() for row in chosen}
         done = in_turn(chosen, effort)
-        time.sleep(STATISTICS_S)
+        time.sleep(effort.settle_s)
         done.written = {row.name: row.site.rows() - before[row.name] for row in chosen}
     return done
 

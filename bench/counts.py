@@ -214,8 +214,8 @@ def drain(stack: Stack, look: Callable[[int], list[float]]) -> None:
 def _discard(_took: list[float]) -> None: ...
 
 
-def table(found: Mapping[str, Count]) -> str:
-    """To read."""
+def table(found: Mapping[str, Count], *, texts: bool = False) -> str:
+    """To read; with `texts` also what was sent."""
     lines = [
         "| for each payment or request | round trips to PostgreSQL | syncs | statements | Redis reads |",
         "|---|--:|--:|--:|--:|",
@@ -224,4 +224,7 @@ def table(found: Mapping[str, Count]) -> str:
         f"| {name} | {count.trips:g} | {count.syncs:g} | {count.statements:g} | {count.redis_reads:g} |"
         for name, count in found.items()
     ]
+    for name, count in found.items() if texts else ():
+        lines.append(f"\n{name}, {COUNTED} times:\n")
+        lines += [f"    {' '.join(text.split())}" for text in count.texts]
     return "\n".join(lines)
