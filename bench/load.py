@@ -98,10 +98,13 @@ def _by_wrk(wrk: str, shot: Shot, connections: int, seconds: float) -> str:
     with tempfile.TemporaryDirectory() as directory:
         script = Path(directory) / "shot.lua"
         script.write_text(_script(shot), encoding="ascii")
-        timing = ("-t", "1", "-c", str(connections), "-d", f"{max(1, round(seconds))}s")
-        timing += ("--timeout", f"{ANSWER_MAX_S}s")
+        load = ("-t", "1", "-c", str(connections))
+        timing = ("-d", f"{max(1, round(seconds))}s", "--timeout", f"{ANSWER_MAX_S}s")
         done = subprocess.run(
-            [wrk, *timing, "-s", str(script), shot.url], check=True, capture_output=True, text=True
+            [wrk, *load, *timing, "-s", str(script), shot.url],
+            check=True,
+            capture_output=True,
+            text=True,
         )
     return done.stdout.strip().splitlines()[-1]
 
