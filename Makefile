@@ -1,6 +1,6 @@
 # The verbs. Each sets up what it needs first; CI calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run down reset test test-fast check audit fix migrate openapi requirements clean environment chaos drill simulate
+.PHONY: help run down reset test test-fast check audit fix migrate openapi requirements clean environment chaos drill simulate bench
 
 VENV := .venv/bin
 export PORT AUDIT
@@ -31,6 +31,9 @@ drill: environment ## a backup under load, all lost, restored, judged key by key
 
 simulate: environment ## the engine on a virtual clock, seed by seed (SEEDS=1000 SEED= START= MUTANT=)
 	@exec $(VENV)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(START),--start $(START)) $(if $(MUTANT),--mutant $(MUTANT))
+
+bench: environment ## what it costs, beside a floor and a plain service (ROUNDS=4 SECONDS=4 ONLY="accept counts")
+	@exec $(VENV)/python -m bench $(ONLY) --keep $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
 
 fix: environment ## format, and repair what the linter can
 	@$(VENV)/ruff check --fix --quiet . ; $(VENV)/ruff format .

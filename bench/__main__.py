@@ -2,69 +2,102 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import click
 
-from bench import accept, accept_table, counts, deliveries, drain, growth
+from bench import accept, accept_table, counts, deliveries, drain, growth, results
 
 
-@click.group()
-def main() -> None:
-    """Measure on real servers: PostgreSQL that waits for its disk, Redis with AOF, gunicorn."""
+@dataclass(frozen=True)
+class Wanted:
+    """What was asked for, beyond which parts."""
+
+    rounds: int
+    seconds: float
+    connections: tuple[int, ...]
+    rows: str
+    payments: int
+    memory_payments: int
+    sizes: tuple[int, ...]
+    texts: bool
 
 
-@main.command("accept")
-@click.option("--rounds", default=4, show_default=True)
-@click.option("--seconds", default=4.0, show_default=True)
-@click.option("--connections", default="1,16,64", show_default=True)
-@click.option("--only", default="", help="Names of rows, with | between them.")
-def accept_command(rounds: int, seconds: float, connections: str, only: str) -> None:
-    """Taking payments, beside a floor and a plain service."""
-    numbers = [int(number) for number in connections.split(",")]
-    effort = accept.Effort(rounds=rounds, seconds=seconds, connections=numbers)
-    click.echo(accept_table.tables(accept.run(effort, only=only)))
+def _accept(wanted: Wanted) -> str:
+    effort = accept.Effort(wanted.rounds, wanted.seconds, wanted.connections)
+    return accept_table.tables(accept.run(effort, only=wanted.rows))
 
 
-@main.command("counts")
-@click.option("--texts", is_flag=True, help="Also what was sent.")
-def counts_command(*, texts: bool) -> None:
-    """Round trips and statements for each payment."""
-    found = counts.count_all()
-    click.echo(counts.table(found))
-    for name, count in found.items() if texts else ():
-        click.echo(f"\n{name}, {counts.COUNTED} times:")
-        click.echo("\n".join(" ".join(text.split()) for text in count.texts))
+def _counts(wanted: Wanted) -> str:
+    return counts.table(counts.count_all(), texts=wanted.texts)
 
 
-@main.command("drain")
-@click.option("--payments", default=3000, show_default=True)
-@click.option("--rounds", default=3, show_default=True)
-def drain_command(payments: int, rounds: int) -> None:
-    """From accepted to SUCCESSFUL, through workers and the simulator."""
-    click.echo(drain.table(drain.run(payments=payments, rounds=rounds)))
+def _drain(wanted: Wanted) -> str:
+    return drain.table(drain.run(payments=wanted.payments, rounds=wanted.rounds))
 
 
-@main.command("memory")
-@click.option("--payments", default=100_000, show_default=True)
-def memory_command(payments: int) -> None:
-    """The memory of each process, as many payments go through. Takes long."""
-    click.echo(drain.memory_table(drain.memory(payments=payments)))
+def _deliveries(wanted: Wanted) -> str:
+    return deliveries.table(deliveries.rates(tries=wanted.rounds))
 
 
-@main.command("deliveries")
-def deliveries_command() -> None:
-    """Webhooks delivered a second."""
-    click.echo(deliveries.table(deliveries.rates()))
+def _growth(wanted: Wanted) -> str:
+    effort = accept.Effort(wanted.rounds, wanted.seconds, (16,))
+    return growth.tables(growth.run(effort, wanted.sizes))
 
 
-@main.command("growth")
-@click.option("--sizes", default="10000,100000,1000000", show_default=True)
-@click.option("--rounds", default=4, show_default=True)
-@click.option("--seconds", default=4.0, show_default=True)
-def growth_command(sizes: str, rounds: int, seconds: float) -> None:
-    """The same with few and with a million payments in the tables. Takes long, and 15 GB of disk."""
-    effort = accept.Effort(rounds=rounds, seconds=seconds, connections=(16,))
-    done = growth.run(effort, [int(size) for size in sizes.split(",")])
-    click.echo(growth.tables(done))
+def _memory(wanted: Wanted) -> str:
+    return drain.memory_table(drain.memory(payments=wanted.memory_payments))
+
+
+PARTS = {
+    "accept": _accept,
+    "counts": _counts,
+    "drain": _drain,
+    "deliveries": _deliveries,
+    "growth": _growth,
+    "memory": _memory,
+}
+# It takes half an hour: only when it is named.
+LONG = ("memory",)
+
+
+def _numbers(_context: click.Context, _option: click.Parameter, given: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in given.split(","))
+
+
+@click.command()
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
+@click.option("--rounds", default=4, show_default=True, help="How often each is measured.")
+@click.option("--seconds", default=4.0, show_default=True, help="How long each time.")
+@click.option("--connections", default="1,16,64", show_default=True, callback=_numbers)
+@click.option("--rows", default="", help="Of accept only these, with | between them.")
+@click.option("--payments", default=3000, show_default=True, help="In a round of drain.")
+@click.option("--memory-payments", default=100_000, show_default=True, help="Over these, RSS.")
+@click.option("--sizes", default="10000,100000,1000000", show_default=True, callback=_numbers)
+@click.option("--texts", is_flag=True, help="With the counts, what was sent.")
+@click.option("--keep", is_flag=True, help="Put each part into bench/RESULTS.md.")
+@click.pass_context
+def main(
+    context: click.Context, /, parts: tuple[str, ...], *, keep: bool, **wanted: object
+) -> None:
+    """Measure PARTS, or all but `memory`, on real servers: PostgreSQL with fsync, Redis with AOF."""
+    asked = Wanted(**wanted)  # type: ignore[arg-type]  # click has made them what they are
+    for part in parts or [part for part in PARTS if part not in LONG]:
+        tables = PARTS[part](asked)
+        click.echo(f"\n{part}\n\n{tables}")
+        if keep:
+            results.keep(part, tables, _command(context, part))
+
+
+def _command(context: click.Context, part: str) -> str:
+    """What gives the same again, with every option that isn't as it comes."""
+    given = [
+        f" --{name.replace('_', '-')} {value if isinstance(value, (int, float, str)) else ','.join(map(str, value))}"
+        for name, value in context.params.items()
+        if name not in ("parts", "keep", "texts")
+        and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    return f"python -m bench {part}{''.join(given)}"
 
 
 if __name__ == "__main__":

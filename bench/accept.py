@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import uuid4
 
@@ -19,7 +19,7 @@ import requests
 
 from bench.load import ORDER, Load, Shot, fire
 from bench.meters import Rows, Site, Spent
-from bench.sites import SETTINGS, WORKERS, Rivals, site_of
+from bench.sites import SETTINGS, WORKERS, Rivals, durable_servers, site_of
 from devstack.servers import Servers
 from devstack.stack import Stack
 
@@ -43,6 +43,7 @@ class Effort:
     connections: Sequence[int] = CONNECTIONS
     warm_s: float = 1.0
     known: int = 500
+    settle_s: float = STATISTICS_S
 
 
 @dataclass(frozen=True)
@@ -117,13 +118,13 @@ def measure(row: Row, *, connections: int, seconds: float) -> Taken:
     return Taken(load, row.site.spent() - before)
 
 
-def run(effort: Effort, *, only: str = "") -> Accepting:
+def run(effort: Effort, *, only: str = "", servers: Servers | None = None) -> Accepting:
     """Measure the rows whose names are in `only`, with | between them, or all."""
-    with contestants(effort.known) as rows:
+    with durable_servers(servers) as running, contestants(running, effort.known) as rows:
         chosen = [row for row in rows if not only or row.name in only.split("|")]
         before = {row.name: row.site.rows() for row in chosen}
         done = in_turn(chosen, effort)
-        time.sleep(STATISTICS_S)
+        time.sleep(effort.settle_s)
         done.written = {row.name: row.site.rows() - before[row.name] for row in chosen}
     return done
 
@@ -144,14 +145,10 @@ def in_turn(rows: Sequence[Row], effort: Effort) -> Accepting:
 
 
 @contextmanager
-def contestants(known: int) -> Iterator[list[Row]]:
-    """Everybody, up and ready, on a PostgreSQL that waits for its disk."""
-    with ExitStack() as cleanup:
-        servers = cleanup.enter_context(Servers(durable=True))
-        rivals = Rivals(servers)
-        stack = cleanup.enter_context(
-            Stack(workers=WORKERS, celery_workers=0, beats=0, settings=SETTINGS, servers=servers)
-        )
+def contestants(servers: Servers, known: int) -> Iterator[list[Row]]:
+    """Everybody, up and ready."""
+    ours = Stack(workers=WORKERS, celery_workers=0, beats=0, settings=SETTINGS, servers=servers)
+    with Rivals(servers) as rivals, ours as stack:
         yield [*rival_rows(rivals), *our_rows(stack, stack.issue_key("bench"), known)]
 
 

@@ -16,9 +16,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 from uuid import uuid4
 
-from bench.load import Shot
-
-ANSWER_MAX_S = 2.0
+from bench.load import ANSWER_MAX_S, Shot
 
 
 @dataclass

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -69,18 +69,23 @@ class Counter:
             return int(client.info("stats").get("total_reads_processed", 0))
 
 
-def count_all(*, rivals: bool = True) -> dict[str, Count]:
+def count_all() -> dict[str, Count]:
     """Ours step by step, and the rivals' way of taking a payment."""
-    with ExitStack() as cleanup:
-        servers = cleanup.enter_context(Servers())
-        stack = cleanup.enter_context(
-            Stack(workers=1, celery_workers=0, beats=0, settings=SILENT, servers=servers)
-        )
-        tap = cleanup.enter_context(tapped(stack.database_url))
-        found = _of_ours(stack, servers, tap)
-        if rivals:
-            found |= _of_rivals(servers, tap)
-    return found
+    with Servers() as servers:
+        return count_ours(servers) | count_rivals(servers)
+
+
+def count_ours(servers: Servers) -> dict[str, Count]:
+    """A payment accepted, given again, brought to its end, and a look for one when there is none."""
+    ours = Stack(workers=1, celery_workers=0, beats=0, settings=SILENT, servers=servers)
+    with ours as stack, tapped(stack.database_url) as tap:
+        return _of_ours(stack, servers, tap)
+
+
+def count_rivals(servers: Servers) -> dict[str, Count]:
+    """A payment accepted."""
+    with Rivals(servers) as rivals, tapped(rivals.addresses()["DATABASE_URL"]) as tap:
+        return _of_rivals(rivals, servers, tap)
 
 
 def _of_ours(stack: Stack, servers: Servers, tap: Tap) -> dict[str, Count]:
@@ -105,8 +110,7 @@ def _of_ours(stack: Stack, servers: Servers, tap: Tap) -> dict[str, Count]:
     return {"accept": accept, "replay": replay, "drain": drained, "look": idle}
 
 
-def _of_rivals(servers: Servers, tap: Tap) -> dict[str, Count]:
-    rivals = Rivals(servers)
+def _of_rivals(rivals: Rivals, servers: Servers, tap: Tap) -> dict[str, Count]:
     counter = Counter(tap, rivals.redis)
     environment = {"DATABASE_URL": tap.url(rivals.addresses()["DATABASE_URL"])}
     found = {}
@@ -214,8 +218,8 @@ def drain(stack: Stack, look: Callable[[int], list[float]]) -> None:
 def _discard(_took: list[float]) -> None: ...
 
 
-def table(found: Mapping[str, Count]) -> str:
-    """To read."""
+def table(found: Mapping[str, Count], *, texts: bool = False) -> str:
+    """To read; with `texts` also what was sent."""
     lines = [
         "| for each payment or request | round trips to PostgreSQL | syncs | statements | Redis reads |",
         "|---|--:|--:|--:|--:|",
@@ -224,4 +228,7 @@ def table(found: Mapping[str, Count]) -> str:
         f"| {name} | {count.trips:g} | {count.syncs:g} | {count.statements:g} | {count.redis_reads:g} |"
         for name, count in found.items()
     ]
+    for name, count in found.items() if texts else ():
+        lines.append(f"\n{name}, {COUNTED} times:\n")
+        lines += [f"    {' '.join(text.split())}" for text in count.texts]
     return "\n".join(lines)

@@ -22,6 +22,7 @@ from typing import Any
 import click
 import psycopg
 
+from bench.sites import durable_servers
 from devstack.servers import Servers
 from devstack.stack import Stack
 
@@ -84,6 +85,7 @@ class Installation:
     """The stack's database, by a superuser's hand."""
 
     connection: psycopg.Connection
+    tenants: int
 
     def make(self, *, each: int, apart_s: float, hanging: bool = False) -> None:
         """So many deliveries for each endpoint, due one after the other."""
@@ -110,11 +112,11 @@ class Installation:
         return [float(wait) for wait in found]
 
 
-def add_endpoints(stack: Stack, url: str) -> None:
-    """One for each tenant; the last tenant's hangs."""
-    for number in range(TENANTS + 1):
+def add_endpoints(stack: Stack, url: str, *, tenants: int, hanging: bool) -> None:
+    """One for each tenant; that of one more hangs, if there is to be one."""
+    for number in range(tenants + hanging):
         stack.issue_key(f"bench-{number}")
-        path = "/hang" if number == TENANTS else "/hook"
+        path = "/hang" if number == tenants else "/hook"
         stack.flask("webhooks", "add", f"bench-{number}", f"{url}{path}", "--json")
 
 
@@ -124,7 +126,7 @@ def throughput(installation: Installation, each: int) -> float:
     installation.make(each=each, apart_s=0.0)
     installation.waits_s(since)
     span = "SELECT extract(epoch FROM max(delivered_at) - min(next_attempt_at)) FROM webhook_deliveries WHERE created_at >= %s"
-    return TENANTS * each / float(installation.one(span, since)[0])
+    return installation.tenants * each / float(installation.one(span, since)[0])
 
 
 def p99_ms(installation: Installation, each: int, apart_s: float, *, hanging: bool) -> float:
@@ -137,23 +139,30 @@ def p99_ms(installation: Installation, each: int, apart_s: float, *, hanging: bo
 
 
 @contextmanager
-def installed(servers: Servers | None = None) -> Iterator[Installation]:
-    """A stack with endpoints, of which only those that answer are sent to."""
+def installed(
+    servers: Servers | None = None, *, tenants: int = TENANTS, hanging: bool = False
+) -> Iterator[Installation]:
+    """A stack with endpoints; one that hangs is not sent to, to begin with."""
     with (
         receiving() as url,
         Stack(workers=1, celery_workers=2, beats=1, servers=servers) as stack,
         psycopg.connect(stack.administrator_url, autocommit=True) as connection,
     ):
-        add_endpoints(stack, url)
-        installation = Installation(connection)
+        add_endpoints(stack, url, tenants=tenants, hanging=hanging)
+        installation = Installation(connection, tenants)
         installation.switch(hanging=False)
         throughput(installation, 10)
         yield installation
 
 
-def rates(*, tries: int = 3, each: int = 100) -> list[float]:
-    """Deliveries a second, time after time, on a PostgreSQL that waits for its disk."""
-    with Servers(durable=True) as servers, installed(servers) as installation:
+def rates(
+    *, tries: int = 3, each: int = 100, tenants: int = TENANTS, servers: Servers | None = None
+) -> list[float]:
+    """Deliveries a second, time after time."""
+    with (
+        durable_servers(servers) as running,
+        installed(running, tenants=tenants) as installation,
+    ):
         return [throughput(installation, each) for _ in range(tries)]
 
 
@@ -169,7 +178,7 @@ def table(found: list[float]) -> str:
 @click.option("--apart-ms", default=40.0, show_default=True, help="From one to the next.")
 def main(rounds: int, each: int, apart_ms: float) -> None:
     """Measure and print: the rate, then each round's p99 with and without the hanging one."""
-    with installed() as installation:
+    with installed(hanging=True) as installation:
         found = [throughput(installation, 100) for _ in range(3)]
         print(json.dumps({"deliveries_per_s": [round(rate) for rate in found]}))
         installation.make(each=2000, apart_s=0.0, hanging=True)

@@ -16,7 +16,7 @@ import click
 
 from bench.accept import known_payments
 from bench.meters import Site, ask, processor_s, resident_mb
-from bench.sites import SETTINGS, WORKERS, site_of
+from bench.sites import SETTINGS, WORKERS, durable_servers, site_of
 from devstack.servers import Servers
 from devstack.stack import Stack
 from devstack.supervisor import Process
@@ -108,21 +108,21 @@ class Plant:
 
 
 @contextmanager
-def plant() -> Iterator[Plant]:
+def plant(servers: Servers | None = None) -> Iterator[Plant]:
     """The stack, up, with an API key."""
     with (
-        Servers(durable=True) as servers,
+        durable_servers(servers) as running,
         Stack(
-            workers=WORKERS, celery_workers=CELERY_WORKERS, settings=SILENT, servers=servers
+            workers=WORKERS, celery_workers=CELERY_WORKERS, settings=SILENT, servers=running
         ) as stack,
     ):
         yield Plant(stack, site_of(stack), stack.issue_key("bench"))
 
 
-def run(*, payments: int, rounds: int) -> Draining:
+def run(*, payments: int, rounds: int, servers: Servers | None = None) -> Draining:
     """Accept and drain, again and again."""
     done = []
-    with plant() as running:
+    with plant(servers) as running:
         # Tokens are fetched, connections are open, statements are prepared.
         drain(running, min(payments, 100))
         for number in range(rounds):

@@ -88,9 +88,9 @@ def fill(stack: Stack, key: str, count: int) -> tuple[str, ...]:
         connection.execute("SET session_replication_role = replica")
         connection.execute("SET synchronous_commit = off")
         connection.execute(_NEW)
-        statements = [_statement(connection, table) for table in _TABLES]
+        statements = [_statement(connection, table, template) for table in _TABLES]
         (evidence,) = _one(connection, _EVIDENCE, template)
-        values = {"template": template, "first": FIRST, "evidence": evidence}
+        values = {"first": FIRST, "evidence": evidence}
         ids: list[str] = []
         for start in range(0, count, BATCH):
             batch = range(start, min(start + BATCH, count))
@@ -119,18 +119,22 @@ def ended_payment(stack: Stack, key: str) -> UUID:
     raise TimeoutError("the template has not ended: is there a worker?")
 
 
-def _statement(connection: psycopg.Connection, table: str) -> bytes:
+def _statement(connection: psycopg.Connection, table: str, template: UUID) -> bytes:
+    """How copies of the template's rows in this table are written; they are set aside for that."""
     owner, own = _TABLES[table]
-    order = "id" if "id" in own and own["id"].startswith("%") else next(iter(own))
     expressions = {}
     for column, kind in connection.execute(_COLUMNS, [table]).fetchall():
         moved = f"t.{column} + n.moved" if kind.startswith("timestamp") else f"t.{column}"
         expressions[f'"{column}"'] = own.get(column, moved)
+    rows = (
+        f"CREATE TEMP TABLE template_{table} AS"  # noqa: S608
+        f" SELECT *, row_number() OVER (ORDER BY {next(iter(own))}) AS k FROM {table}"
+        f" WHERE {owner} = '{template}'"
+    )
+    connection.execute(rows.encode())
     return (
         f"INSERT INTO {table} ({', '.join(expressions)}) OVERRIDING SYSTEM VALUE"  # noqa: S608
-        f" SELECT {', '.join(expressions.values())} FROM bench_fill n, ("
-        f"SELECT *, row_number() OVER (ORDER BY {order}) AS k FROM {table}"
-        f" WHERE {owner} = %(template)s) t"
+        f" SELECT {', '.join(expressions.values())} FROM bench_fill n, template_{table} t"
     ).encode()
 
 

@@ -19,7 +19,7 @@ from bench.counts import looking, serving
 from bench.fill import fill
 from bench.load import Shot
 from bench.plans import Plan, explained, plans_of
-from bench.sites import SETTINGS, WORKERS, site_of
+from bench.sites import SETTINGS, WORKERS, durable_servers, site_of
 from devstack.programs import Programs
 from devstack.servers import Servers
 from devstack.stack import Stack
@@ -47,14 +47,14 @@ class Growth:
     sizes: dict[int, Grown]
 
 
-def run(effort: Effort, sizes: Sequence[int] = SIZES) -> Growth:
+def run(effort: Effort, sizes: Sequence[int] = SIZES, *, servers: Servers | None = None) -> Growth:
     """Fill, look, and then measure in turns."""
     rows, grown = [], {}
     with ExitStack() as cleanup:
-        servers = cleanup.enter_context(Servers(durable=True))
+        running = cleanup.enter_context(durable_servers(servers))
         for size in sizes:
             stack = Stack(
-                workers=WORKERS, celery_workers=1, beats=0, settings=SETTINGS, servers=servers
+                workers=WORKERS, celery_workers=1, beats=0, settings=SETTINGS, servers=running
             )
             cleanup.enter_context(stack)
             key = stack.issue_key("bench")
@@ -62,7 +62,7 @@ def run(effort: Effort, sizes: Sequence[int] = SIZES) -> Growth:
             # It has made the template; from here on nobody works.
             stack.processes["worker-1"].terminate()
             click.echo(f"{size} payments are there", err=True)
-            grown[size] = look_at(stack, servers, key)
+            grown[size] = look_at(stack, running, key)
             rows += rows_at(stack, key, size, ids, effort.known)
         return Growth(in_turn(rows, effort), grown)
 

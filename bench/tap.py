@@ -11,7 +11,7 @@ from __future__ import annotations
 import socket
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,8 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 _SOCKET = ".s.PGSQL.5432"
 _CHUNK = 65_536
+# Whoever was tapped has ended by then, and with it the connection.
+_JOIN_S = 5.0
 # A message is its kind and its length, which counts itself; the first of a client has no kind.
 _HEAD = 5
 _START_HEAD = 4
@@ -37,7 +39,13 @@ class Tap:
     statements: int = 0
     # The text of each statement, as it was sent.
     texts: list[str] = field(default_factory=list)
+    threads: list[threading.Thread] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def start(self, work: Callable[..., None], *about: object) -> None:
+        """On a thread that the end of the block waits for."""
+        self.threads.append(threading.Thread(target=work, args=about, daemon=True))
+        self.threads[-1].start()
 
     def url(self, through: str) -> str:
         """This address, through the tap."""
@@ -78,13 +86,15 @@ def tapped(server_url: str) -> Iterator[Tap]:
         tap = Tap(Path(directory), f"{target}/{_SOCKET}")
         listener.bind(f"{directory}/{_SOCKET}")
         listener.listen(64)
-        threading.Thread(target=_take, args=(listener, tap), daemon=True).start()
+        tap.start(_take, listener, tap)
         try:
             yield tap
         finally:
             # Wakes the thread that accepts; a close alone would not.
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
+            for thread in tap.threads:
+                thread.join(_JOIN_S)
 
 
 def _take(listener: socket.socket, tap: Tap) -> None:
@@ -95,7 +105,7 @@ def _take(listener: socket.socket, tap: Tap) -> None:
             server.connect(tap.target)
             to_server = _Client(client, server, tap)
             for work in (to_server, _Server(server, client, tap, to_server)):
-                threading.Thread(target=work.hand_on, daemon=True).start()
+                tap.start(work.hand_on)
 
 
 class _Side:
@@ -115,6 +125,7 @@ class _Side:
         for end in (self._source, self._sink):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+        self._source.close()
 
     def see(self, kind: bytes, content: bytes) -> None:
         """A whole message has passed."""
