@@ -18,12 +18,14 @@ from payments_app.kernel.egress import EgressRules
 from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
+from payments_app.kernel.tracing import Span
 from payments_app.kernel.vault import Vault
 from payments_app.kernel.wire import Call, Wire
 from payments_app.payments import acceptance, lifecycle
 from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.birth import Newborn
-from payments_app.payments.lifecycle import Claim
+from payments_app.payments.claims import Claim
+from payments_app.payments.hands import Finding, InTurn
 from payments_app.payments.model import Payment, PaymentEvent, ProviderExchange
 from payments_app.payments.order import NewPayment
 from payments_app.payments.rails import Rails
@@ -252,15 +254,35 @@ def an_accepted_payment(
     return acceptance.accept_payment(order or an_order(), asker or an_asker(), rails, render)
 
 
-def advance(rails: Rails) -> int:
-    return lifecycle.advance_due_payments(rails)
+def advance(rails: Rails, *, hands: int = 1) -> int:
+    """Do what is due, so many at a time."""
+    return lifecycle.advance_due_payments(rails, InTurn(hands))
 
 
 def a_claim() -> Claim:
     """The one due payment in a worker's hand, as after a ring; what it does next is the test's."""
-    claim = lifecycle._claim_due()
-    assert claim is not None
+    (claim,) = claims(1)
     return claim
+
+
+def claims(limit: int) -> list[Claim]:
+    """So many due payments, or those that there are."""
+    return lifecycle._claim_due(limit)
+
+
+def advance_payment(claim: Claim, rails: Rails) -> None:
+    """A worker goes on with what it has in hand: takes the step, and writes down what came of it."""
+    lifecycle.record([lifecycle.carry_out(claim, rails)], rails)
+
+
+def found(claim: Claim, seen: Observation) -> Finding:
+    """What a worker brings home."""
+    return Finding(claim, seen, Span(None))
+
+
+def record(claim: Claim, seen: Observation, rails: Rails) -> None:
+    """A worker writes down what it has seen."""
+    lifecycle.record([found(claim, seen)], rails)
 
 
 def make_due(payment_id: UUID, *, forget_lease: bool = False) -> None:

@@ -106,6 +106,16 @@ def span(name: str, kind: Kind, *, parent: str | None) -> Iterator[Span]:
         opened.end()
 
 
+@contextmanager
+def under(span: Span) -> Iterator[None]:
+    """Do the block where `span` was, which has ended: for what is told of it later."""
+    before = _current.set(span)
+    try:
+        yield
+    finally:
+        _current.reset(before)
+
+
 def current() -> Span:
     """What is being done now."""
     return _current.get()

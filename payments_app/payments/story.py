@@ -8,6 +8,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.payments.page import Page
 from payments_app.payments.states import Event, Status
 from payments_app.providers.contract import Verdict
 
@@ -27,25 +28,38 @@ def record_event(
     data: dict[str, Any] | None = None,
 ) -> None:
     """Add the next line. `data` holds no number, no secret, no text of the tenant's."""
-    payment.sequence += 1
-    session.add(
-        PaymentEvent(
-            tenant_id=payment.tenant_id,
-            payment_id=payment.id,
-            sequence=payment.sequence,
-            type=event,
-            status=payment.status,
-            stage=payment.stage,
-            actor=actor,
-            request_id=request_id,
-            data=data or {},
-        )
-    )
+    session.add(PaymentEvent(**_line(payment, event, actor, request_id, data)))
 
 
-def note_contradiction(session: Session, payment: Payment, verdict: Verdict) -> None:
+def add_line(page: Page, payment: Payment, event: Event, *, data: dict[str, Any]) -> None:
+    """The same, by the engine, on a page with others."""
+    page.lines.append(_line(payment, event, ENGINE, None, data))
+
+
+def note_contradiction(page: Page, payment: Payment, verdict: Verdict) -> None:
     """A late answer that says otherwise than the end we recorded: told, and nothing is changed."""
     ends = {Verdict.SUCCESSFUL: Status.SUCCESSFUL, Verdict.FAILED: Status.FAILED}
     if payment.is_final and ends.get(verdict, payment.status) != payment.status:
         log.error("payment.contradicted", verdict=verdict)
-        record_event(session, payment, Event.CONTRADICTED, actor=ENGINE, data={"verdict": verdict})
+        add_line(page, payment, Event.CONTRADICTED, data={"verdict": verdict})
+
+
+def _line(
+    payment: Payment,
+    event: Event,
+    actor: str,
+    request_id: str | None,
+    data: dict[str, Any] | None,
+) -> dict[str, Any]:
+    payment.sequence += 1
+    return {
+        "tenant_id": payment.tenant_id,
+        "payment_id": payment.id,
+        "sequence": payment.sequence,
+        "type": event,
+        "status": payment.status,
+        "stage": payment.stage,
+        "actor": actor,
+        "request_id": request_id,
+        "data": data or {},
+    }

@@ -8,20 +8,20 @@ from contextlib import contextmanager
 import structlog
 
 from payments_app.kernel import tracing
-from payments_app.kernel.tracing import Kind
+from payments_app.kernel.tracing import Kind, Span
+from payments_app.payments.claims import Claim
+from payments_app.payments.hands import Finding
 from payments_app.payments.model import Payment
-from payments_app.payments.states import Step
 from payments_app.providers.contract import Observation
 
 
 @contextmanager
-def on_trail_of(payment: Payment, step: Step, generation: int) -> Iterator[None]:
+def on_trail_of(claim: Claim, *, rung_by: str | None) -> Iterator[Span]:
     """Do a claimed step. Its place in a trace is the row's, whichever doorbell or clock came first."""
-    rung_by = tracing.here()
-    ids = {"payment_id": str(payment.id), "tenant_id": str(payment.tenant_id)}
+    payment = claim.payment
     with (
-        structlog.contextvars.bound_contextvars(**ids),
-        tracing.span(f"payment {step}", Kind.INTERNAL, parent=payment.traceparent) as span,
+        structlog.contextvars.bound_contextvars(**_ids(payment)),
+        tracing.span(f"payment {claim.step}", Kind.INTERNAL, parent=payment.traceparent) as span,
     ):
         span.link(rung_by)
         span.note(
@@ -29,10 +29,22 @@ def on_trail_of(payment: Payment, step: Step, generation: int) -> Iterator[None]
                 tracing.PAYMENT: str(payment.id),
                 tracing.TENANT: str(payment.tenant_id),
                 tracing.PROVIDER: payment.provider,
-                "maramoja.generation": generation,
+                "maramoja.generation": claim.generation,
             }
         )
+        yield span
+
+
+@contextmanager
+def back_on_trail_of(finding: Finding) -> Iterator[None]:
+    """Tell of the step once more, when it has ended."""
+    ids = _ids(finding.claim.payment)
+    with structlog.contextvars.bound_contextvars(**ids), tracing.under(finding.span):
         yield
+
+
+def _ids(payment: Payment) -> dict[str, str]:
+    return {"payment_id": str(payment.id), "tenant_id": str(payment.tenant_id)}
 
 
 def note_outcome(seen: Observation) -> None:

@@ -13,11 +13,11 @@ from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import func, select
+from sqlalchemy import RowMapping, Table, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.kernel.database import EVERY_TENANT, Base, transaction
 from payments_app.providers.contract import Mode
 from payments_app.webhooks.endpoints import Owner
 from payments_app.webhooks.model import (
@@ -38,7 +38,19 @@ GAP: Final = 1_000_000_000
 RESTORED_EVENT: Final = "feed.restored"
 
 # What each of these events says, by its number: the feature whose events they are knows.
-Describe = Callable[[Session, Sequence[WebhookEvent]], dict[int, dict[str, Any]]]
+Describe = Callable[[Session, Sequence[int]], dict[int, dict[str, Any]]]
+
+# Statements on the tables and not on the models: most events meet no endpoint, and are no object.
+_EVENTS: Final[Table] = Base.metadata.tables[WebhookEvent.__tablename__]
+_DELIVERIES: Final[Table] = Base.metadata.tables[WebhookDelivery.__tablename__]
+_FRESH: Final = (
+    select(_EVENTS).where(_EVENTS.c.data.is_(None)).order_by(_EVENTS.c.number).limit(BATCH)
+)
+_PUBLISH: Final = (
+    update(_EVENTS)
+    .where(_EVENTS.c.number == bindparam("of_number"))
+    .values(position=bindparam("position"), data=bindparam("data"))
+)
 
 
 def publish_events(describe: Describe) -> int:
@@ -56,38 +68,45 @@ def _publish_batch(describe: Describe) -> int:
     with transaction(EVERY_TENANT) as session:
         if not session.scalar(select(func.pg_try_advisory_xact_lock(ONE_PUBLISHER))):
             return 0
-        fresh = select(WebhookEvent).where(WebhookEvent.data.is_(None))
-        events = session.scalars(fresh.order_by(WebhookEvent.number).limit(BATCH)).all()
+        connection = session.connection()
+        events = connection.execute(_FRESH).mappings().all()
         if not events:
             return 0
-        words = describe(session, events)
-        owners = {Owner(event.tenant_id, event.mode) for event in events}
+        words = describe(session, [event["number"] for event in events])
+        owners = {Owner(event["tenant_id"], event["mode"]) for event in events}
         last = {owner: _last_position(session, owner) for owner in owners}
         endpoints = {owner: _all_endpoints(session, owner) for owner in owners}
+        published, deliveries = [], []
         for event in events:
-            owner = Owner(event.tenant_id, event.mode)
+            owner = Owner(event["tenant_id"], event["mode"])
             last[owner] += 1
-            event.position = last[owner]
-            event.data = orjson.dumps(words[event.number])
-            session.add_all(
-                delivery_of(event, endpoint)
-                for endpoint in endpoints[owner]
-                if _listened(endpoint, event) and matches(endpoint.event_types, event.type)
-            )
+            given = {"position": last[owner], "data": orjson.dumps(words[event["number"]])}
+            published.append({"of_number": event["number"], **given})
+            for endpoint in endpoints[owner]:
+                if _listened(endpoint, event) and matches(endpoint.event_types, event["type"]):
+                    whole = WebhookEvent(**{**event, **given})
+                    deliveries.append(_delivery_row(whole, endpoint))
+        connection.execute(_PUBLISH, published)
+        if deliveries:
+            connection.execute(insert(_DELIVERIES), deliveries)
         return len(events)
 
 
-def _listened(endpoint: WebhookEndpoint, event: WebhookEvent) -> bool:
+def _listened(endpoint: WebhookEndpoint, event: RowMapping) -> bool:
     """Whether it was enabled when it happened; if it isn't any more, the delivery waits for it.
 
     What happens from its disabling on is offered as missed when it is enabled: nothing falls
     between the two because the publisher came later.
     """
-    return endpoint.disabled_at is None or event.created_at < endpoint.disabled_at
+    return endpoint.disabled_at is None or bool(event["created_at"] < endpoint.disabled_at)
 
 
 def delivery_of(event: WebhookEvent, endpoint: WebhookEndpoint) -> WebhookDelivery:
     """The bytes that this endpoint gets at every attempt. They name whose they are."""
+    return WebhookDelivery(**_delivery_row(event, endpoint))
+
+
+def _delivery_row(event: WebhookEvent, endpoint: WebhookEndpoint) -> dict[str, Any]:
     body = {
         "type": event.type,
         "timestamp": event.created_at.isoformat(),
@@ -99,17 +118,17 @@ def delivery_of(event: WebhookEvent, endpoint: WebhookEndpoint) -> WebhookDelive
         "position": event.position,
         "data": orjson.Fragment(event.data or b"{}"),
     }
-    return WebhookDelivery(
-        id=uuid7(),
-        tenant_id=event.tenant_id,
-        mode=event.mode,
-        endpoint_id=endpoint.id,
-        event_number=event.number,
-        event_type=event.type,
-        payment_id=event.payment_id,
-        sequence=event.sequence,
-        body=orjson.dumps(body),
-    )
+    return {
+        "id": uuid7(),
+        "tenant_id": event.tenant_id,
+        "mode": event.mode,
+        "endpoint_id": endpoint.id,
+        "event_number": event.number,
+        "event_type": event.type,
+        "payment_id": event.payment_id,
+        "sequence": event.sequence,
+        "body": orjson.dumps(body),
+    }
 
 
 def trial_delivery(session: Session, endpoint: WebhookEndpoint) -> WebhookDelivery:

@@ -17,6 +17,7 @@ from payments_app.kernel import tracing
 from payments_app.kernel.jobs import TRACEPARENT, Job
 from payments_app.kernel.trace_context import traceparent_of
 from payments_app.kernel.tracing import Kind
+from payments_app.worker.engine import ENGINE, Engine
 
 # Work is waiting for providers, so threads; each holds a database connection at most at times.
 CONCURRENCY: Final = 16
@@ -37,7 +38,10 @@ HEARTBEAT_S: Final = 10.0
 
 
 def init_celery(app: Flask, broker_url: str) -> Celery:
-    """Make the Celery app, bound to `app`, and leave it in `app.extensions["celery"]`."""
+    """Make the Celery app, bound to `app`, and leave it in `app.extensions["celery"]`.
+
+    Beside it stands the engine, which this process's tasks share.
+    """
 
     class ContextTask(Task):  # type: ignore[misc]  # Celery has no types
         """A task runs in an application context of its own: its own database session."""
@@ -52,6 +56,7 @@ def init_celery(app: Flask, broker_url: str) -> Celery:
     # Our own log set-up stands; Celery's would add a second form and hide what is below WARNING.
     setup_logging.connect(_leave_logs_alone)
     app.extensions["celery"] = celery
+    app.extensions[ENGINE] = Engine(app)
     return celery
 
 

@@ -14,15 +14,14 @@ import structlog
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from flask import Flask
 
-from payments_app.payments import lifecycle, seals
+from payments_app.payments import seals
 from payments_app.worker.courier import Courier
+from payments_app.worker.engine import ENGINE, Engine
 from payments_app.worker.pulse import Pulse
 
 log = structlog.get_logger(__name__)
 
 LOOK_EVERY_S: Final = 1.0
-# Enough to work off a backlog without a broker; with one they mostly find nothing.
-LOOKERS: Final = 4
 # News of payments are published, and due deliveries sent; nothing rings for them.
 TELL_EVERY_S: Final = 0.2
 # What was removed before it was sealed leaves no trace of its own.
@@ -32,7 +31,7 @@ JOIN_S: Final = 35.0
 
 
 class Clockwork:
-    """Threads that look for due payments and deliveries, and one that seals events, until told to stop."""
+    """Threads that look for due payments, for deliveries, and seal events, until told to stop."""
 
     def __init__(
         self,
@@ -44,13 +43,16 @@ class Clockwork:
     ) -> None:
         self._app = app
         self._stop = stop
+        self._pulse = pulse or Pulse()
+        self._engine: Engine = app.extensions[ENGINE]
         self._threads = [
             threading.Thread(
-                target=self._repeat, args=(self._look, LOOK_EVERY_S), name=name, daemon=True
+                target=self._repeat,
+                args=(self._engine.look, LOOK_EVERY_S),
+                name="look",
+                daemon=True,
             )
-            for name in (f"look-{number}" for number in range(LOOKERS))
         ]
-        self._pulse = pulse or Pulse()
         self._courier = Courier(app, stop, self._pulse)
         self._threads.append(
             threading.Thread(
@@ -95,10 +97,8 @@ class Clockwork:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(JOIN_S)
+        self._engine.join()
         self._courier.join()
-
-    def _look(self) -> None:
-        lifecycle.advance_due_payments(self._app.extensions["maramoja"].rails)
 
     def _repeat(self, work: Callable[[], object], every_s: float) -> None:
         while not self._stop.wait(every_s):

@@ -6,14 +6,15 @@ from celery import shared_task
 from flask import current_app
 
 from payments_app.kernel.jobs import Job
-from payments_app.payments import erasure, invariants, lifecycle, retention, seals
+from payments_app.payments import erasure, invariants, retention, seals
 from payments_app.webhooks import deliveries
+from payments_app.worker.engine import ENGINE
 
 
 @shared_task(name=Job.ADVANCE_PAYMENTS.value, ignore_result=True)
 def advance_payments() -> None:
     """Do what is due for open payments."""
-    lifecycle.advance_due_payments(current_app.extensions["maramoja"].rails)
+    current_app.extensions[ENGINE].look()
 
 
 @shared_task(name=Job.EXPIRE_ANSWERS.value, ignore_result=True)

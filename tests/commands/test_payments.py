@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 import pytest
 from flask import Flask
 
-from payments_app.payments import lifecycle
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
 from payments_app.tenants.model import Tenant
 from tests.builders import (
@@ -19,6 +18,7 @@ from tests.builders import (
     ScriptedProvider,
     a_caller,
     a_tenant,
+    advance,
     an_accepted_payment,
     an_asker,
     make_due,
@@ -41,7 +41,7 @@ class Lived:
     def advance(self) -> None:
         with self.app.app_context():
             make_due(self.id)
-            lifecycle.advance_due_payments(rails_of(self.app, self.provider))
+            advance(rails_of(self.app, self.provider))
 
     def call_back(self) -> None:
         with self.app.app_context():

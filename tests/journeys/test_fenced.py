@@ -11,7 +11,7 @@ import time
 import pytest
 
 from devstack.supervisor import Process, wait_until
-from payments_app.payments.lifecycle import LEASE, LEASE_RENEW_BELOW_S
+from payments_app.payments.claims import LEASE, LEASE_RENEW_BELOW_S
 from tests.journeys.gateway import PATIENCE_S, Gateway, Paid, new_payer
 from tests.journeys.referee import assert_charged_once, assert_told_the_truth
 

@@ -110,6 +110,30 @@ def test_a_worker_killed_anywhere_leaves_a_payment_that_another_brings_to_its_en
     assert after[0]["operation"] == "status", "it was sent again before anybody asked"
 
 
+def test_a_worker_killed_between_many_claims_and_their_sends_leaves_each_to_be_charged_once(
+    gateway: Gateway,
+) -> None:
+    gateway.provider.settings(callback_mode="none")
+    with gateway.one_working() as (victim, other):
+        gateway.let_token_run_out()
+        gateway.provider.fault("token_slow", times=None, parameters={"delay_s": LONG_S})
+        payments = list(gateway.pay_all([new_payer() for _ in range(12)]).values())
+        wait_until(
+            lambda: _in_hand(gateway, payments) > 1,
+            what="it has not claimed several",
+            limit_s=PATIENCE_S,
+        )
+        victim.kill()
+        assert not any(gateway.provider.truth(paid.reference).requests for paid in payments)
+        gateway.provider.reset()
+        gateway.stack.redis.flush()
+        gateway.end_leases(*payments)
+        other.cont()
+        gateway.await_end(*payments)
+    assert_one_payment_a_key(gateway, *payments)
+    assert_charged_once(gateway, *payments)
+
+
 def test_a_request_killed_before_its_commit_has_done_nothing_and_its_retry_does_it_once(
     gateway: Gateway,
 ) -> None:
@@ -198,6 +222,12 @@ def test_postgres_killed_under_load_loses_no_answered_payment_and_charges_none_t
     gateway.await_end(*payments)
     assert_one_payment_a_key(gateway, *payments)
     assert_all_charged_once(gateway, payments, looked_at=20)
+
+
+def _in_hand(gateway: Gateway, payments: list[Paid]) -> int:
+    """How many of them a worker has claimed and not written down."""
+    statement = "SELECT count(*) FROM payments WHERE lease_until IS NOT NULL AND id = ANY(%s)"
+    return int(gateway.rows(statement, [paid.id for paid in payments])[0][0])
 
 
 def _has(payments: list[Paid], enough: int) -> bool:

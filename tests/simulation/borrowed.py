@@ -22,18 +22,23 @@ from payments_app.kernel.idempotency import (
     claim_from,
 )
 from payments_app.kernel.one_statement import ALONE, execute_alone
+from payments_app.kernel.transport import Lease
 from payments_app.kernel.vault import Vault
 from payments_app.payments import acceptance, birth, callbacks, lifecycle, retention
 from payments_app.payments.birth import EarlierRow, Newborn
 from payments_app.payments.callbacks import ReceivedCallback
-from payments_app.payments.evidence import store_exchange
+from payments_app.payments.claims import Claim
+from payments_app.payments.due import locked_payments
+from payments_app.payments.evidence import store_exchanges
 from payments_app.payments.model import Payment
+from payments_app.payments.page import Page
 from payments_app.payments.states import Stage, Status, Step
 from payments_app.providers.contract import Observation, Verdict
+from tests.builders import found
 from tests.builders import vault as vault_here
 from tests.simulation.rewriting import replaced
 
-Claim = tuple[Attempt, dict[str, Any]]
+KeyClaim = tuple[Attempt, dict[str, Any]]
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def lock_dropped_on_error() -> Iterator[None]:
     accept, bear = acceptance.accept_payment, birth.bear
 
     def reserve(
-        newborn: Newborn, metadata: str | None, claim: Claim | None, **who: str
+        newborn: Newborn, metadata: str | None, claim: KeyClaim | None, **who: str
     ) -> EarlierRow | None:
         if claim is None:
             return bear(newborn, metadata, None, **who)
@@ -99,7 +104,7 @@ def looked_up_then_stored_after() -> Iterator[None]:
     bear = birth.bear
 
     def act(
-        newborn: Newborn, metadata: str | None, claim: Claim | None, **who: str
+        newborn: Newborn, metadata: str | None, claim: KeyClaim | None, **who: str
     ) -> EarlierRow | None:
         earlier = None if claim is None else birth.find_earlier(claim[0])
         if earlier is None:
@@ -120,7 +125,7 @@ def key_without_tenant() -> Iterator[None]:
     bear = birth.bear
 
     def act(
-        newborn: Newborn, metadata: str | None, claim: Claim | None, **who: str
+        newborn: Newborn, metadata: str | None, claim: KeyClaim | None, **who: str
     ) -> EarlierRow | None:
         if claim is not None:
             attempt = claim[0]
@@ -184,16 +189,13 @@ def callback_trusted() -> Iterator[None]:
 
 def _end(payment_id: UUID, seen: Observation, vault: Vault) -> None:
     with transaction(EVERY_TENANT) as session:
-        payment, now = lifecycle._locked(session, payment_id)
+        locked, now = locked_payments(session, [payment_id])
+        payment = locked[payment_id]
         if payment.is_final or payment.stage == Stage.ACCEPTED:
             return
         payment.generation += 1
-        exchange_id = store_exchange(
-            session,
-            payment,
-            generation=payment.generation,
-            step=Step.CHECK,
-            seen=seen,
-            vault=vault,
-        )
-        lifecycle._settle(session, payment, seen, exchange_id, now)
+        claim = Claim(payment, payment.generation, Step.CHECK, Lease(0.0))
+        page = Page(session, now)
+        (exchange_id,) = store_exchanges(page, [found(claim, seen)], locked, vault)
+        lifecycle._settle(page, payment, seen, exchange_id)
+        page.write()

@@ -14,7 +14,7 @@ from uuid import uuid4, uuid5
 
 from payments_app.kernel import idempotency
 from payments_app.kernel.departure import Departure
-from payments_app.payments import acceptance, evidence, lifecycle
+from payments_app.payments import acceptance, claims, due, evidence, lifecycle
 from payments_app.payments.rails import Rails
 from payments_app.providers import mtn_answers
 from payments_app.providers.mtn_momo import MtnMomo
@@ -169,7 +169,7 @@ OF_OURS: Final = (
         "who has lost the claim writes all the same",
         Edit(
             lifecycle,
-            "record",
+            "_record",
             "payment.generation != claim.generation or payment.is_final",
             "payment.is_final",
         ),
@@ -179,7 +179,7 @@ OF_OURS: Final = (
         "a late answer is applied to a payment that has ended",
         Edit(
             lifecycle,
-            "record",
+            "_record",
             "payment.generation != claim.generation or payment.is_final",
             "payment.generation != claim.generation and not payment.is_final",
         ),
@@ -192,24 +192,18 @@ OF_OURS: Final = (
     _edited(
         "renewed_by_anyone",
         "who has lost the claim can renew the lease",
-        Edit(lifecycle, "_renewed", ", Payment.generation == claim.generation", ""),
+        Edit(claims, "renewed", ", Payment.generation == claim.generation", ""),
     ),
     _edited(
         "not_written_before",
         "a submission's row is written after its answer",
-        Edit(lifecycle, "_take", "open_submission(session, payment)", "pass"),
-        Edit(
-            evidence,
-            "store_exchange",
-            "if step is Step.SUBMIT:",
-            "if not step:",
-            more=(("kind=Step.CHECK,", "kind=step,"),),
-        ),
+        Edit(lifecycle, "_take", "open_submission(page, payment)", "pass"),
+        Edit(evidence, "store_exchanges", "if claim.step is Step.SUBMIT:", "if not claim.step:"),
     ),
     _edited(
         "claimed_without_lock",
         "due payments are read without a row lock",
-        Edit(lifecycle, "_claim_due", ".with_for_update(of=Payment, skip_locked=True)", ""),
+        Edit(due, "due_payments", ".with_for_update(of=Payment, skip_locked=True)", ""),
     ),
     _edited(
         "claimed_without_lease",
@@ -225,8 +219,8 @@ OF_OURS: Final = (
         "lease_ignored",
         "a payment that is due is taken although it is in hand",
         Edit(
-            lifecycle,
-            "_claim_due",
+            due,
+            "due_payments",
             "func.coalesce(Payment.lease_until, Payment.next_action_at)",
             "Payment.next_action_at",
         ),
@@ -244,7 +238,7 @@ OF_OURS: Final = (
     _edited(
         "recorded_without_lock",
         "an answer is written without the row's lock",
-        Edit(lifecycle, "_locked", ".with_for_update(of=Payment)", ""),
+        Edit(due, "locked_payments", ".with_for_update(of=Payment)", ""),
     ),
     _edited(
         "resent_without_asking",
@@ -252,8 +246,8 @@ OF_OURS: Final = (
         Edit(
             lifecycle,
             "_record_submission",
-            "_act_again(payment, Step.CHECK, now, retry.first_check_s(seen.retry_after_s))",
-            "_act_again(payment, Step.SUBMIT, now, retry.first_check_s(seen.retry_after_s))",
+            "_act_again(payment, Step.CHECK, page.now, retry.first_check_s(seen.retry_after_s))",
+            "_act_again(payment, Step.SUBMIT, page.now, retry.first_check_s(seen.retry_after_s))",
         ),
     ),
     _edited(
@@ -312,8 +306,8 @@ OF_OURS: Final = (
         Edit(
             lifecycle,
             "_move",
-            "if payment.apply(event, now):",
-            "if payment.apply(event, now) and payment.is_final:",
+            "if payment.apply(event, page.now):",
+            "if payment.apply(event, page.now) and payment.is_final:",
         ),
     ),
     _edited(

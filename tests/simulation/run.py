@@ -12,6 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from payments_app.kernel.database import db
 from payments_app.payments import lifecycle
+from payments_app.payments.hands import InTurn
 from tests.simulation.cast import Actor, Died
 from tests.simulation.choices import Choices
 from tests.simulation.clients import Intent
@@ -114,7 +115,7 @@ def _until_final(world: World) -> None:
             break
         world.worker_steps = 0
         try:
-            lifecycle.advance_due_payments(world.rails)
+            lifecycle.advance_due_payments(world.rails, InTurn())
         except Exception as error:
             raise _crash("worker", error) from error
         if world.worker_steps >= WORKER_STEPS_MAX:

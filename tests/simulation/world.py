@@ -11,6 +11,7 @@ from uuid import UUID
 
 from payments_app.payments import callbacks, lifecycle, operations, retention
 from payments_app.payments.callbacks import ReceivedCallback
+from payments_app.payments.hands import InTurn
 from payments_app.payments.operations import PaymentEnded
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode, ProviderAccount
@@ -150,7 +151,8 @@ class World:
         """A worker looks for what is due: the doorbell rang, or it is its tick."""
         bell = self.installation.doorbell
         bell.rings = max(bell.rings - 1, 0)
-        self._spawn("worker", partial(lifecycle.advance_due_payments, self.rails))
+        hands = InTurn(1 + self.choices.pick((3, 1, 2)))
+        self._spawn("worker", partial(lifecycle.advance_due_payments, self.rails, hands))
 
     def look_when_due(self) -> None:
         """Time passes until something is due; then a worker looks."""

@@ -16,7 +16,7 @@ from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.transport import Lease
 from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
-from payments_app.payments.lifecycle import LEASE, Claim, advance_payment
+from payments_app.payments.claims import LEASE, Claim
 from payments_app.payments.model import Payment
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Observation, PaymentOrder
@@ -27,6 +27,7 @@ from tests.builders import (
     ScriptedProvider,
     a_claim,
     advance,
+    advance_payment,
     an_accepted_payment,
     due_in_s,
     exchanges_of,

@@ -35,7 +35,7 @@ from payments_app.kernel.wire import LeaseLost
 from payments_app.payments import lifecycle
 from payments_app.payments.acceptance import Accepted, Asker
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
-from payments_app.payments.lifecycle import Claim
+from payments_app.payments.claims import Claim
 from payments_app.payments.retry import CHECK_MAX_S, JITTER
 from payments_app.providers.contract import (
     Capabilities,
@@ -53,7 +53,10 @@ from tests.builders import (
     an_accepted_payment,
     an_asker,
     an_order,
+    claims,
+    found,
     rails_of,
+    record,
     vault,
 )
 from tests.storage.attacker import EVERY_ROW
@@ -234,19 +237,22 @@ class Life(RuleBasedStateMachine):
     # --- workers
 
     @precondition(lambda self: self.orders)
-    @rule(after_s=PAUSES, to_submission=TO_SUBMISSION, to_question=TO_QUESTION)
-    def ring(self, after_s: float, to_submission: str, to_question: str) -> None:
+    @rule(
+        after_s=PAUSES,
+        to_submission=TO_SUBMISSION,
+        to_question=TO_QUESTION,
+        hands=st.integers(1, PAYMENTS_MAX),
+    )
+    def ring(self, after_s: float, to_submission: str, to_question: str, hands: int) -> None:
         self.time_passes(after_s)
         self.provider.to_submission, self.provider.to_question = to_submission, to_question
-        advance(self.rails)
+        advance(self.rails, hands=hands)
 
     @precondition(lambda self: self.orders and len(self.workers) < WORKERS_MAX)
-    @rule(after_s=PAUSES)
-    def claim(self, after_s: float) -> None:
+    @rule(after_s=PAUSES, limit=st.integers(1, PAYMENTS_MAX))
+    def claim(self, after_s: float, limit: int) -> None:
         self.time_passes(after_s)
-        taken = lifecycle._claim_due()
-        if taken is not None:
-            self.workers.append((taken, None))
+        self.workers += [(taken, None) for taken in claims(limit)]
 
     @precondition(lambda self: self.workers)
     @rule(which=WHICH, to_submission=TO_SUBMISSION, to_question=TO_QUESTION)
@@ -270,7 +276,15 @@ class Life(RuleBasedStateMachine):
         claim, seen = self.workers[which % len(self.workers)]
         if seen is not None:
             del self.workers[which % len(self.workers)]
-            lifecycle.record(claim, seen, self.rails)
+            record(claim, seen, self.rails)
+
+    @precondition(lambda self: self.workers)
+    @rule()
+    def write_down_together(self) -> None:
+        """One worker had them all, or it is as if: each stands behind its own fence."""
+        home = [(claim, seen) for claim, seen in self.workers if seen is not None]
+        self.workers = [(claim, seen) for claim, seen in self.workers if seen is None]
+        lifecycle.record([found(claim, seen) for claim, seen in home], self.rails)
 
     @precondition(lambda self: self.workers)
     @rule(which=WHICH)

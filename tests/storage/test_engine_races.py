@@ -12,7 +12,7 @@ from flask import Flask
 
 from payments_app.kernel.database import db
 from payments_app.kernel.wire import Wire
-from payments_app.payments.lifecycle import LEASE, record
+from payments_app.payments.claims import LEASE
 from payments_app.payments.model import Payment
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Observation, PaymentOrder
@@ -32,6 +32,7 @@ from tests.builders import (
     make_due,
     payment_row,
     rails_of,
+    record,
 )
 from tests.storage.attacker import EVERY_ROW
 
@@ -158,14 +159,17 @@ def test_a_process_that_is_to_end_takes_on_nothing_new(
     assert advance(rails) == 2
 
 
-def test_each_payment_taken_rings_for_another_worker(app: Flask, rails: Rails) -> None:
+@pytest.mark.parametrize(("payments", "rings"), [(3, 0), (4, 1), (9, 1)])
+def test_a_worker_whose_hands_are_full_rings_for_another_once(
+    app: Flask, rails: Rails, payments: int, rings: int
+) -> None:
     redis = app.extensions["maramoja"].redis
     asker = an_asker()
-    for _ in range(3):
+    for _ in range(payments):
         an_accepted_payment(rails, asker=asker)
     before = redis.llen("maramoja")
-    assert advance(rails) == 3
-    assert redis.llen("maramoja") == before + 3
+    assert advance(rails, hands=4) == payments
+    assert redis.llen("maramoja") == before + rings
 
 
 # --- late workers -------------------------------------------------------------------------------

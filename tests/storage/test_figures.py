@@ -8,7 +8,7 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.payments import lifecycle, news
+from payments_app.payments import news
 from payments_app.webhooks import outbound
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import (
@@ -22,6 +22,7 @@ from tests.builders import (
     an_endpoint,
     make_due,
     rails_of,
+    record,
 )
 from tests.metrics.figures import figures_here
 from tests.webhooks.receiver import OK, Receiver, receiving
@@ -73,7 +74,7 @@ def test_what_a_worker_without_its_lease_brings_home(app: Flask, added: Added) -
     advance(rails)
     assert added("fenced_writes_total") == 0
 
-    lifecycle.record(claim, ANSWERS["accepted"], rails)
+    record(claim, ANSWERS["accepted"], rails)
 
     assert added("fenced_writes_total") == 1
 

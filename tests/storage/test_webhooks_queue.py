@@ -186,7 +186,7 @@ def test_what_happened_before_an_endpoint_was_disabled_waits_for_it() -> None:
         session.flush()
         since = session.execute(select(func.clock_timestamp())).scalar_one()
         endpoint.disable("asked", since)
-    feed.publish_events(lambda _session, events: {event.number: {} for event in events})
+    feed.publish_events(lambda _session, numbers: {number: {} for number in numbers})
 
     assert outbound.claim_due() is None
     assert deliveries.missed(whose, endpoint_id, since) == 0

@@ -1,0 +1,65 @@
+"""A worker's right to act on one payment, once: for how long, and how it is made longer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Final
+
+from sqlalchemy import case, func, update
+
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.database import transaction
+from payments_app.kernel.transport import Lease
+from payments_app.kernel.wire import LeaseLost
+from payments_app.payments.model import Payment
+from payments_app.payments.states import Status, Step
+
+# How long a claim lasts: a whole exchange (15 s) and its write-back, and not much more,
+# because after a crash the payment rests for this long.
+LEASE: Final = timedelta(seconds=30)
+# A wire stops sending this long before the database ends the lease.
+LEASE_MARGIN_S: Final = 2.0
+# Less than this left before sending, and the lease is renewed first.
+LEASE_RENEW_BELOW_S: Final = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """`payment` is as it was when claimed."""
+
+    payment: Payment
+    generation: int
+    step: Step
+    lease: Lease
+
+
+def lease_from(taken_at: float) -> Lease:
+    """What the wire may rely on, if the database was asked for the lease at `taken_at`."""
+    return Lease(taken_at + LEASE.total_seconds() - LEASE_MARGIN_S)
+
+
+def renewed(claim: Claim) -> Lease:
+    """The lease, longer if little of it is left. Raises LeaseLost if another has the payment."""
+    if claim.lease.remaining_s() > LEASE_RENEW_BELOW_S:
+        return claim.lease
+    taken_at = boot_seconds()
+    lease_until = func.clock_timestamp() + LEASE
+    with transaction(claim.payment.tenant_id) as session:
+        extended = session.execute(
+            update(Payment)
+            .where(Payment.id == claim.payment.id, Payment.generation == claim.generation)
+            .where(Payment.status == Status.PENDING)
+            .values(
+                lease_until=lease_until,
+                # An earlier time was set by a callback: that hint stays.
+                next_action_at=case(
+                    (Payment.next_action_at < Payment.lease_until, Payment.next_action_at),
+                    else_=lease_until,
+                ),
+            )
+            .returning(Payment.id)
+        ).first()
+    if extended is None:
+        raise LeaseLost
+    return lease_from(taken_at)
