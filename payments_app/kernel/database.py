@@ -14,7 +14,7 @@ from sqlalchemy import Connection, MetaData, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
-from payments_app.kernel.pool import counted_pool
+from payments_app.kernel.pool import DEAD_PEER, counted_pool
 from payments_app.kernel.postgres import refuse_unsafe_role
 
 # Constraint names come out the same everywhere, so that a migration can name them.
@@ -30,15 +30,6 @@ STATEMENT_TIMEOUT_MS: Final = 15_000
 # Nothing waits for a row longer than a client would.
 LOCK_TIMEOUT_MS: Final = 3_000
 CONNECT_TIMEOUT_S: Final = 5
-# A server whose machine died, or behind a cable that was pulled, says nothing for ever: no timeout of
-# PostgreSQL's own ends that wait. The kernel does, when nobody there has confirmed a byte for so long.
-# A server that is busy confirms; so a statement may take its time.
-DEAD_PEER: Final = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
 _AFTER_COMMIT: Final = "after_commit"
 _TENANT: Final = "tenant"
 BEGIN: Final = "BEGIN"

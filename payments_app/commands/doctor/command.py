@@ -12,7 +12,7 @@ from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
 from payments_app.commands.doctor import database, environment, walls
-from payments_app.commands.doctor.finding import Check, Finding, Level, problem
+from payments_app.commands.doctor.finding import Check, Finding, Level, ok, problem
 from payments_app.commands.group import GatewayCommand
 from payments_app.commands.report import Report, table
 from payments_app.kernel.errors import GatewayError
@@ -58,7 +58,7 @@ def doctor(*, offline: bool) -> Report:
         (one.level, name, "as above", "")
         if one == before
         else (one.level, name, one.said, one.remedy)
-        for (_, before), (name, one) in pairwise([("", None), *found])
+        for (_, before), (name, one) in pairwise([("", ok("")), *found])
     ]
     text = table(("LEVEL", "CHECK", "FOUND", "WHAT TO DO"), rows, empty="")
     well = not any(one.level is Level.PROBLEM for _, one in found)
