@@ -5,9 +5,11 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -38,6 +40,10 @@ threads = 8
 timeout = 30
 # What a deploy lets running requests have, before it ends them.
 graceful_timeout = 30
+# How long a process that was told to end (SIGTERM) serves on first, while /health/ready says no: a
+# balancer that asks it sends nothing here any more by then. 0 where nobody asks, or where whoever
+# stops us waits before (Kubernetes' preStop). A second SIGTERM ends the wait, SIGINT takes none.
+drain_s = float(os.environ.get("DRAIN_SECONDS") or 0)
 # Longer than a load balancer's usual 60 s: it, not we, closes an idle connection, and no request
 # is sent into one that is just being closed.
 keepalive = 75
@@ -125,6 +131,34 @@ def on_starting(server: object) -> None:
     server.owner = make_folder(Path(os.environ[COUNTS]))
 
 
+def when_ready(server: object) -> None:
+    """Have SIGTERM say "draining" first, if we are to."""
+    if not drain_s:
+        return
+
+    def drain(signal_number: int, frame: object) -> None:
+        leaving = leaving_file()
+        if leaving.exists():
+            server.signal(signal_number, frame)
+            return
+        leaving.touch()
+        end = threading.Timer(drain_s, server.signal, (signal_number, frame))
+        end.daemon = True
+        end.start()
+
+    signal.signal(signal.SIGTERM, drain)
+
+
+def post_worker_init(worker: object) -> None:
+    """Tell the app where it sees that it is to end; /health/ready asks."""
+    worker.wsgi.extensions["maramoja.leaving"] = leaving_file().exists
+
+
+def leaving_file() -> Path:
+    """It is there from the moment the master was told to end."""
+    return Path(os.environ[COUNTS]) / "leaving"
+
+
 def child_exit(server: object, worker: object) -> None:
     """A worker has ended, however: its gauges are nobody's now, and its counts stay."""
     mark_process_dead(worker.pid)
@@ -171,7 +205,9 @@ def gather_counts(folder: Path, *, alive: object) -> None:
             kind, _, pid = path.stem.rpartition("_")
             if pid.isdigit() and int(pid) not in alive and kind in ("counter", "histogram"):
                 gathered = MmapedDict(str(folder / f"{kind}_ended.db"))
-                for key, value, _, _ in MmapedDict.read_all_values_from_file(path):
+                # One that was killed as it made the file has left it empty.
+                counted = path.stat().st_size and MmapedDict.read_all_values_from_file(path)
+                for key, value, _, _ in counted or ():
                     gathered.write_value(key, gathered.read_value(key)[0] + value, 0.0)
                 gathered.close()
                 path.unlink()

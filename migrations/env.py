@@ -16,7 +16,9 @@ STATEMENT_TIMEOUT_MS = 300_000
 
 
 def include_object(_object, name, type_, _reflected, _compare_to):
-    return not (type_ == "table" and name == "alembic_version")
+    # Partitions are made and dropped as time goes by: migration 0010.
+    passing = name == "alembic_version" or name.startswith("webhook_attempts_")
+    return not (type_ == "table" and passing)
 
 
 def run() -> None:

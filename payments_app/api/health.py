@@ -12,12 +12,16 @@ from sqlalchemy.exc import SQLAlchemyError
 from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.json import json_response
 from payments_app.kernel.schema import is_behind, present_versions
+from payments_app.payments.survey import Heard, providers_heard
 
 blp = ApiBlueprint(
     "health", __name__, url_prefix="/health", description="For probes and people", public=True
 )
 OK: Final = "ok"
 UNAVAILABLE: Final = "unavailable"
+DRAINING: Final = "draining"
+# Whoever serves this app may put a question here: whether this process is about to end.
+LEAVING: Final = "maramoja.leaving"
 # A probe that found us unable to work comes back after this.
 RETRY_AFTER_S: Final = 2
 _RETRY: Final = {
@@ -47,7 +51,11 @@ class ReadySchema(ma.Schema):
 
         unknown = ma.RAISE
 
-    status = ma.fields.String(required=True, validate=ma.validate.OneOf([OK, UNAVAILABLE]))
+    status = ma.fields.String(
+        required=True,
+        validate=ma.validate.OneOf([OK, UNAVAILABLE, DRAINING]),
+        metadata={"description": "`draining`: it serves on, and is about to end."},
+    )
     database = ma.fields.String(
         required=True, metadata={"description": "`ok`, or what is wrong.", "example": OK}
     )
@@ -80,6 +88,15 @@ class SummarySchema(ReadySchema):
         required=True,
         metadata={"description": "The rails' codes.", "example": ["mtn_momo"]},
     )
+    provider_states = ma.fields.Dict(
+        keys=ma.fields.String(),
+        values=ma.fields.String(validate=ma.validate.OneOf(list(Heard))),
+        required=True,
+        metadata={
+            "description": "By code: what was heard of each in the last 5 minutes.",
+            "example": {"mtn_momo": "answers"},
+        },
+    )
     platform_accounts = ma.fields.List(ma.fields.Nested(PlatformAccountSchema), required=True)
 
 
@@ -102,12 +119,13 @@ def live() -> Response:
     schema=ReadySchema,
     content_type="application/json",
     headers=_RETRY,
-    description="It can't: the database is away, or its schema isn't this version's",
+    description="It can't: the database is away, its schema isn't this version's, or it is to end",
 )
 def ready() -> Response:
     """Say whether this process can take payments.
 
-    The database must be there, with this version's schema. Redis is only reported.
+    The database must be there, with this version's schema, and this process not about to end. Redis
+    is only reported.
     """
     return _answer(_checks())
 
@@ -120,7 +138,7 @@ def ready() -> Response:
     schema=SummarySchema,
     content_type="application/json",
     headers=_RETRY,
-    description="It can't: the database is away, or its schema isn't this version's",
+    description="It can't: the database is away, its schema isn't this version's, or it is to end",
 )
 def summary() -> Response:
     """Tell people how it is.
@@ -133,14 +151,23 @@ def summary() -> Response:
         for account in parts.settings.platform_accounts
     ]
     return _answer(
-        {**_checks(), "providers": parts.registry.codes(), "platform_accounts": accounts}
+        {
+            **_checks(),
+            "providers": parts.registry.codes(),
+            "provider_states": providers_heard(parts.registry.codes()),
+            "platform_accounts": accounts,
+        }
     )
 
 
 def _checks() -> dict[str, object]:
     database = _database()
+    status = OK if database == OK else UNAVAILABLE
+    if current_app.extensions.get(LEAVING, bool)():
+        # Balancers stop sending here while all that comes is still answered.
+        status = DRAINING
     return {
-        "status": OK if database == OK else UNAVAILABLE,
+        "status": status,
         "database": database,
         "redis": _redis(),
     }

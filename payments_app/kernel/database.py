@@ -14,7 +14,7 @@ from sqlalchemy import Connection, MetaData, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
-from payments_app.kernel.pool import counted_pool
+from payments_app.kernel.pool import DEAD_PEER, counted_pool
 from payments_app.kernel.postgres import refuse_unsafe_role
 
 # Constraint names come out the same everywhere, so that a migration can name them.
@@ -71,6 +71,7 @@ def init_database(
         "connect_args": {
             "options": options,
             "connect_timeout": CONNECT_TIMEOUT_S,
+            **DEAD_PEER,
             "application_name": "maramoja",
         },
     }

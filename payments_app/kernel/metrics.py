@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from prometheus_client import (
     disable_created_metrics,
     generate_latest,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
@@ -114,11 +114,26 @@ def exposition(*readings: Reading) -> bytes:
     shared = os.environ.get(_SHARED)
     if not shared:
         return generate_latest(_REGISTRY) + generate_latest(asked)
-    MultiProcessCollector(asked, path=shared)  # type: ignore[no-untyped-call]
+    _Files(asked, path=shared)  # type: ignore[no-untyped-call]
     # While gunicorn's master adds up what the dead have counted, nobody reads half of it.
     with (Path(shared) / "moving").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         return generate_latest(asked)
+
+
+class _Files(MultiProcessCollector):
+    def collect(self) -> Iterable[Metric]:
+        """All but files without a size, over which the library stumbles: they were only just made."""
+        files = [str(path) for path in Path(self._path).glob("*.db") if _has_size(path)]
+        found: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
+        return found
+
+
+def _has_size(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 class _Readings(Collector):

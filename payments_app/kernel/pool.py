@@ -12,6 +12,15 @@ from payments_app.kernel import metrics
 # Beyond the pool's size, for a moment when all are lent out.
 OVERFLOW_MAX: Final = 8
 WAIT_MAX_S: Final = 5
+# A server whose machine died, or behind a cable that was pulled, says nothing for ever: no timeout of
+# PostgreSQL's own ends that wait. The kernel does, when nobody there has confirmed a byte for so long.
+# A server that is busy confirms; so a statement may take its time.
+DEAD_PEER: Final = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
 
 
 class CountedPool(QueuePool):

@@ -23,15 +23,13 @@ from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.payments.states import Event, Stage, Status, Step
 from payments_app.payments.story import record_event
 from payments_app.providers.contract import Verdict
-from payments_app.tenants.holds import held_tenants, hold_in, release_in
+from payments_app.tenants.holds import RESTORED, held_tenants, hold_in, release_in
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import list_tenants
 from payments_app.webhooks.feed import leave_gap
 
 log = structlog.get_logger(__name__)
 
-# Why tenants are held meanwhile; a tenant that was held before stays held after.
-RESTORED: Final = "database restored from a backup"
 BATCH: Final = 500
 # What isn't an answer about the payment.
 _NO_ANSWER: Final = (Verdict.UNKNOWN, Verdict.NOT_SENT)
@@ -49,7 +47,8 @@ class Progress:
 def begin_recovery(*, actor: str) -> list[Progress]:
     """Hold every tenant, and take each open payment for one that may have been sent.
 
-    Before the first worker starts. To begin again asks about all payments once more.
+    Before the first worker starts. To begin again asks about all payments once more. A tenant that was
+    held before, or is held for another reason meanwhile, stays held after.
     """
     for tenant in list_tenants():
         with transaction(tenant.id) as session:

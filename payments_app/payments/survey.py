@@ -5,6 +5,8 @@ Each question is answered by an index over what is open: what has ended costs no
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from enum import StrEnum
 from threading import Lock
 from typing import Final
 
@@ -87,6 +89,29 @@ _BREAKS: Final = text(
 )
 _HELD: Final = text("SELECT count(*) FROM tenants WHERE held_at IS NOT NULL")
 _SIZE: Final = text("SELECT pg_database_size(current_database())")
+# Of the newest exchanges those of the last minutes: how many there were, and how many told something.
+_HEARD: Final = text(
+    """
+    SELECT p.provider, count(*) FILTER (WHERE x.verdict NOT IN ('UNKNOWN', 'NOT_SENT')) AS told
+    FROM (SELECT payment_id, verdict, finished_at FROM provider_exchanges
+          WHERE finished_at IS NOT NULL ORDER BY id DESC LIMIT 100) x
+    JOIN payments p ON p.id = x.payment_id
+    WHERE x.finished_at > statement_timestamp() - interval '5 minutes'
+    GROUP BY p.provider
+    """
+)
+
+
+class Heard(StrEnum):
+    """How a provider is, by what it was heard to say in the last minutes."""
+
+    ANSWERS = "answers"
+    # It was asked, and nothing came of it.
+    SILENT = "silent"
+    # Nobody has asked.
+    IDLE = "idle"
+    # The database could not be asked.
+    NOT_KNOWN = "not known"
 
 
 def survey() -> list[Reading]:
@@ -102,6 +127,18 @@ def survey() -> list[Reading]:
         return [_up(0)]
     finally:
         _turn.release()
+
+
+def providers_heard(codes: Iterable[str]) -> dict[str, Heard]:
+    """How each provider is."""
+    try:
+        with transaction(EVERY_TENANT) as session:
+            session.execute(_BOUNDED)
+            told: dict[str, int] = {row.provider: row.told for row in session.execute(_HEARD)}
+    except SQLAlchemyError:
+        return dict.fromkeys(codes, Heard.NOT_KNOWN)
+    words = {code: Heard.ANSWERS if told.get(code) else Heard.SILENT for code in codes}
+    return {code: word if code in told else Heard.IDLE for code, word in words.items()}
 
 
 def _read(session: Session) -> list[Reading]:

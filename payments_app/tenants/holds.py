@@ -10,7 +10,7 @@ from typing import Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from payments_app.audit.record import record
@@ -22,6 +22,8 @@ from payments_app.tenants.registry import checked_line
 log = structlog.get_logger(__name__)
 
 WHY_LENGTH_MAX: Final = 200
+# Why tenants are held after a restore, until their payments were asked about (payments/recovery.py).
+RESTORED: Final = "database restored from a backup"
 
 
 def hold_tenant(tenant_id: UUID, *, why: str, actor: str) -> bool:
@@ -32,10 +34,16 @@ def hold_tenant(tenant_id: UUID, *, why: str, actor: str) -> bool:
 
 
 def hold_in(session: Session, tenant_id: UUID, *, why: str, actor: str) -> bool:
-    """The same, in the caller's transaction."""
+    """The same, in the caller's transaction.
+
+    A restore's hold, which ends by itself, gives way to any other reason, and to another restore's.
+    """
     held = session.scalar(
         update(Tenant)
-        .where(Tenant.id == tenant_id, Tenant.held_at.is_(None))
+        .where(
+            Tenant.id == tenant_id,
+            or_(Tenant.held_at.is_(None), Tenant.held_why == RESTORED),
+        )
         .values(held_at=database_now(), held_why=why)
         .returning(Tenant.id)
     )

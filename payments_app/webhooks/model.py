@@ -214,22 +214,23 @@ class WebhookDelivery(Base):
 class WebhookAttempt(Base):
     """One POST: written down before it leaves, closed with what came back.
 
-    One that stays open was sent, or not, by a worker that has died: nobody knows.
+    One that stays open was sent, or not, by a worker that has died: nobody knows. They lie in a
+    partition for each week in which their deliveries came into being.
     """
 
     __tablename__ = "webhook_attempts"
     __table_args__ = (
-        UniqueConstraint("delivery_id", "generation"),
         CheckConstraint("(finished_at IS NULL) = (outcome IS NULL)", name="closed_has_outcome"),
         Index("ix_webhook_attempts_age", "started_at"),
+        {"postgresql_partition_by": "RANGE (delivery_id)"},
     )
 
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True))
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     delivery_id: Mapped[UUID] = mapped_column(
-        ForeignKey("webhook_deliveries.id", ondelete="CASCADE")
+        ForeignKey("webhook_deliveries.id", ondelete="CASCADE"), primary_key=True
     )
-    generation: Mapped[int]
+    generation: Mapped[int] = mapped_column(primary_key=True)
     trigger: Mapped[str] = mapped_column(Text)
     url: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -27,6 +28,7 @@ from tests.api.http_caller import (
 from tests.api.test_health import NO_SERVER
 
 ANSWER_MAX_S = 6.0
+GIVEN_UP_S = 30
 # Words of our inside, of SQL and of Python.
 INSIDE = ("Traceback", "psycopg", "sqlalchemy", "INSERT", "SELECT", "payment_events", ".py", "who")
 
@@ -205,3 +207,15 @@ class TestABrokenDatabase:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert broken.name
         assert caller.get(f"{PAYMENTS}?limit=1").status_code == 200
+
+
+def test_a_server_whose_machine_died_is_given_up_soon(make_app: MakeApp) -> None:
+    """It says nothing any more, and no timeout of its own ends the wait: only the kernel does."""
+    with make_app().app_context(), db.engine.connect() as connection:
+        raw: Any = connection.connection.driver_connection
+        has = raw.info.get_parameters()
+    last = int(has["keepalives_idle"]) + int(has["keepalives_interval"]) * int(
+        has["keepalives_count"]
+    )
+    assert last <= GIVEN_UP_S
+    assert int(has["tcp_user_timeout"]) <= GIVEN_UP_S * 1000

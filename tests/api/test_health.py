@@ -8,6 +8,7 @@ from flask import Flask
 
 from devstack.postgres_server import PostgresServer
 from devstack.servers import Servers
+from payments_app.api.health import LEAVING
 from payments_app.settings import Settings
 from tests.api.http_caller import MakeApp
 
@@ -30,6 +31,7 @@ def test_all_is_well(app: Flask) -> None:
         "database": "ok",
         "redis": "ok",
         "providers": ["mtn_momo"],
+        "provider_states": {"mtn_momo": "idle"},
         "platform_accounts": [{"provider": "mtn_momo", "target_environment": "sandbox"}],
     }
 
@@ -90,3 +92,12 @@ def test_a_schema_of_a_newer_version_is_ready(
         for version, status in (("9999", 200), ("0001", 503), (head, 200)):
             administrator.execute("UPDATE alembic_version SET version_num = %s", [version])
             assert app.test_client().get("/health/ready").status_code == status
+
+
+def test_a_process_that_is_about_to_end_is_not_ready_and_serves_on(make_app: MakeApp) -> None:
+    app = make_app()
+    app.extensions[LEAVING] = lambda: True
+    answer = app.test_client().get("/health/ready")
+    assert answer.status_code == 503
+    assert answer.get_json()["status"] == "draining"
+    assert app.test_client().get("/health/live").status_code == 200

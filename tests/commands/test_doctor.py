@@ -12,6 +12,7 @@ import pytest
 import time_machine
 from cryptography.fernet import Fernet
 from flask import Flask
+from sqlalchemy import make_url
 
 from devstack.postgres_server import PostgresServer
 from devstack.servers import Servers
@@ -67,7 +68,9 @@ def test_a_sound_installation_has_no_problem(flask: Commands) -> None:
     # The tests' PostgreSQL doesn't wait for its disk, on purpose.
     problems = [o for o in outcome.document["data"] if o["level"] == "problem"]
     assert {one["check"] for one in problems} <= {"durability"}
-    for check in ("database role", "migrations", "tenant walls", "clock", "secrets", "work"):
+    for check in ("database role", "migrations", "tenant walls", "triggers", "rights"):
+        assert levels(outcome, check) == ["ok"], found(outcome, check)
+    for check in ("clock", "secrets", "work"):
         assert levels(outcome, check) == ["ok"], found(outcome, check)
     assert "ok" in levels(outcome, "redis")
     assert levels(outcome, "broker") == ["ok"]
@@ -90,6 +93,72 @@ def test_a_table_without_its_wall(flask: Commands, superuser: psycopg.Connection
         superuser.execute("ALTER TABLE callbacks FORCE ROW LEVEL SECURITY")
     assert levels(outcome, "tenant walls") == ["problem"]
     assert "callbacks" in found(outcome, "tenant walls")[0]["found"]
+
+
+WALL = "current_setting('maramoja.tenant', true) IN (tenant_id::text, '*')"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        (
+            "ALTER POLICY tenant_wall ON {} USING (true)",
+            f"ALTER POLICY tenant_wall ON {{}} USING ({WALL})",
+        ),
+        (
+            f"ALTER POLICY tenant_wall ON {{}} USING ({WALL} OR true)",
+            f"ALTER POLICY tenant_wall ON {{}} USING ({WALL})",
+        ),
+        ("CREATE POLICY more ON {} USING (true)", "DROP POLICY more ON {}"),
+    ],
+)
+def test_a_wall_with_a_hole(
+    flask: Commands, superuser: psycopg.Connection, wrong: str, right: str
+) -> None:
+    superuser.execute(wrong.format("payments").encode())
+    try:
+        outcome = look(flask)
+    finally:
+        superuser.execute(right.format("payments").encode())
+    assert levels(outcome, "tenant walls") == ["problem"]
+    assert "payments" in found(outcome, "tenant walls")[0]["found"]
+
+
+def test_triggers_that_are_switched_off(flask: Commands, superuser: psycopg.Connection) -> None:
+    superuser.execute("ALTER TABLE payment_events DISABLE TRIGGER payment_events_append_only")
+    try:
+        outcome = look(flask)
+    finally:
+        superuser.execute("ALTER TABLE payment_events ENABLE TRIGGER payment_events_append_only")
+    assert levels(outcome, "triggers") == ["problem"]
+    assert "payment_events" in found(outcome, "triggers")[0]["found"]
+    assert levels(look(flask), "triggers") == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "level"),
+    [
+        ("REVOKE INSERT ON payments FROM {}", "GRANT INSERT ON payments TO {}", "problem"),
+        ("GRANT DELETE ON payments TO {}", "REVOKE DELETE ON payments FROM {}", "warning"),
+        ("GRANT TRUNCATE ON callbacks TO {}", "REVOKE TRUNCATE ON callbacks FROM {}", "warning"),
+    ],
+)
+def test_rights_that_are_too_few_or_too_many(
+    flask: Commands,
+    superuser: psycopg.Connection,
+    settings: Settings,
+    wrong: str,
+    right: str,
+    level: str,
+) -> None:
+    role = make_url(settings.database_url).username or ""
+    superuser.execute(wrong.format(role).encode())
+    try:
+        outcome = look(flask)
+    finally:
+        superuser.execute(right.format(role).encode())
+    assert levels(outcome, "rights") == [level]
+    assert levels(look(flask), "rights") == ["ok"]
 
 
 def test_a_schema_of_another_version(flask: Commands, superuser: psycopg.Connection) -> None:
@@ -190,6 +259,8 @@ def test_a_database_that_is_away_is_said_and_nothing_breaks(make_app: MakeApp) -
     for check in ("database role", "tenant walls", "clock", "secrets", "work"):
         assert levels(outcome, check) == ["problem"]
         assert "DATABASE_URL" in remedy_of(outcome, check, "problem")
+        assert "refused" in found(outcome, check)[0]["found"]
+    assert Commands(app)("doctor --offline").out.count("refused") == 1
 
 
 def test_what_leaves_the_machine(make_app: MakeApp, settings: Settings) -> None:

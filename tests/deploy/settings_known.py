@@ -10,7 +10,7 @@ from devstack.programs import ROOT
 # Without these nothing starts.
 REQUIRED = {"DATABASE_URL", "REDIS_URL", "SECRET_KEYS"}
 # gunicorn's own, told below the table; and those that Python itself reads.
-OTHERS = {"PORT", "WEB_CONCURRENCY", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
+OTHERS = {"PORT", "WEB_CONCURRENCY", "DRAIN_SECONDS", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
 # Where worker and beat answer probes.
 PORTS = {"WORKER_PORT", "BEAT_PORT"}
 # Read by OpenTelemetry itself, told in a section of their own.

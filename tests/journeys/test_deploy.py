@@ -10,9 +10,15 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 
 import pytest
+import requests
 
+from devstack.places import free_port
+from devstack.programs import Programs, await_api
+from devstack.servers import Servers
 from devstack.supervisor import Process, wait_until
 from tests.journeys.gateway import PATIENCE_S, Gateway, Paid, new_payer
 from tests.journeys.referee import assert_all_charged_once, assert_one_payment_a_key
@@ -123,3 +129,21 @@ def _errors(workers: list[Process]) -> dict[str, list[str]]:
         levels = [(json.loads(line).get("level"), line) for line in lines]
         found[worker.name] = [line for level, line in levels if level in {"error", "critical"}]
     return found
+
+
+def test_a_balancer_hears_that_the_api_is_to_end_before_it_does(
+    gateway: Gateway, servers: Servers
+) -> None:
+    programs, port = Programs({**gateway.stack.environment, "DRAIN_SECONDS": "3"}), free_port()
+    url = f"http://127.0.0.1:{port}"
+    api = servers.supervisor.start(replace(programs.api(port=port, workers=2), name="draining-api"))
+    await_api(api, url)
+    asked = partial(requests.get, f"{url}/health/ready", timeout=10)
+    os.kill(api.pid, signal.SIGTERM)
+    wait_until(lambda: asked().status_code == 503, what="it is ready", limit_s=2)
+    assert asked().json()["status"] == "draining"
+    # All that still comes is answered.
+    assert requests.get(f"{url}/health/live", timeout=10).status_code == 200
+    servers.supervisor.forget(api)
+    wait_until(lambda: not api.alive, what="it serves on", limit_s=EXIT_MAX_S)
+    assert api.exit_code == 0

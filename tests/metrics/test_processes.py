@@ -17,6 +17,9 @@ MANY = 60
 # What each gunicorn process may lend out at most.
 POOL = 24
 
+# More than any pid there may be.
+NOBODY = 2**22 + 1
+
 
 def counted_by(folder: Path) -> set[str]:
     return {path.stem.removeprefix("counter_") for path in folder.glob("counter_*.db")}
@@ -98,6 +101,19 @@ def test_a_killed_process_takes_no_counts_with_it_and_leaves_no_gauge(
         installation.api.total("payments_accepted_total")
         == before.total("payments_accepted_total") + 1
     )
+
+
+def test_a_file_that_was_only_just_made_is_no_trouble(installation: Installation) -> None:
+    """A process that starts makes its files and then gives them their size; it may die in between."""
+    await_both(installation)
+    before = installation.api.total("payments_accepted_total")
+    empty = [installation.folder / f"{kind}_{NOBODY}.db" for kind in ("counter", "histogram")]
+    for file in empty:
+        file.touch()
+    assert installation.api.total("payments_accepted_total") == before
+    kill_a_worker(installation)
+    assert not any(file.exists() for file in empty)
+    assert installation.api.total("payments_accepted_total") == before
 
 
 def test_a_reload_keeps_the_counts_and_a_restart_cleans_up(installation: Installation) -> None:

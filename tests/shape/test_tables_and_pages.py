@@ -43,7 +43,7 @@ OF_COMMANDS = {
     "RecoveryUnfinished",
 }
 # gunicorn's and compose's own, which no code of ours reads.
-NOT_OURS = {"PORT", "WEB_CONCURRENCY"}
+NOT_OURS = {"PORT", "WEB_CONCURRENCY", "DRAIN_SECONDS"}
 
 
 def rows(page: str) -> Iterator[list[str]]:

@@ -11,10 +11,10 @@ from payments_app.payments.acceptance import reference_for
 from payments_app.payments.errors import RecoveryUnfinished
 from payments_app.payments.news import publish_news
 from payments_app.payments.rails import Rails
-from payments_app.payments.recovery import RESTORED, begin_recovery, finish_recovery, progress
+from payments_app.payments.recovery import begin_recovery, finish_recovery, progress
 from payments_app.payments.states import Stage, Status
 from payments_app.providers.contract import Mode
-from payments_app.tenants.holds import held_tenants, hold_tenant
+from payments_app.tenants.holds import RESTORED, held_tenants, hold_tenant
 from payments_app.webhooks.endpoints import Owner
 from payments_app.webhooks.feed import GAP, RESTORED_EVENT, last_position, read_events
 from tests.builders import (
@@ -116,6 +116,31 @@ def test_who_was_held_before_stays_held() -> None:
     assert [(tenant.id, tenant.held_why) for tenant in held_tenants()] == [
         (tenant_id, "asked to stop")
     ]
+
+
+@pytest.mark.usefixtures("app")
+def test_who_is_held_for_another_reason_meanwhile_stays_held() -> None:
+    """Such as an invariant that is found broken in what was restored."""
+    tenant_id = a_caller().tenant_id
+    begin()
+    assert hold_tenant(tenant_id, why="broken: end_stands", actor="system:invariants")
+    finish_recovery(actor="cli:test")
+    assert [(tenant.id, tenant.held_why) for tenant in held_tenants()] == [
+        (tenant_id, "broken: end_stands")
+    ]
+
+
+def test_to_begin_again_asks_again(app: Flask) -> None:
+    """As after a backup that was taken during a recovery: what was heard before it is old."""
+    rails = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
+    payment_id = an_accepted_payment(rails).payment_id
+    begin()
+    go_on(rails, payment_id)
+    assert [one.waiting for one in progress() if one.open] == [0]
+    begin()
+    assert [one.waiting for one in progress() if one.open] == [1]
+    go_on(rails, payment_id)
+    assert [one.waiting for one in progress() if one.open] == [0]
 
 
 @pytest.mark.usefixtures("app")

@@ -258,7 +258,8 @@ COPIES: Final[list[tuple[Row, str]]] = [
     ({"id": UUID(int=50), "sequence": 2}, "uq_webhook_events_tenant_id_mode_position"),
     ({"id": UUID(int=50)}, "uq_webhook_deliveries_event_number_endpoint_id"),
     ({"detail": "otherwise"}, "uq_invariant_breaks_tenant_id_invariant_subject"),
-    ({"url": "https://other.example"}, "uq_webhook_attempts_delivery_id_generation"),
+    # Told by its partition's name.
+    ({"url": "https://other.example"}, "pk_webhook_attempts_before"),
 ]
 
 # What makes a second row another one: the same, in another tenant or in the other mode.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 
 import psycopg
@@ -14,10 +15,12 @@ from sqlalchemy import TextClause, text
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments import news, survey
 from payments_app.payments.figures import count_fenced
+from payments_app.payments.survey import providers_heard
 from payments_app.payments.survey import survey as look
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import (
     ANSWERS,
+    SCRIPTED,
     ScriptedProvider,
     a_caller,
     advance,
@@ -92,6 +95,25 @@ def test_what_has_ended_is_in_none(app: Flask) -> None:
 
     assert sum(figures["open_payments"].values()) == 0
     assert figures["due_lag_seconds"] == figures["oldest_open_payment_seconds"] == {"": 0}
+
+
+@pytest.mark.parametrize(
+    ("answer", "word"), [("accepted", "answers"), ("unknown", "silent"), ("not_sent", "silent")]
+)
+def test_what_was_heard_of_a_provider(app: Flask, answer: str, word: str) -> None:
+    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
+    an_accepted_payment(rails)
+    assert providers_heard([SCRIPTED]) == {SCRIPTED: "idle"}
+    advance(rails)
+    assert providers_heard([SCRIPTED, "other"]) == {SCRIPTED: word, "other": "idle"}
+
+
+def test_of_a_provider_nothing_is_known_while_the_database_is_away(
+    make_app: Callable[..., Flask],
+) -> None:
+    app = make_app(database_url="postgresql+psycopg://maramoja_app@127.0.0.1:1/maramoja")
+    with app.app_context():
+        assert providers_heard(["mtn_momo"]) == {"mtn_momo": "not known"}
 
 
 def test_news_and_deliveries_until_they_are_out(app: Flask) -> None:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Final
 
 import click
+import psycopg
 from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
-from payments_app.commands.doctor import database, environment
-from payments_app.commands.doctor.finding import Check, Finding, Level, problem
+from payments_app.commands.doctor import database, environment, walls
+from payments_app.commands.doctor.finding import Check, Finding, Level, ok, problem
 from payments_app.commands.group import GatewayCommand
 from payments_app.commands.report import Report, table
 from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.logs import masked
 
 CHECKS: Final[dict[str, Check]] = {
     "settings": environment.check_settings,
-    "database role": database.check_role,
+    "database role": walls.check_role,
     "migrations": database.check_migrations,
-    "tenant walls": database.check_walls,
+    "tenant walls": walls.check_walls,
+    "triggers": walls.check_triggers,
+    "rights": walls.check_rights,
     "durability": database.check_word,
     "clock": database.check_clock,
     "secrets": database.check_secrets,
@@ -48,7 +53,13 @@ def doctor(*, offline: bool) -> Report:
         {"check": name, "level": one.level, "found": one.said, "remedy": one.remedy or None}
         for name, one in found
     ]
-    rows = [(one.level, name, one.said, one.remedy) for name, one in found]
+    rows = [
+        # A database that is away is away for each check: said in full once.
+        (one.level, name, "as above", "")
+        if one == before
+        else (one.level, name, one.said, one.remedy)
+        for (_, before), (name, one) in pairwise([("", ok("")), *found])
+    ]
     text = table(("LEVEL", "CHECK", "FOUND", "WHAT TO DO"), rows, empty="")
     well = not any(one.level is Level.PROBLEM for _, one in found)
     return Report({"data": documents, "well": well}, text, well=well)
@@ -58,11 +69,24 @@ def _looked_at(check: Check) -> Iterator[Finding]:
     try:
         yield from check()
     except SQLAlchemyError as error:
-        # Its own message holds the statement with its values.
-        cause = type(getattr(error, "orig", None) or error).__name__
-        yield problem(
-            f"the database didn't answer this ({cause})",
-            "see DATABASE_URL, whether PostgreSQL is up, and flask db upgrade",
-        )
+        yield _unanswered(getattr(error, "orig", None) or error)
     except GatewayError as error:
         yield problem(f"{error.code}: {error.detail}", "see docs/errors.md")
+
+
+def _unanswered(error: BaseException) -> Finding:
+    if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
+        # No connection: libpq says which server and why, and never the password.
+        why = masked(" ".join(str(error).split("\n", 1)[0].split()))
+        return problem(
+            f"the database can't be reached: {why}",
+            "see DATABASE_URL, and whether PostgreSQL is up",
+        )
+    # Its own message holds the statement with its values.
+    cause = type(error).__name__
+    if isinstance(error, psycopg.errors.InsufficientPrivilege):
+        return problem(f"our role may not ask this ({cause})", "see rights")
+    return problem(
+        f"the database didn't answer this ({cause})",
+        "flask db upgrade, if migrations are pending; else see PostgreSQL's log",
+    )

@@ -1,4 +1,4 @@
-"""PostgreSQL: its walls, its word, its clock, and the work that waits in it."""
+"""PostgreSQL: its schema, its word, its clock, and the work that waits in it."""
 
 from __future__ import annotations
 
@@ -23,37 +23,10 @@ from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 SKEW_WARNING_S: Final = 2.0
 SKEW_PROBLEM_S: Final = 30.0
 
-_ROLE: Final = text(
-    "SELECT current_user, rolsuper OR rolbypassrls,"
-    " EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public' AND tableowner = current_user)"
-    " FROM pg_roles WHERE rolname = current_user"
-)
-_UNWALLED: Final = text(
-    "SELECT relname FROM pg_class c WHERE relnamespace = 'public'::regnamespace"
-    " AND relkind IN ('r', 'p') AND relname <> 'alembic_version'"
-    " AND NOT (relrowsecurity AND relforcerowsecurity"
-    " AND EXISTS (SELECT FROM pg_policy WHERE polrelid = c.oid AND polname = 'tenant_wall'))"
-    " ORDER BY relname"
-)
 _SETTINGS: Final = text(
     "SELECT name, setting FROM pg_settings"
     " WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')"
 )
-
-
-def check_role() -> Iterator[Finding]:
-    """A plain role, which row-level security holds, and which owns nothing."""
-    with snapshot() as connection:
-        name, unsafe, owner = connection.execute(_ROLE).one()
-    if unsafe:
-        yield problem(f"the role {name} is held by no wall", "give DATABASE_URL a plain role")
-    elif owner:
-        yield warning(
-            f"the role {name} owns tables: it could take the walls down",
-            "migrate as another role, by MIGRATION_DATABASE_URL",
-        )
-    else:
-        yield ok(f"the role {name} is a plain one")
 
 
 def check_migrations() -> Iterator[Finding]:
@@ -64,18 +37,6 @@ def check_migrations() -> Iterator[Finding]:
         yield problem(f"the schema is at {named}: this version needs more", "flask db upgrade")
     else:
         yield ok(f"the schema is at {named}")
-
-
-def check_walls() -> Iterator[Finding]:
-    """Each table has row-level security, forced, with its policy."""
-    with snapshot() as connection:
-        bare = list(connection.execute(_UNWALLED).scalars())
-    if bare:
-        yield problem(
-            f"no tenant wall on: {', '.join(bare)}", "flask db upgrade; see migration 0002"
-        )
-    else:
-        yield ok("every table has its tenant wall")
 
 
 def check_word() -> Iterator[Finding]:

@@ -1,0 +1,123 @@
+"""PostgreSQL's walls: our role, row-level security, the triggers that keep the record, our rights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from sqlalchemy import text
+
+from payments_app.commands.doctor.finding import Finding, ok, problem, warning
+from payments_app.kernel.database import snapshot
+
+_ROLE: Final = text(
+    "SELECT current_user, rolsuper OR rolbypassrls,"
+    " EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public' AND tableowner = current_user)"
+    " FROM pg_roles WHERE rolname = current_user"
+)
+# A wall is one policy, for everybody and everything, that asks for the transaction's tenant. All say
+# the same of their column with it; a second policy would let more through.
+_UNWALLED: Final = text(
+    r"""
+    WITH walls AS (
+        SELECT relname, relrowsecurity AND relforcerowsecurity AS stands,
+               (SELECT count(*) FROM pg_policy WHERE polrelid = c.oid) AS policies,
+               (SELECT regexp_replace(pg_get_expr(polqual, polrelid), '\((tenant_id|id)\)', '')
+                FROM pg_policy
+                WHERE polrelid = c.oid AND polname = 'tenant_wall' AND polcmd = '*'
+                  AND polpermissive AND polroles = '{0}' AND polwithcheck IS NULL) AS says
+        FROM pg_class c
+        WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
+          AND relname <> 'alembic_version')
+    SELECT relname FROM walls
+    WHERE NOT stands OR policies <> 1 OR says IS NULL OR says NOT LIKE '%maramoja.tenant%'
+       OR says <> (SELECT mode() WITHIN GROUP (ORDER BY says) FROM walls)
+    ORDER BY relname
+    """
+)
+# Those of foreign keys too. A restore by hand leaves them so, or a session that calls itself a replica.
+_ASLEEP: Final = text(
+    """
+    SELECT DISTINCT relname FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
+    WHERE relnamespace = 'public'::regnamespace AND tgenabled NOT IN ('O', 'A')
+       OR relnamespace = 'public'::regnamespace
+          AND current_setting('session_replication_role') = 'replica'
+    ORDER BY relname
+    """
+)
+# Partitions are reached through their table. What is forgotten in its time may be deleted.
+_RIGHTS: Final = text(
+    """
+    SELECT relname,
+           has_table_privilege(c.oid, 'SELECT')
+           AND (relname = 'alembic_version' OR has_table_privilege(c.oid, 'INSERT')),
+           has_table_privilege(c.oid, 'TRUNCATE') OR has_table_privilege(c.oid, 'DELETE')
+           AND relname NOT IN ('webhook_deliveries', 'webhook_attempts')
+    FROM pg_class c
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p') AND NOT relispartition
+      AND pg_get_userbyid(relowner) <> current_user
+    ORDER BY relname
+    """
+)
+
+
+def check_role() -> Iterator[Finding]:
+    """A plain role, which row-level security holds, and which owns nothing."""
+    with snapshot() as connection:
+        name, unsafe, owner = connection.execute(_ROLE).one()
+    if unsafe:
+        yield problem(f"the role {name} is held by no wall", "give DATABASE_URL a plain role")
+    elif owner:
+        yield warning(
+            f"the role {name} owns tables: it could take the walls down",
+            "migrate as another role, by MIGRATION_DATABASE_URL",
+        )
+    else:
+        yield ok(f"the role {name} is a plain one")
+
+
+def check_walls() -> Iterator[Finding]:
+    """Each table has row-level security, forced, with its policy and no other."""
+    with snapshot() as connection:
+        bare = list(connection.execute(_UNWALLED).scalars())
+    if bare:
+        yield problem(
+            f"no tenant wall, or not the migrations' own, on: {', '.join(bare)}",
+            "flask db upgrade; see migration 0002, and find out who changed it",
+        )
+    else:
+        yield ok("every table has its tenant wall")
+
+
+def check_triggers() -> Iterator[Finding]:
+    """The triggers that keep the record, and those of foreign keys, are awake."""
+    with snapshot() as connection:
+        asleep = list(connection.execute(_ASLEEP).scalars())
+    if asleep:
+        yield problem(
+            f"triggers are switched off on: {', '.join(asleep)}",
+            "ALTER TABLE … ENABLE TRIGGER ALL as the owner; then flask audit verify",
+        )
+    else:
+        yield ok("every trigger is awake")
+
+
+def check_rights() -> Iterator[Finding]:
+    """Our role may do what it must, and take nothing away."""
+    with snapshot() as connection:
+        rows = connection.execute(_RIGHTS).all()
+    lacking = [name for name, enough, _ in rows if not enough]
+    beyond = [name for name, _, too_much in rows if too_much]
+    if lacking:
+        yield problem(
+            f"our role may not read or write: {', '.join(lacking)}",
+            "grant what the migrations grant: they do it for the role in DATABASE_URL as they run,"
+            " so make the role before flask db upgrade",
+        )
+    if beyond:
+        yield warning(
+            f"our role may remove rows of: {', '.join(beyond)}",
+            "REVOKE DELETE, TRUNCATE on them from it",
+        )
+    if not lacking and not beyond:
+        yield ok("our role may do what it must, and no more")
