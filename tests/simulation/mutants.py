@@ -298,7 +298,7 @@ OF_OURS: Final = (
     _edited(
         "answer_expires_in_flight",
         "an answer expires although its payment has no end yet",
-        Edit(acceptance, "_replayed", " and status != Status.PENDING", ""),
+        Edit(acceptance, "_replayed", " and row.payment_status != Status.PENDING", ""),
     ),
     _edited(
         "change_without_its_line",

@@ -4,13 +4,13 @@ A partition holds the attempts of the deliveries that came into being in its wee
 the time. So claiming and recording touch one partition, which its key names, and nothing else changes
 for whoever reads or writes the table, the version before this one among them.
 
-Revision ID: 0010
+Revision ID: 0009
 """
 
 from alembic import op
 
-revision = '0010'
-down_revision = '0009'
+revision = '0009'
+down_revision = '0008'
 
 COLUMNS = (
     "id, tenant_id, delivery_id, generation, trigger, url, started_at, finished_at, outcome,"
