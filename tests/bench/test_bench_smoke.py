@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 # `python -m bench counts --texts` shows what is sent. A number that has become smaller is good
 # news: lower it here.
 COSTS = {
-    "accept": (7, 8),
-    "replay": (6, 7),
-    "drain": (25.6, 29.8),
+    "accept": (1, 1),
+    "replay": (1, 1),
+    "drain": (4, 13),
     "look": (3, 4),
 }
 LITTLE = Effort(rounds=1, seconds=1, connections=(2,), warm_s=0, known=10, settle_s=0)
@@ -40,7 +40,8 @@ def test_what_it_costs_the_database_is_what_is_written_here(
     counted: dict[str, Count], what: str
 ) -> None:
     count = counted[what]
-    assert (count.syncs, count.statements) == COSTS[what], count.texts
+    # A key is looked up a few times a second, however many payments that is.
+    assert (round(count.syncs), round(count.statements)) == COSTS[what], count.texts
 
 
 def test_everybody_takes_payments_without_an_error(servers: Servers, tmp_path: Path) -> None:
