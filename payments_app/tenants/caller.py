@@ -31,8 +31,8 @@ _NO_HASH: Final = bytes(32)
 # Nobody needs to know more exactly when a key was last used.
 USE_NOTED_EVERY_S: Final = 60.0
 # A key that is revoked, a tenant that is suspended: refused everywhere by then. A busy key costs
-# the database four looks a second and process.
-KNOWN_FOR_S: Final = 0.25
+# the database ten looks a second and process.
+KNOWN_FOR_S: Final = 0.1
 # Keys remembered at once; more only means more looks and notes.
 REMEMBERED_MAX: Final = 10_000
 

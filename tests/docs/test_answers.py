@@ -16,6 +16,7 @@ import requests
 from psycopg import sql
 
 from payments_app.api.problem_types import HTTP_PROBLEMS, PROBLEMS
+from payments_app.tenants.caller import KNOWN_FOR_S
 from tests.docs.cli_server import ask
 from tests.docs.conftest import Site
 from tests.docs.pages import read
@@ -137,11 +138,13 @@ def held(site: Site) -> requests.Response:
     site.key_of("held")
     first = post(site, tenant="held", key=key)
     site.flask("tenants", "hold", "held", "--why", "a test")
+    time.sleep(KNOWN_FOR_S)
     again = post(site, tenant="held", key=key)
     assert (again.status_code, again.content) == (201, first.content)
     answer = post(site, tenant="held", key=uuid4())
     assert int(answer.headers["Retry-After"]) >= 1
     site.flask("tenants", "release", "held")
+    time.sleep(KNOWN_FOR_S)
     assert post(site, tenant="held", key=uuid4()).status_code == 201
     return answer
 

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import partial
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from devstack.supervisor import wait_until
@@ -157,15 +158,14 @@ def test_a_request_killed_after_its_commit_is_answered_at_its_retry_as_the_first
     gateway: Gateway,
 ) -> None:
     order, key = gateway.order(), str(uuid4())
-    # A frozen broker holds the process between its commit and its answer.
-    gateway.stack.redis.process.stop()
-    client = _send_aside(gateway, order, key)
+    with _commits_unanswered(gateway) as wait_for_one:
+        client = _send_aside(gateway, order, key)
+        wait_for_one()
+        gateway.stack.processes["api"].kill()
+        client.join(PATIENCE_S)
     wait_until(
         lambda: gateway.payments_of(order) == 1, what="nothing committed", limit_s=PATIENCE_S
     )
-    gateway.stack.processes["api"].kill()
-    client.join(PATIENCE_S)
-    gateway.stack.redis.process.cont()
     gateway.stack.processes["api"].start()
     answer = gateway.send_until_created(order, key)
     assert answer.headers["Idempotent-Replayed"] == "true"
@@ -270,3 +270,30 @@ def _await_late_submissions(gateway: Gateway, paid: Paid) -> None:
         what="the provider still works on a submission",
         limit_s=PATIENCE_S,
     )
+
+
+@contextmanager
+def _commits_unanswered(gateway: Gateway) -> Iterator[Callable[[], None]]:
+    """PostgreSQL has written each commit down, and waits for a standby before it says so.
+
+    Yields a function that returns once a payment's does.
+    """
+    url = gateway.stack.administrator_url
+    with psycopg.connect(url, autocommit=True, options="-c synchronous_commit=local") as server:
+
+        def set_standbys(names: str) -> None:
+            server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'".encode())
+            server.execute("SELECT pg_reload_conf()")
+
+        def one_waits() -> bool:
+            row = server.execute(
+                "SELECT count(*) > 0 FROM pg_stat_activity"
+                " WHERE wait_event = 'SyncRep' AND query LIKE '%INSERT INTO payments %'"
+            ).fetchone()
+            return row == (True,)
+
+        set_standbys("nobody")
+        try:
+            yield lambda: wait_until(one_waits, what="no commit waits", limit_s=PATIENCE_S)
+        finally:
+            set_standbys("")

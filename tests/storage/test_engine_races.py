@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from flask import Flask
 
+from payments_app.kernel import jobs
 from payments_app.kernel.database import db
 from payments_app.kernel.wire import Wire
 from payments_app.payments.claims import LEASE
@@ -167,6 +168,8 @@ def test_a_worker_whose_hands_are_full_rings_for_another_once(
     asker = an_asker()
     for _ in range(payments):
         an_accepted_payment(rails, asker=asker)
+    # Those of the acceptances are given by a thread.
+    jobs._bell.settle()
     before = redis.llen("maramoja")
     assert advance(rails, hands=4) == payments
     assert redis.llen("maramoja") == before + rings

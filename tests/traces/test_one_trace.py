@@ -121,7 +121,9 @@ def test_request_task_steps_calls_and_webhooks_are_one_trace(
     assert told == {span.traceparent for span in named(spans, POST)}
     page = (ROOT / "docs/traces.md").read_text()
     (example,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
-    assert sorted(example.splitlines()) == sorted(shape_of(spans)), "\n".join(shape_of(spans))
+    # Another worker may ask, with the token that it has, and is told to get a new one.
+    shape = [line for line in shape_of(spans) if not line.endswith("401")]
+    assert sorted(example.splitlines()) == sorted(shape), "\n".join(shape)
 
 
 def test_a_span_says_which_payment_whose_and_what_came_of_it(
@@ -219,7 +221,9 @@ def test_a_callback_opens_no_span_in_the_trace_that_it_names_and_links_to_the_pa
     )
     name = "PUT /callbacks/<provider>/<reference>"
     wait_until(lambda: bool(collector.about(paid.id, name)), what="no callback", limit_s=PATIENCE_S)
-    (request,) = named(collector.of(trace_id), REQUEST)
+    (request,) = named(
+        awaited(collector, trace_id, lambda found: bool(named(found, REQUEST))), REQUEST
+    )
 
     assert collector.of(named_by_stranger) == []
     assert f"{trace_id}-{request.span_id}" in collector.about(paid.id, name)[0].links
