@@ -205,8 +205,10 @@ def test_a_worker_killed_between_its_claims_and_its_sends_leaves_none_to_be_char
         let_time_pass(seconds=LEASE_S + 1)
         advance(rails, hands=3)
     references = [payment_row(each).reference for each in ids]
-    # Each was asked about before it was sent again; the one that had arrived was not sent again.
-    assert provider.questions[:3] == references[:3]
+    # Their leases ended at one moment: which three come first is nobody's promise. Each was asked
+    # about before it was sent again; the one that had arrived was not sent again.
+    assert len(set(provider.questions[:3])) == 3
+    assert set(provider.questions) == set(references)
     assert sorted(ledger.arrivals) == sorted(references)
     ledger.truths = dict.fromkeys(references, "paid")
     let_time_pass(seconds=LEASE_S + 1)
