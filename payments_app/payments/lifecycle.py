@@ -156,6 +156,9 @@ def _observe(claim: Claim, rails: Rails) -> Observation:
     payment = claim.payment
     provider = rails.registry.get(payment.provider)
     account = rails.account_of(payment)
+    if provider.merchant(account) != payment.merchant:
+        # We may remember it from before a change that the acceptance knew of.
+        account = rails.account_of(payment, anew=True)
     is_other_merchant = provider.merchant(account) != payment.merchant
     if is_other_merchant:
         log.error("payment.merchant_changed", provider=payment.provider)

@@ -53,9 +53,10 @@ class Rails:
     public_base_url: str | None
     stopping: Callable[[], bool] = bool
 
-    def account_of(self, payment: Payment) -> ProviderAccount:
+    def account_of(self, payment: Payment, *, anew: bool = False) -> ProviderAccount:
         """The account that the payment was accepted for, at the platform that took it.
 
+        `anew`: as it is now, not as it is remembered.
         Raises a GatewayError if it can't be opened any more.
         """
         account = self.accounts.open(
@@ -63,6 +64,7 @@ class Rails:
             provider=payment.provider,
             mode=Mode(payment.mode),
             account_id=payment.account_id,
+            anew=anew,
         )
         return replace(
             account, base_url=payment.base_url, target_environment=payment.target_environment

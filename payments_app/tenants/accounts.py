@@ -172,16 +172,26 @@ class ProviderAccounts:
         return _reachable(own or self._platform_account(provider, mode), mode)
 
     def open(
-        self, *, tenant_id: UUID, provider: str, mode: Mode, account_id: UUID | None
+        self,
+        *,
+        tenant_id: UUID,
+        provider: str,
+        mode: Mode,
+        account_id: UUID | None,
+        anew: bool = False,
     ) -> ProviderAccount:
         """The account that a payment was accepted for; `account_id` None is the platform's.
 
         Never another one: what one account was asked to do, another knows nothing about.
+        What is remembered may be older than the payment: before "not there" it is read anew, and
+        so it is when asked to.
         Raises ProviderNotEnabled, ProviderAccountUnreadable.
         """
         if account_id is None:
             return _reachable(self._platform_account(provider, mode), mode)
-        own = self._own(tenant_id, provider, mode)
+        own = None if anew else self._own(tenant_id, provider, mode)
+        if own is None or own.id != account_id:
+            own = self._own_anew(tenant_id, provider, mode)
         return _reachable(own if own and own.id == account_id else None, mode)
 
     def platform(self, provider: str | None = None) -> tuple[ProviderAccount, ...]:
@@ -206,10 +216,14 @@ class ProviderAccounts:
         remembered = self._remembered.get(key)
         if remembered is not None and now - remembered[0] < STALE_MAX_S:
             return remembered[1]
+        return self._own_anew(tenant_id, provider, mode)
+
+    def _own_anew(self, tenant_id: UUID, provider: str, mode: Mode) -> ProviderAccount | None:
+        now = self._seconds()
         account = self._read_own(tenant_id, provider, mode)
         if len(self._remembered) >= REMEMBERED_MAX:
             self._remembered.clear()
-        self._remembered[key] = (now, account)
+        self._remembered[tenant_id, provider, mode] = (now, account)
         return account
 
     def _read_own(self, tenant_id: UUID, provider: str, mode: Mode) -> ProviderAccount | None:

@@ -11,12 +11,14 @@ from devstack.servers import Servers
 from payments_app.api.health import LEAVING
 from payments_app.settings import Settings
 from tests.api.http_caller import MakeApp
+from tests.conftest import Installation
 
 NO_SERVER = "postgresql+psycopg://maramoja_app@127.0.0.1:1/maramoja"
 
 
-def test_all_is_well(app: Flask) -> None:
-    client = app.test_client()
+def test_all_is_well(installation_of_its_own: Installation) -> None:
+    """Of its own: what other tests heard of the provider is told here too."""
+    client = installation_of_its_own.app.test_client()
 
     assert client.get("/health/live").get_json() == {"status": "ok"}
     assert client.get("/health/ready").get_json() == {

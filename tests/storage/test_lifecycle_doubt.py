@@ -13,14 +13,18 @@ from payments_app.payments.model import Payment
 from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Capabilities, Mode, Observation, ProviderAccount
 from payments_app.providers.registry import Registry
-from payments_app.tenants.accounts import ProviderAccounts
+from payments_app.tenants.accounts import NewAccount, ProviderAccounts, set_account
+from payments_app.tenants.errors import ProviderNotEnabled
 from tests.builders import (
     ANSWERS,
     SCRIPTED,
     ScriptedProvider,
+    a_caller,
     a_claim,
+    a_tenant,
     advance,
     an_accepted_payment,
+    an_asker,
     an_order,
     due_in_s,
     events_of,
@@ -356,6 +360,29 @@ def test_another_merchants_word_that_a_payment_is_there_counts(
     make_due(row.id)
     advance(with_other_merchant(rails, app))
     assert payment_row(row.id).status == "SUCCESSFUL"
+
+
+def test_a_worker_that_remembers_an_older_account_reads_it_anew_before_it_waits(
+    app: Flask, provider: ScriptedProvider, rails: Rails
+) -> None:
+    """Else the first payments after a change would wait a minute for somebody to act."""
+    tenant, cipher = a_tenant(), app.extensions["maramoja"].cipher
+    worker = replace(rails, accounts=ProviderAccounts((), cipher))
+    own = NewAccount(SCRIPTED, Mode.LIVE, "http://127.0.0.1:1", "sandbox", {"merchant": "first"})
+    with pytest.raises(ProviderNotEnabled):
+        worker.accounts.find(tenant_id=tenant.id, provider=SCRIPTED, mode=Mode.LIVE)
+    for merchant in ("first", "second"):
+        set_account(
+            tenant,
+            replace(own, credentials={"merchant": merchant}),
+            cipher=cipher,
+            actor="cli:test",
+        )
+        acceptor = replace(rails, accounts=ProviderAccounts((), cipher))
+        an_accepted_payment(acceptor, asker=an_asker(caller=a_caller(tenant=tenant)))
+        provider.submissions.clear()
+        assert advance(worker) == 1
+        assert len(provider.submissions) == 1, merchant
 
 
 @pytest.mark.parametrize("fault", ["prepare", "submit", "check"])
