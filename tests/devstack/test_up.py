@@ -68,6 +68,17 @@ class Terminal:
         directory = self.var / "pids"
         return {path.name: int(path.read_text().split()[0]) for path in directory.iterdir()}
 
+    def await_end(self, process: subprocess.Popen[str]) -> int:
+        """Its exit code. If it takes too long, what still runs and what its logs end with."""
+        try:
+            return process.wait(timeout=DOWN_MAX_S)
+        except subprocess.TimeoutExpired:
+            tails = [
+                f"{path.name}:\n{path.read_text(errors='replace')[-1500:]}"
+                for path in sorted((self.var / "log").iterdir())
+            ]
+            raise AssertionError("\n".join([f"still there: {self.pids()}", *tails])) from None
+
     def close(self) -> None:
         for process in self.running:
             if process.poll() is None:
@@ -131,7 +142,7 @@ def test_ctrl_c_ends_all_and_one_checkout_runs_once(terminal: Terminal) -> None:
     assert code == 0, listed
 
     first.send_signal(signal.SIGINT)
-    assert first.wait(timeout=DOWN_MAX_S) == 0
+    assert terminal.await_end(first) == 0
     assert not [name for name, pid in pids.items() if runs(pid)]
     assert terminal.pids() == {}
 

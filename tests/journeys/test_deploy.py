@@ -35,6 +35,9 @@ ENDING = ["api", "worker-1", "worker-2", "beat-1", "beat-2"]
 def test_sigterm_under_load_ends_every_process_in_order_and_loses_nothing(
     gateway: Gateway, broker: str
 ) -> None:
+    for process in gateway.workers:
+        # One that is still starting may end at once, and leaves nothing.
+        gateway.await_working(process)
     # Each submission takes a while, and there are more than the workers have hands for.
     gateway.provider.fault("slow", times=None, operation="create", parameters={"delay_s": 2.0})
     if broker == "away":
