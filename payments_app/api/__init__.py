@@ -17,7 +17,7 @@ from payments_app.api.authentication import (
     require_scope,
 )
 from payments_app.api.browsers import register_cors, register_headers
-from payments_app.api.idempotent import RequestLock
+from payments_app.api.idempotent import register_locks
 from payments_app.api.json import StrictJson
 from payments_app.api.limits import register_limits
 from payments_app.api.openapi import ProblemApi
@@ -43,13 +43,13 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
     app.url_map.strict_slashes = False
     # //api//v1 is not another spelling of /api/v1: no redirect, whose Host anybody may have set.
     app.url_map.merge_slashes = False
-    app.extensions["maramoja_lock"] = RequestLock(redis)
     register_traces(app)
     register_request_ids(app)
     metrics.register_metrics(app, settings)
     register_cors(app, settings.cors_allowed_origins)
     register_authentication(app)
     register_limits(app, settings, redis=redis)
+    register_locks(app, redis=redis)
     app.before_request(require_scope)
     app.before_request(_require_json)
     register_headers(app)

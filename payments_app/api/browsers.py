@@ -5,10 +5,13 @@ The headers are those of OWASP's REST security cheat sheet. CORS is off by defau
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from flask import Flask, Response, request
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 SECURITY_HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
@@ -41,15 +44,24 @@ PREFLIGHT_KEPT_S: Final = 600
 
 def register_headers(app: Flask) -> None:
     """Give every answer the security headers. A view's own value stands: /docs has a policy."""
+    app.wsgi_app = _Hardened(app.wsgi_app)  # type: ignore[method-assign]
 
-    @app.after_request
-    def harden(response: Response) -> Response:
-        # All at once: setdefault() looks through all that are there, for each of them.
-        own = {name for name, _ in response.headers}
-        response.headers.extend(pair for pair in SECURITY_HEADERS.items() if pair[0] not in own)
-        if request.is_secure:
-            response.headers["Strict-Transport-Security"] = STAY_ON_TLS
-        return response
+
+class _Hardened:
+    """Adds them as the answer leaves: they are constants, and Flask would check each anew."""
+
+    def __init__(self, serve: WSGIApplication) -> None:
+        self._serve = serve
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            own = {name for name, _ in headers}
+            headers.extend(pair for pair in SECURITY_HEADERS.items() if pair[0] not in own)
+            if environ.get("wsgi.url_scheme") == "https":
+                headers.append(("Strict-Transport-Security", STAY_ON_TLS))
+            return start_response(status, headers, *error)
+
+        return self._serve(environ, start)
 
 
 def register_cors(app: Flask, origins: Sequence[str]) -> None:

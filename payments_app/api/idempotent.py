@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final, TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import structlog
-from flask import request
+from flask import Flask, Response, current_app, g, request
 from redis import Redis, RedisError
 
 from payments_app.kernel import metrics
 from payments_app.kernel.idempotency import KeyInvalid, KeyMissing
+from payments_app.tenants.caller import Caller
 
 T = TypeVar("T")
+View = TypeVar("View", bound=Callable[..., Any])
 log = structlog.get_logger(__name__)
 
 HEADER: Final = "Idempotency-Key"
@@ -33,21 +35,58 @@ POLL_FIRST_S: Final = 0.01
 POLL_MAX_S: Final = 0.1
 # After Redis failed once, don't wait for it again in every request.
 AVOID_S: Final = 5.0
+_FAILED: Final = 400
+_LOCKS: Final = "maramoja_locks"
 _COMPARE_AND_DELETE: Final = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
 return 0
 """
 
 
-def key_of_request(*, required: bool) -> UUID | None:
-    """The request's Idempotency-Key. Raises KeyMissing, KeyInvalid.
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """A key's lock as one request asks for it. `token`: what stands in it if it is taken."""
 
-    A UUID, bare or as a Structured Field string in double quotes (RFC 9651, and the draft).
-    """
+    key: UUID
+    name: str
+    token: str
+
+
+def under_its_key(view: View) -> View:
+    """Have Redis asked for the lock of the request's key before the view is called."""
+    view.__dict__["under_its_key"] = True
+    return view
+
+
+def wanted_lock(caller: Caller) -> Lock | None:
+    """The lock that this request is to take; None for a route or a request without a key."""
+    view = current_app.view_functions[request.endpoint or ""]
+    if not getattr(view, "under_its_key", False):
+        return None
+    try:
+        key = _read_key()
+    except KeyInvalid:
+        # The view says so, when it is its turn.
+        return None
+    if key is None:
+        return None
+    name = f"idempotency:{caller.tenant_id}:{caller.mode}:{key}"
+    return Lock(key, name, secrets.token_hex(8))
+
+
+def key_of_request(*, required: bool) -> UUID | None:
+    """The request's Idempotency-Key. Raises KeyMissing, KeyInvalid."""
+    lock: Lock | None = g.get("lock")
+    key = _read_key() if lock is None else lock.key
+    if key is None and required:
+        raise KeyMissing("This tenant requires an Idempotency-Key header.")
+    return key
+
+
+def _read_key() -> UUID | None:
+    """A UUID, bare or as a Structured Field string in double quotes (RFC 9651, and the draft)."""
     values = request.headers.getlist(HEADER)
     if not values:
-        if required:
-            raise KeyMissing("This tenant requires an Idempotency-Key header.")
         return None
     text = values[0].strip()
     if len(text) > 1 and text[0] == text[-1] == '"':
@@ -62,35 +101,45 @@ def key_of_request(*, required: bool) -> UUID | None:
     return key
 
 
-class RequestLock:
-    """SET NX PX with a token, and compare-and-delete. Never an error: at worst no lock."""
+def register_locks(app: Flask, *, redis: Redis) -> None:
+    """Give the lock back when the request came to nothing.
+
+    Else it stays for LOCK_MS: who repeats the request in that time asks PostgreSQL for the first
+    answer at once, instead of trying to be the first.
+    """
+    locks = Locks(redis)
+    app.extensions[_LOCKS] = locks
+
+    @app.after_request
+    def give_back(response: Response) -> Response:
+        lock: Lock | None = g.get("lock")
+        if lock is not None and g.lock_holder == lock.token and response.status_code >= _FAILED:
+            locks.give_back(lock)
+        return response
+
+
+def await_first(find: Callable[[], T | None]) -> T | None:
+    """What `find` finds, if another request has this one's key; None if nobody has."""
+    lock: Lock | None = g.get("lock")
+    # "": there is something that can't be read, and so nobody's.
+    if lock is None or g.lock_holder in (None, "", lock.token):
+        metrics.key_lock_wait_seconds.observe(0)
+        return None
+    locks: Locks = current_app.extensions[_LOCKS]
+    return locks.await_first(lock.name, g.lock_holder, find)
+
+
+class Locks:
+    """What is asked of a lock once it is known whose it is. Never an error: at worst no lock."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._release = redis.register_script(_COMPARE_AND_DELETE)
         self._avoid_until = 0.0
 
-    @contextmanager
-    def hold(self, name: str, *, about: str) -> Iterator[str | None]:
-        """Take the lock. Yields None, or the token of whoever asked the same before us.
-
-        `about` is a digest of the request: one who asks something else under the same key is
-        nobody to wait for, because its answer doesn't depend on the first one's end. It is given
-        back when the block fails. Else it stays for LOCK_MS, and who repeats the request in that
-        time asks PostgreSQL for the first answer at once, instead of trying to be the first.
-        """
-        asked_at = time.monotonic()
-        token = f"{secrets.token_hex(8)}:{about}"
-        held = self._call(lambda: self._take(name, token))
-        holder = held if isinstance(held, str) and held.rpartition(":")[2] == about else None
-        if holder is None:
-            metrics.key_lock_wait_seconds.observe(time.monotonic() - asked_at)
-        try:
-            yield holder
-        except BaseException:
-            if held is True:
-                self._call(lambda: self._release(keys=[name], args=[token]))
-            raise
+    def give_back(self, lock: Lock) -> None:
+        """Let the next one be the first."""
+        self._call(lambda: self._release(keys=[lock.name], args=[lock.token]))
 
     def await_first(self, name: str, holder: str, find: Callable[[], T | None]) -> T | None:
         """What `find` finds, asked again while the holder is at it, COALESCE_S at most."""
@@ -105,14 +154,6 @@ class RequestLock:
                 break
         metrics.key_lock_wait_seconds.observe(time.monotonic() - asked_at)
         return found
-
-    def _take(self, name: str, token: str) -> bool | str:
-        """True when the lock is ours, else the holder's token."""
-        taken = self._redis.execute_command("SET", name, token, "NX", "PX", LOCK_MS)  # type: ignore[no-untyped-call]
-        if taken:
-            return True
-        holder = self._redis.get(name)
-        return holder.decode(errors="replace") if isinstance(holder, bytes) else ""
 
     def _call(self, command: Callable[[], T]) -> T | None:
         if time.monotonic() < self._avoid_until:

@@ -1,6 +1,7 @@
 """How often a key and a tenant may ask: in Redis over all hosts, in a process while Redis is away.
 
-All windows of a request are counted in one round trip, which also tells when they end.
+All windows of a request are counted in one round trip, which also tells when they end, and takes
+the lock of the request's idempotency key if no window is full.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from limits.storage import MemoryStorage
 from redis import Redis, RedisError
 from werkzeug.exceptions import TooManyRequests
 
+from payments_app.api.idempotent import LOCK_MS, Lock, wanted_lock
 from payments_app.kernel.clock import utc_now
 from payments_app.settings import Settings
 from payments_app.tenants.caller import Caller
@@ -35,11 +37,11 @@ CALLBACK: Final = "callback"
 KEYS_AT_ONCE: Final = 10
 # Each window in turn: INCR and the time left, until one is full; its count is the last one told. A
 # window without an end, however it came about, gets one; what is no count begins anew, or it would
-# let everyone through for good.
-_COUNT: Final = """
-local told = {}
-for number, key in ipairs(KEYS) do
-    local seconds, most = ARGV[2 * number - 1], tonumber(ARGV[2 * number])
+# let everyone through for good. After them a lock, if one is wanted: whose token stands in it.
+_LOOK: Final = """
+local told, windows = {}, tonumber(ARGV[1])
+for number = 1, windows do
+    local key, seconds, most = KEYS[number], ARGV[2 * number], tonumber(ARGV[2 * number + 1])
     local count = redis.pcall('incr', key)
     if type(count) == 'table' then
         redis.call('set', key, 1)
@@ -51,7 +53,19 @@ for number, key in ipairs(KEYS) do
         redis.call('pexpire', key, left_ms)
     end
     told[2 * number - 1], told[2 * number] = count, left_ms
-    if count > most then break end
+    if count > most then return told end
+end
+local lock = KEYS[windows + 1]
+if lock then
+    local token, ms = ARGV[2 * windows + 2], ARGV[2 * windows + 3]
+    local holder = redis.pcall('get', lock)
+    if not holder then
+        redis.call('set', lock, token, 'PX', ms)
+        holder = token
+    elseif type(holder) == 'table' then
+        holder = ''
+    end
+    told[2 * windows + 1] = holder
 end
 return told
 """
@@ -87,6 +101,17 @@ class Window:
         return self.count > self.limit.most
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one round trip has told.
+
+    `holder`: the token in the lock, this request's own if it got it; None if nobody knows.
+    """
+
+    windows: list[Window]
+    holder: str | None = None
+
+
 class Windows:
     """Fixed windows in Redis, several of them counted in one round trip.
 
@@ -95,29 +120,38 @@ class Windows:
 
     def __init__(self, redis: Redis) -> None:
         """`redis`: shared by all hosts."""
-        self._count = redis.register_script(_COUNT)
+        self._look = redis.register_script(_LOOK)
         self._here = MemoryStorage()
         self._avoid_until = 0.0
 
-    def count(self, limits: Sequence[tuple[Limit, str]]) -> list[Window]:
-        """Count one more of each (limit, whose), up to the first that is full."""
+    def count(self, limits: Sequence[tuple[Limit, str]], lock: Lock | None = None) -> Look:
+        """Count one more of each (limit, whose), up to the first that is full; else take the lock."""
         if time.monotonic() >= self._avoid_until:
             try:
-                return self._count_in_redis(limits)
+                return self._count_in_redis(limits, lock)
             except RedisError as error:
                 self._avoid_until = time.monotonic() + AVOID_S
                 log.warning("limits.redis_unavailable", error=type(error).__name__)
-        return self._count_here(limits)
+        return Look(self._count_here(limits))
 
-    def _count_in_redis(self, limits: Sequence[tuple[Limit, str]]) -> list[Window]:
-        bounds = [bound for limit, _ in limits for bound in (limit.seconds, limit.most)]
-        told = iter(self._count([_key(limit, whose) for limit, whose in limits], bounds))
+    def _count_in_redis(self, limits: Sequence[tuple[Limit, str]], lock: Lock | None) -> Look:
+        keys = [_key(limit, whose) for limit, whose in limits]
+        arguments: list[int | str] = [len(limits)]
+        for limit, _ in limits:
+            arguments += limit.seconds, limit.most
+        if lock is not None:
+            keys.append(lock.name)
+            arguments += lock.token, LOCK_MS
+        told = self._look(keys, arguments)
+        numbers = iter(told[: 2 * len(limits)])
         # As many pairs as there are limits, or fewer.
-        pairs = zip(limits, zip(told, told, strict=True), strict=False)
-        return [
+        pairs = zip(limits, zip(numbers, numbers, strict=True), strict=False)
+        windows = [
             Window(limit, int(count), max(1, round(int(left_ms) / 1000)))
             for (limit, _), (count, left_ms) in pairs
         ]
+        holders = told[2 * len(limits) :]
+        return Look(windows, holders[0].decode(errors="replace") if holders else None)
 
     def _count_here(self, limits: Sequence[tuple[Limit, str]]) -> list[Window]:
         windows: list[Window] = []
@@ -147,10 +181,13 @@ def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
             return
         own = caller.rate_limit, caller.tenant_rate_limit
         of_key, of_tenant = _limits_of(*own, settings.rate_limit_default)
-        g.windows = windows.count(
+        g.lock = wanted_lock(caller)
+        look = windows.count(
             [(limit, str(caller.key_id)) for limit in of_key]
-            + [(limit, str(caller.tenant_id)) for limit in of_tenant]
+            + [(limit, str(caller.tenant_id)) for limit in of_tenant],
+            g.lock,
         )
+        g.windows, g.lock_holder = look.windows, look.holder
         if g.windows[-1].is_breached:
             raise TooManyRequests(retry_after=g.windows[-1].reset_s)
 
@@ -175,7 +212,7 @@ class ByAddress:
 
     def count(self, address: str) -> None:
         """Count one more. Raises TooManyRequests once there were too many."""
-        windows = self._windows.count([(limit, address) for limit in self._limits])
+        windows = self._windows.count([(limit, address) for limit in self._limits]).windows
         if windows[-1].is_breached:
             raise TooManyRequests(retry_after=windows[-1].reset_s)
 

@@ -51,7 +51,7 @@ accept_seconds = _histogram(
 )
 idempotency = _counter("idempotency", "Orders by what their key came to.", ("outcome",))
 key_lock_wait_seconds = _histogram(
-    "key_lock_wait_seconds", "Before the lock of an Idempotency-Key.", buckets=_WAITS
+    "key_lock_wait_seconds", "For another request with the same Idempotency-Key.", buckets=_WAITS
 )
 payments_accepted = _counter("payments_accepted", "New payments.", ("provider", "mode"))
 payments_final = _counter(

@@ -21,6 +21,8 @@ from devstack.postgres_server import PostgresServer
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments import retention
 from payments_app.providers.contract import Mode
+from payments_app.tenants.keys import NewKey, issue_key
+from payments_app.tenants.scopes import Scope
 from tests.api.http_caller import (
     PAYMENTS,
     Engine,
@@ -317,26 +319,77 @@ def test_a_lock_that_nobody_gives_back_costs_a_bounded_wait(
     """As after a process that was killed with the lock in its hand."""
     key = uuid4()
     with Redis.from_url(redis_url) as redis:
-        about = _lock_of_a_request(caller, redis)
-        redis.set(_lock_name(caller, key), f"token:{about}", px=30_000)
+        redis.set(_lock_name(caller, key), "another's", px=30_000)
         started = time.monotonic()
         accepted = caller.post(an_order(), key=key)
         waited_s = time.monotonic() - started
 
         assert accepted.status_code == 201
         assert 1 < waited_s < PATIENCE_S
-        assert redis.get(_lock_name(caller, key)) == f"token:{about}".encode()
+        assert redis.get(_lock_name(caller, key)) == b"another's"
 
 
-def test_a_lock_for_another_request_is_not_waited_for(caller: HttpCaller, redis_url: str) -> None:
+@pytest.mark.parametrize("held", [b"", b"\xff\xfe", ["a", "list"]])
+def test_a_lock_that_cannot_be_read_is_nobodys(
+    caller: HttpCaller, redis_url: str, held: bytes | list[str]
+) -> None:
     key = uuid4()
+    name = _lock_name(caller, key)
     with Redis.from_url(redis_url) as redis:
-        redis.set(_lock_name(caller, key), "token:another", px=30_000)
-        started = time.monotonic()
-        accepted = caller.post(an_order(), key=key)
+        redis.rpush(name, *held) if isinstance(held, list) else redis.set(name, held)
+        first, again = caller.post(an_order(), key=key), caller.post(an_order(), key=key)
+        redis.delete(name)
 
-    assert accepted.status_code == 201
+    assert (first.status_code, again.get_data()) == (201, first.get_data())
+
+
+def test_another_request_under_a_locked_key_is_told_so_at_once(
+    caller: HttpCaller, redis_url: str
+) -> None:
+    key = uuid4()
+    assert caller.post(an_order(), key=key).status_code == 201
+    with Redis.from_url(redis_url) as redis:
+        assert redis.get(_lock_name(caller, key)) is not None
+    started = time.monotonic()
+
+    refused = caller.post(an_order(amount=7), key=key)
+
+    assert code_of(refused) == "idempotency_key_reused"
     assert time.monotonic() - started < 1.5
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"{", {}, 400),
+        ({}, {}, 422),
+        (an_order(), {"Content-Type": "text/plain"}, 415),
+        (an_order(), {"X-API-Key": "a reader's"}, 403),
+        (an_order(), {"X-API-Key": "one too many"}, 429),
+    ],
+)
+def test_a_request_that_is_refused_holds_no_lock(
+    caller: HttpCaller, redis_url: str, body: object, headers: dict[str, str | None], status: int
+) -> None:
+    key = uuid4()
+    with caller.app.app_context():
+        reader = issue_key(
+            caller.tenant,
+            NewKey(mode=Mode.TEST, scopes=frozenset({Scope.PAYMENTS_READ})),
+            actor="cli:test",
+        )
+    if headers.get("X-API-Key") == "a reader's":
+        headers = {"X-API-Key": reader.key}
+    if headers.get("X-API-Key") == "one too many":
+        caller.configure(rate_limit="1 per hour")
+        caller.get()
+        headers = {}
+
+    refused = caller.post(body, key=key, headers=headers)
+
+    assert refused.status_code == status, refused.text
+    with Redis.from_url(redis_url) as redis:
+        assert redis.get(_lock_name(caller, key)) is None
 
 
 def test_the_lock_is_given_back_by_who_fails_and_holds_neither_number_nor_key(
@@ -382,15 +435,3 @@ def _first_request_still_open(url: str, caller: HttpCaller, key: UUID) -> Iterat
 
 def _lock_name(caller: HttpCaller, key: UUID) -> str:
     return f"idempotency:{caller.tenant.id}:test:{key}"
-
-
-def _lock_of_a_request(caller: HttpCaller, redis: Redis) -> str:
-    """What such a request writes into its lock besides its token."""
-    key = uuid4()
-    with redis.monitor() as monitor:
-        caller.post(an_order(), key=key)
-        for command in monitor.listen():
-            words = command["command"].split()
-            if words[0] == "SET" and str(key) in words[1]:
-                return words[2].rpartition(":")[2]
-    raise AssertionError("no lock was taken")

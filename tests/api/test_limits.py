@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import pytest
@@ -135,18 +136,19 @@ def test_counting_and_telling_is_one_round_trip_for_all_limits(
 ) -> None:
     limited.get()
     with Redis.from_url(redis_url) as redis:
-        before = _commands(redis)
-        assert limited.get().headers["RateLimit-Remaining"] == "98"
-        after = _commands(redis)
+        asked = _asked(redis, lambda: remaining(limited))
 
-    # A script counts its own commands too, but they cost no round trip.
-    asked = {name: after[name] - before.get(name, 0) for name in after}
-    del asked["info"]
-    assert {name: number for name, number in asked.items() if number} == {
-        "evalsha": 1,
-        "incr": 2,
-        "pttl": 2,
-    }
+    assert asked == {"evalsha": 1, "incr": 2, "pttl": 2, "get": 0, "set": 0}
+
+
+def test_the_keys_lock_is_taken_in_the_same_round_trip(limited: HttpCaller, redis_url: str) -> None:
+    limited.get()
+    key = uuid4()
+    with Redis.from_url(redis_url) as redis:
+        asked = [_asked(redis, lambda: limited.post(an_order(), key=key)) for _ in range(2)]
+
+    first = {"evalsha": 1, "incr": 2, "pttl": 2, "get": 1, "set": 1}
+    assert asked == [first, {**first, "set": 0}]
 
 
 def test_a_count_without_an_end_gets_one(limited: HttpCaller, redis_url: str) -> None:
@@ -240,6 +242,17 @@ class TestWithoutRedis:
         assert (first.status_code, second.status_code) == (201, 201)
         assert first_s < 6
         assert second_s < 4
+
+
+def _asked(redis: Redis, ask: Callable[[], object]) -> dict[str, int]:
+    """How often each command was run; a script counts its own too, but they cost no round trip."""
+    before = _commands(redis)
+    ask()
+    after = _commands(redis)
+    asked = {name: after[name] - before.get(name, 0) for name in after}
+    del asked["info"]
+    always = dict.fromkeys(("evalsha", "incr", "pttl", "get", "set"), 0)
+    return {**always, **{name: number for name, number in asked.items() if number}}
 
 
 def _commands(redis: Redis) -> dict[str, int]:

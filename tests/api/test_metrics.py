@@ -10,6 +10,7 @@ from flask import Flask
 from werkzeug.test import TestResponse
 
 from devstack.servers import Servers
+from devstack.supervisor import wait_until
 from payments_app.api.metrics import METHODS
 from payments_app.kernel.pool import OVERFLOW_MAX
 from tests.api.http_caller import PAYMENTS, Engine, HttpCaller, MakeApp, an_order, new_caller
@@ -114,7 +115,11 @@ def test_redis_and_the_broker_away(make_app: MakeApp, servers: Servers, added: A
     assert caller.post(an_order(), key=uuid4()).status_code == 201
 
     assert added("redis_errors_total") >= 1
-    assert added("doorbells_lost_total", job="payments.advance") >= 1
+    wait_until(
+        lambda: added("doorbells_lost_total", job="payments.advance") >= 1,
+        what="the bell is not said to be lost",
+        limit_s=10,
+    )
 
 
 def test_connections_are_counted_while_they_are_lent_out(app: Flask, added: Added) -> None:

@@ -201,7 +201,7 @@ def _locks_in(heard: list[str]) -> list[tuple[str, str]]:
     return [
         (word[1], word[2])
         for word in words
-        if word[0] == "SET" and word[1].startswith("idempotency:")
+        if word[0] == "set" and word[1].startswith("idempotency:")
     ]
 
 
@@ -209,8 +209,8 @@ def _lies(liar: redis.Redis) -> list[Callable[[str, str], object]]:
     def stale(name: str, value: str) -> None:
         liar.set(name, value)
 
-    def stranger(name: str, value: str) -> None:
-        liar.set(name, "0123456789abcdef:" + value.rpartition(":")[2])
+    def stranger(name: str, _value: str) -> None:
+        liar.set(name, "0123456789abcdef")
 
     def garbage(name: str, _value: str) -> None:
         liar.set(name, b"\xff\xfe not a token")

@@ -11,7 +11,7 @@ from flask import Response, current_app, g
 
 from payments_app.api.authentication import caller, needs
 from payments_app.api.blueprint import ApiBlueprint
-from payments_app.api.idempotent import RequestLock, key_of_request
+from payments_app.api.idempotent import await_first, key_of_request, under_its_key
 from payments_app.api.json import json_response
 from payments_app.api.v1.schemas import EventQuerySchema, NewPaymentSchema, PaymentQuerySchema
 from payments_app.api.v1.views import (
@@ -63,6 +63,7 @@ _SHOWN = {
 @blp.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blp.header_parameter("Idempotency-Key")
+@under_its_key
 @needs(Scope.PAYMENTS_WRITE)
 def create_payment(order: NewPayment) -> Response:
     """Ask a payer for money.
@@ -79,19 +80,9 @@ def create_payment(order: NewPayment) -> Response:
         traceparent=tracing.here(),
     )
     rails = current_app.extensions["maramoja"].rails
-    if asker.idempotency_key is None:
-        return _answer(acceptance.accept_payment(order, asker, rails, _render))
-    lock: RequestLock = current_app.extensions["maramoja_lock"]
-    name = f"idempotency:{asker.caller.tenant_id}:{asker.caller.mode}:{asker.idempotency_key}"
-    with lock.hold(name, about=_about(order, asker)) as holder:
-        if holder is not None:
-            # A second request with it waits here and not in PostgreSQL.
-            earlier = lock.await_first(
-                name, holder, lambda: acceptance.replay_payment(order, asker, rails.vault)
-            )
-            if earlier is not None:
-                return _answer(earlier)
-        return _answer(acceptance.accept_payment(order, asker, rails, _render))
+    # A second request with a key waits here and not in PostgreSQL.
+    earlier = await_first(lambda: acceptance.replay_payment(order, asker, rails.vault))
+    return _answer(earlier or acceptance.accept_payment(order, asker, rails, _render))
 
 
 @blp.route("", methods=["GET"])
@@ -148,12 +139,6 @@ def list_events(query: dict[str, Any], payment_id: UUID) -> Response:
     return json_response(
         {"data": [event_document(event) for event in page], "next_cursor": following}
     )
-
-
-def _about(order: NewPayment, asker: Asker) -> str:
-    """By this a request is known as the same; it tells nobody what it asks for."""
-    asked = orjson.dumps(order.fields(), option=orjson.OPT_SORT_KEYS)
-    return _vault().box_of(asker.caller.tenant_id).digest(asked, about="lock").hex()
 
 
 def _shown(payment: Payment) -> dict[str, Any]:
