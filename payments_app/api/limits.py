@@ -181,13 +181,13 @@ def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
             return
         own = caller.rate_limit, caller.tenant_rate_limit
         of_key, of_tenant = _limits_of(*own, settings.rate_limit_default)
-        g.lock = wanted_lock(caller)
+        lock = wanted_lock(caller)
         look = windows.count(
             [(limit, str(caller.key_id)) for limit in of_key]
             + [(limit, str(caller.tenant_id)) for limit in of_tenant],
-            g.lock,
+            lock,
         )
-        g.windows, g.lock_holder = look.windows, look.holder
+        g.windows, g.lock, g.lock_holder = look.windows, lock, look.holder
         if g.windows[-1].is_breached:
             raise TooManyRequests(retry_after=g.windows[-1].reset_s)
 
