@@ -9,6 +9,8 @@ from typing import Any, Final
 from sqlalchemy import Row, text
 from sqlalchemy.orm import Session
 
+from payments_app.kernel.pool import wait_without_end
+
 # Enough that a round trip doesn't count, and a few hundred kilobytes at most.
 ROWS_AT_ONCE: Final = 1_000
 
@@ -26,5 +28,6 @@ def stream(session: Session, statement: str, **values: object) -> Iterator[Itera
 
 def take_time(session: Session) -> None:
     """In this transaction a statement may take as long as it needs, and so may who reads."""
+    wait_without_end(session.connection())
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))

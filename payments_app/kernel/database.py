@@ -14,7 +14,7 @@ from sqlalchemy import Connection, MetaData, event, func, select
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
-from payments_app.kernel.pool import DEAD_PEER, counted_pool
+from payments_app.kernel.pool import DEAD_PEER, bound, counted_pool
 from payments_app.kernel.postgres import refuse_unsafe_role
 
 # Constraint names come out the same everywhere, so that a migration can name them.
@@ -76,8 +76,9 @@ def init_database(
         },
     }
     db.init_app(app)
-    if not allow_superuser:
-        with app.app_context():
+    with app.app_context():
+        bound(db.engine)
+        if not allow_superuser:
             event.listen(db.engine, "connect", refuse_unsafe_role)
 
 

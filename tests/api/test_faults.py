@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +17,9 @@ from werkzeug.test import TestResponse
 
 from devstack.postgres_server import PostgresServer
 from devstack.servers import Servers
-from payments_app.kernel.database import db
+from payments_app.audit.stream import take_time
+from payments_app.kernel.database import EVERY_TENANT, db, transaction
+from payments_app.kernel.pool import SILENCE_MAX_S, BoundedConnection
 from tests.api.http_caller import (
     PAYMENTS,
     HttpCaller,
@@ -110,6 +114,42 @@ def test_a_server_that_does_not_answer_costs_a_bounded_wait(
 
     assert_away(answer)
     assert waited_s < ANSWER_MAX_S
+
+
+class Impatient(BoundedConnection):
+    silence_max_s = 0.5
+
+
+def test_a_server_that_falls_silent_under_an_open_connection_costs_a_bounded_wait(
+    database_url: str,
+) -> None:
+    """The kernel confirms each byte for it, so neither keepalives nor PostgreSQL end the wait."""
+    with Impatient.connect(database_url, autocommit=True) as connection:
+        backend = connection.info.backend_pid
+        os.kill(backend, signal.SIGSTOP)
+        try:
+            started = time.monotonic()
+            with pytest.raises(psycopg.OperationalError):
+                connection.execute("SELECT 1")
+            waited_s = time.monotonic() - started
+        finally:
+            os.kill(backend, signal.SIGCONT)
+
+        assert waited_s < ANSWER_MAX_S
+        # What came of the question is unknown: nobody may ask the next one on it.
+        assert connection.closed
+
+
+def test_who_takes_time_waits_longer_until_the_connection_is_given_back(
+    make_app: MakeApp, app: Flask
+) -> None:
+    with make_app(database_url=app.config["SQLALCHEMY_DATABASE_URI"]).app_context():
+        with transaction(EVERY_TENANT) as session:
+            raw: Any = session.connection().connection.driver_connection
+            assert raw.silence_max_s == SILENCE_MAX_S
+            take_time(session)
+            assert raw.silence_max_s is None
+        assert raw.silence_max_s == SILENCE_MAX_S
 
 
 def test_a_database_that_goes_away_and_comes_back(caller: HttpCaller, database: Database) -> None:
