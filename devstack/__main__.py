@@ -142,7 +142,8 @@ def _show(run: Run) -> bool:
 @contextmanager
 def _all_in_order(checkout: Checkout) -> Iterator[Supervisor]:
     """Ctrl-C, SIGTERM and a closed terminal all end the block, and then the processes in order."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    # Also SIGINT: who is started in the background by a script is told to ignore it.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     supervisor = Supervisor(checkout.logs, pid_directory=checkout.pids)
     try:
