@@ -94,12 +94,14 @@ def list_all(slug: str) -> Report:
     show_default=True,
     help="How long the old key goes on beside the new one.",
 )
-def rotate(key_id: str, overlap: timedelta) -> Report:
+@click.option("--expires-in", type=Duration(), help="For how long the new key lasts: 90d, 24h.")
+def rotate(key_id: str, overlap: timedelta, expires_in: timedelta | None) -> Report:
     """Issue a key in the place of another, which goes on for the overlap.
 
-    KEY_ID: the old key's id or prefix. The new one has its mode, name, scopes and networks.
+    KEY_ID: the old key's id or prefix. The new one has its mode, name, scopes and networks, and
+    no end unless you say so: when the old one ends is not taken over.
     """
-    rotated = rotate_key(key_id, overlap=overlap, actor=actor())
+    rotated = rotate_key(key_id, overlap=overlap, lifetime=expires_in, actor=actor())
     ends = {"replaces": rotated.replaces, "old_expires_at": rotated.old_expires_at}
     text = f"{_shown_once(rotated.issued)}\n\n{fields(dict(ends))}"
     return Report({**_issued_document(rotated.issued), **ends}, text)

@@ -77,9 +77,12 @@ def list_keys(tenant: Tenant) -> list[ApiKey]:
         return list(session.scalars(wanted))
 
 
-def rotate_key(id_or_prefix: str, *, overlap: timedelta, actor: str) -> RotatedKey:
+def rotate_key(
+    id_or_prefix: str, *, overlap: timedelta, actor: str, lifetime: timedelta | None = None
+) -> RotatedKey:
     """A new key that may do the same; the old one ends after `overlap`, or when it would have.
 
+    `lifetime`: the new one's, None for no end; the old one's end says nothing about it.
     Raises KeyNotFound, KeyEnded.
     """
     with transaction(EVERY_TENANT) as session:
@@ -93,6 +96,7 @@ def rotate_key(id_or_prefix: str, *, overlap: timedelta, actor: str) -> RotatedK
             name=old.name,
             scopes=frozenset(Scope(name) for name in old.scopes),
             networks=tuple(old.networks),
+            lifetime=lifetime,
         )
         issued = _issue(session, old.tenant_id, same, actor=actor)
         ending = update(ApiKey).where(ApiKey.id == old.id)

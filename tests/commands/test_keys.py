@@ -123,6 +123,14 @@ def test_a_rotated_key_goes_on_for_the_overlap_beside_its_successor(
     assert actions[:2] == ["key.rotated", "key.issued"]
 
 
+def test_a_rotated_keys_successor_has_an_end_if_it_is_given_one(flask: Commands, slug: str) -> None:
+    old = flask(f"keys issue {slug} --expires-in 30m --json").document
+    new = flask(f"keys rotate {old['id']} --json").document
+    newest = flask(f"keys rotate {new['id']} --expires-in 90d --json").document
+    assert new["expires_at"] is None
+    assert newest["expires_at"] > newest["old_expires_at"] > newest["created_at"]
+
+
 def test_a_rotation_makes_no_key_live_longer(app: Flask, flask: Commands, slug: str) -> None:
     old = flask(f"keys issue {slug} --expires-in 30m --json").document
     new = flask(f"keys rotate {old['id']} --overlap 24h --json").document
