@@ -127,7 +127,6 @@ def after_commit(session: Session, callback: Callable[[], None]) -> None:
 
 def transaction_is_open() -> bool:
     """Whether this thread's app context holds a transaction (network calls may not)."""
-    # Asking must not make a session.
     return db.session.registry.has() and bool(db.session().in_transaction())
 
 

@@ -188,6 +188,7 @@ def _await_taken_over(gateway: Gateway, paid: Paid, *, after: int) -> None:
     wait_until(
         lambda: bool(gateway.rows(statement, paid.id, after)),
         what="nobody has taken over",
+        processes=gateway.workers,
         limit_s=PATIENCE_S,
     )
 
