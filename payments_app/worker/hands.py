@@ -18,6 +18,9 @@ HANDS: Final = 32
 # So long, once one is home, for others to be written down with it. Nobody waits for so little,
 # and a commit for each alone would cost more than the whole exchange.
 GATHER_S: Final = 0.02
+# What falls due meanwhile is looked for so often, though nobody calls: the clock's own thread may
+# be the one that waits here, and the broker away.
+LOOK_S: Final = 1.0
 
 
 class WorkersHands:
@@ -53,7 +56,7 @@ class WorkersHands:
         if not self._out:
             return []
         with self._news:
-            self._news.wait_for(lambda: self._home or self._called)
+            self._news.wait_for(lambda: self._home or self._called, LOOK_S)
             if self._home:
                 self._news.wait_for(lambda: len(self._home) == self._out, GATHER_S)
             home, self._home, self._called = self._home, [], False

@@ -248,9 +248,11 @@ def until(holds: Callable[[], bool]) -> None:
     wait_until(holds, what="it is not so", limit_s=PATIENCE_S)
 
 
+@pytest.mark.parametrize("is_called", [True, False])
 def test_a_call_that_hangs_holds_up_neither_its_batch_nor_what_is_due_later(
-    app: Flask, rails: Rails, provider: ScriptedProvider, hands: WorkersHands
+    app: Flask, rails: Rails, provider: ScriptedProvider, hands: WorkersHands, *, is_called: bool
 ) -> None:
+    """Also where nobody calls: the broker may be away, and the worker's clock be who waits."""
     answer_it = threading.Event()
 
     def hang(_order: PaymentOrder, _wire: Wire) -> Observation:
@@ -262,12 +264,14 @@ def test_a_call_that_hangs_holds_up_neither_its_batch_nor_what_is_due_later(
     with a_worker(app, rails, hands) as done:
         until(lambda: sorted(stages(ids)) == ["awaiting_payer"] * 5 + ["submitting"])
         later = accepted(rails, 2)
-        hands.look_again()
+        if is_called:
+            hands.look_again()
         until(lambda: stages(later) == ["awaiting_payer"] * 2)
         assert done == []
         assert "submitting" in stages(ids)
         answer_it.set()
-    assert done == [8]
+    # A second later the first of them are due again.
+    assert done[0] >= 8
     assert stages(ids) == ["awaiting_payer"] * 6
     assert len(provider.submissions) == 8
 
@@ -288,7 +292,7 @@ def test_no_more_is_claimed_than_there_are_hands_for(
         hands.look_again()
         assert sorted(stages(ids)) == ["accepted"] * 3 + ["submitting"] * 4
         answer_them.set()
-    assert done == [7]
+    assert done[0] >= len(provider.submissions) == 7
 
 
 def test_many_workers_with_many_hands_make_one_submission_each(
