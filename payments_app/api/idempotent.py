@@ -121,8 +121,10 @@ def register_locks(app: Flask, *, redis: Redis) -> None:
 def await_first(find: Callable[[], T | None]) -> T | None:
     """What `find` finds, if another request has this one's key; None if nobody has."""
     lock: Lock | None = g.get("lock")
+    if lock is None:
+        return None
     # "": there is something that can't be read, and so nobody's.
-    if lock is None or g.lock_holder in (None, "", lock.token):
+    if g.lock_holder in (None, "", lock.token):
         metrics.key_lock_wait_seconds.observe(0)
         return None
     locks: Locks = current_app.extensions[_LOCKS]
@@ -144,6 +146,13 @@ class Locks:
     def await_first(self, name: str, holder: str, find: Callable[[], T | None]) -> T | None:
         """What `find` finds, asked again while the holder is at it, COALESCE_S at most."""
         asked_at = time.monotonic()
+        try:
+            return self._found_in_time(name, holder, find)
+        finally:
+            metrics.key_lock_wait_seconds.observe(time.monotonic() - asked_at)
+
+    def _found_in_time(self, name: str, holder: str, find: Callable[[], T | None]) -> T | None:
+        asked_at = time.monotonic()
         pause = POLL_FIRST_S
         while (found := find()) is None and time.monotonic() - asked_at < COALESCE_S:
             time.sleep(pause)
@@ -152,7 +161,6 @@ class Locks:
             if not isinstance(now_held, bytes) or now_held.decode(errors="replace") != holder:
                 # It has failed, or nobody can say.
                 break
-        metrics.key_lock_wait_seconds.observe(time.monotonic() - asked_at)
         return found
 
     def _call(self, command: Callable[[], T]) -> T | None:
