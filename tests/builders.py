@@ -12,7 +12,9 @@ import orjson
 from flask import Flask, current_app
 from sqlalchemy import select, text
 
+from devstack.supervisor import wait_until
 from payments_app import Parts
+from payments_app.kernel import jobs
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.egress import EgressRules
 from payments_app.kernel.idempotency import StoredAnswer
@@ -252,6 +254,20 @@ def an_accepted_payment(
     rails: Rails, *, order: NewPayment | None = None, asker: Asker | None = None
 ) -> Accepted:
     return acceptance.accept_payment(order or an_order(), asker or an_asker(), rails, render)
+
+
+def let_rings_be_heard() -> None:
+    """As if the broker had never been away: what this process knows of that, it forgets."""
+
+    def heard() -> bool:
+        jobs._deaf_until = 0.0
+        jobs.ring(jobs.Job.ADVANCE_PAYMENTS)
+        return not jobs._deaf_until
+
+    # A ring that is under way may find the broker away still.
+    jobs._bell.settle()
+    # A connection that broke meanwhile is found out by the ring that takes it.
+    wait_until(heard, what="the broker hears no ring", limit_s=10)
 
 
 def advance(rails: Rails, *, hands: int = 1) -> int:

@@ -11,17 +11,18 @@ from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import cipher, rails
 from payments_app.commands.probes import Reached, check_accounts, platform_accounts, reached_by
 from payments_app.commands.report import Report, fields, table
+from payments_app.payments.operations import open_for_others
 from payments_app.providers.contract import Mode, Provider, ProviderAccount
 from payments_app.tenants.accounts import (
-    STALE_MAX_S,
     AccountView,
     NewAccount,
     check_account,
     list_accounts,
     masked,
+    merchant_of,
     set_account,
 )
-from payments_app.tenants.errors import ProviderAccountInvalid
+from payments_app.tenants.errors import ProviderAccountInvalid, ProviderAccountMoved
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import find_tenant
 
@@ -68,7 +69,8 @@ class AccountOptions(TypedDict):
 @click.option(
     "--may-move",
     is_flag=True,
-    help="Allow another address or environment: payments in flight can't be asked for then.",
+    help="Allow another address, environment or merchant: open payments can't be sent or asked for"
+    " then.",
 )
 def set_one(slug: str, provider: str, **options: Unpack[AccountOptions]) -> Report:
     """Set the account of the tenant SLUG at PROVIDER.
@@ -79,10 +81,12 @@ def set_one(slug: str, provider: str, **options: Unpack[AccountOptions]) -> Repo
     adapter = rails().registry.get(provider)
     new = _new_account(tenant, adapter, options)
     check_account(new, adapter)
+    if not options["may_move"]:
+        _refuse_other_merchant(tenant, new, adapter)
     view = set_account(tenant, new, cipher=cipher(), actor=actor(), may_move=options["may_move"])
     document = _of_tenant(view)
     hint = (
-        f"In force within {STALE_MAX_S:g} seconds. Try it with:"
+        "New payments go through it from now on. Try it with:"
         f" flask providers check {tenant.slug} {provider}"
     )
     return Report(document, f"{fields(_one_line(document))}\n\n{hint}")
@@ -140,6 +144,18 @@ def _new_account(tenant: Tenant, adapter: Provider, options: AccountOptions) -> 
         target_environment=environment,
         credentials=read_credentials(options["credential"], adapter.credential_names),
     )
+
+
+def _refuse_other_merchant(tenant: Tenant, new: NewAccount, adapter: Provider) -> None:
+    for view in list_accounts(tenant, cipher()):
+        if (view.provider, view.mode) != (new.provider, new.mode):
+            continue
+        if others := open_for_others(view.id, merchant_of(new, adapter)):
+            raise ProviderAccountMoved(
+                f"The account would be another merchant's, and for {others} open payments of the"
+                " one it is now nothing could be sent or asked. Let them end, or say that it may"
+                " move."
+            )
 
 
 def _present_base_url(tenant: Tenant, provider: str, mode: Mode, target_environment: str) -> str:

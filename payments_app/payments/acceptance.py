@@ -29,7 +29,7 @@ from payments_app.kernel.jobs import Job, ring_soon
 from payments_app.kernel.postgres import constraint_of, is_lock_timeout
 from payments_app.kernel.vault import Box, Vault
 from payments_app.payments import birth
-from payments_app.payments.birth import EarlierRow, Newborn
+from payments_app.payments.birth import AccountChanged, EarlierRow, Newborn
 from payments_app.payments.errors import ExternalIdTaken
 from payments_app.payments.order import NewPayment, Route, choose_route
 from payments_app.payments.payers import SealedPayer, open_payer, seal_payer
@@ -84,7 +84,11 @@ def accept_payment(order: NewPayment, asker: Asker, rails: Rails, render: Render
     KeyInProgress, KeyExpired; ExternalIdTaken; VaultClosed.
     """
     with _refusals_counted():
-        accepted = _accept(order, asker, rails, render)
+        try:
+            accepted = _accept(order, asker, rails, render)
+        except AccountChanged:
+            rails.accounts.forget()
+            accepted = _accept(order, asker, rails, render)
     metrics.idempotency.labels(_came_to(asker, accepted)).inc()
     return accepted
 
@@ -251,6 +255,7 @@ def _newborn(
         mode=str(caller.mode),
         provider=route.provider.code,
         account_id=account.id,
+        account_version="" if account.id is None else account.version,
         base_url=account.base_url,
         target_environment=account.target_environment,
         merchant=route.provider.merchant(account),

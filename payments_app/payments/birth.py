@@ -36,6 +36,8 @@ class Newborn:
     flow: str = COLLECTION
     provider: str
     account_id: UUID | None
+    # As it was read; not kept.
+    account_version: str
     base_url: str
     target_environment: str
     merchant: str
@@ -61,8 +63,12 @@ class Newborn:
     updated_at: datetime
 
 
+class AccountChanged(Exception):
+    """The tenant's account is another by now than the payment was to go through."""
+
+
 # All else has a default in the schema, or comes later.
-_BORN_WITH: Final = tuple(column.name for column in fields(Newborn))
+_BORN_WITH: Final = tuple(one.name for one in fields(Newborn) if one.name in _PAYMENTS.c)
 _LINE: Final = ("tenant_id", "payment_id", "sequence", "type", "status", "stage", "actor")
 
 
@@ -73,11 +79,24 @@ def _birth(source: str) -> str:
     return f"born AS ({born} RETURNING id), told AS ({told} RETURNING id)"
 
 
-_WITHOUT_KEY: Final = f"{ALONE}, {_birth('wall')} SELECT count(*) AS made FROM told"  # noqa: S608  our own
+# The wall's row, if the account is still as it was read: what this process remembers may be older
+# than a change, and a payment for the merchant from before it could never be sent.
+_STANDING: Final = """
+standing AS (
+    SELECT FROM wall WHERE %(account_version)s = COALESCE((
+        SELECT c.id || ':' || c.version FROM provider_accounts c
+        WHERE c.tenant_id = wall.set_config::uuid AND c.provider = %(payments_provider)s
+            AND c.mode = %(payments_mode)s
+    ), '')
+)
+""".strip()
+_WITHOUT_KEY: Final = (
+    f"{ALONE}, {_STANDING}, {_birth('standing')} SELECT count(*) AS made FROM told"  # noqa: S608  our own
+)
 # As one value, for only who repeats a request gets one: psycopg reads it faster than columns that
 # are mostly empty. It is looked for by the wall's row, so after the wall stands.
 _EARLIER: Final = """
-SELECT {made}, (
+SELECT {first}, (
     SELECT json_build_object(
         'fingerprint', encode(k.fingerprint, 'base64'),
         'fingerprint_version', k.fingerprint_version, 'field_digests', k.field_digests,
@@ -92,10 +111,12 @@ SELECT {made}, (
 ) AS earlier FROM wall
 """.strip()
 _UNDER_KEY: Final = (
-    f"{ALONE}, claimed AS ({claim_from('wall')}), {_birth('claimed')} "  # noqa: S608
-    + _EARLIER.format(made="(SELECT count(*) FROM told) AS made")
+    f"{ALONE}, {_STANDING}, claimed AS ({claim_from('standing')}), {_birth('claimed')} "  # noqa: S608
+    + _EARLIER.format(
+        first="(SELECT count(*) FROM told) AS made, (SELECT count(*) FROM standing) AS stands"
+    )
 )
-_FIND: Final = f"{ALONE} {_EARLIER.format(made='0 AS made')}"
+_FIND: Final = f"{ALONE} {_EARLIER.format(first='0 AS made')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +154,31 @@ def bear(
 ) -> EarlierRow | None:
     """None once it is written. Else what stands under the key.
 
-    `metadata`: JSON. `claim`: the attempt and its claim_values(). Raises sqlalchemy's
+    `metadata`: JSON. `claim`: the attempt and its claim_values(). Raises AccountChanged; sqlalchemy's
     IntegrityError, and OperationalError (LockNotAvailable) when the wait for another request with
     this key was too long.
     """
+    values = _values(newborn, metadata, actor=actor, request_id=request_id)
+    if claim is None:
+        if not execute_alone(newborn.tenant_id, _WITHOUT_KEY, values).made:
+            raise AccountChanged
+        return None
+    attempt, key = claim
+    row = execute_alone(newborn.tenant_id, _UNDER_KEY, values | key)
+    if row.made:
+        return None
+    if row.earlier is not None:
+        return EarlierRow.read(row.earlier)
+    if not row.stands:
+        raise AccountChanged
+    # Whoever had the key has committed since the statement began.
+    return _one(attempt)
+
+
+def _values(
+    newborn: Newborn, metadata: str | None, *, actor: str, request_id: str
+) -> dict[str, Any]:
+    """What the row and the first line of its story hold, and by what the account is known."""
     values = values_for(
         _EVENTS,
         tenant_id=newborn.tenant_id,
@@ -149,18 +191,8 @@ def bear(
         request_id=request_id,
     )
     values |= {f"payments_{name}": getattr(newborn, name) for name in _BORN_WITH}
-    values["payments_metadata"] = metadata
-    if claim is None:
-        execute_alone(newborn.tenant_id, _WITHOUT_KEY, values)
-        return None
-    attempt, key = claim
-    row = execute_alone(newborn.tenant_id, _UNDER_KEY, values | key)
-    if row.made:
-        return None
-    if row.earlier is not None:
-        return EarlierRow.read(row.earlier)
-    # Whoever had the key has committed since the statement began.
-    return _one(attempt)
+    values |= {"payments_metadata": metadata, "account_version": newborn.account_version}
+    return values
 
 
 def find_earlier(attempt: Attempt) -> EarlierRow | None:

@@ -71,6 +71,17 @@ def story_of(payment_id: UUID, *, with_bodies: bool = False) -> Story:
         )
 
 
+def open_for_others(account_id: UUID, merchant: str) -> int:
+    """How many open payments of the account are for other merchants than this one."""
+    others = select(func.count()).where(
+        Payment.account_id == account_id,
+        Payment.status == Status.PENDING,
+        Payment.merchant != merchant,
+    )
+    with transaction(EVERY_TENANT) as session:
+        return session.scalar(others) or 0
+
+
 def recheck_payment(payment_id: UUID, *, actor: str) -> datetime:
     """Have the open payment's next step taken now instead of later; when that is.
 

@@ -139,6 +139,11 @@ def check_account(new: NewAccount, provider: Provider) -> None:
         raise ProviderAccountInvalid(str(error)) from None
 
 
+def merchant_of(new: NewAccount, provider: Provider) -> str:
+    """Who the account would be at the provider. Raises KeyError unless `check_account` passes."""
+    return provider.merchant(_account(None, new.provider, new))
+
+
 def masked(value: str) -> str:
     """Always as many stars: the length of a secret is nobody's business."""
     return "********" + (value[-_SHOWN:] if len(value) >= _MASKED_LENGTH_MIN else "")
@@ -152,6 +157,7 @@ class ProviderAccounts:
     a development installation's platform account is a sandbox, and its keys are live ones.
 
     Reads are remembered for STALE_MAX_S, per process: a changed account is in force after that.
+    Who must know now says so, or has `version` looked at where the row is: birth.py does.
     """
 
     def __init__(

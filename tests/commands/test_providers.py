@@ -13,13 +13,14 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from flask import Flask
 
 from devstack.environment import Addresses, hermetic_environment
 from payments_app.tenants.registry import find_tenant
-from tests.builders import a_tenant
+from tests.builders import a_caller, a_tenant, an_accepted_payment, an_asker
 from tests.commands.conftest import Commands, Outcome
 
 REPOSITORY = Path(__file__).parents[2]
@@ -177,6 +178,26 @@ def test_an_account_moves_only_when_that_is_said(flask: Commands, slug: str, san
     assert (moved["base_url"], moved["version"]) == (sandbox, 2)
 
 
+def test_another_merchant_is_refused_while_the_present_ones_payments_are_open(
+    app: Flask, flask: Commands, slug: str, sandbox: str
+) -> None:
+    def as_user(user: str, *more: str) -> Outcome:
+        secrets = (SECRETS[0], user, SECRETS[2])
+        return set_account(flask, slug, "--base-url", sandbox, "--json", *more, secrets=secrets)
+
+    first, second, third = str(uuid4()), str(uuid4()), str(uuid4())
+    as_user(first)
+    assert as_user(second).document["version"] == 2, "nothing is open"
+    with app.app_context():
+        asker = an_asker(caller=a_caller(tenant=find_tenant(slug)))
+        an_accepted_payment(app.extensions["maramoja"].rails, asker=asker)
+    assert as_user(second).document["version"] == 3, "it is the same merchant"
+    refused = as_user(third)
+    assert refused.error["code"] == "provider_account_moved"
+    assert "for 1 open payments" in refused.error["detail"]
+    assert as_user(third, "--may-move").document["version"] == 4
+
+
 def test_check_says_which_account_does_not_work_and_ends_with_1(
     flask: Commands, slug: str, sandbox: str
 ) -> None:
@@ -241,7 +262,7 @@ def test_on_a_terminal_credentials_are_asked_for_and_not_echoed(
     screen = _converse(ours, dict(zip(NAMES, SECRETS, strict=True)))
     assert process.wait(30) == 0, screen
     os.close(ours)
-    assert "In force within 5 seconds" in screen
+    assert "New payments go through it from now on." in screen
     for secret in SECRETS:
         assert secret not in screen
 

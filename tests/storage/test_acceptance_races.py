@@ -17,7 +17,6 @@ from flask import Flask
 from sqlalchemy import func, select
 
 from devstack.redis_server import RedisServer
-from payments_app.kernel import jobs
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey, KeyInProgress, fingerprint
 from payments_app.payments.acceptance import Accepted, Asker, attempt_of
@@ -32,6 +31,7 @@ from tests.builders import (
     an_asker,
     an_order,
     in_threads,
+    let_rings_be_heard,
     payment_row,
     rails_of,
     vault,
@@ -185,14 +185,13 @@ def await_lock_wait(url: str) -> None:
 
 
 @pytest.fixture
-def broker(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[RedisServer]:
+def broker(redis_server: RedisServer) -> Iterator[RedisServer]:
     """The broker, to be taken away; afterwards it is there again, and heard."""
-    monkeypatch.setattr(jobs, "_deaf_until", 0.0)
+    let_rings_be_heard()
     yield redis_server
     redis_server.process.cont()
     redis_server.start()
-    # A connection that broke meanwhile is found out by this one.
-    jobs.ring(jobs.Job.ADVANCE_PAYMENTS)
+    let_rings_be_heard()
 
 
 @pytest.mark.parametrize("away", [RedisServer.kill, lambda server: server.process.stop()])

@@ -10,7 +10,6 @@ import psycopg
 import pytest
 from flask import Flask
 
-from payments_app.kernel import jobs
 from payments_app.kernel.database import db
 from payments_app.kernel.wire import Wire
 from payments_app.payments.claims import LEASE
@@ -29,6 +28,7 @@ from tests.builders import (
     events_of,
     exchanges_of,
     in_threads,
+    let_rings_be_heard,
     let_time_pass,
     make_due,
     payment_row,
@@ -169,7 +169,7 @@ def test_a_worker_whose_hands_are_full_rings_for_another_once(
     for _ in range(payments):
         an_accepted_payment(rails, asker=asker)
     # Those of the acceptances are given by a thread.
-    jobs._bell.settle()
+    let_rings_be_heard()
     before = redis.llen("maramoja")
     assert advance(rails, hands=4) == payments
     assert redis.llen("maramoja") == before + rings

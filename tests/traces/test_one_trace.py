@@ -14,7 +14,7 @@ import requests
 from devstack.supervisor import wait_until
 from tests.journeys.gateway import ANSWER_MAX_S, PATIENCE_S, TENANT, Gateway, Paid
 from tests.journeys.leaks import found_in, secrets_of
-from tests.journeys.own_account import give, opened_at
+from tests.journeys.own_account import OwnAccount, give, opened_at
 from tests.shape.source_tree import ROOT
 from tests.traces.collector import Collector, Exported
 from tests.webhooks.receiver import Received, Receiver
@@ -253,12 +253,21 @@ def test_log_lines_stand_in_the_trace_and_in_their_span(
     assert all('"span_id"' in line for line in lines)
 
 
+@pytest.fixture(scope="module")
+def own_account(running: Gateway) -> OwnAccount:
+    return opened_at(running.stack.simulator_url)
+
+
 @pytest.mark.parametrize("query", ["payer={payer}", "cursor={payer}", "{payer}=1"])
 def test_no_number_key_or_secret_is_in_any_span(
-    gateway: Gateway, collector: Collector, endpoint: dict[str, Any], query: str
+    gateway: Gateway,
+    collector: Collector,
+    endpoint: dict[str, Any],
+    own_account: OwnAccount,
+    query: str,
 ) -> None:
     gateway.secrets["the webhook's secret"] = endpoint["secret"].removeprefix("whsec_")
-    give(gateway, TENANT, opened_at(gateway.stack.simulator_url))
+    give(gateway, TENANT, own_account)
     payer = gateway.order()["payer"]
     for kind in ("garbage", "accept_then_reset", "waf_html_200", "refuse_400"):
         one = gateway.order()["payer"]
