@@ -33,7 +33,7 @@ def timed(egress: Egress, url: str, timeout_s: float, body: bytes = b"{}") -> An
     """The outcome, which came in time however it came."""
     started = time.monotonic()
     outcome = egress.post(url, {}, body, timeout_s=timeout_s)
-    assert time.monotonic() - started < timeout_s + 0.4
+    assert time.monotonic() - started < timeout_s + 1
     return outcome
 
 

@@ -88,9 +88,9 @@ def test_three_processes_of_eight_threads_mint_once(redis: Redis, redis_url: str
 
 def test_one_renews_ahead_of_time_while_the_others_go_on(process: Process) -> None:
     cache = process()
-    # Lives 2.4 s, so it is renewed after 2.0 s.
-    cache.token(ACCOUNT, "collection", CountingMint("old", lives_s=2.4))
-    time.sleep(2.05)
+    # Lives 4.8 s, so it is renewed after 4.0 s.
+    cache.token(ACCOUNT, "collection", CountingMint("old", lives_s=4.8))
+    time.sleep(4.05)
     minting, finish = threading.Event(), threading.Event()
 
     def slow_mint() -> Minted:
@@ -105,7 +105,7 @@ def test_one_renews_ahead_of_time_while_the_others_go_on(process: Process) -> No
         # The same process, and another one.
         assert cache.token(ACCOUNT, "collection", CountingMint()) == "old-1"
         assert process().token(ACCOUNT, "collection", CountingMint()) == "old-1"
-        assert time.monotonic() - started < 0.2
+        assert time.monotonic() - started < 0.7
         finish.set()
         assert renewing.result() == "new"
     assert cache.token(ACCOUNT, "collection", CountingMint()) == "new"
@@ -113,21 +113,21 @@ def test_one_renews_ahead_of_time_while_the_others_go_on(process: Process) -> No
 
 def test_a_renewal_that_fails_leaves_the_old_token_in_use_to_its_end(process: Process) -> None:
     cache, failing = process(), CountingMint(answer=REFUSED)
-    cache.token(ACCOUNT, "collection", CountingMint("old", lives_s=1.2))
-    time.sleep(1.02)
+    cache.token(ACCOUNT, "collection", CountingMint("old", lives_s=3.6))
+    time.sleep(3.02)
     assert cache.token(ACCOUNT, "collection", failing) == "old-1"
     assert cache.token(ACCOUNT, "collection", failing) == "old-1"
     assert failing.calls == 1
-    time.sleep(0.2)
+    time.sleep(0.6)
     answer = cache.token(ACCOUNT, "collection", failing)
     assert isinstance(answer, Observation)
     assert failing.calls == 1
 
 
 def test_a_token_that_has_ended_is_not_used(process: Process) -> None:
-    cache, mint = process(), CountingMint(lives_s=0.2)
+    cache, mint = process(), CountingMint(lives_s=1)
     assert cache.token(ACCOUNT, "collection", mint) == "token-1"
-    time.sleep(0.25)
+    time.sleep(1.05)
     assert cache.token(ACCOUNT, "collection", mint) == "token-2"
     assert process().token(ACCOUNT, "collection", mint) == "token-2"
 
@@ -211,7 +211,7 @@ def test_a_minter_that_was_killed_holds_the_others_up_for_a_bounded_time(
     redis.set(the_turn(redis), "of a dead process", px=400)
     started = time.monotonic()
     assert process().token(ACCOUNT, "collection", CountingMint()) == "token-1"
-    assert 0.3 < time.monotonic() - started < 1
+    assert 0.3 < time.monotonic() - started < 2
 
 
 def test_who_waits_too_long_for_anothers_token_hands_the_work_back(

@@ -164,7 +164,7 @@ def test_a_dripping_answer_ends_at_the_deadline(
     silence = get(transport, serve(DRIPS[part]).url(), timeout_s=0.5)
     assert isinstance(silence, Silence)
     assert (silence.why, silence.sent) == ("timeout", True)
-    assert 0.5 <= time.monotonic() - started < 0.8
+    assert 0.5 <= time.monotonic() - started < 1.5
 
 
 def test_no_answer_at_all_is_a_timeout_after_sending(serve: Serve, transport: Transport) -> None:
@@ -186,7 +186,7 @@ def test_a_host_that_does_not_read_ends_at_the_deadline(serve: Serve, transport:
     silence = transport.unleased().send(call)
     assert isinstance(silence, Silence)
     assert (silence.why, silence.sent) == ("timeout", True)
-    assert silence.elapsed_s < 0.8
+    assert silence.elapsed_s < 0.95
 
 
 def reset(server: BareServer, peer: socket.socket) -> None:
