@@ -9,6 +9,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import orjson
+import psycopg
 from flask import Flask, current_app
 from sqlalchemy import select, text
 
@@ -392,3 +393,14 @@ def in_threads(app: Flask, act: Callable[[], object], *, times: int) -> list[obj
     for thread in threads:
         thread.join()
     return results
+
+
+def await_lock_waits(url: str, count: int) -> None:
+    """Until so many in this database wait for somebody else's transaction."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
+    with psycopg.connect(url, autocommit=True) as connection:
+        wait_until(
+            lambda: connection.execute(waiting).fetchone() == (count,),
+            what=f"{count} wait for nobody",
+            limit_s=5,
+        )

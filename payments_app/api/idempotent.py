@@ -61,7 +61,8 @@ def under_its_key(view: View) -> View:
 def wanted_lock(caller: Caller) -> Lock | None:
     """The lock that this request is to take; None for a route or a request without a key."""
     view = current_app.view_functions[request.endpoint or ""]
-    if not getattr(view, "under_its_key", False):
+    # Flask answers OPTIONS by itself, and well: nobody would give the lock back.
+    if request.method == "OPTIONS" or not getattr(view, "under_its_key", False):
         return None
     try:
         key = _read_key()

@@ -17,6 +17,10 @@ class Duration(click.ParamType[timedelta]):
 
     name = "duration"
 
+    def __init__(self, *, least: timedelta = timedelta(0)) -> None:
+        """`least`: the shortest that is taken."""
+        self._least = least
+
     def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:
         """Read `30d`, `24h` or `15m`."""
         if isinstance(value, timedelta):
@@ -24,4 +28,7 @@ class Duration(click.ParamType[timedelta]):
         found = _FORM.fullmatch(value)
         if found is None:
             self.fail("say a number of days, hours or minutes, such as 30d, 24h or 15m", param, ctx)
-        return timedelta(**{_UNITS[found[2]]: int(found[1])})
+        duration = timedelta(**{_UNITS[found[2]]: int(found[1])})
+        if duration < self._least:
+            self.fail("that is too short: it would be over at once", param, ctx)
+        return duration

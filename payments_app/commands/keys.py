@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
+from typing import Final
 
 import click
 
@@ -23,6 +24,9 @@ from payments_app.tenants.keys import (
 from payments_app.tenants.model import ApiKey
 from payments_app.tenants.registry import find_tenant
 from payments_app.tenants.scopes import Scope, read_scopes
+
+# The shortest that can be said: a key that is over at once is a slip.
+_LIFE_MIN: Final = timedelta(minutes=1)
 
 keys = GatewayGroup("keys", help="Issue, list, rotate and revoke API keys.")
 
@@ -52,7 +56,7 @@ keys = GatewayGroup("keys", help="Issue, list, rotate and revoke API keys.")
     multiple=True,
     help="From where it may be used, given once for each; from anywhere if left out.",
 )
-@click.option("--expires-in", type=Duration(), help="For how long: 90d, 24h, 15m.")
+@click.option("--expires-in", type=Duration(least=_LIFE_MIN), help="For how long: 90d, 24h, 15m.")
 def issue(
     slug: str,
     mode: str,
@@ -94,13 +98,20 @@ def list_all(slug: str) -> Report:
     show_default=True,
     help="How long the old key goes on beside the new one.",
 )
-@click.option("--expires-in", type=Duration(), help="For how long the new key lasts: 90d, 24h.")
+@click.option(
+    "--expires-in", type=Duration(least=_LIFE_MIN), help="For how long the new key lasts: 90d, 24h."
+)
 def rotate(key_id: str, overlap: timedelta, expires_in: timedelta | None) -> Report:
     """Issue a key in the place of another, which goes on for the overlap.
 
     KEY_ID: the old key's id or prefix. The new one has its mode, name, scopes and networks, and
     no end unless you say so: when the old one ends is not taken over.
     """
+    if expires_in is not None and expires_in < overlap:
+        raise click.BadParameter(
+            "the new key would end before the old one does; let it last for the --overlap or longer",
+            param_hint="--expires-in",
+        )
     rotated = rotate_key(key_id, overlap=overlap, lifetime=expires_in, actor=actor())
     ends = {"replaces": rotated.replaces, "old_expires_at": rotated.old_expires_at}
     text = f"{_shown_once(rotated.issued)}\n\n{fields(dict(ends))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final, TypedDict, Unpack
 
 import click
@@ -11,7 +12,7 @@ from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import cipher, rails
 from payments_app.commands.probes import Reached, check_accounts, platform_accounts, reached_by
 from payments_app.commands.report import Report, fields, table
-from payments_app.payments.operations import open_for_others
+from payments_app.payments.operations import refuse_other_merchant
 from payments_app.providers.contract import Mode, Provider, ProviderAccount
 from payments_app.tenants.accounts import (
     AccountView,
@@ -22,7 +23,7 @@ from payments_app.tenants.accounts import (
     merchant_of,
     set_account,
 )
-from payments_app.tenants.errors import ProviderAccountInvalid, ProviderAccountMoved
+from payments_app.tenants.errors import ProviderAccountInvalid
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import find_tenant
 
@@ -81,9 +82,16 @@ def set_one(slug: str, provider: str, **options: Unpack[AccountOptions]) -> Repo
     adapter = rails().registry.get(provider)
     new = _new_account(tenant, adapter, options)
     check_account(new, adapter)
-    if not options["may_move"]:
-        _refuse_other_merchant(tenant, new, adapter)
-    view = set_account(tenant, new, cipher=cipher(), actor=actor(), may_move=options["may_move"])
+    may_move = options["may_move"]
+    same = partial(refuse_other_merchant, merchant=merchant_of(new, adapter))
+    view = set_account(
+        tenant,
+        new,
+        cipher=cipher(),
+        actor=actor(),
+        may_move=may_move,
+        before_change=None if may_move else same,
+    )
     document = _of_tenant(view)
     hint = (
         "New payments go through it from now on. Try it with:"
@@ -144,18 +152,6 @@ def _new_account(tenant: Tenant, adapter: Provider, options: AccountOptions) -> 
         target_environment=environment,
         credentials=read_credentials(options["credential"], adapter.credential_names),
     )
-
-
-def _refuse_other_merchant(tenant: Tenant, new: NewAccount, adapter: Provider) -> None:
-    for view in list_accounts(tenant, cipher()):
-        if (view.provider, view.mode) != (new.provider, new.mode):
-            continue
-        if others := open_for_others(view.id, merchant_of(new, adapter)):
-            raise ProviderAccountMoved(
-                f"The account would be another merchant's, and for {others} open payments of the"
-                " one it is now nothing could be sent or asked. Let them end, or say that it may"
-                " move."
-            )
 
 
 def _present_base_url(tenant: Tenant, provider: str, mode: Mode, target_environment: str) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 from payments_app.kernel import metrics
 
 T = TypeVar("T")
+_LENT: Final = "lent"
 # Beyond the pool's size, for a moment when all are lent out.
 OVERFLOW_MAX: Final = 8
 WAIT_MAX_S: Final = 5
@@ -58,6 +59,17 @@ def _as_usual(connection: BoundedConnection | None, _entry: Any) -> None:
         connection.silence_max_s = SILENCE_MAX_S
 
 
+def _count_out(_connection: Any, entry: Any, _proxy: Any) -> None:
+    entry.record_info[_LENT] = True
+    metrics.database_pool_in_use.inc()
+
+
+def _count_in(_connection: Any, entry: Any) -> None:
+    # Who got none, as the server was away, gives none back; SQLAlchemy says so all the same.
+    if entry.record_info.pop(_LENT, False):
+        metrics.database_pool_in_use.dec()
+
+
 class CountedPool(QueuePool):
     """Says how often somebody has waited in vain."""
 
@@ -80,8 +92,8 @@ def counted_pool(size: int) -> dict[str, Any]:
         "pool_timeout": WAIT_MAX_S,
         "pool_pre_ping": False,
         "pool_events": [
-            (lambda *_: metrics.database_pool_in_use.inc(), "checkout"),
-            (lambda *_: metrics.database_pool_in_use.dec(), "checkin"),
+            (_count_out, "checkout"),
+            (_count_in, "checkin"),
             (_as_usual, "checkin"),
         ],
     }

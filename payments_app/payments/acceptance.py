@@ -44,6 +44,8 @@ log = structlog.get_logger(__name__)
 Render = Callable[[Newborn, NewPayment], StoredAnswer]
 # A brake is on for minutes or hours, never for seconds.
 HELD_RETRY_AFTER_S: Final = 60
+# An account may be changed between any reading of it and the acceptance; not so often in a row.
+ACCOUNT_READS_MAX: Final = 8
 EXTERNAL_ID_ONCE: Final = "uq_payments_tenant_id_mode_external_id"
 
 
@@ -84,13 +86,20 @@ def accept_payment(order: NewPayment, asker: Asker, rails: Rails, render: Render
     KeyInProgress, KeyExpired; ExternalIdTaken; VaultClosed.
     """
     with _refusals_counted():
-        try:
-            accepted = _accept(order, asker, rails, render)
-        except AccountChanged:
-            rails.accounts.forget()
-            accepted = _accept(order, asker, rails, render)
+        accepted = _accept_through_account(order, asker, rails, render)
     metrics.idempotency.labels(_came_to(asker, accepted)).inc()
     return accepted
+
+
+def _accept_through_account(
+    order: NewPayment, asker: Asker, rails: Rails, render: Render
+) -> Accepted:
+    for _ in range(ACCOUNT_READS_MAX - 1):
+        try:
+            return _accept(order, asker, rails, render)
+        except AccountChanged:
+            rails.accounts.forget()
+    return _accept(order, asker, rails, render)
 
 
 def replay_payment(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | None:

@@ -80,13 +80,15 @@ def _birth(source: str) -> str:
 
 
 # The wall's row, if the account is still as it was read: what this process remembers may be older
-# than a change, and a payment for the merchant from before it could never be sent.
+# than a change, and a payment for the merchant from before it could never be sent. Until we have
+# committed nobody changes it; who is about to, with the row in hand, is waited for.
 _STANDING: Final = """
 standing AS (
     SELECT FROM wall WHERE %(account_version)s = COALESCE((
         SELECT c.id || ':' || c.version FROM provider_accounts c
         WHERE c.tenant_id = wall.set_config::uuid AND c.provider = %(payments_provider)s
             AND c.mode = %(payments_mode)s
+        FOR SHARE
     ), '')
 )
 """.strip()

@@ -16,6 +16,7 @@ from payments_app.kernel.jobs import Job, enqueue
 from payments_app.payments.errors import PaymentNotFound
 from payments_app.payments.model import Callback, Payment, PaymentEvent, ProviderExchange
 from payments_app.payments.states import Status
+from payments_app.tenants.errors import ProviderAccountMoved
 
 
 class PaymentEnded(GatewayError):
@@ -71,15 +72,18 @@ def story_of(payment_id: UUID, *, with_bodies: bool = False) -> Story:
         )
 
 
-def open_for_others(account_id: UUID, merchant: str) -> int:
-    """How many open payments of the account are for other merchants than this one."""
+def refuse_other_merchant(session: Session, account_id: UUID, *, merchant: str) -> None:
+    """Raises ProviderAccountMoved if open payments of the account are for others than this one."""
     others = select(func.count()).where(
         Payment.account_id == account_id,
         Payment.status == Status.PENDING,
         Payment.merchant != merchant,
     )
-    with transaction(EVERY_TENANT) as session:
-        return session.scalar(others) or 0
+    if count := session.scalar(others):
+        raise ProviderAccountMoved(
+            f"The account would be another merchant's, and for {count} open payments of the one it"
+            " is now nothing could be sent or asked. Let them end, or say that it may move."
+        )
 
 
 def recheck_payment(payment_id: UUID, *, actor: str) -> datetime:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import and_, bindparam, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
 from uuid_utils.compat import uuid7
 
@@ -84,18 +85,28 @@ class AccountView:
 
 
 def set_account(
-    tenant: Tenant, new: NewAccount, *, cipher: Cipher, actor: str, may_move: bool = False
+    tenant: Tenant,
+    new: NewAccount,
+    *,
+    cipher: Cipher,
+    actor: str,
+    may_move: bool = False,
+    before_change: Callable[[Session, UUID], None] | None = None,
 ) -> AccountView:
     """Store the tenant's account for that provider and mode, over the one it has.
 
     Payments in flight are asked for with the credentials of the account they were sent
     through. Those of another address or environment open nothing there, so a change of these
-    takes `may_move`.
+    takes `may_move`. `before_change` may object to a change of the account with this id: meanwhile
+    no payment is accepted through it.
     Raises ProviderAccountInvalid, ProviderAccountMoved.
     """
     _check(new)
     change = _upsert(tenant, new, cipher, may_move=may_move)
     with transaction(tenant.id) as session:
+        account_id = _locked(session, tenant, new)
+        if account_id is not None and before_change is not None:
+            before_change(session, account_id)
         row = session.scalar(change)
         if row is None:
             raise ProviderAccountMoved(
@@ -112,6 +123,16 @@ def set_account(
             detail=_told(row, names=sorted(new.credentials)),
         )
     return _view(row, cipher)
+
+
+def _locked(session: Session, tenant: Tenant, new: NewAccount) -> UUID | None:
+    """The account in that place, which nobody goes through until this transaction ends."""
+    present = select(ProviderCredentials.id).where(
+        ProviderCredentials.tenant_id == tenant.id,
+        ProviderCredentials.provider == new.provider,
+        ProviderCredentials.mode == new.mode.value,
+    )
+    return session.scalar(present.with_for_update())
 
 
 def list_accounts(tenant: Tenant, cipher: Cipher) -> list[AccountView]:
@@ -171,6 +192,7 @@ class ProviderAccounts:
         self._cipher = cipher
         self._seconds = seconds
         self._remembered: dict[tuple[UUID, str, Mode], tuple[float, ProviderAccount | None]] = {}
+        self._forgotten_at = 0.0
 
     def find(self, *, tenant_id: UUID, provider: str, mode: Mode) -> ProviderAccount:
         """The account for a new payment. Raises ProviderNotEnabled, ProviderAccountUnreadable."""
@@ -205,7 +227,8 @@ class ProviderAccounts:
         return tuple(a for a in self._platform if provider in (None, a.provider))
 
     def forget(self) -> None:
-        """Read anew from now on, in this process."""
+        """Read anew from now on, in this process: what is being read this moment counts as old."""
+        self._forgotten_at = self._seconds()
         self._remembered.clear()
 
     def _platform_account(self, provider: str, mode: Mode) -> ProviderAccount | None:
@@ -220,7 +243,7 @@ class ProviderAccounts:
         key = (tenant_id, provider, mode)
         now = self._seconds()
         remembered = self._remembered.get(key)
-        if remembered is not None and now - remembered[0] < STALE_MAX_S:
+        if remembered is not None and self._forgotten_at <= remembered[0] > now - STALE_MAX_S:
             return remembered[1]
         return self._own_anew(tenant_id, provider, mode)
 

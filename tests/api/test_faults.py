@@ -30,6 +30,7 @@ from tests.api.http_caller import (
     new_caller,
 )
 from tests.api.test_health import NO_SERVER
+from tests.metrics.figures import figures_here
 
 ANSWER_MAX_S = 6.0
 GIVEN_UP_S = 30
@@ -150,6 +151,19 @@ def test_who_takes_time_waits_longer_until_the_connection_is_given_back(
             take_time(session)
             assert raw.silence_max_s is None
         assert raw.silence_max_s == SILENCE_MAX_S
+
+
+def test_connections_that_were_never_lent_out_are_not_counted_as_given_back(
+    caller: HttpCaller, database: Database
+) -> None:
+    caller.get()
+    before = figures_here().total("database_pool_in_use")
+    database.go_away()
+    for _ in range(3):
+        assert_away(caller.post(an_order(), key=uuid4()))
+    database.come_back()
+    caller.get()
+    assert figures_here().total("database_pool_in_use") == before
 
 
 def test_a_database_that_goes_away_and_comes_back(caller: HttpCaller, database: Database) -> None:

@@ -392,6 +392,14 @@ def test_a_request_that_is_refused_holds_no_lock(
         assert redis.get(_lock_name(caller, key)) is None
 
 
+def test_who_only_asks_for_the_methods_holds_no_lock(caller: HttpCaller, redis_url: str) -> None:
+    key = uuid4()
+    for method in ("OPTIONS", "HEAD", "GET"):
+        caller.send(method, "/api/v1/payments", headers={"Idempotency-Key": str(key)})
+    with Redis.from_url(redis_url) as redis:
+        assert redis.get(_lock_name(caller, key)) is None
+
+
 def test_the_lock_is_given_back_by_who_fails_and_holds_neither_number_nor_key(
     caller: HttpCaller, redis_url: str
 ) -> None:

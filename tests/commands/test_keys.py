@@ -94,6 +94,7 @@ def test_a_key_is_issued_for_little(flask: Commands, slug: str) -> None:
         ("--network", "203.0.113.7/24", 2, "203.0.113.0/24"),
         ("--network", "here", 2, "203.0.113.0/24"),
         ("--expires-in", "soon", 2, "30d"),
+        ("--expires-in", "0d", 2, "too short"),
     ],
 )
 def test_what_a_key_can_not_be_is_said(
@@ -129,6 +130,20 @@ def test_a_rotated_keys_successor_has_an_end_if_it_is_given_one(flask: Commands,
     newest = flask(f"keys rotate {new['id']} --expires-in 90d --json").document
     assert new["expires_at"] is None
     assert newest["expires_at"] > newest["old_expires_at"] > newest["created_at"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [("--expires-in 15m", "--overlap"), ("--overlap 0m --expires-in 0m", "too short")],
+)
+def test_no_successor_ends_before_the_key_that_it_replaces(
+    flask: Commands, slug: str, words: str, said: str
+) -> None:
+    old = flask(f"keys issue {slug} --json").document
+    refused = flask(f"keys rotate {old['id']} {words}")
+    assert refused.code == 2
+    assert said in refused.err
+    assert len(flask(f"keys list {slug} --json").document["data"]) == 1
 
 
 def test_a_rotation_makes_no_key_live_longer(app: Flask, flask: Commands, slug: str) -> None:

@@ -30,6 +30,7 @@ from tests.builders import (
     an_accepted_payment,
     an_asker,
     an_order,
+    await_lock_waits,
     in_threads,
     let_rings_be_heard,
     payment_row,
@@ -158,7 +159,7 @@ def test_a_second_request_waits_for_the_first_and_takes_what_is_left(
     with a_first_request_in_flight(asker, rails, database_url) as first:
         thread = threading.Thread(target=ask)
         thread.start()
-        await_lock_wait(database_url)
+        await_lock_waits(database_url, 1)
         assert second == []
         getattr(first.connection, outcome)()
         thread.join()
@@ -168,20 +169,6 @@ def test_a_second_request_waits_for_the_first_and_takes_what_is_left(
     else:
         assert second[0].payment_id != first.payment_id
         assert second[0].status_now is None
-
-
-def await_lock_wait(url: str) -> None:
-    """Until somebody in this database waits for somebody else's lock."""
-    deadline = time.monotonic() + WAIT_MAX_S
-    with psycopg.connect(url, options=EVERY_ROW, autocommit=True) as connection:
-        while time.monotonic() < deadline:
-            waits = connection.execute(
-                "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
-            ).fetchone()
-            if waits != (0,):
-                return
-            time.sleep(0.01)
-    pytest.fail("nobody waits")
 
 
 @pytest.fixture

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from flask import Flask, current_app
 
+from payments_app.payments.acceptance import Accepted
+from payments_app.payments.operations import refuse_other_merchant
 from payments_app.payments.rails import Rails
-from payments_app.providers.contract import Mode
+from payments_app.providers.contract import Mode, ProviderAccount
 from payments_app.tenants.accounts import NewAccount, set_account
+from payments_app.tenants.errors import ProviderAccountMoved
 from payments_app.tenants.model import Tenant
 from tests.builders import (
     SCRIPTED,
@@ -21,9 +29,12 @@ from tests.builders import (
     advance,
     an_accepted_payment,
     an_asker,
+    await_lock_waits,
+    make_due,
     payment_row,
     rails_of,
 )
+from tests.storage.attacker import EVERY_ROW
 
 
 @pytest.fixture
@@ -43,7 +54,7 @@ def tenant(app: Flask) -> Iterator[Tenant]:
 
 
 def give(tenant: Tenant, merchant: str) -> UUID:
-    """As another process does it: what this one remembers stays."""
+    """As another process does it, and `flask providers set`: what this one remembers stays."""
     account = NewAccount(
         provider=SCRIPTED,
         mode=Mode.LIVE,
@@ -52,7 +63,15 @@ def give(tenant: Tenant, merchant: str) -> UUID:
         credentials={"merchant": merchant},
     )
     cipher = current_app.extensions["maramoja"].cipher
-    return set_account(tenant, account, cipher=cipher, actor="cli:test").id
+    same = partial(refuse_other_merchant, merchant=merchant)
+    return set_account(tenant, account, cipher=cipher, actor="cli:test", before_change=same).id
+
+
+def end(payment_id: UUID, rails: Rails) -> None:
+    advance(rails)
+    make_due(payment_id)
+    advance(rails)
+    assert payment_row(payment_id).status == "SUCCESSFUL"
 
 
 @pytest.mark.parametrize("key", [None, uuid4()])
@@ -69,7 +88,7 @@ def test_a_changed_account_takes_the_very_next_payment(
     caller = a_caller(tenant=tenant)
     earlier = an_accepted_payment(rails, asker=an_asker(caller=caller))
     assert payment_row(earlier.payment_id).merchant == (before or "shop")
-    assert advance(rails) == 1
+    end(earlier.payment_id, rails)
 
     account_id = give(tenant, "second shop")
     row = payment_row(an_accepted_payment(rails, asker=an_asker(caller=caller, key=key)).payment_id)
@@ -82,6 +101,7 @@ def test_a_key_from_before_the_change_keeps_its_payment(rails: Rails, tenant: Te
     give(tenant, "first shop")
     asker = an_asker(caller=a_caller(tenant=tenant), key=uuid4())
     first = an_accepted_payment(rails, asker=asker)
+    end(first.payment_id, rails)
     give(tenant, "second shop")
     again = an_accepted_payment(rails, asker=asker)
     assert replace(again, status_now=None) == first
@@ -92,3 +112,58 @@ def test_one_tenants_change_is_nobody_elses(rails: Rails, tenant: Tenant) -> Non
     give(tenant, "first shop")
     other = an_asker(caller=a_caller())
     assert payment_row(an_accepted_payment(rails, asker=other).payment_id).merchant == "shop"
+
+
+def test_a_change_waits_for_a_payment_that_is_being_accepted(
+    app: Flask, rails: Rails, tenant: Tenant, database_url: str
+) -> None:
+    give(tenant, "first shop")
+    asker = an_asker(caller=a_caller(tenant=tenant), key=uuid4())
+    accepted: list[Accepted] = []
+    refused: list[ProviderAccountMoved] = []
+
+    def accept() -> None:
+        with app.app_context():
+            accepted.append(an_accepted_payment(rails, asker=asker))
+
+    def change() -> None:
+        with app.app_context(), pytest.raises(ProviderAccountMoved) as moved:
+            give(tenant, "second shop")
+        refused.append(moved.value)
+
+    accepting, changing = threading.Thread(target=accept), threading.Thread(target=change)
+    with psycopg.connect(database_url, options=EVERY_ROW) as connection:
+        # It holds the key, and so the acceptance, which has looked at the account.
+        connection.execute(
+            "INSERT INTO idempotency_keys (tenant_id, mode, key, fingerprint, fingerprint_version,"
+            " resource_id, status, body, expires_at) VALUES (%s, 'live', %s, %s, 1, %s, 201, '',"
+            " now())",
+            [tenant.id, asker.idempotency_key, b"f" * 32, uuid4()],
+        )
+        accepting.start()
+        await_lock_waits(database_url, 1)
+        changing.start()
+        await_lock_waits(database_url, 2)
+        connection.rollback()
+    accepting.join()
+    changing.join()
+    assert payment_row(accepted[0].payment_id).merchant == "first shop"
+    assert "for 1 open payments" in str(refused[0])
+
+
+def test_an_account_that_changes_while_it_is_read_is_read_again(
+    rails: Rails, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    give(tenant, "shop 0")
+    read, changes = rails.accounts._read_own, itertools.count(1)
+
+    def reading(*where: Any) -> ProviderAccount | None:
+        account = read(*where)
+        if (number := next(changes)) <= 3:
+            give(tenant, f"shop {number}")
+        return account
+
+    monkeypatch.setattr(rails.accounts, "_read_own", reading)
+    caller = a_caller(tenant=tenant)
+    row = payment_row(an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id)
+    assert row.merchant == "shop 3"

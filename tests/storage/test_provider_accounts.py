@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -194,6 +195,25 @@ def test_a_remembered_account_costs_no_read_and_forgetting_brings_the_news(tenan
     own_id = store(tenant, UGANDA)
     assert found(book, tenant) is PLATFORM_LIVE
     book.forget()
+    assert found(book, tenant).id == own_id
+
+
+def test_what_is_read_while_the_rest_is_forgotten_is_not_kept(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Hand()
+    book = accounts(PLATFORM_LIVE, clock=clock)
+    read = book._read_own
+
+    def slowly(*place: Any) -> ProviderAccount | None:
+        account = read(*place)
+        clock.now += 1
+        book.forget()
+        return account
+
+    monkeypatch.setattr(book, "_read_own", slowly)
+    assert found(book, tenant) is PLATFORM_LIVE
+    own_id = store(tenant, UGANDA)
     assert found(book, tenant).id == own_id
 
 
