@@ -78,23 +78,26 @@ def test_an_answer_that_a_suspended_worker_brings_home_late_is_kept_and_changes_
 def test_a_late_answer_that_contradicts_the_end_is_told_and_changes_no_end(
     gateway: Gateway,
 ) -> None:
-    gateway.provider.settings(callback_mode="none")
-    with gateway.one_working() as (sleeper, other):
+    # Within a minute the brake goes on for its tenant: no other test's payments may wait for that.
+    own = Gateway(gateway.stack, tenant="contradicted")
+    own.payers = gateway.payers
+    own.provider.settings(callback_mode="none")
+    with own.one_working() as (sleeper, other):
         paid, generation = _suspended_with_an_answer(
-            gateway, sleeper, "status", "unknown_status_word", {"word": "FAILED"}
+            own, sleeper, "status", "unknown_status_word", {"word": "FAILED"}
         )
-        gateway.end_leases(paid)
+        own.end_leases(paid)
         other.cont()
-        gateway.await_end(paid)
-        before = gateway.row(paid)
+        own.await_end(paid)
+        before = own.row(paid)
         sleeper.cont()
-        assert _verdict_brought_home(gateway, paid, generation) == "FAILED"
-        assert gateway.row(paid) == {**before, "sequence": before["sequence"] + 1}
-    assert [event["type"] for event in gateway.story(paid)][-2:] == [
+        assert _verdict_brought_home(own, paid, generation) == "FAILED"
+        assert own.row(paid) == {**before, "sequence": before["sequence"] + 1}
+    assert [event["type"] for event in own.story(paid)][-2:] == [
         "payment.successful",
         "payment.contradicted",
     ]
-    truth = assert_told_the_truth(gateway, paid, contradictions=1)
+    truth = assert_told_the_truth(own, paid, contradictions=1)
     assert len(truth.movements) == 1
 
 
