@@ -25,7 +25,7 @@ from payments_app.tenants.model import ApiKey
 from payments_app.tenants.registry import find_tenant
 from payments_app.tenants.scopes import Scope, read_scopes
 
-# The shortest that can be said: a key that is over at once is a slip.
+# The shortest that can be said: a successor that is over at once is a slip.
 _LIFE_MIN: Final = timedelta(minutes=1)
 
 keys = GatewayGroup("keys", help="Issue, list, rotate and revoke API keys.")
@@ -56,7 +56,7 @@ keys = GatewayGroup("keys", help="Issue, list, rotate and revoke API keys.")
     multiple=True,
     help="From where it may be used, given once for each; from anywhere if left out.",
 )
-@click.option("--expires-in", type=Duration(least=_LIFE_MIN), help="For how long: 90d, 24h, 15m.")
+@click.option("--expires-in", type=Duration(), help="For how long: 90d, 24h, 15m.")
 def issue(
     slug: str,
     mode: str,
