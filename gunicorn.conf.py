@@ -10,11 +10,13 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
 from gunicorn import util
 from gunicorn.http import wsgi
+from gunicorn.workers.gthread import ThreadWorker
 
 # What workers count is in files, so that any of them can answer for all. A fresh folder for each
 # master, in memory; the library looks for its name once, when it is imported. A reload (SIGHUP)
@@ -33,8 +35,38 @@ bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 # A request waits for PostgreSQL and Redis most of its time: threads share a process while they
 # do, and two processes for each core keep the cores busy. WEB_CONCURRENCY sets the number.
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or 2 * (os.cpu_count() or 1)
-worker_class = "gthread"
 threads = 8
+
+# How long a process that has just taken a connection leaves the next one to others.
+TURN_S = 0.002
+
+
+class TurnTaking(ThreadWorker):
+    """gthread, but connections that come together are shared with the other processes.
+
+    They are kept, so whoever takes them serves them for long; gthread has the process that wakes
+    first take all there are, and the others may stand idle (docs/decisions/0030).
+    """
+
+    _next_turn = 0.0
+
+    def accept(self, listener: socket.socket) -> None:
+        """Take one, and step back."""
+        super().accept(listener)
+        self._next_turn = time.monotonic() + TURN_S
+        self.set_accept_enabled(False)
+
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  gunicorn's
+        """Not before it is our turn again; the loop asks each time."""
+        if not enabled or time.monotonic() >= self._next_turn:
+            super().set_accept_enabled(enabled)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        """See ThreadWorker; who waits for a turn doesn't sleep through it."""
+        super().wait_for_and_dispatch_events(timeout if self._accepting else TURN_S)
+
+
+worker_class = TurnTaking
 
 # No request of ours calls a provider, so one that takes longer than this is stuck.
 timeout = 30

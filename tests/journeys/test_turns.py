@@ -1,0 +1,58 @@
+"""Connections that come together are shared by gunicorn's processes, and stay shared."""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import ExitStack
+from functools import partial
+
+import psutil
+
+from devstack.stack import Stack
+from devstack.supervisor import wait_until
+
+WORKERS = 4
+TOGETHER = 64
+# A fair share is 16. Who wakes late misses some turns.
+FEWEST = 8
+
+
+def connections_of(stack: Stack) -> list[int]:
+    """How many each process of gunicorn has open with clients."""
+    port = int(stack.api_url.rpartition(":")[2])
+    return [
+        sum(
+            connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
+            for connection in worker.net_connections("tcp")
+        )
+        for worker in psutil.Process(stack.processes["api"].pid).children()
+    ]
+
+
+def connect(stack: Stack, open_until: ExitStack) -> socket.socket:
+    host, _, port = stack.api_url.removeprefix("http://").partition(":")
+    return open_until.enter_context(socket.create_connection((host, int(port)), timeout=10))
+
+
+def all_serve(stack: Stack) -> bool:
+    """Whether each process takes connections by now: they don't start as one."""
+    with ExitStack() as tried:
+        for _ in range(TOGETHER):
+            connect(stack, tried)
+            time.sleep(0.005)
+        return min(connections_of(stack)) > 0
+
+
+def test_connections_that_come_together_are_shared(stack_factory: partial[Stack]) -> None:
+    with stack_factory(workers=WORKERS, celery_workers=0, beats=0) as stack, ExitStack() as kept:
+        wait_until(lambda: all_serve(stack), what="some process takes no connection", limit_s=60)
+        wait_until(lambda: not any(connections_of(stack)), what="some stay open", limit_s=30)
+        clients = [connect(stack, kept) for _ in range(TOGETHER)]
+        for client in clients:
+            client.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+        shares = connections_of(stack)
+        assert sum(shares) == TOGETHER
+        assert min(shares) >= FEWEST, shares
