@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial, wraps
 from http import HTTPStatus
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
-import marshmallow as ma
-from flask import Request, Response
+from flask import Request, Response, request
 from flask_smorest import Blueprint
 from gunicorn.http.errors import ParseException
-from webargs.flaskparser import FlaskParser
-from webargs.multidictproxy import MultiDictProxy
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from payments_app.api.json import JsonInvalid, read_json
 from payments_app.api.openapi import COUNTED
 from payments_app.api.problem_types import BodyMalformed
+from payments_app.api.request_schema import RequestSchema
 from payments_app.kernel.errors import FieldsInvalid
 
 View = TypeVar("View", bound=Callable[..., Response])
@@ -42,15 +41,21 @@ def whole_body(req: Request) -> bytes:
     werkzeug cuts a body without a Content-Length at the limit, and gunicorn hands out what came
     of one that ended early, both without a word.
     """
+    told, most = req.content_length, req.max_content_length
+    if told is not None:
+        if most is not None and told > most:
+            raise RequestEntityTooLarge
+        # The server never reads beyond what was told.
+        body = req.input_stream.read(told)
+        if len(body) != told:
+            raise BodyMalformed("The body ended before its Content-Length.")
+        return body
     try:
         body = req.get_data(cache=False)
     except ParseException:
         raise BodyMalformed("The body's chunks are not well formed (RFC 9112, 7.1).") from None
-    if req.content_length is None:
-        if req.max_content_length is not None and len(body) >= req.max_content_length:
-            raise RequestEntityTooLarge
-    elif len(body) != req.content_length:
-        raise BodyMalformed("The body ended before its Content-Length.")
+    if most is not None and len(body) >= most:
+        raise RequestEntityTooLarge
     return body
 
 
@@ -63,47 +68,80 @@ def _not_utf_8(query: bytes) -> Iterator[str]:
             yield unquote_to_bytes(pair.partition(b"=")[0]).decode(errors="replace")
 
 
-class StrictParser(FlaskParser):
-    """webargs, but with our JSON reader, and as strict about a query as about a body."""
+def _read_body(req: Request) -> Mapping[str, Any]:
+    """The body's one object. Raises BodyMalformed."""
+    try:
+        body = read_json(whole_body(req))
+    except JsonInvalid as error:
+        raise BodyMalformed(f"The body can't be read. {error}") from None
+    if not isinstance(body, dict):
+        raise BodyMalformed("The body is JSON, but not an object.")
+    return body
 
-    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {  # noqa: RUF012  webargs has it so
-        **FlaskParser.DEFAULT_UNKNOWN_BY_LOCATION,
-        # A misspelt filter must not list everything.
-        "query": ma.RAISE,
-    }
 
-    def load_json(self, req: Request, schema: ma.Schema) -> dict[str, Any]:  # noqa: ARG002
-        """The body's one object. Raises BodyMalformed."""
-        try:
-            body = read_json(whole_body(req))
-        except JsonInvalid as error:
-            raise BodyMalformed(f"The body can't be read. {error}") from None
-        if not isinstance(body, dict):
-            raise BodyMalformed("The body is JSON, but not an object.")
-        return body
+def _read_query(req: Request) -> Mapping[str, Any]:
+    """The query's parameters. Raises FieldsInvalid for one given twice or not in UTF-8."""
+    bent = {name: ["isn't UTF-8"] for name in _not_utf_8(req.query_string)}
+    if bent:
+        raise FieldsInvalid(bent)
+    repeated = [name for name, values in req.args.lists() if len(values) > 1]
+    if repeated:
+        raise FieldsInvalid({name: ["is given more than once"] for name in repeated})
+    return req.args.to_dict()
 
-    def load_querystring(self, req: Request, schema: ma.Schema) -> MultiDictProxy:
-        """The query's parameters. Raises FieldsInvalid for one given twice or not in UTF-8."""
-        bent = {name: ["isn't UTF-8"] for name in _not_utf_8(req.query_string)}
-        if bent:
-            raise FieldsInvalid(bent)
-        repeated = [name for name, values in req.args.lists() if len(values) > 1]
-        if repeated:
-            raise FieldsInvalid({name: ["is given more than once"] for name in repeated})
-        proxy: MultiDictProxy = super().load_querystring(req, schema)
-        return proxy
+
+_READERS: Final = {"json": _read_body, "query": _read_query}
+
+
+def _documented(view: Any, by: Callable[[Any], Any]) -> Any:
+    """The view itself, with what flask-smorest's decorator `by` says of it in openapi.json.
+
+    Its wrappers would dump what ours have dumped already.
+    """
+    view.__dict__["_apidoc"] = by(view).__dict__["_apidoc"]
+    return view
 
 
 class ApiBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest has no types
     """A flask-smorest blueprint that reads strictly and documents what all its routes share."""
-
-    ARGUMENTS_PARSER = StrictParser()
 
     def __init__(self, *args: Any, public: bool = False, **options: Any) -> None:
         """`public`: its routes need no key."""
         super().__init__(*args, **options)
         self._public = public
         self._prepare_doc_cbks.append(self._add_what_is_shared)
+
+    def arguments(
+        self, schema: RequestSchema, *, location: str = "json", **options: Any
+    ) -> Callable[[View], View]:
+        """Hand the view what `schema` makes of the body or the query, and document it.
+
+        Raises FieldsInvalid, and what the readers above do.
+        """
+        read, by = _READERS[location], super().arguments(schema, location=location, **options)
+
+        def decorator(view: View) -> View:
+            @wraps(view)
+            def wrapper(**route: Any) -> Response:
+                return view(schema.read(read(request)), **route)
+
+            documented: View = _documented(wrapper, by)
+            return documented
+
+        return decorator
+
+    def response(self, *args: Any, **options: Any) -> Callable[[View], View]:
+        """Document the usual answer. The view makes it."""
+        return partial(_documented, by=super().response(*args, **options))
+
+    def alt_response(self, *args: Any, **options: Any) -> Callable[[View], View]:
+        """Document another one."""
+        return partial(_documented, by=super().alt_response(*args, **options))
+
+    @staticmethod
+    def doc(**options: Any) -> Callable[[View], View]:
+        """Document what flask-smorest can't see."""
+        return partial(_documented, by=Blueprint.doc(**options))
 
     @staticmethod
     def header_parameter(name: str) -> Callable[[View], View]:

@@ -17,6 +17,7 @@ import structlog
 from flask import Flask, Response, current_app, g, request
 from redis import Redis, RedisError
 
+from payments_app.api.redis_script import Script
 from payments_app.kernel import metrics
 from payments_app.kernel.idempotency import KeyInvalid, KeyMissing
 from payments_app.tenants.caller import Caller
@@ -137,12 +138,12 @@ class Locks:
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
-        self._release = redis.register_script(_COMPARE_AND_DELETE)
+        self._release = Script(redis, _COMPARE_AND_DELETE)
         self._avoid_until = 0.0
 
     def give_back(self, lock: Lock) -> None:
         """Let the next one be the first."""
-        self._call(lambda: self._release(keys=[lock.name], args=[lock.token]))
+        self._call(lambda: self._release([lock.name], [lock.token]))
 
     def await_first(self, name: str, holder: str, find: Callable[[], T | None]) -> T | None:
         """What `find` finds, asked again while the holder is at it, COALESCE_S at most."""

@@ -20,6 +20,7 @@ from redis import Redis, RedisError
 from werkzeug.exceptions import TooManyRequests
 
 from payments_app.api.idempotent import LOCK_MS, Lock, wanted_lock
+from payments_app.api.redis_script import Script
 from payments_app.kernel.clock import utc_now
 from payments_app.settings import Settings
 from payments_app.tenants.caller import Caller
@@ -120,7 +121,7 @@ class Windows:
 
     def __init__(self, redis: Redis) -> None:
         """`redis`: shared by all hosts."""
-        self._look = redis.register_script(_LOOK)
+        self._look = Script(redis, _LOOK)
         self._here = MemoryStorage()
         self._avoid_until = 0.0
 

@@ -45,10 +45,8 @@ def register_problems(app: Flask) -> None:
 
 
 def http_problem(error: HTTPException) -> Response:
-    """The problem document for what Flask or flask-smorest refused."""
+    """The problem document for what Flask refused."""
     status = error.code or 500
-    if status == HTTPStatus.UNPROCESSABLE_ENTITY:
-        return _field_errors(error)
     problem = HTTP_PROBLEMS.get(status) or HTTP_PROBLEMS[HTTPStatus.BAD_REQUEST]
     kept = {"allow", "retry-after"}
     headers = {name: value for name, value in error.get_headers() if name.lower() in kept}
@@ -103,15 +101,6 @@ def _gateway_error(error: errors.GatewayError) -> Response:
     if isinstance(error, Unauthenticated | tenants.ApiKeyExpired):
         headers["WWW-Authenticate"] = 'Bearer realm="maramoja"'
     return problem_response(problem, error.detail, headers=headers, extra=extra)
-
-
-def _field_errors(error: HTTPException) -> Response:
-    """What webargs found wrong, by field."""
-    messages = getattr(error, "data", {}).get("messages", {})
-    found: dict[str, Any] = {}
-    for where in messages.values():
-        found.update(where if isinstance(where, dict) else {"": where})
-    return _gateway_error(errors.FieldsInvalid(found))
 
 
 def _listed(found: Mapping[str, Any]) -> list[dict[str, str]]:

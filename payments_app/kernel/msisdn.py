@@ -31,10 +31,12 @@ class Msisdn:
         digits = digits.replace(" ", "").replace("-", "")
         if not (digits.isascii() and digits.isdigit() and 8 <= len(digits) <= 15):  # noqa: PLR2004
             raise ValueError("must be a mobile number in international form, such as 256772123456")
-        try:
-            number = phonenumbers.parse(f"+{digits}")
-        except phonenumbers.NumberParseException:
-            raise ValueError("must start with a country code, such as 256") from None
+        number = _plainly(digits)
+        if number is None:
+            try:
+                number = phonenumbers.parse(f"+{digits}")
+            except phonenumbers.NumberParseException:
+                raise ValueError("must start with a country code, such as 256") from None
         kind = phonenumbers.number_type(number)
         # is_valid_number() would find out the same once more.
         if kind == phonenumbers.PhoneNumberType.UNKNOWN:
@@ -63,3 +65,21 @@ class Msisdn:
         return f"Msisdn({self.masked})"
 
     __str__ = __repr__
+
+
+def _plainly(digits: str) -> phonenumbers.PhoneNumber | None:
+    """What phonenumbers.parse() finds in digits, where it is sure; a tenth of its work.
+
+    It looks for letters, punctuation, extensions and trunk prefixes. In digits only the last can
+    be; where that is a zero, or none, a national number without a leading zero is as it stands.
+    """
+    for length in range(1, 4):
+        code = int(digits[:length])
+        if code in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:
+            region = phonenumbers.region_code_for_country_code(code)
+            plan = phonenumbers.PhoneMetadata.metadata_for_region_or_calling_code(code, region)
+            trunk = None if plan is None else plan.national_prefix_for_parsing
+            if plan is None or digits[length] == "0" or trunk not in (None, "0"):
+                return None
+            return phonenumbers.PhoneNumber(code, int(digits[length:]))
+    return None

@@ -6,12 +6,14 @@ import logging
 import pickle
 from typing import Final
 
+import phonenumbers
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from payments_app.kernel.msisdn import Msisdn
 
+E164: Final = phonenumbers.PhoneNumberFormat.E164
 UGANDAN: Final = "256772123456"
 # One of each country that MTN's or Airtel's money is in: digits → (country, national number).
 NUMBERS: Final = {
@@ -42,6 +44,37 @@ def test_a_number_is_known_by_its_country_and_its_national_part(digits: str) -> 
     number = Msisdn.parse(digits)
     assert number.digits == digits
     assert (number.country, number.national) == NUMBERS[digits]
+
+
+@given(
+    code=st.sampled_from(sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)),
+    national=st.from_regex(r"[0-9]{5,13}", fullmatch=True),
+)
+def test_any_country_s_digits_are_read_as_the_library_reads_them(code: int, national: str) -> None:
+    assert_as_the_library(f"{code}{national}"[:15])
+
+
+@pytest.mark.parametrize("code", sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE))
+def test_each_plan_s_own_examples_are_read_as_the_library_reads_them(code: int) -> None:
+    kinds = phonenumbers.PhoneNumberType.values()
+    for region in phonenumbers.COUNTRY_CODE_TO_REGION_CODE[code]:
+        for example in (phonenumbers.example_number_for_type(region, kind) for kind in kinds):
+            # Some islands' numbers are shorter than we take any.
+            if example is not None and len(phonenumbers.format_number(example, E164)) > 8:
+                assert_as_the_library(phonenumbers.format_number(example, E164)[1:])
+
+
+def assert_as_the_library(digits: str) -> None:
+    number = phonenumbers.parse(f"+{digits}")
+    is_mobile = phonenumbers.number_type(number) in (
+        phonenumbers.PhoneNumberType.MOBILE,
+        phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE,
+    )
+    try:
+        read = Msisdn.parse(digits).digits
+    except ValueError:
+        read = ""
+    assert read == (phonenumbers.format_number(number, E164)[1:] if is_mobile else "")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import marshmallow as ma
 
+from payments_app.api.request_schema import RequestSchema
 from payments_app.api.v1.fields import (
     METADATA_BYTES_MAX,
     METADATA_DEPTH_MAX,
@@ -32,13 +33,8 @@ _PLAIN: Final = (
 )
 
 
-class NewPaymentSchema(ma.Schema):
+class NewPaymentSchema(RequestSchema):
     """A collection that is asked for."""
-
-    class Meta:
-        """A field that we don't know is an error, not ignored: it may be a misspelt one."""
-
-        unknown = ma.RAISE
 
     amount = Amount(
         required=True,
@@ -116,13 +112,8 @@ class NewPaymentSchema(ma.Schema):
         return NewPayment(money=_money(data.pop("amount"), data.pop("currency")), **data)
 
 
-class PaymentQuerySchema(ma.Schema):
+class PaymentQuerySchema(RequestSchema):
     """What to list."""
-
-    class Meta:
-        """A misspelt filter must not list everything."""
-
-        unknown = ma.RAISE
 
     limit = Limit(metadata={"description": "How many payments a page has."})
     cursor = Cursor(metadata={"description": "`next_cursor` of the page before."})
@@ -178,13 +169,8 @@ class PaymentQuerySchema(ma.Schema):
         return {"limit": limit, "cursor": cursor, "wanted": _filter(data)}
 
 
-class EventQuerySchema(ma.Schema):
+class EventQuerySchema(RequestSchema):
     """Which part of the story."""
-
-    class Meta:
-        """As above."""
-
-        unknown = ma.RAISE
 
     limit = Limit(metadata={"description": "How many lines a page has."})
     cursor = Cursor(metadata={"description": "`next_cursor` of the page before."})

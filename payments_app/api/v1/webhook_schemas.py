@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import marshmallow as ma
 
+from payments_app.api.request_schema import RequestSchema
 from payments_app.api.v1.fields import Cursor, Flag, Instant, Limit, Text
 from payments_app.webhooks import endpoints, patterns
 from payments_app.webhooks.deliveries import Span
@@ -22,13 +23,6 @@ _URL_PATTERN: Final = r"^https?:[!-~]{3,2040}$"
 _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
 _ID: Final = {"format": "uuid", "example": "01a209ad-4164-7047-9850-453984927403"}
 _TYPE: Final = {"pattern": patterns.PATTERN, "example": "payment.*"}
-
-
-class _Strict(ma.Schema):
-    class Meta:
-        """A field that we don't know is an error, not ignored."""
-
-        unknown = ma.RAISE
 
 
 def _types(**options: Any) -> ma.fields.List[str]:
@@ -48,7 +42,7 @@ def _types(**options: Any) -> ma.fields.List[str]:
     )
 
 
-class NewEndpointSchema(_Strict):
+class NewEndpointSchema(RequestSchema):
     """A webhook endpoint to be."""
 
     url = ma.fields.String(
@@ -74,7 +68,7 @@ class NewEndpointSchema(_Strict):
         return Wanted(**data)
 
 
-class EndpointChangeSchema(_Strict):
+class EndpointChangeSchema(RequestSchema):
     """What is to be different; what isn't named stays."""
 
     url = ma.fields.String(
@@ -99,7 +93,7 @@ class EndpointChangeSchema(_Strict):
         return Wanted(**data, status=EndpointStatus(status) if status else None)
 
 
-class RotationSchema(_Strict):
+class RotationSchema(RequestSchema):
     """How long the old secret signs beside the new one."""
 
     overlap_hours = ma.fields.Integer(
@@ -115,7 +109,7 @@ class RotationSchema(_Strict):
         return timedelta(hours=data["overlap_hours"])
 
 
-class SpanSchema(_Strict):
+class SpanSchema(RequestSchema):
     """Which events to send again."""
 
     since = Instant(
@@ -135,7 +129,7 @@ class SpanSchema(_Strict):
         return Span(**data)
 
 
-class DeliveryQuerySchema(_Strict):
+class DeliveryQuerySchema(RequestSchema):
     """A page of deliveries."""
 
     status = ma.fields.String(
@@ -147,7 +141,7 @@ class DeliveryQuerySchema(_Strict):
     cursor = Cursor(metadata={"description": "`next_cursor` of the page before."})
 
 
-class FeedQuerySchema(_Strict):
+class FeedQuerySchema(RequestSchema):
     """A page of the feed."""
 
     limit = Limit(metadata={"description": "How many events to look at."})

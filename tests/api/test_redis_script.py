@@ -1,0 +1,78 @@
+"""A script in Redis is asked over a connection that is kept, and believed only when it is good."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+from redis import Redis
+from redis.exceptions import ResponseError
+from redis.exceptions import TimeoutError as TookTooLong
+
+from devstack.redis_server import RedisServer
+from devstack.servers import Servers
+from payments_app.api.redis_script import Script
+
+ECHO = "return {KEYS[1], ARGV[1]}"
+
+
+@pytest.fixture
+def server(servers: Servers) -> RedisServer:
+    return servers.new_redis()
+
+
+@pytest.fixture
+def redis(server: RedisServer) -> Iterator[Redis]:
+    with Redis.from_url(server.url, socket_timeout=0.3) as redis:
+        yield redis
+
+
+def test_each_thread_has_a_connection_and_keeps_it(redis: Redis) -> None:
+    echo = Script(redis, ECHO)
+    before = redis.info("stats")["total_connections_received"]
+
+    def ask() -> None:
+        for number in range(20):
+            assert echo(["key"], [number]) == [b"key", str(number).encode()]
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    opened = redis.info("stats")["total_connections_received"] - before
+    # Who was first to say what the script is has opened one more, perhaps all of them.
+    assert 3 <= opened <= 6
+
+
+def test_a_restart_between_two_questions_is_not_noticed(redis: Redis, server: RedisServer) -> None:
+    echo = Script(redis, ECHO)
+    echo(["key"], ["before"])
+    server.restart()
+    assert echo(["key"], ["after"]) == [b"key", b"after"]
+
+
+def test_a_redis_that_has_forgotten_the_script_is_told_it_again(redis: Redis) -> None:
+    echo = Script(redis, ECHO)
+    echo(["key"], ["before"])
+    redis.script_flush()
+    assert echo(["key"], ["after"]) == [b"key", b"after"]
+
+
+def test_an_answer_that_comes_too_late_is_nobody_elses(redis: Redis, server: RedisServer) -> None:
+    echo = Script(redis, ECHO)
+    echo(["key"], ["first"])
+    server.process.stop()
+    try:
+        with pytest.raises(TookTooLong):
+            echo(["key"], ["second"])
+    finally:
+        server.process.cont()
+    assert echo(["key"], ["third"]) == [b"key", b"third"]
+
+
+def test_what_the_script_does_wrong_is_said(redis: Redis) -> None:
+    with pytest.raises(ResponseError):
+        Script(redis, "return redis.call('nonsense')")([], [])
