@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, Table
+from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql
 
 from payments_app.kernel.database import db, transaction_is_open
@@ -16,17 +16,37 @@ from payments_app.kernel.database import db, transaction_is_open
 ALONE: Final = "WITH wall AS MATERIALIZED (SELECT set_config('maramoja.tenant', %(wall)s, true))"
 
 
-def execute_alone(tenant_id: UUID, statement: str, values: Mapping[str, Any]) -> Row[Any]:
+def execute_alone(tenant_id: UUID, statement: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
     """The one row of `ALONE …`: begun, executed and committed in one round trip.
 
     `values`: what psycopg takes, by name. Errors are SQLAlchemy's, as everywhere.
     """
     if transaction_is_open():
         raise RuntimeError("a transaction is open already: they do not nest")
+    values = {"wall": str(UUID(str(tenant_id))), **values}
     with db.engine.connect() as connection:
-        return connection.exec_driver_sql(
-            statement, {"wall": str(UUID(str(tenant_id))), **values}
-        ).one()
+        return _row(connection, statement, values)
+
+
+def _row(connection: Connection, statement: str, values: dict[str, Any]) -> tuple[Any, ...]:
+    """What SQLAlchemy does for a statement, without a context and a result for its one row.
+
+    Who listens to the engine hears it, and an error goes where all others go: it finds out whether
+    the connection is lost.
+    """
+    cursor = connection.connection.cursor()
+    call = (connection, cursor, statement, values, None, False)
+    connection.dispatch.before_cursor_execute(*call)
+    try:
+        cursor.execute(statement, values)
+        connection.dispatch.after_cursor_execute(*call)
+        found = cursor.fetchone()
+    except BaseException as error:
+        connection._handle_dbapi_exception(error, statement, values, cursor, None)  # noqa: SLF001
+        raise
+    if found is None:
+        raise RuntimeError("a statement that stands alone has one row")
+    return tuple(found)
 
 
 def insert_from(table: Table, names: Sequence[str], source: str, **expressions: str) -> str:

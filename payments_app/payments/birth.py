@@ -98,7 +98,7 @@ _WITHOUT_KEY: Final = (
 # As one value, for only who repeats a request gets one: psycopg reads it faster than columns that
 # are mostly empty. It is looked for by the wall's row, so after the wall stands.
 _EARLIER: Final = """
-SELECT {first}, (
+SELECT {first}(
     SELECT json_build_object(
         'fingerprint', encode(k.fingerprint, 'base64'),
         'fingerprint_version', k.fingerprint_version, 'field_digests', k.field_digests,
@@ -115,10 +115,10 @@ SELECT {first}, (
 _UNDER_KEY: Final = (
     f"{ALONE}, {_STANDING}, claimed AS ({claim_from('standing')}), {_birth('claimed')} "  # noqa: S608
     + _EARLIER.format(
-        first="(SELECT count(*) FROM told) AS made, (SELECT count(*) FROM standing) AS stands"
+        first="(SELECT count(*) FROM told) AS made, (SELECT count(*) FROM standing) AS stands, "
     )
 )
-_FIND: Final = f"{ALONE} {_EARLIER.format(first='0 AS made')}"
+_FIND: Final = f"{ALONE} {_EARLIER.format(first='')}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +162,17 @@ def bear(
     """
     values = _values(newborn, metadata, actor=actor, request_id=request_id)
     if claim is None:
-        if not execute_alone(newborn.tenant_id, _WITHOUT_KEY, values).made:
+        (made,) = execute_alone(newborn.tenant_id, _WITHOUT_KEY, values)
+        if not made:
             raise AccountChanged
         return None
     attempt, key = claim
-    row = execute_alone(newborn.tenant_id, _UNDER_KEY, values | key)
-    if row.made:
+    made, stands, earlier = execute_alone(newborn.tenant_id, _UNDER_KEY, values | key)
+    if made:
         return None
-    if row.earlier is not None:
-        return EarlierRow.read(row.earlier)
-    if not row.stands:
+    if earlier is not None:
+        return EarlierRow.read(earlier)
+    if not stands:
         raise AccountChanged
     # Whoever had the key has committed since the statement began.
     return _one(attempt)
@@ -199,8 +200,8 @@ def _values(
 
 def find_earlier(attempt: Attempt) -> EarlierRow | None:
     """What stands under the key, if anything does."""
-    row = execute_alone(attempt.tenant_id, _FIND, place_of(attempt))
-    return None if row.earlier is None else EarlierRow.read(row.earlier)
+    (earlier,) = execute_alone(attempt.tenant_id, _FIND, place_of(attempt))
+    return None if earlier is None else EarlierRow.read(earlier)
 
 
 def _one(attempt: Attempt) -> EarlierRow:
