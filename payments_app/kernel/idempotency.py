@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, cast
 from uuid import UUID
 
+import orjson
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
@@ -157,10 +158,10 @@ def claim_values(
         key=attempt.key,
         fingerprint=fingerprint(attempt, CURRENT_VERSION),
         fingerprint_version=CURRENT_VERSION,
-        field_digests=json.dumps(_field_digests(attempt, CURRENT_VERSION)),
+        field_digests=orjson.dumps(_field_digests(attempt, CURRENT_VERSION)).decode(),
         resource_id=resource_id,
         status=answer.status,
-        headers=json.dumps(dict(answer.headers)),
+        headers=orjson.dumps(dict(answer.headers)).decode(),
         body=answer.body,
         keep_for=keep_for,
     )

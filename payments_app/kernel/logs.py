@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
-from typing import Final
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Final
 from uuid import UUID
 
+import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -35,6 +39,8 @@ _SECRET: Final = re.compile(
 _INTEGER_MIN: Final = 10**9
 # Our own fields that are numbers or ids, not text that somebody wrote.
 _OURS: Final = frozenset({"timestamp", "level", "logger", "event_id", "duration_ms", "status"})
+# As long as an id.
+_WORD_MAX: Final = 36
 # They tell of each doorbell and of each of their own parts; ours says what came of it.
 _TALKERS: Final = (
     "alembic.runtime.plugins",
@@ -60,17 +66,14 @@ def configure_logs(*, level: str, log_format: str) -> None:
         mask,
     ]
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        # What is below the level ends at the call, and not in the chain.
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
     render: Processor = (
-        structlog.processors.JSONRenderer()
+        structlog.processors.JSONRenderer(serializer=_json)
         if log_format == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )
@@ -86,6 +89,14 @@ def configure_logs(*, level: str, log_format: str) -> None:
     root.setLevel(level)
     for talker in _TALKERS:
         logging.getLogger(talker).setLevel(logging.WARNING)
+
+
+def _json(event: EventDict, default: Callable[[Any], Any], **_options: Any) -> str:
+    try:
+        return orjson.dumps(event, default=default).decode()
+    except TypeError:
+        # Half of a surrogate pair, or a name that is no text: slower, and the line is written.
+        return json.dumps(event, default=default)
 
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -104,6 +115,10 @@ def masked(text: str) -> str:
     return _GROUPED.sub(_masked_groups, text)
 
 
+# Events, routes and ids come again and again.
+_masked_word: Final = lru_cache(maxsize=2048)(masked)
+
+
 def _masked_groups(found: re.Match[str]) -> str:
     digits = "".join(character for character in found[0] if character.isdigit())
     return f"***{digits[-3:]}" if len(digits) >= _GROUPED_DIGITS_MIN else found[0]
@@ -116,7 +131,7 @@ def _masked_value(value: object) -> object:
         case int():
             return masked(str(value)) if abs(value) >= _INTEGER_MIN else value
         case str():
-            return masked(value)
+            return _masked_word(value) if len(value) <= _WORD_MAX else masked(value)
         case dict():
             return {masked(str(name)): _masked_value(inner) for name, inner in value.items()}
         case list() | tuple() | set() | frozenset():

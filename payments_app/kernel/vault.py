@@ -10,7 +10,7 @@ import base64
 import hashlib
 import hmac
 import os
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -39,8 +39,13 @@ class Box:
 
     def __init__(self, key: bytes) -> None:
         """`key`: 32 random bytes."""
+        self._key = key
         self._sealer = AESGCM(_derived(key, b"seal"))
-        self._mac = _derived(key, b"digest")
+
+    @cached_property
+    def _mac(self) -> bytes:
+        # A payment's own box makes no digests.
+        return _derived(self._key, b"digest")
 
     def seal(self, plain: bytes, *, about: str) -> bytes:
         """The nonce, then the ciphertext with its tag: 28 bytes more than `plain`."""

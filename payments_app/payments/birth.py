@@ -8,6 +8,7 @@ from __future__ import annotations
 from base64 import b64decode
 from dataclasses import dataclass, fields
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final, cast
 from uuid import UUID
 
@@ -69,6 +70,8 @@ class AccountChanged(Exception):
 
 # All else has a default in the schema, or comes later.
 _BORN_WITH: Final = tuple(one.name for one in fields(Newborn) if one.name in _PAYMENTS.c)
+_NAMES: Final = tuple(f"payments_{name}" for name in _BORN_WITH)
+_born_with: Final = attrgetter(*_BORN_WITH)
 _LINE: Final = ("tenant_id", "payment_id", "sequence", "type", "status", "stage", "actor")
 
 
@@ -193,7 +196,7 @@ def _values(
         actor=actor,
         request_id=request_id,
     )
-    values |= {f"payments_{name}": getattr(newborn, name) for name in _BORN_WITH}
+    values.update(zip(_NAMES, _born_with(newborn), strict=True))
     values |= {"payments_metadata": metadata, "account_version": newborn.account_version}
     return values
 

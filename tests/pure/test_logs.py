@@ -121,6 +121,21 @@ def test_a_line_is_json_with_its_event_and_ids(lines: StringIO) -> None:
     assert line["timestamp"].endswith("Z")
 
 
+@pytest.mark.parametrize("value", ["\ud800", {"a": {1: "b"}}, 2**70, float("nan"), {"\udfff": 1}])
+def test_a_line_is_written_whatever_it_holds(lines: StringIO, value: object) -> None:
+    structlog.get_logger().info("odd", value=value)
+    assert json.loads(lines.getvalue())["event"] == "odd"
+
+
+def test_what_is_below_the_level_is_not_written(lines: StringIO) -> None:
+    configure_logs(level="WARNING", log_format="json")
+    log = structlog.get_logger("quiet")
+    logging.getLogger().handlers[0].stream = lines  # type: ignore[attr-defined]
+    log.info("told")
+    log.warning("warned")
+    assert [json.loads(line)["event"] for line in lines.getvalue().splitlines()] == ["warned"]
+
+
 def test_however_deep_a_number_or_key_is_in_a_line_it_is_masked(lines: StringIO) -> None:
     class Payer:
         def __repr__(self) -> str:
