@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from redis import Redis
+from redis import Connection, ConnectionPool, Redis
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TookTooLong
 
@@ -70,6 +71,28 @@ def test_an_answer_that_comes_too_late_is_nobody_elses(redis: Redis, server: Red
             echo(["key"], ["second"])
     finally:
         server.process.cont()
+    assert echo(["key"], ["third"]) == [b"key", b"third"]
+
+
+class Ending(Connection):
+    """Sends, and ends its thread before the answer is read, once it is told to."""
+
+    ends = False
+
+    def send_command(self, *words: Any, **options: Any) -> None:
+        super().send_command(*words, **options)  # type: ignore[no-untyped-call]
+        if Ending.ends:
+            Ending.ends = False
+            raise SystemExit
+
+
+def test_an_answer_that_nobody_has_read_is_nobody_elses(server: RedisServer) -> None:
+    pool = ConnectionPool.from_url(server.url, connection_class=Ending)
+    echo = Script(Redis(connection_pool=pool), ECHO)
+    echo(["key"], ["first"])
+    Ending.ends = True
+    with pytest.raises(SystemExit):
+        echo(["key"], ["second"])
     assert echo(["key"], ["third"]) == [b"key", b"third"]
 
 
