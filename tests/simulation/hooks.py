@@ -41,6 +41,9 @@ class _Hooks:
         self.clock.tell()
 
     def before_statement(self, *call: Any) -> None:
+        if call[2].startswith(_ALONE):
+            # It is its transaction's begin.
+            self.clock.tell()
         if self.cast.me() is not None and not call[2].startswith(ASIDE):
             self.cast.point(Where.STATEMENT, _short(call[2]))
 
