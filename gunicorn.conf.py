@@ -38,8 +38,8 @@ bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or 2 * (os.cpu_count() or 1)
 threads = 8
 
-# How long a process that has just taken a connection leaves the next one to others.
-TURN_S = 0.002
+# How long a process that has just taken a connection leaves the next one to the others.
+TURN_S = 0.0005
 
 
 class TurnTaking(ThreadWorker):
@@ -49,22 +49,12 @@ class TurnTaking(ThreadWorker):
     first take all there are, and the others may stand idle (docs/decisions/0030).
     """
 
-    _next_turn = 0.0
-
     def accept(self, listener: socket.socket) -> None:
-        """Take one, and step back."""
+        """Take one, and step back. Who came too late to take any is the next."""
+        before = self.nr_conns
         super().accept(listener)
-        self._next_turn = time.monotonic() + TURN_S
-        self.set_accept_enabled(False)
-
-    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001  gunicorn's
-        """Not before it is our turn again; the loop asks each time."""
-        if not enabled or time.monotonic() >= self._next_turn:
-            super().set_accept_enabled(enabled)
-
-    def wait_for_and_dispatch_events(self, timeout: float) -> None:
-        """See ThreadWorker; who waits for a turn doesn't sleep through it."""
-        super().wait_for_and_dispatch_events(timeout if self._accepting else TURN_S)
+        if self.nr_conns > before and self.cfg.workers > 1:
+            time.sleep(TURN_S)
 
 
 worker_class = TurnTaking

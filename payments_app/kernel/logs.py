@@ -93,10 +93,12 @@ def configure_logs(*, level: str, log_format: str) -> None:
 
 def _json(event: EventDict, default: Callable[[Any], Any], **_options: Any) -> str:
     try:
-        return orjson.dumps(event, default=default).decode()
+        line = orjson.dumps(event, default=default)
     except TypeError:
-        # Half of a surrogate pair, or a name that is no text: slower, and the line is written.
-        return json.dumps(event, default=default)
+        # Half of a surrogate pair, or a name that is no text.
+        line = None
+    # Some readers end a line at U+2028, and some can't read what isn't ASCII: json escapes both.
+    return line.decode() if line and line.isascii() else json.dumps(event, default=default)
 
 
 def mask(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

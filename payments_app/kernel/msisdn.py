@@ -73,6 +73,9 @@ def _plainly(digits: str) -> phonenumbers.PhoneNumber | None:
     It looks for letters, punctuation, extensions and trunk prefixes. In digits only the last can
     be; where that is a zero, or none, a national number without a leading zero is as it stands.
     """
+    if digits[0] == "0":
+        # No country's code.
+        return None
     for length in range(1, 4):
         code = int(digits[:length])
         if code in phonenumbers.COUNTRY_CODE_TO_REGION_CODE:

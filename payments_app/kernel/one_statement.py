@@ -34,10 +34,11 @@ def _row(connection: Connection, statement: str, values: dict[str, Any]) -> tupl
     Who listens to the engine hears it, and an error goes where all others go: it finds out whether
     the connection is lost.
     """
-    cursor = connection.connection.cursor()
-    call = (connection, cursor, statement, values, None, False)
-    connection.dispatch.before_cursor_execute(*call)
+    cursor: Any = None
     try:
+        cursor = connection.connection.cursor()
+        call = (connection, cursor, statement, values, None, False)
+        connection.dispatch.before_cursor_execute(*call)
         cursor.execute(statement, values)
         connection.dispatch.after_cursor_execute(*call)
         found = cursor.fetchone()

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from redis import Connection, ConnectionPool, Redis
+from redis import Connection, ConnectionPool, Redis, RedisError
 from redis.exceptions import ResponseError
 from redis.exceptions import TimeoutError as TookTooLong
 
 from devstack.redis_server import RedisServer
 from devstack.servers import Servers
 from payments_app.api.redis_script import Script
+from tests.metrics.figures import figures_here
 
 ECHO = "return {KEYS[1], ARGV[1]}"
 
@@ -51,8 +52,20 @@ def test_each_thread_has_a_connection_and_keeps_it(redis: Redis) -> None:
 def test_a_restart_between_two_questions_is_not_noticed(redis: Redis, server: RedisServer) -> None:
     echo = Script(redis, ECHO)
     echo(["key"], ["before"])
+    before = figures_here().total("redis_errors_total")
     server.restart()
     assert echo(["key"], ["after"]) == [b"key", b"after"]
+    assert figures_here().total("redis_errors_total") == before
+
+
+def test_one_that_is_away_is_one_error(redis: Redis, server: RedisServer) -> None:
+    echo = Script(redis, ECHO)
+    echo(["key"], ["before"])
+    before = figures_here().total("redis_errors_total")
+    server.stop()
+    with pytest.raises(RedisError):
+        echo(["key"], ["after"])
+    assert figures_here().total("redis_errors_total") == before + 1
 
 
 def test_a_redis_that_has_forgotten_the_script_is_told_it_again(redis: Redis) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import socket
+import struct
+import time
 from collections.abc import Iterator
 from functools import partial
 from urllib.parse import urlsplit
@@ -10,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from devstack.stack import Stack
+from devstack.supervisor import wait_until
 
 GOOD = b'{"amount": 1000, "currency": "EUR", "payer": "256772123456"}'
 CHUNKED = "Transfer-Encoding: chunked"
@@ -69,3 +73,23 @@ def test_a_callback_with_broken_chunks_is_no_alarm(stack: Stack) -> None:
 
     assert answer.split(b" ", 2)[1] == b"200", answer
     assert "Traceback" not in stack.processes["api"].log_text()
+
+
+def test_a_client_that_hangs_up_in_its_body_is_no_alarm(stack: Stack) -> None:
+    address = urlsplit(stack.api_url)
+    head = (
+        f"POST /api/v1/payments HTTP/1.1\r\nHost: gateway\r\nX-API-Key: {stack.issue_key('hasty')}\r\n"
+        "Content-Type: application/json\r\nX-Request-Id: hasty\r\nContent-Length: 500\r\n\r\n"
+    )
+    with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
+        peer.sendall(head.encode() + GOOD)
+        # The request has been read so far, and waits for the rest.
+        time.sleep(0.5)
+        # A reset, and no orderly end.
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    api = stack.processes["api"]
+    wait_until(lambda: '"request_id":"hasty"' in api.log_text(), what="no answer", limit_s=10)
+    assert "Traceback" not in api.log_text()
+    (line,) = [line for line in api.log_text().splitlines() if '"request_id":"hasty"' in line]
+    assert json.loads(line)["status"] == 400

@@ -127,6 +127,14 @@ def test_a_line_is_written_whatever_it_holds(lines: StringIO, value: object) -> 
     assert json.loads(lines.getvalue())["event"] == "odd"
 
 
+def test_a_line_is_one_line_for_every_reader(lines: StringIO) -> None:
+    structlog.get_logger().info("odd", value="é\u2028\u0085\x0b")
+    written = lines.getvalue()
+    assert written.isascii()
+    assert len(written.splitlines()) == 1
+    assert json.loads(written)["value"] == "é\u2028\u0085\x0b"
+
+
 def test_what_is_below_the_level_is_not_written(lines: StringIO) -> None:
     configure_logs(level="WARNING", log_format="json")
     log = structlog.get_logger("quiet")

@@ -77,8 +77,8 @@ def claim(
     )
     claimed = f"{ALONE}, claimed AS ({idempotency.claim_from('wall')})"
     statement = f"{claimed} SELECT count(*) / {also} AS made FROM claimed"  # noqa: S608  our own
-    row = execute_alone(attempt.tenant_id, statement, values)
-    return None if row.made else find(attempt)
+    (made,) = execute_alone(attempt.tenant_id, statement, values)
+    return None if made else find(attempt)
 
 
 def find(attempt: Attempt) -> Earlier | None:
