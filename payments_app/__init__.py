@@ -13,7 +13,6 @@ from flask import Flask
 from flask_migrate import Migrate
 from redis import Redis, RedisError
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError
 from redis.retry import Retry
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -107,9 +106,6 @@ class _Once(Retry):
         """See Retry."""
         try:
             return super().call_with_retry(*args, **options)
-        except NoScriptError:
-            # The client sends the script then, as it does on first use.
-            raise
         except (RedisError, OSError):
             metrics.redis_errors.inc()
             raise
