@@ -160,7 +160,7 @@ def test_a_request_killed_after_its_commit_is_answered_at_its_retry_as_the_first
     order, key = gateway.order(), str(uuid4())
     with _commits_unanswered(gateway) as wait_for_one:
         client = _send_aside(gateway, order, key)
-        wait_for_one()
+        wait_for_one(client)
         gateway.stack.processes["api"].kill()
         client.join(PATIENCE_S)
     wait_until(
@@ -273,10 +273,10 @@ def _await_late_submissions(gateway: Gateway, paid: Paid) -> None:
 
 
 @contextmanager
-def _commits_unanswered(gateway: Gateway) -> Iterator[Callable[[], None]]:
+def _commits_unanswered(gateway: Gateway) -> Iterator[Callable[[_Client], None]]:
     """PostgreSQL has written each commit down, and waits for a standby before it says so.
 
-    Yields a function that returns once a payment's does.
+    Yields a function that returns once that client's payment does.
     """
     url = gateway.stack.administrator_url
     with psycopg.connect(url, autocommit=True, options="-c synchronous_commit=local") as server:
@@ -285,15 +285,44 @@ def _commits_unanswered(gateway: Gateway) -> Iterator[Callable[[], None]]:
             server.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{names}'".encode())
             server.execute("SELECT pg_reload_conf()")
 
-        def one_waits() -> bool:
-            row = server.execute(
-                "SELECT count(*) > 0 FROM pg_stat_activity"
-                " WHERE wait_event = 'SyncRep' AND query LIKE '%INSERT INTO payments %'"
-            ).fetchone()
-            return row == (True,)
+        def await_held(client: _Client) -> None:
+            def held() -> bool:
+                assert client.outcome == "running", f"answered: {client.outcome}"
+                return _commits_held(server, "%INSERT INTO payments %") > 0
+
+            wait_until(held, what="no commit waits", limit_s=PATIENCE_S)
 
         set_standbys("nobody")
         try:
-            yield lambda: wait_until(one_waits, what="no commit waits", limit_s=PATIENCE_S)
+            _await_commits_held(gateway, server)
+            yield await_held
         finally:
             set_standbys("")
+
+
+def _commits_held(server: psycopg.Connection, query: str) -> int:
+    """How many of these wait for a standby."""
+    statement = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE %s"
+    return len(server.execute(statement, [query]).fetchall())
+
+
+def _await_commits_held(gateway: Gateway, server: psycopg.Connection) -> None:
+    """Return once commits are held: that begins when the checkpointer reads the settings again.
+
+    A payment that came sooner would be answered at once.
+    """
+
+    def commit() -> None:
+        with gateway.connect() as connection:
+            connection.execute("SELECT pg_logical_emit_message(true, 'a test', 'is it held?')")
+
+    def held() -> bool:
+        probe = threading.Thread(target=commit, daemon=True)
+        probe.start()
+        while probe.is_alive():
+            if _commits_held(server, "%is it held?%"):
+                return True
+            probe.join(0.02)
+        return False
+
+    wait_until(held, what="commits are not held", limit_s=PATIENCE_S)
