@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import secrets
+import selectors
 import shutil
 import signal
 import socket
@@ -12,12 +13,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent import futures
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from gunicorn import util
 from gunicorn.http import wsgi
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers import gthread
 
 # What workers count is in files, so that any of them can answer for all. A fresh folder for each
 # master, in memory; the library looks for its name once, when it is imported. A reload (SIGHUP)
@@ -40,24 +43,103 @@ threads = 8
 
 # How long a process that has just taken a connection leaves the next one to the others.
 TURN_S = 0.0005
+# What a client has for its first byte before the thread that waits for it goes back to work; for a
+# whole request; for that and taking the answer; for closing its side after the last one, and how
+# much of what it still sends then is read.
+SILENT_MAX_S = 0.05
+REQUEST_MAX_S = 20.0
+EXCHANGE_MAX_S = 30.0
+LINGER_MAX_S = 2.0
+LINGER_BYTES = 65_536
 
 
-class TurnTaking(ThreadWorker):
-    """gthread, but connections that come together are shared with the other processes.
+class Worker(gthread.ThreadWorker):
+    """gthread, but no client's connection keeps the others' waiting (docs/decisions/0030, 0032)."""
 
-    They are kept, so whoever takes them serves them for long; gthread has the process that wakes
-    first take all there are, and the others may stand idle (docs/decisions/0030).
-    """
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)
+        # In a thread's hands, and since when.
+        self.handled = {}
+        # Answered for the last time; how much of what they still send will be read. Oldest first.
+        self.leaving = {}
 
     def accept(self, listener: socket.socket) -> None:
-        """Take one, and step back. Who came too late to take any is the next."""
+        """Take one, and step back: connections that come together are shared by the processes.
+
+        They are kept, so whoever takes them serves them for long; gthread has the process that
+        wakes first take all there are, and the others may stand idle. Who came too late to take
+        any is the next.
+        """
         before = self.nr_conns
         super().accept(listener)
         if self.nr_conns > before and self.cfg.workers > 1:
             time.sleep(TURN_S)
 
+    def handle(self, conn: gthread.TConn) -> object:
+        """Serve a connection, in a thread; not one that is silent. That waits without a thread."""
+        if not conn.initialized and not conn.wait_for_data(SILENT_MAX_S):
+            return gthread._DEFER  # noqa: SLF001 - it has no other name
+        self.handled[conn] = time.monotonic()
+        try:
+            return super().handle(conn)
+        finally:
+            del self.handled[conn]
 
-worker_class = TurnTaking
+    def finish_request(self, conn: gthread.TConn, done: futures.Future) -> None:
+        """Keep the connection, or end it; gthread would have everybody wait for the other end."""
+        if done.cancelled() or done.exception() or done.result():
+            super().finish_request(conn, done)
+            return
+        try:
+            # RFC 9112, 9.6: who closes at once may cut off the answer.
+            conn.sock.shutdown(socket.SHUT_WR)
+            conn.sock.settimeout(0)
+            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.linger, conn))
+        except OSError:
+            self.part(conn)
+        else:
+            conn.timeout = time.monotonic() + LINGER_MAX_S
+            self.leaving[conn] = LINGER_BYTES
+
+    def linger(self, conn: gthread.TConn, sock: socket.socket) -> None:
+        """Read away what still comes, until the client closes or has sent too much."""
+        try:
+            more = len(sock.recv(LINGER_BYTES))
+        except BlockingIOError:
+            return
+        except OSError:
+            more = 0
+        self.leaving[conn] -= more
+        if not more or self.leaving[conn] <= 0:
+            self.unlist(conn)
+
+    def unlist(self, conn: gthread.TConn) -> None:
+        """Nobody waits for this client any more."""
+        del self.leaving[conn]
+        self.poller.unregister(conn.sock)
+        self.part(conn)
+
+    def part(self, conn: gthread.TConn) -> None:
+        """Close."""
+        self.nr_conns -= 1
+        conn.close()
+
+    def murder_pending(self) -> None:
+        """Once a second or more often: end what was waited for long enough."""
+        super().murder_pending()
+        now = time.monotonic()
+        while self.leaving and (oldest := next(iter(self.leaving))).timeout <= now:
+            self.unlist(oldest)
+        for conn, since in list(self.handled.items()):
+            # Its thread finds that nothing more comes, and can still answer; then that nobody reads.
+            with suppress(OSError):
+                if since + EXCHANGE_MAX_S <= now:
+                    conn.sock.shutdown(socket.SHUT_RDWR)
+                elif since + REQUEST_MAX_S <= now:
+                    conn.sock.shutdown(socket.SHUT_RD)
+
+
+worker_class = Worker
 
 # No request of ours calls a provider, so one that takes longer than this is stuck.
 timeout = 30

@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from contextlib import ExitStack
 from functools import partial
 
-import psutil
-
 from devstack.stack import Stack
 from devstack.supervisor import wait_until
+from tests.journeys.connections import connect, connections_of
 
 WORKERS = 4
 TOGETHER = 64
 # A fair share is 16. Who wakes late misses some turns.
 FEWEST = 8
-
-
-def connections_of(stack: Stack) -> list[int]:
-    """How many each process of gunicorn has open with clients."""
-    port = int(stack.api_url.rpartition(":")[2])
-    return [
-        sum(
-            connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
-            for connection in worker.net_connections("tcp")
-        )
-        for worker in psutil.Process(stack.processes["api"].pid).children()
-    ]
-
-
-def connect(stack: Stack, open_until: ExitStack) -> socket.socket:
-    host, _, port = stack.api_url.removeprefix("http://").partition(":")
-    return open_until.enter_context(socket.create_connection((host, int(port)), timeout=10))
 
 
 def all_serve(stack: Stack) -> bool:

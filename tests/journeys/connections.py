@@ -1,0 +1,32 @@
+"""Connections to gunicorn as a socket makes them, and as its processes hold them."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import ExitStack
+
+import psutil
+
+from devstack.stack import Stack
+
+# Longer than gunicorn.conf.py has any client wait, or be waited for.
+PATIENCE_S = 60.0
+
+
+def connections_of(stack: Stack) -> list[int]:
+    """How many each process of gunicorn has open with clients."""
+    port = int(stack.api_url.rpartition(":")[2])
+    return [
+        sum(
+            connection.status == psutil.CONN_ESTABLISHED and connection.laddr.port == port
+            for connection in worker.net_connections("tcp")
+        )
+        for worker in psutil.Process(stack.processes["api"].pid).children()
+    ]
+
+
+def connect(stack: Stack, open_until: ExitStack) -> socket.socket:
+    """A client."""
+    host, _, port = stack.api_url.removeprefix("http://").partition(":")
+    peer = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+    return open_until.enter_context(peer)
