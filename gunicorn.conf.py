@@ -2,8 +2,11 @@
 
 import fcntl
 import gc
+import itertools
 import json
+import logging
 import os
+import resource
 import secrets
 import selectors
 import shutil
@@ -15,11 +18,14 @@ import threading
 import time
 from concurrent import futures
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from gunicorn import util
+from gunicorn import glogging, util
 from gunicorn.http import wsgi
+from gunicorn.http.errors import ParseException
+from gunicorn.http.message import Request
 from gunicorn.workers import gthread
 
 # What workers count is in files, so that any of them can answer for all. A fresh folder for each
@@ -36,10 +42,15 @@ from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 
+# How many files a process has open besides clients' connections, and as many again.
+FILES_OF_OUR_OWN = 128
+
 # A request waits for PostgreSQL and Redis most of its time: threads share a process while they
 # do, and two processes for each core keep the cores busy. WEB_CONCURRENCY sets the number.
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or 2 * (os.cpu_count() or 1)
 threads = 8
+# Connections of one process. Each is an open file, and so are those to databases, and logs.
+worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_OF_OUR_OWN)
 
 # How long a process that has just taken a connection leaves the next one to the others.
 TURN_S = 0.0005
@@ -58,8 +69,9 @@ class Worker(gthread.ThreadWorker):
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        # In a thread's hands, and since when.
+        # In a thread's hands, and since when; those whose time is over are never used again.
         self.handled = {}
+        self.over = set()
         # Answered for the last time; how much of what they still send will be read. Oldest first.
         self.leaving = {}
 
@@ -75,20 +87,52 @@ class Worker(gthread.ThreadWorker):
         if self.nr_conns > before and self.cfg.workers > 1:
             time.sleep(TURN_S)
 
+    def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's
+        """Open the door or close it. Who stops serves all that stand before it; nobody hangs there."""
+        super().set_accept_enabled(enabled)
+        if enabled or self.alive:
+            return
+        for listener in self.sockets:
+            taken = -1
+            while taken < self.nr_conns:
+                taken = self.nr_conns
+                super().accept(listener)
+            listener.close()
+        self.sockets = []
+        for conn in self.pending_conns:
+            conn.timeout = min(conn.timeout, time.monotonic() + gthread.STOP_KEEPALIVE_LINGER)
+
     def handle(self, conn: gthread.TConn) -> object:
         """Serve a connection, in a thread; not one that is silent. That waits without a thread."""
         if not conn.initialized and not conn.wait_for_data(SILENT_MAX_S):
             return gthread._DEFER  # noqa: SLF001 - it has no other name
         self.handled[conn] = time.monotonic()
-        try:
-            return super().handle(conn)
-        finally:
-            del self.handled[conn]
+        return super().handle(conn)
+
+    def handle_request(self, req: Request, conn: gthread.TConn) -> bool:
+        """Have the app answer. The connection knows what it is about."""
+        conn.request = req
+        return super().handle_request(req, conn)
+
+    def handle_error(
+        self, req: Request | None, client: socket.socket, addr: object, exc: Exception
+    ) -> None:
+        """Refuse. The log is not told what was sent in place of HTTP: it may be a key."""
+        if isinstance(exc, ParseException):
+            kind = type(exc)
+            unquoting = type(kind.__name__, (kind,), {"__str__": lambda _: kind.__name__})
+            exc = unquoting.__new__(unquoting)
+        super().handle_error(req, client, addr, exc)
 
     def finish_request(self, conn: gthread.TConn, done: futures.Future) -> None:
         """Keep the connection, or end it; gthread would have everybody wait for the other end."""
-        if done.cancelled() or done.exception() or done.result():
+        self.handled.pop(conn, None)
+        is_over = conn in self.over
+        self.over.discard(conn)
+        if done.cancelled() or done.exception() or (done.result() and not is_over):
             super().finish_request(conn, done)
+            if conn in self.pending_conns:
+                conn.timeout = time.monotonic() + REQUEST_MAX_S
             return
         try:
             # RFC 9112, 9.6: who closes at once may cut off the answer.
@@ -126,17 +170,36 @@ class Worker(gthread.ThreadWorker):
 
     def murder_pending(self) -> None:
         """Once a second or more often: end what was waited for long enough."""
+        if self.nr_conns >= self.worker_connections:
+            self.make_room()
         super().murder_pending()
         now = time.monotonic()
         while self.leaving and (oldest := next(iter(self.leaving))).timeout <= now:
             self.unlist(oldest)
-        for conn, since in list(self.handled.items()):
-            # Its thread finds that nothing more comes, and can still answer; then that nobody reads.
-            with suppress(OSError):
-                if since + EXCHANGE_MAX_S <= now:
-                    conn.sock.shutdown(socket.SHUT_RDWR)
-                elif since + REQUEST_MAX_S <= now:
-                    conn.sock.shutdown(socket.SHUT_RD)
+        # A copy, as threads add to it meanwhile.
+        for conn, since in self.handled.copy().items():
+            if since + REQUEST_MAX_S <= now:
+                self.hurry(conn, is_late=since + EXCHANGE_MAX_S <= now)
+
+    def make_room(self) -> None:
+        """End some connections that wait for nothing of ours, the least missed first."""
+        idle = itertools.chain(self.leaving, self.pending_conns, self.keepalived_conns)
+        for conn in itertools.islice(idle, self.cfg.threads):
+            conn.timeout = 0.0
+        self.murder_keepalived()
+
+    def hurry(self, conn: gthread.TConn, *, is_late: bool) -> None:
+        """Its thread finds that nothing more comes, and still can answer; then that nobody reads.
+
+        Linux hands out what comes after such an end all the same, so nothing is read there again:
+        the rest of a body would be taken for a request.
+        """
+        self.over.add(conn)
+        if request := getattr(conn, "request", None):
+            # The answer says that it is the last.
+            request.force_close()
+        with suppress(OSError):
+            conn.sock.shutdown(socket.SHUT_RDWR if is_late else socket.SHUT_RD)
 
 
 worker_class = Worker
@@ -179,6 +242,36 @@ limit_request_field_size = 8190
 # The app logs each request itself, as structured lines without secrets.
 accesslog = None
 errorlog = "-"
+
+
+class JsonLine(logging.Formatter):
+    """gunicorn's own lines in the form of the app's."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        line = {
+            "event": record.getMessage(),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+class Log(glogging.Logger):
+    """gunicorn's log, as LOG_FORMAT has it."""
+
+    def setup(self, cfg: object) -> None:
+        """Also after a reload."""
+        super().setup(cfg)
+        if (os.environ.get("LOG_FORMAT") or "json") == "json":
+            for handler in self.error_log.handlers:
+                handler.setFormatter(JsonLine())
+
+
+logger_class = Log
 
 # An answer need not say what serves it; there is no setting for it.
 wsgi.SERVER = "maramoja"
@@ -263,6 +356,10 @@ def post_worker_init(worker: object) -> None:
     # What has been loaded by now is never garbage: the collector need not look at it, nor as often.
     gc.freeze()
     gc.set_threshold(GARBAGE_MIN)
+    # The app's log masks; gunicorn's lines quote strangers.
+    if worker.cfg.errorlog == "-":
+        worker.log.error_log.handlers.clear()
+        worker.log.error_log.propagate = True
     worker.wsgi.extensions["maramoja.leaving"] = leaving_file().exists
 
 

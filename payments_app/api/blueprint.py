@@ -52,7 +52,7 @@ def whole_body(req: Request) -> bytes:
             body = b""
         # Whoever hung up is told so all the same: nobody reads it, and it is no fault of ours.
         if len(body) != told:
-            raise BodyMalformed("The body ended before its Content-Length.")
+            raise BodyMalformed("The body ended before its Content-Length, or came too slowly.")
         return body
     try:
         body = req.get_data(cache=False)

@@ -29,10 +29,10 @@ _GROUPED: Final = re.compile(
 )
 _GROUPED_DIGITS_MIN: Final = 9
 _SECRET: Final = re.compile(
-    r"(mara_(?:live|test)_[0-9A-Za-z]{4})[0-9A-Za-z_]+"
+    r"(mara_(?:live|test)_[0-9A-Za-z]{4}|whsec_)[0-9A-Za-z_+/=]+"
     r"|(Bearer|Basic)\s+[^\s'\",}]+"
     # The password in an address.
-    r"|(://)[^\s/@]*:[^\s/@]+(?=@)",
+    r"|(://)[^\s/@]*:[^\s/]+(?=@)",
     re.IGNORECASE,
 )
 # What a number of ours isn't as long as.

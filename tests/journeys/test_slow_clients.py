@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,15 +21,22 @@ from tests.journeys.connections import PATIENCE_S, connect, connections_of
 
 # One process of eight threads, as gunicorn.conf.py has it.
 THREADS = 8
-# REQUEST_MAX_S there, and what a busy machine needs besides.
-REQUEST_ENDED_MAX_S = 20 + 10
+# As there, and what a busy machine needs besides.
+REQUEST_MAX_S = 20.0
+REQUEST_ENDED_MAX_S = REQUEST_MAX_S + 10
 # Far less than the second or more that one of them could make the others wait.
 PROMPT_S = 1.0
+
+# So many connections a process may have, in the test in which it has them.
+FULL = 40
+# STOP_KEEPALIVE_LINGER of gunicorn, and what a busy machine needs besides.
+STOP_MAX_S = 2.0 + 8.0
+LIMITS = "import runpy; print(runpy.run_path('gunicorn.conf.py')['worker_connections'])"
 
 HEAD = b"GET /health/live HTTP/1.1\r\nHost: gateway\r\n"
 ENDLESS_BODY = (
     b"POST /api/v1/payments HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\n"
-    b"X-API-Key: %s\r\nContent-Length: 60\r\n\r\n{"
+    b"X-API-Key: %s\r\nContent-Length: 60000\r\n\r\n{"
 )
 
 
@@ -68,6 +77,25 @@ def drip(peer: socket.socket, stop: threading.Event) -> None:
         return
 
 
+def is_refused(port: int) -> bool:
+    """Whether nobody is there to be connected to."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=PROMPT_S).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def smuggle(peer: socket.socket, stop: threading.Event) -> None:
+    """Whole requests inside a body, one after the other, from before its time is over."""
+    stop.wait(REQUEST_MAX_S - 1)
+    try:
+        while not stop.wait(0.005):
+            peer.sendall(HEAD + b"\r\n")
+    except OSError:
+        return
+
+
 def send_for_ever(peer: socket.socket) -> None:
     while True:
         peer.sendall(b"x" * 65_536)
@@ -86,6 +114,7 @@ def test_who_stalls_is_ended_and_the_threads_are_free_again(
         peer.sendall(HEAD)
     for peer in in_body:
         peer.sendall(ENDLESS_BODY % key)
+        threading.Thread(target=smuggle, args=(peer, stop), daemon=True).start()
     for peer in dripping:
         peer.sendall(HEAD + b"X-Slow: ")
         threading.Thread(target=drip, args=(peer, stop), daemon=True).start()
@@ -99,6 +128,8 @@ def test_who_stalls_is_ended_and_the_threads_are_free_again(
     for peer in in_body:
         head, _, body = answer_to(peer).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 "), head
+        assert b"\r\nConnection: close" in head
+        # One answer and no other: what came later is no request.
         assert json.loads(body)["code"] == "body_malformed"
     # A client that does not read does not see its end either.
     wait_until(lambda: connections_of(stack) == [0], what="some are served on", limit_s=PATIENCE_S)
@@ -138,3 +169,69 @@ def test_what_is_still_sent_after_the_last_answer_cuts_nothing_off_and_is_bounde
     with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
         send_for_ever(flooding)
     assert time.monotonic() < before + PROMPT_S
+
+
+def test_what_is_no_http_is_told_to_the_log_without_a_word_of_it(
+    stack: Stack, open_until: ExitStack
+) -> None:
+    key = stack.issue_key("misspelling")
+    for garbage in (
+        f"GET /x HTTP/1.1\r\nX-API-Key {key} 256772123456\r\n\r\n",
+        f"X-API-Key: {key}\r\n\r\n",
+        f"GET /x?256772123456 {key} HTTP/1.1\r\n\r\n",
+        f"GET /x HTTP/1.1\r\nHost: x\r\nExpect: {key}256772123456\r\n\r\n",
+        f"GET /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {key}\r\n\r\n",
+        f"GET /x HTTP/1.1\r\nX-{key}(: x\r\n\r\n",
+        f"GET http://[256772123456{key}/x HTTP/1.1\r\n\r\n",
+    ):
+        peer = connect(stack, open_until)
+        peer.sendall(garbage.encode())
+        assert answer_to(peer).startswith(b"HTTP/1.1 400 ")
+
+    lines = [json.loads(line) for line in stack.processes["api"].log_text().splitlines()]
+    told = [line["event"] for line in lines if "Invalid request" in line["event"]]
+    assert "Invalid request from ip=127.0.0.1: InvalidHeader" in told
+    text = stack.processes["api"].log_text()
+    assert key.rpartition("_")[2] not in text
+    assert "256772123456" not in text
+
+
+def test_a_full_process_has_those_go_that_ask_nothing(stack_factory: partial[Stack]) -> None:
+    settings = {"GUNICORN_CMD_ARGS": f"--worker-connections={FULL}"}
+    with (
+        stack_factory(workers=1, celery_workers=0, beats=0, settings=settings) as stack,
+        ExitStack() as kept,
+    ):
+        for greeting in (b"", HEAD + b"\r\n", HEAD + b"Connection: close\r\n\r\n"):
+            for _ in range(2 * FULL):
+                connect(stack, kept).sendall(greeting)
+
+            assert answered_after_s(stack) < PROMPT_S
+
+
+def test_who_says_nothing_does_not_keep_it_from_stopping(
+    stack_factory: partial[Stack],
+) -> None:
+    with (
+        stack_factory(workers=1, celery_workers=0, beats=0) as stack,
+        ExitStack() as kept,
+    ):
+        silent = [connect(stack, kept) for _ in range(3)]
+        silent[0].sendall(HEAD + b"\r\n")
+        api, port = stack.processes["api"], int(stack.api_url.rpartition(":")[2])
+        time.sleep(PROMPT_S)
+        before = time.monotonic()
+        api.terminate()
+        wait_until(lambda: is_refused(port), what="the door stays open", limit_s=STOP_MAX_S)
+        wait_until(lambda: not api.alive, what="it does not stop", limit_s=STOP_MAX_S)
+        assert time.monotonic() < before + STOP_MAX_S
+
+
+def test_as_many_connections_as_there_may_be_files() -> None:
+    told = subprocess.run(
+        ["bash", "-c", 'ulimit -n 1024; exec "$0" -c "$1"', sys.executable, LIMITS],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(told.stdout) < 1024 - 100
