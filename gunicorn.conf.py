@@ -42,21 +42,17 @@ from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 
-# How many files a process has open besides clients' connections, and as many again.
-FILES_OF_OUR_OWN = 128
-
 # A request waits for PostgreSQL and Redis most of its time: threads share a process while they
 # do, and two processes for each core keep the cores busy. WEB_CONCURRENCY sets the number.
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or 2 * (os.cpu_count() or 1)
 threads = 8
-# Connections of one process. Each is an open file, and so are those to databases, and logs.
-worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - FILES_OF_OUR_OWN)
+# Each connection is an open file. The rest are for databases, counts and logs, with room to spare.
+worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128)
 
 # How long a process that has just taken a connection leaves the next one to the others.
 TURN_S = 0.0005
-# What a client has for its first byte before the thread that waits for it goes back to work; for a
-# whole request; for that and taking the answer; for closing its side after the last one, and how
-# much of what it still sends then is read.
+# What a client has for its first byte before its thread goes back to work; for a whole request; for
+# that and taking the answer; for closing after the last one, and how much it may still send then.
 SILENT_MAX_S = 0.05
 REQUEST_MAX_S = 20.0
 EXCHANGE_MAX_S = 30.0
@@ -65,7 +61,7 @@ LINGER_BYTES = 65_536
 
 
 class Worker(gthread.ThreadWorker):
-    """gthread, but no client's connection keeps the others' waiting (docs/decisions/0030, 0032)."""
+    """gthread, but shares connections, and waits for no client long (docs/decisions/0030, 0032)."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -76,11 +72,9 @@ class Worker(gthread.ThreadWorker):
         self.leaving = {}
 
     def accept(self, listener: socket.socket) -> None:
-        """Take one, and step back: connections that come together are shared by the processes.
+        """Take one, and step back, or who wakes first takes all there are, and serves them alone.
 
-        They are kept, so whoever takes them serves them for long; gthread has the process that
-        wakes first take all there are, and the others may stand idle. Who came too late to take
-        any is the next.
+        Who came too late to take any is the next.
         """
         before = self.nr_conns
         super().accept(listener)
@@ -114,9 +108,7 @@ class Worker(gthread.ThreadWorker):
         conn.request = req
         return super().handle_request(req, conn)
 
-    def handle_error(
-        self, req: Request | None, client: socket.socket, addr: object, exc: Exception
-    ) -> None:
+    def handle_error(self, req: object, client: object, addr: object, exc: Exception) -> None:
         """Refuse. The log is not told what was sent in place of HTTP: it may be a key."""
         if isinstance(exc, ParseException):
             kind = type(exc)
@@ -136,14 +128,13 @@ class Worker(gthread.ThreadWorker):
             return
         try:
             # RFC 9112, 9.6: who closes at once may cut off the answer.
+            conn.timeout = time.monotonic() + LINGER_MAX_S
             conn.sock.shutdown(socket.SHUT_WR)
             conn.sock.settimeout(0)
             self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.linger, conn))
+            self.leaving[conn] = LINGER_BYTES
         except OSError:
             self.part(conn)
-        else:
-            conn.timeout = time.monotonic() + LINGER_MAX_S
-            self.leaving[conn] = LINGER_BYTES
 
     def linger(self, conn: gthread.TConn, sock: socket.socket) -> None:
         """Read away what still comes, until the client closes or has sent too much."""
@@ -155,16 +146,12 @@ class Worker(gthread.ThreadWorker):
             more = 0
         self.leaving[conn] -= more
         if not more or self.leaving[conn] <= 0:
-            self.unlist(conn)
-
-    def unlist(self, conn: gthread.TConn) -> None:
-        """Nobody waits for this client any more."""
-        del self.leaving[conn]
-        self.poller.unregister(conn.sock)
-        self.part(conn)
+            self.part(conn)
 
     def part(self, conn: gthread.TConn) -> None:
-        """Close."""
+        """Nobody waits for this client any more."""
+        if self.leaving.pop(conn, None) is not None:
+            self.poller.unregister(conn.sock)
         self.nr_conns -= 1
         conn.close()
 
@@ -175,7 +162,7 @@ class Worker(gthread.ThreadWorker):
         super().murder_pending()
         now = time.monotonic()
         while self.leaving and (oldest := next(iter(self.leaving))).timeout <= now:
-            self.unlist(oldest)
+            self.part(oldest)
         # A copy, as threads add to it meanwhile.
         for conn, since in self.handled.copy().items():
             if since + REQUEST_MAX_S <= now:
@@ -196,18 +183,15 @@ class Worker(gthread.ThreadWorker):
         """
         self.over.add(conn)
         if request := getattr(conn, "request", None):
-            # The answer says that it is the last.
-            request.force_close()
+            request.force_close()  # The answer says that it is the last.
         with suppress(OSError):
             conn.sock.shutdown(socket.SHUT_RDWR if is_late else socket.SHUT_RD)
 
 
 worker_class = Worker
 
-# No request of ours calls a provider, so one that takes longer than this is stuck.
-timeout = 30
-# What a deploy lets running requests have, before it ends them.
-graceful_timeout = 30
+timeout = 30  # No request of ours calls a provider, so one that takes longer is stuck.
+graceful_timeout = 30  # What a deploy lets running requests have, before it ends them.
 # How long a process that was told to end (SIGTERM) serves on first, while /health/ready says no: a
 # balancer that asks it sends nothing here any more by then. 0 where nobody asks, or where whoever
 # stops us waits before (Kubernetes' preStop). A second SIGTERM ends the wait, SIGINT takes none.
@@ -215,8 +199,7 @@ drain_s = float(os.environ.get("DRAIN_SECONDS") or 0)
 # Longer than a load balancer's usual 60 s: it, not we, closes an idle connection, and no request
 # is sent into one that is just being closed.
 keepalive = 75
-# Recycling workers hides a leak; we would rather see it.
-max_requests = 0
+max_requests = 0  # Recycling workers hides a leak; we would rather see it.
 # Each worker makes its own database and Redis connections: two processes that share one after a
 # fork read each other's answers.
 preload_app = False
@@ -239,8 +222,7 @@ limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
 
-# The app logs each request itself, as structured lines without secrets.
-accesslog = None
+accesslog = None  # The app logs each request itself, as structured lines without secrets.
 errorlog = "-"
 
 
@@ -249,15 +231,10 @@ class JsonLine(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """One line."""
-        line = {
-            "event": record.getMessage(),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(),
-        }
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        said = {"event": record.getMessage(), "level": record.levelname.lower()}
+        at = datetime.fromtimestamp(record.created, UTC).isoformat()
+        trace = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
+        return json.dumps({**said, "logger": record.name, "timestamp": at, **trace})
 
 
 class Log(glogging.Logger):

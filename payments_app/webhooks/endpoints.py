@@ -25,7 +25,7 @@ from payments_app.webhooks.model import (
     WebhookDelivery,
     WebhookEndpoint,
 )
-from payments_app.webhooks.patterns import EVERYTHING, PATTERNS_MAX, is_pattern
+from payments_app.webhooks.patterns import EVERYTHING, PATTERNS, PATTERNS_MAX
 from payments_app.webhooks.signature import new_secret
 
 # In each mode.
@@ -58,9 +58,9 @@ class Wanted:
         """Raises FieldsInvalid."""
         types = self.event_types
         if types is not None and (
-            not 1 <= len(types) <= PATTERNS_MAX or not all(is_pattern(one) for one in types)
+            not 1 <= len(types) <= PATTERNS_MAX or not set(types) <= set(PATTERNS)
         ):
-            wanted = f"1 to {PATTERNS_MAX} types such as payment.successful, payment.* or *"
+            wanted = f"1 to {PATTERNS_MAX} of {', '.join(PATTERNS)}"
             raise FieldsInvalid({"event_types": [f"must be {wanted}"]})
         words = self.description or ""
         if len(words) > DESCRIPTION_MAX or _CONTROL.search(words):

@@ -64,7 +64,11 @@ def test_an_endpoint_is_added_shown_listed_changed_and_removed(caller: HttpCalle
         ({}, "validation_failed"),
         ({"url": "not an address"}, "validation_failed"),
         ({"url": "https://93.184.215.14/", "event_types": []}, "validation_failed"),
-        ({"url": "https://93.184.215.14/", "event_types": ["Payment"]}, "validation_failed"),
+        ({"url": "https://93.184.215.14/", "event_types": ["Payment.*"]}, "validation_failed"),
+        (
+            {"url": "https://93.184.215.14/", "event_types": ["payment.sucessful"]},
+            "validation_failed",
+        ),
         ({"url": "https://93.184.215.14/", "events": ["*"]}, "validation_failed"),
         ({"url": "https://93.184.215.14/", "description": "x" * 201}, "validation_failed"),
         ({"url": "http://93.184.215.14/"}, "webhook_url_refused"),

@@ -22,17 +22,15 @@ URL_MAX: Final = 2048
 _URL_PATTERN: Final = r"^https?:[!-~]{3,2040}$"
 _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
 _ID: Final = {"format": "uuid", "example": "01a209ad-4164-7047-9850-453984927403"}
-_TYPE: Final = {"pattern": patterns.PATTERN, "example": "payment.*"}
 
 
 def _types(**options: Any) -> ma.fields.List[str]:
     return ma.fields.List(
         ma.fields.String(
-            validate=ma.validate.Regexp(
-                patterns.PATTERN.removesuffix("$") + r"\Z",
-                error="must be a type such as payment.successful, payment.* or *",
+            validate=ma.validate.OneOf(
+                patterns.PATTERNS, error=f"must be one of {', '.join(patterns.PATTERNS)}"
             ),
-            metadata=_TYPE,
+            metadata={"example": "payment.*"},
         ),
         validate=ma.validate.Length(min=1, max=patterns.PATTERNS_MAX),
         metadata={

@@ -10,7 +10,6 @@ import marshmallow as ma
 
 from payments_app.api.v1.fields import PAGE_MAX
 from payments_app.providers.contract import Mode
-from payments_app.webhooks import patterns
 from payments_app.webhooks.deliveries import Told
 from payments_app.webhooks.endpoints import NewEndpoint
 from payments_app.webhooks.feed import event_id, words_of
@@ -25,7 +24,6 @@ from payments_app.webhooks.model import (
 )
 
 _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
-_TYPE: Final = {"pattern": patterns.PATTERN, "example": "payment.*"}
 
 
 class _Strict(ma.Schema):
@@ -42,7 +40,7 @@ class EndpointSchema(_Strict):
     url = ma.fields.String(required=True, metadata={"description": "Where events are sent."})
     description = ma.fields.String(required=True, metadata={"description": "Your own note."})
     event_types = ma.fields.List(
-        ma.fields.String(metadata=_TYPE),
+        ma.fields.String(metadata={"example": "payment.*"}),
         required=True,
         metadata={"description": "Which events it is told of."},
     )
