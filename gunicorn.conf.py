@@ -47,7 +47,8 @@ bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or 2 * (os.cpu_count() or 1)
 threads = 8
 # Each connection is an open file. The rest are for databases, counts and logs, with room to spare.
-worker_connections = min(1000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128)
+files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+worker_connections = 1000 if files == resource.RLIM_INFINITY else min(1000, max(files - 128, 64))
 
 # How long a process that has just taken a connection leaves the next one to the others.
 TURN_S = 0.0005
@@ -123,7 +124,7 @@ class Worker(gthread.ThreadWorker):
         self.over.discard(conn)
         if done.cancelled() or done.exception() or (done.result() and not is_over):
             super().finish_request(conn, done)
-            if conn in self.pending_conns:
+            if self.pending_conns and self.pending_conns[-1] is conn:
                 conn.timeout = time.monotonic() + REQUEST_MAX_S
             return
         try:
