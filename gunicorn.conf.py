@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -73,10 +74,7 @@ class Worker(gthread.ThreadWorker):
         self.leaving = {}
 
     def accept(self, listener: socket.socket) -> None:
-        """Take one, and step back, or who wakes first takes all there are, and serves them alone.
-
-        Who came too late to take any is the next.
-        """
+        """Take one, and step back, or who wakes first takes all there are, and serves them alone."""
         before = self.nr_conns
         super().accept(listener)
         if self.nr_conns > before and self.cfg.workers > 1:
@@ -89,7 +87,7 @@ class Worker(gthread.ThreadWorker):
             return
         for listener in self.sockets:
             taken = -1
-            while taken < self.nr_conns:
+            while taken < self.nr_conns < self.worker_connections:
                 taken = self.nr_conns
                 super().accept(listener)
             listener.close()
@@ -122,20 +120,26 @@ class Worker(gthread.ThreadWorker):
         self.handled.pop(conn, None)
         is_over = conn in self.over
         self.over.discard(conn)
-        if done.cancelled() or done.exception() or (done.result() and not is_over):
-            super().finish_request(conn, done)
-            if self.pending_conns and self.pending_conns[-1] is conn:
-                conn.timeout = time.monotonic() + REQUEST_MAX_S
-            return
         try:
-            # RFC 9112, 9.6: who closes at once may cut off the answer.
-            conn.timeout = time.monotonic() + LINGER_MAX_S
-            conn.sock.shutdown(socket.SHUT_WR)
-            conn.sock.settimeout(0)
-            self.poller.register(conn.sock, selectors.EVENT_READ, partial(self.linger, conn))
-            self.leaving[conn] = LINGER_BYTES
-        except OSError:
+            if done.result() is gthread._DEFER:  # noqa: SLF001
+                silent_s = REQUEST_MAX_S if self.alive else gthread.STOP_KEEPALIVE_LINGER
+                self.watch(conn, silent_s, self.on_pending_socket_readable)
+                self.pending_conns.append(conn)
+            elif done.result() and not is_over:
+                super().finish_request(conn, done)
+            else:
+                # RFC 9112, 9.6: who closes at once may cut off the answer.
+                conn.sock.shutdown(socket.SHUT_WR)
+                self.watch(conn, LINGER_MAX_S, self.linger)
+                self.leaving[conn] = LINGER_BYTES
+        except Exception:  # noqa: BLE001 - as gthread has it: the loop is all others' too
             self.part(conn)
+
+    def watch(self, conn: gthread.TConn, seconds: float, heard: Callable[..., None]) -> None:
+        """Have `heard` called when something comes from there."""
+        conn.timeout = time.monotonic() + seconds
+        conn.sock.settimeout(0)
+        self.poller.register(conn.sock, selectors.EVENT_READ, partial(heard, conn))
 
     def linger(self, conn: gthread.TConn, sock: socket.socket) -> None:
         """Read away what still comes, until the client closes or has sent too much."""
@@ -164,8 +168,7 @@ class Worker(gthread.ThreadWorker):
         now = time.monotonic()
         while self.leaving and (oldest := next(iter(self.leaving))).timeout <= now:
             self.part(oldest)
-        # A copy, as threads add to it meanwhile.
-        for conn, since in self.handled.copy().items():
+        for conn, since in self.handled.copy().items():  # Threads add to it meanwhile.
             if since + REQUEST_MAX_S <= now:
                 self.hurry(conn, is_late=since + EXCHANGE_MAX_S <= now)
 
@@ -177,11 +180,8 @@ class Worker(gthread.ThreadWorker):
         self.murder_keepalived()
 
     def hurry(self, conn: gthread.TConn, *, is_late: bool) -> None:
-        """Its thread finds that nothing more comes, and still can answer; then that nobody reads.
-
-        Linux hands out what comes after such an end all the same, so nothing is read there again:
-        the rest of a body would be taken for a request.
-        """
+        """Its thread finds that nothing more comes, and still can answer; then that nobody reads."""
+        # Linux hands out what comes after all the same: the rest of a body would be a request.
         self.over.add(conn)
         if request := getattr(conn, "request", None):
             request.force_close()  # The answer says that it is the last.
