@@ -1,6 +1,6 @@
 # The verbs. Each sets up what it needs first; CI calls the same ones.
 .DEFAULT_GOAL := help
-.PHONY: help run down reset test test-fast check audit fix migrate openapi requirements clean environment chaos drill simulate bench
+.PHONY: help run down reset test test-fast check audit fix migrate flask openapi requirements clean environment chaos drill simulate bench
 
 VENV := .venv/bin
 export PORT AUDIT
@@ -32,8 +32,11 @@ drill: environment ## a backup under load, all lost, restored, judged key by key
 simulate: environment ## the engine on a virtual clock, seed by seed (SEEDS=1000 SEED= START= MUTANT=)
 	@exec $(VENV)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(START),--start $(START)) $(if $(MUTANT),--mutant $(MUTANT))
 
-bench: environment ## what it costs, beside a floor and a plain service (ROUNDS=4 SECONDS=4 ONLY="accept counts")
-	@exec $(VENV)/python -m bench $(ONLY) --keep $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS))
+bench: environment ## what it costs, beside a floor and a plain service (ROUNDS=4 SECONDS=4 ONLY="endtoend counts" ROWS="one|plain" PAYMENTS=3000)
+	@exec $(VENV)/python -m bench $(ONLY) --keep $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ROWS),--rows "$(ROWS)") $(if $(PAYMENTS),--payments $(PAYMENTS))
+
+flask: environment ## a command of the running stack: make flask ARGS="payments list"
+	@$(VENV)/python -m devstack flask $(ARGS)
 
 fix: environment ## format, and repair what the linter can
 	@$(VENV)/ruff check --fix --quiet . ; $(VENV)/ruff format .

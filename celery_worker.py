@@ -3,7 +3,7 @@
 import threading
 
 from payments_app import create_app, refuse_unsafe_role
-from payments_app.worker.clockwork import Clockwork
+from payments_app.worker.poller import Poller
 from payments_app.worker.port import open_ports
 
 _stop = threading.Event()
@@ -11,6 +11,6 @@ _stop = threading.Event()
 flask_app = create_app(stopping=_stop.is_set)
 refuse_unsafe_role(flask_app)
 celery = flask_app.extensions["celery"]
-_clockwork = Clockwork(flask_app, _stop)
-_clockwork.connect()
-open_ports(flask_app.extensions["maramoja"].settings, _clockwork)
+_poller = Poller(flask_app, _stop)
+_poller.connect()
+open_ports(flask_app.extensions["maramoja"].settings, _poller)

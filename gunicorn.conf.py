@@ -60,6 +60,7 @@ REQUEST_MAX_S = 20.0
 EXCHANGE_MAX_S = 30.0
 LINGER_MAX_S = 2.0
 LINGER_BYTES = 65_536
+DROPPED = "X-DROPPED-HEADERS"  # For payments_app/api/near_misses.py.
 
 
 class Worker(gthread.ThreadWorker):
@@ -72,6 +73,8 @@ class Worker(gthread.ThreadWorker):
         self.over = set()
         # Answered for the last time; how much of what they still send will be read. Oldest first.
         self.leaving = {}
+        if self.cfg.header_map == "drop" and "h2" not in self.cfg.http_protocols:
+            self.cfg.set("header_map", "dangerous")  # handle_request drops them instead.
 
     def accept(self, listener: socket.socket) -> None:
         """Take one, and step back, or who wakes first takes all there are, and serves them alone."""
@@ -103,8 +106,11 @@ class Worker(gthread.ThreadWorker):
         return super().handle(conn)
 
     def handle_request(self, req: Request, conn: gthread.TConn) -> bool:
-        """Have the app answer. The connection knows what it is about."""
+        """Have the app answer. WSGI can't tell _ from - in a header: of one with _ it gets the name."""
         conn.request = req
+        dropped = ",".join(name for name, _ in req.headers if "_" in name)
+        kept = [one for one in req.headers if "_" not in one[0] and one[0] != DROPPED]
+        req.headers = [*kept, (DROPPED, dropped)] if dropped else kept
         return super().handle_request(req, conn)
 
     def handle_error(self, req: object, client: object, addr: object, exc: Exception) -> None:
@@ -204,21 +210,15 @@ max_requests = 0  # Recycling workers hides a leak; we would rather see it.
 # Each worker makes its own database and Redis connections: two processes that share one after a
 # fork read each other's answers.
 preload_app = False
-
 # By default whoever is on this machine may say where the app is mounted, by a header SCRIPT_NAME.
 forwarder_headers = ""
-
 # Heartbeats are files; in memory they neither wait for a disk nor need one that can be written.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - gunicorn's advice
-# Its remote control is a socket in the home directory: nobody uses it, and a read-only container
-# has no place for it.
+# Its remote control is a socket in the home directory, which may be read-only. Nobody uses it.
 control_socket_disable = True
-
-# So many objects more than were freed, before the collector looks for rings of them; a request
-# leaves next to none. Python's own 700 are one request's.
+# Allocations before the collector looks for rings of objects. Python's own 700 are one request's.
 GARBAGE_MIN = 10_000
-
-# A request line is a path and a query of ours: short. Bounded, so that nobody fills memory.
+# Bounded, so that nobody fills memory.
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -202,23 +202,25 @@ def accept_shot(url: str, key: str, *, path: str = PAYMENTS) -> Shot:
     )
 
 
-def known_payments(url: str, key: str, count: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def known_payments(
+    url: str, key: str, count: int, *, order: Mapping[str, object] = ORDER
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """So many payments, no more and no less, are there from now on: their keys and their paths."""
     keys = tuple(str(uuid4()) for _ in range(count))
 
     def accept(some: Sequence[str]) -> list[str]:
         with requests.Session() as session:
             session.headers["X-API-Key"] = key
-            return [_accepted(session, url, one) for one in some]
+            return [_accepted(session, url, one, order) for one in some]
 
     with ThreadPoolExecutor(_THREADS) as threads:
         paths = threads.map(accept, (keys[part::_THREADS] for part in range(_THREADS)))
         return keys, tuple(path for some in paths for path in some)
 
 
-def _accepted(session: requests.Session, url: str, key: str) -> str:
+def _accepted(session: requests.Session, url: str, key: str, order: Mapping[str, object]) -> str:
     answer = session.post(
-        f"{url}{PAYMENTS}", json=ORDER, headers={"Idempotency-Key": key}, timeout=30
+        f"{url}{PAYMENTS}", json=order, headers={"Idempotency-Key": key}, timeout=30
     )
     answer.raise_for_status()
     return f"{PAYMENTS}/{answer.json()['id']}"

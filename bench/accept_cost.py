@@ -3,8 +3,8 @@
     python -m bench.accept_cost --of walls --rounds 8 --seconds 3
 
 `walls` is row-level security; `traces` is tracing, each request sampled and sent to a receiver on
-this machine; `metrics` is counting, with a scraper beside it; `triggers` is what adds the webhook
-event to each line of a payment's story; `sealing` is the encryption of payers and of what names them.
+this machine; `metrics` is counting, with a scraper beside it; `sealing` is the encryption of payers
+and of what names them.
 Two databases on one PostgreSQL, gunicorn with two workers on each, and rounds that take turns, so
 that whatever else the machine does meets both alike. The figures are the ratios of requests/s, and
 of processor time for a request, which a machine that others use disturbs less: the API's, and that of
@@ -87,17 +87,11 @@ def open_walls(stack: Stack) -> None:
             connection.execute(statement.format(sql.Identifier(table)))
 
 
-def tell_nobody(stack: Stack) -> None:
-    """Drop the trigger by which a line of a payment's story becomes news."""
-    with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
-        connection.execute("DROP TRIGGER payment_events_are_news ON payment_events")
-
-
 # gunicorn's settings of an app without the part.
 _WITHOUT = {"metrics": "uncounted.py", "sealing": "unsealed.py"}
 # What is done to the second database.
-_UNDONE = {"walls": open_walls, "triggers": tell_nobody}
-PARTS = ("walls", "traces", "metrics", "triggers", "sealing")
+_UNDONE = {"walls": open_walls}
+PARTS = ("walls", "traces", "metrics", "sealing")
 
 
 @dataclass(frozen=True)

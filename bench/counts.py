@@ -69,12 +69,6 @@ class Counter:
             return int(client.info("stats").get("total_reads_processed", 0))
 
 
-def count_all() -> dict[str, Count]:
-    """Ours step by step, and the rivals' way of taking a payment."""
-    with Servers() as servers:
-        return count_ours(servers) | count_rivals(servers)
-
-
 def count_ours(servers: Servers) -> dict[str, Count]:
     """A payment accepted, given again, brought to its end, and a look for one when there is none."""
     ours = Stack(workers=1, celery_workers=0, beats=0, settings=SILENT, servers=servers)

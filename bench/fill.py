@@ -42,6 +42,15 @@ _TABLES = {
             "evidence_id": "%(first)s + n.n * 8 + %(evidence)s",
         },
     ),
+    # Only of a tenant with an endpoint.
+    "webhook_deliveries": (
+        "payment_id",
+        {
+            "event_number": "%(first)s + n.n * 8 + k",
+            "id": "gen_random_uuid()",
+            "payment_id": "n.id",
+        },
+    ),
     "provider_exchanges": (
         "payment_id",
         {
@@ -50,13 +59,12 @@ _TABLES = {
             "reference": "n.reference",
         },
     ),
-    "payment_events": ("payment_id", {"id": "%(first)s + n.n * 8 + k", "payment_id": "n.id"}),
-    "webhook_events": (
+    "events": (
         "payment_id",
         {
-            "number": "%(first)s + n.n * 8 + k",
+            "id": "%(first)s + n.n * 8 + k",
             "position": "%(first)s + n.n * 8 + k",
-            "id": "gen_random_uuid()",
+            "event_id": "gen_random_uuid()",
             "payment_id": "n.id",
         },
     ),
@@ -104,14 +112,16 @@ def fill(stack: Stack, key: str, count: int) -> tuple[str, ...]:
 
 
 def ended_payment(stack: Stack, key: str) -> UUID:
-    """One that the stack's worker has brought to its end, and whose events are published."""
+    """One that the stack's worker has brought to its end, and whose events are published and delivered."""
     known_payments(stack.api_url, key, 1)
     deadline = time.monotonic() + TEMPLATE_MAX_S
     with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
         while time.monotonic() < deadline:
             found = connection.execute(
                 "SELECT id FROM payments p WHERE status = 'SUCCESSFUL' AND NOT EXISTS"
-                " (SELECT FROM webhook_events WHERE payment_id = p.id AND data IS NULL)"
+                " (SELECT FROM webhook_deliveries WHERE payment_id = p.id AND status = 'pending')"
+                " AND NOT EXISTS"
+                " (SELECT FROM events WHERE payment_id = p.id AND feed_data IS NULL)"
             ).fetchone()
             if found:
                 return UUID(str(found[0]))

@@ -11,7 +11,7 @@ import sys
 import time
 
 from payments_app import create_app
-from payments_app.worker.tasks import advance_payments
+from payments_app.worker.tasks import process_due
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
         took = []
         for _ in range(int(line)):
             started = time.perf_counter()
-            advance_payments()
+            process_due()
             took.append(time.perf_counter() - started)
         print(json.dumps(took), flush=True)
 

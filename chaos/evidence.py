@@ -190,6 +190,7 @@ LEFT JOIN provider_exchanges x ON x.id = p.evidence_id
 _KEYS: Final = """
 SELECT t.slug AS tenant, k.key::text, k.resource_id::text AS payment_id
 FROM idempotency_keys k JOIN tenants t ON t.id = k.tenant_id
+WHERE k.resource_id IS NOT NULL
 """
 _EXCHANGES: Final = """
 SELECT payment_id::text, generation, kind, reference::text, verdict, reason,
@@ -200,7 +201,7 @@ FROM provider_exchanges ORDER BY id
 _EVENTS: Final = """
 SELECT payment_id::text, sequence, type, status, stage,
     extract(epoch FROM created_at)::float8 AS at
-FROM payment_events ORDER BY payment_id, sequence
+FROM events ORDER BY payment_id, sequence
 """
 
 

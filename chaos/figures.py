@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from chaos.evidence import Evidence, ExchangeRow, Window
@@ -26,15 +26,19 @@ class LostAnswers:
 
     `on_the_wire`: the gateway knew that it had lost the answer. `alone`: those of them that met
     no second fault before the truth was known. `with_its_process`: the worker died or slept with
-    it, and its lease had to end first.
+    it, and its lease had to end first. `planned`: two faults were planned for it (planned_pairs.py);
+    it counts here and nowhere else.
     """
 
     on_the_wire: Spread
     alone: Spread
     with_its_process: Spread
+    planned: Spread
 
 
-def lost_answers(evidence: Evidence, disturbed: Sequence[Window]) -> LostAnswers:
+def lost_answers(
+    evidence: Evidence, disturbed: Sequence[Window], planned_keys: Collection[str] = ()
+) -> LostAnswers:
     """The times of all payments whose first submission's answer was lost, and that have ended.
 
     `disturbed`: when processes that a payment's way leads through were broken.
@@ -42,13 +46,16 @@ def lost_answers(evidence: Evidence, disturbed: Sequence[Window]) -> LostAnswers
     ended_at = {row.reference: row.ended_at for row in evidence.creations}
     final_at = {row.id: row.final_at for row in evidence.payments}
     struck, whole = _struck_again(evidence), _without_a_lost_claim(evidence)
-    wire, alone, process = [], [], []
+    planned = {row.id for row in evidence.payments if row.chaos_key in planned_keys}
+    wire, alone, process, of_pairs = [], [], [], []
     for exchange in _first_submissions(evidence.exchanges):
         final, known = final_at.get(exchange.payment_id), ended_at.get(exchange.reference)
         if final is None or known is None:
             continue
         if exchange.finished_at is None:
             process.append(final - max(exchange.started_at, known))
+        elif exchange.verdict == "UNKNOWN" and exchange.payment_id in planned:
+            of_pairs.append(final - max(exchange.finished_at, known))
         elif exchange.verdict == "UNKNOWN":
             seconds = final - max(exchange.finished_at, known)
             wire.append(seconds)
@@ -57,7 +64,7 @@ def lost_answers(evidence: Evidence, disturbed: Sequence[Window]) -> LostAnswers
             )
             if not met and exchange.reference not in struck and exchange.payment_id in whole:
                 alone.append(seconds)
-    return LostAnswers(spread(wire), spread(alone), spread(process))
+    return LostAnswers(*(spread(one) for one in (wire, alone, process, of_pairs)))
 
 
 def spread(seconds: Sequence[float]) -> Spread:

@@ -18,6 +18,7 @@ LOOK_EVERY_S: Final = 0.002
 PLANTED_AHEAD: Final = 200
 _NOBODY: Final = "00000000deadbeef:nobody"
 _NONSENSE: Final = "\x00nonsense"
+_FAR: Final = str(9 * 10**15)
 
 
 def tell_lies(client: redis.Redis, keys: Sequence[str]) -> bool:
@@ -46,7 +47,11 @@ def _watch_locks(client: redis.Redis) -> dict[str, bytes]:
 
 
 def _overwrite(client: redis.Redis) -> None:
-    """Tokens, turns, counts: every text says nonsense, for good."""
+    """Tokens, turns, counts: every text says nonsense, for good. Rates end in a far future."""
     for name in client.scan_iter(count=1000):
-        if client.type(name) == b"string" and not name.startswith(b"idempotency:"):
+        kind = client.type(name)
+        if kind == b"string" and not name.startswith(b"idempotency:"):
             client.set(name, _NONSENSE)
+        elif kind == b"hash":
+            for field, _ in client.hscan_iter(name):
+                client.hset(name, field, _FAR)

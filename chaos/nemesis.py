@@ -28,6 +28,8 @@ from devstack.supervisor import Process
 
 # A process looks at its clock's file ten times a second.
 CLOCK_MAX_S: Final = 4.0
+# Until a process that was started listens, on a slow machine.
+START_MAX_S: Final = 30.0
 _POLL_S: Final = 0.02
 
 
@@ -58,7 +60,7 @@ class Nemesis:
         # Forks and the supervisor's list are one thread's business at a time.
         self._supervisor = threading.Lock()
         self.met: list[Met] = []
-        self.now: dict[str, str] = {}
+        self.now: dict[Disaster, str] = {}
         self._threads: list[threading.Thread] = []
         self._acts: dict[str, Callable[[Disaster], bool]] = {
             "kill": self._kill,
@@ -89,12 +91,12 @@ class Nemesis:
         time.sleep(max(0.0, disaster.at_s - (time.monotonic() - started)))
         with self._lanes[disaster.target]:
             began_at, acted, error = time.time(), False, ""
-            self.now[disaster.name] = f"{disaster.name} ({disaster.target})"
+            self.now[disaster] = f"{disaster.name} ({disaster.target})"
             try:
                 acted = self._acts[disaster.kind.act](disaster)
             except Exception as failure:  # noqa: BLE001  # said in the report, and not counted
                 error = f"{type(failure).__name__}: {failure}"
-            del self.now[disaster.name]
+            del self.now[disaster]
             self.met.append(
                 Met(disaster.name, disaster.target, began_at, time.time(), acted, error)
             )
@@ -111,6 +113,9 @@ class Nemesis:
             return gone
 
     def _kill_child(self, disaster: Disaster) -> bool:
+        # What it starts before it listens is no worker: without that it would not come up at all.
+        if not _soon(lambda: self._listens(disaster.target), limit_s=START_MAX_S):
+            return False
         children = self._process(disaster.target).children()
         if not children:
             return False
@@ -172,12 +177,12 @@ class Nemesis:
             self._storm.after_restart()
 
     def _await_provider(self) -> None:
-        if not _soon(self._provider_answers, limit_s=30.0):
+        if not _soon(lambda: self._listens("simulator"), limit_s=START_MAX_S):
             message = "the provider's stand-in does not come back"
             raise TimeoutError(message)
 
-    def _provider_answers(self) -> bool:
-        connections = psutil.Process(self._process("simulator").pid).net_connections("tcp")
+    def _listens(self, target: str) -> bool:
+        connections = psutil.Process(self._process(target).pid).net_connections("tcp")
         return any(found.status == psutil.CONN_LISTEN for found in connections)
 
     def _start(self, target: str) -> None:

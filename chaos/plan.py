@@ -13,6 +13,7 @@ from random import Random
 from typing import Final
 
 from chaos.disasters import Disaster, choose_disasters
+from chaos.planned_pairs import PlannedPair, plan_pairs
 from chaos.scripts import Script, write_scripts
 from chaos.weather import Weather, choose_weather
 
@@ -22,7 +23,9 @@ CLIENTS_PER_TENANT: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run: the provider's weather, the disasters, and what each client does."""
+    """One run: the provider's weather, the disasters, what each client does, and which of its
+    payments meet a pair of faults.
+    """
 
     seed: int
     seconds: float
@@ -30,6 +33,7 @@ class Plan:
     weather: Weather
     disasters: tuple[Disaster, ...]
     scripts: tuple[Script, ...]
+    pairs: tuple[PlannedPair, ...] = ()
 
     def as_json(self) -> str:
         """The whole plan, to be kept beside the report."""
@@ -45,21 +49,24 @@ def make_plan(seed: int, *, seconds: float, redis: bool = True) -> Plan:
     does not shuffle the others.
     """
     streams = _streams(seed)
+    scripts = write_scripts(
+        streams["scripts"],
+        tenants=TENANTS,
+        clients_per_tenant=CLIENTS_PER_TENANT,
+        seconds=seconds,
+    )
+    pairs, scripts = plan_pairs(streams["pairs"], scripts)
     return Plan(
         seed=seed,
         seconds=seconds,
         redis=redis,
         weather=choose_weather(streams["weather"], seconds=seconds),
         disasters=choose_disasters(streams["disasters"], seconds=seconds, redis=redis),
-        scripts=write_scripts(
-            streams["scripts"],
-            tenants=TENANTS,
-            clients_per_tenant=CLIENTS_PER_TENANT,
-            seconds=seconds,
-        ),
+        scripts=scripts,
+        pairs=pairs,
     )
 
 
 def _streams(seed: int) -> Mapping[str, Random]:
     # A text as seed: Python hashes it in a way that all its versions share.
-    return {name: Random(f"{seed}/{name}") for name in ("weather", "disasters", "scripts")}
+    return {name: Random(f"{seed}/{name}") for name in ("weather", "disasters", "scripts", "pairs")}

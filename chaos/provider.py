@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import requests
 
-from chaos.weather import ProviderFault, Weather, fault_name
+from chaos.weather import OF_TOKENS, ProviderFault, Weather, fault_name
 
 ADMIN_TIMEOUT_S: Final = 10.0
 PAGE: Final = 5_000
@@ -27,15 +27,17 @@ class ProviderAdmin:
     def __init__(self, url: str) -> None:
         self._url = f"{url}/_admin"
 
-    def configure(self, weather: Weather) -> None:
-        """Its settings and background faults; a restart forgets both."""
-        self._post("settings", dict(weather.settings))
-        for fault in weather.background:
-            self.add(fault)
+    def configure(self, weather: Weather, first: Sequence[ProviderFault] = ()) -> None:
+        """Its settings and background faults, after those of `first`; a restart forgets both.
 
-    def add(self, fault: ProviderFault) -> None:
-        """Set one fault."""
-        self._post("faults", fault.document())
+        The faults in one request: what waits for a provider that comes back is there at once.
+        """
+        self.add(*first, *weather.background)
+        self._post("settings", dict(weather.settings))
+
+    def add(self, *faults: ProviderFault) -> None:
+        """Set faults, in this order."""
+        self._post("faults", {"faults": [fault.document() for fault in faults]})
 
     def void_tokens(self) -> None:
         """End every token now."""
@@ -72,36 +74,51 @@ class ProviderAdmin:
 class Storm:
     """Brings the weather: the background at once, each strike at its moment."""
 
-    def __init__(self, admin: ProviderAdmin, weather: Weather) -> None:
+    def __init__(
+        self, admin: ProviderAdmin, weather: Weather, scripted: Sequence[ProviderFault] = ()
+    ) -> None:
+        """`scripted`: faults for single payments. They come before the others."""
         self._admin = admin
         self._weather = weather
+        self._scripted = scripted
         self._over = threading.Event()
         # Held while the provider is away: what is set in it meanwhile would be forgotten.
         self.provider_is_there = threading.Lock()
         self._counted: Counter[str] = Counter()
         self._pending: list[ProviderFault] = []
-        self._thread = threading.Thread(target=self._strike_in_turn, name="storm", daemon=True)
+        # Those of tokens apart, for they wait for each other.
+        self._threads = [
+            threading.Thread(target=self._strike_in_turn, args=[strikes], name="storm", daemon=True)
+            for strikes in (
+                [one for one in weather.strikes if one.operation != OF_TOKENS],
+                [one for one in weather.strikes if one.operation == OF_TOKENS],
+            )
+        ]
 
     def begin(self) -> None:
-        """Set the background, and start the clock of the strikes."""
-        self._admin.configure(self._weather)
-        self._thread.start()
+        """Set what single payments meet and the background; start the clock of the strikes."""
+        self._admin.configure(self._weather, self._scripted)
+        for thread in self._threads:
+            thread.start()
 
     def end(self) -> None:
         """Take all faults away."""
         self._over.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
         with self.provider_is_there:
             self._count()
             self._admin.clear()
 
     def is_spent(self) -> bool:
         """Whether every strike has found a call to strike."""
-        if self._thread.is_alive():
+        if any(thread.is_alive() for thread in self._threads):
             return False
         try:
             with self.provider_is_there:
-                return not any(row["left"] for row in self._admin.faults())
+                faults = self._admin.faults()
+                # Those of single payments wait for clients who may have no time for them.
+                return not any(row["left"] for row in faults if not row["match"])
         except requests.RequestException:
             return False
 
@@ -110,15 +127,20 @@ class Storm:
         self._count()
         unspent = [row for row in self._admin.faults() if row["left"] and not row["applied"]]
         self._pending += [
-            ProviderFault(row["operation"], row["kind"], row["parameters"], at_s=0.0)
+            ProviderFault(
+                *(row["operation"], row["kind"], row["parameters"]),
+                at_s=0.0,
+                match=row["match"],
+                nth=row["nth"],
+            )
             for row in unspent
         ]
 
     def after_restart(self) -> None:
-        """Set again what was forgotten."""
-        self._admin.configure(self._weather)
-        for fault in self._pending:
-            self.strike(fault)
+        """Set again what was forgotten, in its order."""
+        self._admin.configure(self._weather, sorted(self._pending, key=lambda one: not one.match))
+        if any(fault.operation == OF_TOKENS for fault in self._pending):
+            self._admin.void_tokens()
         self._pending.clear()
 
     def hits(self, requests_seen: Iterator[Row]) -> Counter[str]:
@@ -133,12 +155,12 @@ class Storm:
     def strike(self, fault: ProviderFault) -> None:
         """Set a fault that strikes once; a token's also ends the tokens, or it would wait long."""
         self._admin.add(fault)
-        if fault.operation == "token":
+        if fault.operation == OF_TOKENS:
             self._admin.void_tokens()
 
-    def _strike_in_turn(self) -> None:
+    def _strike_in_turn(self, strikes: Sequence[ProviderFault]) -> None:
         started = time.monotonic()
-        for fault in self._weather.strikes:
+        for fault in strikes:
             if self._over.wait(max(0.0, (fault.at_s or 0.0) - (time.monotonic() - started))):
                 return
             self._strike_when_there(fault)
@@ -147,12 +169,20 @@ class Storm:
         while not self._over.is_set():
             try:
                 with self.provider_is_there:
-                    self.strike(fault)
+                    if fault.operation != OF_TOKENS or not self._tokens_are_struck():
+                        self.strike(fault)
+                        return
             except requests.RequestException:
                 # It is frozen: later.
-                self._over.wait(_RETRY_S)
-            else:
-                return
+                pass
+            self._over.wait(_RETRY_S)
+
+    def _tokens_are_struck(self) -> bool:
+        """Whether a fault of a token waits for its call.
+
+        While all workers are frozen they would pile up, and be an outage of minutes afterwards.
+        """
+        return any(row["operation"] == OF_TOKENS and row["left"] for row in self._admin.faults())
 
     def _count(self) -> None:
         for row in self._admin.faults():

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final
 
 from chaos.cases import Case, Finding, Verdict
 from chaos.disasters import RECOVERY_S
 from chaos.evidence import Evidence, Window
-from chaos.figures import Spread, act_counts, answer_counts, lost_answers
+from chaos.figures import LostAnswers, Spread, act_counts, answer_counts, lost_answers
 from chaos.nemesis import Met
 from chaos.plan import Plan
+from chaos.planned_pairs import met_pairs, never_met
 from chaos.timeline import shortest, tell
 
 FINDINGS_SHOWN: Final = 20
@@ -21,7 +24,7 @@ EXIT_BAD: Final = 1
 EXIT_NOT_MET: Final = 2
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Result:
     """A run that is over: what was planned, what was met, what was found."""
 
@@ -60,6 +63,17 @@ class Result:
         """The kinds that never struck."""
         return [name for name, count in self.hits.items() if count == 0]
 
+    @cached_property
+    def pairs(self) -> Mapping[str, int]:
+        """How often each pair of faults on two requests of one payment was met, with zeros."""
+        return met_pairs(self.plan.pairs, self.evidence)
+
+    @cached_property
+    def lost_answers(self) -> LostAnswers:
+        """Times from a lost answer to the truth."""
+        keys = {pair.key for pair in self.plan.pairs}
+        return lost_answers(self.evidence, self.disturbed, keys)
+
     @property
     def disturbed(self) -> Sequence[Window]:
         """When something was broken that every payment meets on its way.
@@ -83,13 +97,16 @@ class Result:
 def summary(result: Result) -> str:
     """The last lines on the screen."""
     counts = "  ".join(f"{verdict} {count}" for verdict, count in result.verdicts.items())
-    lost = lost_answers(result.evidence, result.disturbed)
+    lost = result.lost_answers
     lines = [
         f"{len(result.cases)} keys: {counts}",
         f"{sum(act_counts(result.evidence).values())} requests, {_faults(result)}",
         f"{_news(result)}",
         f"from a lost answer to the truth: {_spread(lost.on_the_wire)}",
         f"where nothing else was broken: {_spread(lost.alone)}",
+        f"where two faults were planned: {_spread(lost.planned)}",
+        _pairs_met(result),
+        f"pairs {json.dumps(dict(result.pairs), ensure_ascii=False)}",
     ]
     lines += [f"✗ {_finding(finding)}" for finding in result.findings[:FINDINGS_SHOWN]]
     if result.not_met:
@@ -118,6 +135,8 @@ def as_markdown(result: Result) -> str:
         _table(("log event", "times"), _texts(result.fenced)),
         "## Faults met",
         _table(("kind", "times"), _texts(result.hits)),
+        "## Pairs of faults on two requests of one payment",
+        _pairs(result),
         "## Disasters in their order",
         _disasters(result),
         "## The provider in this run",
@@ -168,16 +187,31 @@ def _finding(finding: Finding) -> str:
 
 
 def _lost(result: Result) -> str:
-    lost = lost_answers(result.evidence, result.disturbed)
+    lost = result.lost_answers
     rows = [
         (name, str(one.count), f"{one.p50_s:.1f}", f"{one.p95_s:.1f}", f"{one.max_s:.1f}")
         for name, one in (
             ("on the wire", lost.on_the_wire),
             ("on the wire, and nothing else was broken", lost.alone),
+            ("on the wire, and two faults were planned", lost.planned),
             ("with its worker", lost.with_its_process),
         )
     ]
     return _table(("the answer was lost", "payments", "p50 s", "p95 s", "max s"), rows)
+
+
+def _pairs_met(result: Result) -> str:
+    missing = never_met(result.pairs)
+    return f"{len(result.pairs) - len(missing)} of {len(result.pairs)} pairs of faults met"
+
+
+def _pairs(result: Result) -> str:
+    missing = never_met(result.pairs)
+    parts = [f"{_pairs_met(result)}."]
+    if missing:
+        parts.append("For these this run does not count: " + "; ".join(missing) + ".")
+    met = [(name, str(count)) for name, count in result.pairs.items() if count]
+    return "\n\n".join([*parts, _table(("pair", "times"), met)])
 
 
 def _disasters(result: Result) -> str:

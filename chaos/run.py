@@ -87,6 +87,8 @@ def run_plan(
             _keep_logs(stage, directory / "log")
     (directory / "evidence.json").write_text(json.dumps(asdict(evidence)), encoding="utf-8")
     result = _judge(plan, evidence, scene.nemesis.met, hits=hits, healed_s=healed_s, fenced=fenced)
+    pairs = json.dumps(dict(result.pairs), ensure_ascii=False)
+    (directory / "pairs.json").write_text(pairs, encoding="utf-8")
     (directory / "report.md").write_text(as_markdown(result), encoding="utf-8")
     return result
 
@@ -97,7 +99,8 @@ def _scene(stage: Stage, plan: Plan, history: History, listener: Listener, say: 
         keys = dict(zip(TENANTS, pool.map(stack.issue_key, TENANTS), strict=True))
     listener.add_endpoints(stack.api_url, keys)
     admin = ProviderAdmin(stack.simulator_url)
-    storm = Storm(admin, plan.weather)
+    scripted = [fault for pair in plan.pairs for fault in pair.faults]
+    storm = Storm(admin, plan.weather, scripted)
     return _Scene(
         stage=stage,
         plan=plan,
@@ -212,7 +215,7 @@ def _untold(scene: _Scene) -> int:
     hurry = """UPDATE webhook_deliveries SET next_attempt_at = clock_timestamp()
         WHERE status = 'pending' AND lease_until IS NULL"""
     query = """SELECT (SELECT count(*) FROM webhook_deliveries WHERE status = 'pending')
-        + (SELECT count(*) FROM webhook_events WHERE data IS NULL)"""
+        + (SELECT count(*) FROM events WHERE feed_data IS NULL)"""
     with suppress(psycopg.OperationalError), psycopg.connect(scene.sources.database_url) as found:
         found.execute(hurry)
         row = found.execute(query).fetchone()

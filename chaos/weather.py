@@ -7,12 +7,16 @@ sure, at its own moment, so that a short run meets every kind.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
 Parameters = Mapping[str, str | float]
 
+# Numbers that begin so are of payments with faults of their own (planned_pairs.py).
+SCRIPTED_PAYERS: Final = "256779"
+# The operation whose faults end tokens.
+OF_TOKENS: Final = "token"
 # (operation, kind) → parameters that are drawn from. Names are the simulator's.
 _ANYWHERE: Final[Mapping[str, Mapping[str, tuple[str | float, ...]]]] = {
     "refuse_400": {},
@@ -25,14 +29,19 @@ _ANYWHERE: Final[Mapping[str, Mapping[str, tuple[str | float, ...]]]] = {
     "html_403": {},
     "unauthorized_401": {},
     "too_many_429": {"retry_after": (1, 2)},
+    "no_route_404": {},
     "unavailable_503": {"retry_after": (1, 2)},
     "slow": {"delay_s": (0.5, 3.0)},
-    "garbage": {"form": ("bytes", "json", "cut")},
+    "garbage": {"form": ("bytes", "json", "cut", "body")},
     "empty_200": {},
     "connection_drip": {"interval_s": (0.003,)},
 }
 _CREATE: Final[Mapping[str, Mapping[str, tuple[str | float, ...]]]] = {
-    "accept_then_500": {},
+    "accept_then_401": {},
+    "accept_then_404": {},
+    "accept_then_409": {},
+    "accept_then_429": {"retry_after": (1, 2)},
+    "accept_then_500": {"form": ("coded", "bare")},
     "accept_then_503": {},
     "accept_then_reset": {"how": ("reset", "close")},
     "accept_then_hang": {"delay_s": (3.0, 16.5)},
@@ -61,6 +70,9 @@ _HANG_CHANCE_MAX: Final = 0.004
 _CALLBACK_CHANCE: Final = 0.04
 # Sure strikes of each kind for each minute, and the part of the run in which they come.
 _STRIKES_PER_MINUTE: Final = 2
+# After some failures in a row a token is asked for every 10 s. Faults of tokens that come as often
+# would be an outage to the end of the run, and nothing else would be met.
+_TOKENS_EVERY: Final = 5
 _STRIKES_FROM: Final = 0.05
 _STRIKES_UNTIL: Final = 0.8
 _SEED_BITS: Final = 31
@@ -68,7 +80,11 @@ _SEED_BITS: Final = 31
 
 @dataclass(frozen=True, slots=True)
 class ProviderFault:
-    """One fault: by chance all along, or (with a time) once."""
+    """One fault: by chance all along, or (with a time) once.
+
+    `match`, `nth`: only such calls, and only from the n-th of a payment on; see the simulator.
+    Without a match it spares the payers that have faults of their own.
+    """
 
     operation: str
     kind: str
@@ -76,6 +92,8 @@ class ProviderFault:
     probability: float = 1.0
     seed: int | None = None
     at_s: float | None = None
+    match: Mapping[str, str] = field(default_factory=dict)
+    nth: int = 1
 
     @property
     def name(self) -> str:
@@ -91,6 +109,9 @@ class ProviderFault:
             "probability": self.probability,
             "seed": self.seed,
             "parameters": dict(self.parameters),
+            "match": dict(self.match),
+            "nth": self.nth,
+            "spares": "" if self.match else SCRIPTED_PAYERS,
         }
 
 
@@ -154,8 +175,10 @@ def _background(draw: Random) -> Iterable[ProviderFault]:
 
 def _strikes(draw: Random, seconds: float) -> list[ProviderFault]:
     found = []
-    for _ in range(max(1, round(_STRIKES_PER_MINUTE * seconds / 60))):
+    for number in range(max(1, round(_STRIKES_PER_MINUTE * seconds / 60))):
         for operation, kinds in _kinds():
+            if operation == OF_TOKENS and number % _TOKENS_EVERY:
+                continue
             for kind, choices in kinds.items():
                 found.append(
                     ProviderFault(
@@ -174,7 +197,7 @@ def _kinds() -> tuple[tuple[str, Mapping[str, Mapping[str, tuple[str | float, ..
     return (
         ("create", {**_ANYWHERE, **_CREATE}),
         ("status", {**_ANYWHERE, **_STATUS}),
-        ("token", _TOKEN),
+        (OF_TOKENS, _TOKEN),
     )
 
 

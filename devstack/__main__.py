@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import click
 import psutil
@@ -17,6 +18,7 @@ import psutil
 from devstack.checkout import Checkout
 from devstack.environment import Addresses, SimulatorAccount, hermetic_environment
 from devstack.errors import StackError
+from devstack.flask_here import TYPED_AS
 from devstack.postgres_server import PostgresServer
 from devstack.programs import ROOT
 from devstack.report import Invitation, print_invitation, print_proof
@@ -30,6 +32,7 @@ _SETTINGS = (
     *("MTN_BASE_URL", "MTN_TARGET_ENVIRONMENT", "MTN_COLLECTION_SUBSCRIPTION_KEY"),
     *("MTN_COLLECTION_API_USER", "MTN_COLLECTION_API_KEY"),
 )
+VAR: Final = ROOT / "var"
 # Every process gets a moment to end in order, one after the other.
 _DOWN_MAX_S = 6 * GRACE_MAX_S
 
@@ -39,7 +42,7 @@ _DOWN_MAX_S = 6 * GRACE_MAX_S
     "--var",
     "directory",
     type=click.Path(file_okay=False, path_type=Path),
-    default=ROOT / "var",
+    default=VAR,
     help="Where data, logs and keys are kept [default: var/ of this checkout].",
 )
 @click.pass_context
@@ -104,7 +107,11 @@ def reset(checkout: Checkout) -> None:
         click.echo("the data is gone; `make run` starts anew")
 
 
-@main.command(context_settings={"ignore_unknown_options": True})
+# All that follows is flask's, --help too.
+@main.command(
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 @click.pass_obj
 def flask(checkout: Checkout, arguments: tuple[str, ...]) -> None:
@@ -117,9 +124,18 @@ def flask(checkout: Checkout, arguments: tuple[str, ...]) -> None:
     unreachable = Addresses(nowhere, nowhere, "redis://localhost:1/0")
     account = SimulatorAccount().settings("http://localhost:1")
     running = checkout.environment() or hermetic_environment(unreachable, account)
-    environment = {**running, **os.environ}
-    command = [sys.executable, "-m", "flask", "--app", "wsgi", *arguments]
+    environment = {**running, **os.environ, "FLASK_APP": "wsgi", TYPED_AS: _typed_as(checkout)}
+    command = [sys.executable, "-m", "devstack.flask_here", *arguments]
     sys.exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
+
+
+def _typed_as(checkout: Checkout) -> str:
+    """How `flask` is reached from here, to be pasted."""
+    executable = Path(sys.executable)
+    if executable.is_relative_to(Path.cwd()):
+        executable = executable.relative_to(Path.cwd())
+    var = "" if checkout.directory == VAR else f" --var {checkout.directory}"
+    return f"{executable} -m devstack{var} flask"
 
 
 def _show(run: Run) -> bool:
@@ -131,6 +147,7 @@ def _show(run: Run) -> bool:
         Invitation(
             api_url=run.options.url,
             key=access.key,
+            live_keys=access.live,
             payment_id=shown.payment_id if shown else None,
             simulator_url=run.simulator_url,
             logs=run.checkout.logs,

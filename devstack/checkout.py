@@ -6,7 +6,8 @@ import fcntl
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -20,9 +21,15 @@ DISK_FREE_MIN_MB = 200
 
 @dataclass(frozen=True)
 class DemoAccess:
-    """The demo tenant's API key: it is shown once, so whoever makes it has to keep it."""
+    """The demo tenants' API keys: each is shown once, so whoever makes it has to keep it.
+
+    `key`: a test key, for the sandbox. `live`: by target environment, at the simulator too.
+    `simulator_url`: where the accounts of the live keys are.
+    """
 
     key: str
+    live: Mapping[str, str] = field(default_factory=dict)
+    simulator_url: str | None = None
 
 
 class Checkout:

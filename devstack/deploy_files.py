@@ -27,6 +27,7 @@ OVERLAYS: Final = ("base", "migrate", "overlays/example", "overlays/example/migr
 FOREIGN: Final = (
     "components/keda/worker-scaling.yaml",
     "components/prometheus-operator/pod-monitor.yaml",
+    "components/prometheus-operator/rules.yaml",
 )
 _PROGRAMS: Final = Path(sys.executable).parent
 

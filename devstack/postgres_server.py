@@ -149,6 +149,10 @@ class PostgresServer:
             statement = statement + copy
         with self._administrator() as connection:
             connection.execute(statement)
+            # A copy has the rights to all that is in it, but not those to the database itself.
+            connection.execute(
+                sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
+            )
         if template is None:
             self._grant_by_default(name)
         return name
@@ -248,7 +252,7 @@ class PostgresServer:
         statements: tuple[LiteralString, ...] = (
             (
                 "ALTER DEFAULT PRIVILEGES FOR ROLE {owner}"
-                " GRANT SELECT, INSERT, UPDATE ON TABLES TO {application}"
+                " GRANT SELECT, INSERT ON TABLES TO {application}"
             ),
             "ALTER DEFAULT PRIVILEGES FOR ROLE {owner} GRANT USAGE ON SEQUENCES TO {application}",
         )

@@ -37,9 +37,12 @@ class Programs:
         bind = ("--bind", f"{host}:{port}", "--workers", str(workers))
         return self._command("api", "-m", "gunicorn", "wsgi:app", *bind)
 
-    def worker(self, name: str, *, concurrency: int | None = None) -> Command:
-        """A Celery worker; without a number, with as much concurrency as the app sets."""
-        options = () if concurrency is None else ("--concurrency", str(concurrency))
+    def worker(
+        self, name: str, *, concurrency: int | None = None, queues: str | None = None
+    ) -> Command:
+        """A Celery worker; without options, with the app's concurrency and for all queues."""
+        options = [] if concurrency is None else ["--concurrency", str(concurrency)]
+        options += [] if queues is None else ["-Q", queues]
         return self._celery(name, "worker", "--hostname", f"{name}@%h", *options)
 
     def beat(self, name: str) -> Command:

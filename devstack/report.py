@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -27,12 +28,32 @@ def print_proof(shown: Shown) -> None:
         click.echo(f"  {title:<12}{text}")
 
 
+# What each market's account takes: a currency, and a number that pays.
+ORDERS = {
+    "mtnuganda": '{"amount": 5000, "currency": "UGX", "payer": "256772123456"}',
+    "mtnzambia": '{"amount": "12.50", "currency": "ZMW", "payer": "260966123456"}',
+}
+
+
+def _print_markets(payments: str, keys: Mapping[str, str]) -> None:
+    click.secho(
+        "  # in another market: live keys, whose accounts are at the simulator too", dim=True
+    )
+    for environment, key in keys.items():
+        click.echo(
+            f"  curl -i {payments} -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\\n"
+            f"    -H 'Idempotency-Key: {uuid4()}' -d '{ORDERS[environment]}'"
+        )
+    click.secho("  # numbers that say no, and more: docs/test-numbers.md", dim=True)
+
+
 @dataclass(frozen=True)
 class Invitation:
     """Where things are, and with which key."""
 
     api_url: str
     key: str
+    live_keys: Mapping[str, str]
     payment_id: str | None
     simulator_url: str | None
     logs: Path
@@ -62,8 +83,11 @@ def print_invitation(told: Invitation) -> None:
         if title:
             click.secho(f"  # {title}", dim=True)
         click.echo(f"  {line}")
+    if told.live_keys:
+        _print_markets(payments, told.live_keys)
     click.echo(f"\n  API docs    {told.api_url}/docs")
     if told.simulator_url is not None:
         click.echo(f"  simulator   {told.simulator_url}/_admin/summary")
     click.echo(f"  logs        {told.logs}")
+    click.echo('  commands    make flask ARGS="payments list"')
     click.echo("\nCtrl-C ends it all")

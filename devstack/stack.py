@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import chain, repeat
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from devstack.environment import SimulatorAccount, hermetic_environment
+from devstack.errors import StackError
 from devstack.places import free_port
 from devstack.postgres_server import PostgresServer
 from devstack.programs import Programs, await_api, await_simulator, await_worker
 from devstack.redis_server import RedisServer
 from devstack.servers import Servers
 from devstack.supervisor import Process, Supervisor
+
+# Log events that are a fault of the gateway in every test and every run of the harness.
+FORBIDDEN: Final = ("payments.recorded_one_by_one",)
 
 
 @dataclass
@@ -42,6 +47,8 @@ class Stack:
     workers: int = 2
     celery_workers: int = 1
     concurrency: int | None = None
+    # What each worker consumes, as after -Q; all queues for those that it does not name.
+    worker_queues: Sequence[str | None] = ()
     beats: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
     servers: Servers | None = None
@@ -69,7 +76,13 @@ class Stack:
         """End everything; after a failure show the end of each log, as it is removed with it."""
         if error is not None:
             sys.stderr.write(self.log_tails())
+        never = [] if error is not None else self.forbidden_events()
         self._cleanup.close()
+        if never:
+            raise StackError(
+                f"a log tells of what must never happen: {', '.join(never)}",
+                remedy="see docs/runbooks/recorded-one-by-one.md",
+            )
 
     @property
     def postgres(self) -> PostgresServer:
@@ -96,12 +109,15 @@ class Stack:
         """The superuser's address: sees every row of every tenant, for a test's own questions."""
         return self.postgres.administrator_url(self.database)
 
-    def issue_key(self, tenant: str) -> str:
-        """An API key for the tenant of this slug, which is made if this stack has not yet."""
+    def issue_key(self, tenant: str, *, mode: str = "test") -> str:
+        """An API key for the tenant of this slug, which is made if this stack has not yet.
+
+        A live one needs an account that is no sandbox.
+        """
         if tenant not in self._tenants:
             self._programs.flask_json("tenants", "create", tenant, "--name", tenant.title())
             self._tenants.add(tenant)
-        return str(self._programs.flask_json("keys", "issue", tenant)["key"])
+        return str(self._programs.flask_json("keys", "issue", tenant, "--mode", mode)["key"])
 
     def flask(self, *arguments: str) -> str:
         """Run `flask …` on this stack and return what it prints."""
@@ -110,6 +126,11 @@ class Stack:
     def check(self) -> None:
         """Raise for the first process that ended though no test asked it to."""
         self._supervisor.check()
+
+    def forbidden_events(self) -> list[str]:
+        """What the logs of all processes tell of that no run may see, whatever fails in it."""
+        logs = [process.log_text() for process in self.processes.values()]
+        return [event for event in FORBIDDEN if any(event in text for text in logs)]
 
     def log_tails(self) -> str:
         """The end of each process's log."""
@@ -150,8 +171,12 @@ class Stack:
             programs.simulator(port=self._ports["simulator"], store=store, account=self._account),
             programs.api(port=self._ports["api"], workers=self.workers),
             *(
-                programs.worker(f"worker-{number}", concurrency=self.concurrency)
-                for number in range(1, self.celery_workers + 1)
+                programs.worker(f"worker-{number}", concurrency=self.concurrency, queues=queues)
+                for number, queues in zip(
+                    range(1, self.celery_workers + 1),
+                    chain(self.worker_queues, repeat(None)),
+                    strict=False,
+                )
             ),
             *(programs.beat(f"beat-{number}") for number in range(1, self.beats + 1)),
         ]

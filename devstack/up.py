@@ -23,6 +23,8 @@ from devstack.supervisor import Process, Supervisor
 
 DATABASE = "maramoja"
 TENANT = "demo"
+# A tenant has one account for its live keys: the second market has a tenant of its own.
+MARKETS = {"mtnuganda": TENANT, "mtnzambia": "demo-zambia"}
 # One request at a time is all that a person sends: few processes start faster than many.
 API_WORKERS = 2
 # How soon a process that died is named.
@@ -73,12 +75,12 @@ class Run:
         """The demo tenant's key: that of an earlier start while it works, else a new one."""
         with step("demo tenant") as note:
             kept = self.checkout.demo_access()
-            if kept is not None and demo.key_works(self.options.url, kept.key):
-                note(f"{TENANT}, with the key of an earlier start")
+            if kept is not None and self._works(kept):
+                note(f"{TENANT}, with the keys of an earlier start")
                 return kept
-            access = self._issue_key(Programs(self.environment))
+            access = self._issue_keys(Programs(self.environment))
             self.checkout.keep_demo_access(access)
-            note(f"{TENANT}, with a new API key")
+            note(f"{TENANT}, with new API keys")
         return access
 
     def pay_once(self, access: DemoAccess) -> Shown:
@@ -175,11 +177,34 @@ class Run:
             wait(process)
             note(remark)
 
-    def _issue_key(self, programs: Programs) -> DemoAccess:
+    def _works(self, kept: DemoAccess) -> bool:
+        """Whether the keys open the API, and the accounts are where the simulator is."""
+        return kept.simulator_url == self.simulator_url and all(
+            demo.key_works(self.options.url, key) for key in (kept.key, *kept.live.values())
+        )
+
+    def _issue_keys(self, programs: Programs) -> DemoAccess:
         with suppress(StackError):  # it is there already; if anything else is wrong, issue says it
             programs.flask_json("tenants", "create", TENANT, "--name", "Demo shop")
         issued = programs.flask_json("keys", "issue", TENANT, "--mode", "test")
-        return DemoAccess(key=str(issued["key"]))
+        live = {}
+        if self.simulator_url is not None:
+            for environment, tenant in MARKETS.items():
+                live[environment] = self._open_market(programs, environment, tenant)
+        return DemoAccess(str(issued["key"]), live, self.simulator_url)
+
+    def _open_market(self, programs: Programs, environment: str, tenant: str) -> str:
+        """A live key for the tenant, whose account there is at the simulator."""
+        with suppress(StackError):
+            programs.flask_json("tenants", "create", tenant, "--name", f"Demo shop, {environment}")
+        names = ("SUBSCRIPTION_KEY", "API_USER", "API_KEY")
+        given = (f"--credential=collection_{n.lower()}=env:MTN_COLLECTION_{n}" for n in names)
+        programs.flask(
+            *("providers", "set", tenant, "mtn_momo", "--target-environment", environment),
+            *("--base-url", str(self.simulator_url), "--may-move", *given),
+        )
+        issued = programs.flask_json("keys", "issue", tenant, "--mode", "live")
+        return str(issued["key"])
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 from flask import current_app
 from sqlalchemy import create_engine, pool, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from payments_app.kernel.database import Base
 
@@ -41,6 +42,35 @@ def run() -> None:
             context.run_migrations()
 
 
+def explained(error: DBAPIError) -> str | None:
+    """What an operator can set right, in a line; None for what needs the whole traceback."""
+    settings = current_app.extensions["maramoja"].settings
+    named = "MIGRATION_DATABASE_URL" if settings.migration_database_url else "DATABASE_URL"
+    match getattr(error.orig, "sqlstate", None):
+        case "42501":
+            return (
+                f"The role in {named} may not change the schema: MIGRATION_DATABASE_URL has to be the"
+                " tables' owner. The migration that failed has changed nothing."
+            )
+        case "55P03":
+            return (
+                f"A lock wasn't to be had within {LOCK_TIMEOUT_MS / 1000:.0f} s. The migration that"
+                " failed has changed nothing: start it again."
+            )
+        case None if isinstance(error, OperationalError):
+            # libpq says which server and why, and never the password.
+            why = " ".join(str(error.orig).split("\n", 1)[0].split())
+            return f"The database in {named} can't be reached: {why}"
+        case _:
+            return None
+
+
 if context.is_offline_mode():
     raise SystemExit("Offline migrations are not supported: flask db upgrade needs a database.")
-run()
+try:
+    run()
+except DBAPIError as error:
+    said = explained(error)
+    if said is None:
+        raise
+    raise SystemExit(said) from None

@@ -27,8 +27,8 @@ from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.tracing import start_tracing
 from payments_app.kernel.transport import Transport
 from payments_app.kernel.vault import Vault
-from payments_app.payments.pace import SharedPace
-from payments_app.payments.rails import Rails
+from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.rate_limit import AccountPace
 from payments_app.providers.registry import Registry
 from payments_app.providers.tokens import TokenCache
 from payments_app.settings import SettingInvalid, Settings
@@ -53,7 +53,7 @@ class Parts:
     accounts: ProviderAccounts
     transport: Transport
     vault: Vault
-    rails: Rails
+    gateway: PaymentGateway
     egress: Egress
 
 
@@ -127,16 +127,16 @@ def _parts(settings: Settings, stopping: Callable[[], bool]) -> Parts:
     rules = EgressRules(allow_private=settings.webhook_allow_private_addresses)
     egress = Egress(rules, user_agent=user_agent)
     vault = Vault(cipher, StoredDataKeys())
-    rails = Rails(
+    gateway = PaymentGateway(
         registry=registry,
         accounts=accounts,
         transport=transport,
-        pace=SharedPace(redis),
+        pace=AccountPace(redis, ceiling=settings.status_checks_per_s_max),
         vault=vault,
         public_base_url=settings.public_base_url,
         stopping=stopping,
     )
-    return Parts(settings, cipher, redis, registry, accounts, transport, vault, rails, egress)
+    return Parts(settings, cipher, redis, registry, accounts, transport, vault, gateway, egress)
 
 
 def _check_platform_accounts(settings: Settings, registry: Registry) -> None:

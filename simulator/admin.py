@@ -17,8 +17,20 @@ def refused(error: InvalidInputError) -> Reply:
 
 
 def add_fault(simulation: Simulation, request: Request) -> Reply:
-    """Set a fault: POST /_admin/faults."""
-    return json_reply(201, simulation.faults.add(_document(request)).shown())
+    """Set a fault, or with {"faults": […]} several in their order: POST /_admin/faults.
+
+    Of several all are set at once, or none if one of them can't be read.
+    """
+    document = _document(request)
+    if "faults" not in document:
+        (fault,) = simulation.faults.add([document])
+        return json_reply(201, fault.shown())
+    known_fields(document, {"faults"})
+    if not isinstance(document["faults"], list):
+        raise InvalidInputError("faults", "must be a list")
+    wanted = [mapping(f"faults.{at}", one) for at, one in enumerate(document["faults"])]
+    added = simulation.faults.add(wanted)
+    return json_reply(201, {"data": [fault.shown() for fault in added]})
 
 
 def list_faults(simulation: Simulation, _request: Request) -> Reply:

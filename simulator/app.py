@@ -1,21 +1,29 @@
 """From a request to its reply: log, faults, handler. Also usable in-process, as a WSGI app."""
 
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from functools import cached_property
 from http import HTTPStatus
 from typing import Any
 
-from simulator import admin
+from simulator import admin, mtn_access
 from simulator.fault_effects import altered, instead
-from simulator.faults import Facts, Phase
+from simulator.faults import Phase
 from simulator.inputs import InvalidInputError
 from simulator.messages import RefusedError, Reply, Request, azure
 from simulator.routes import ADMIN, ADMIN_PREFIX, UNKNOWN, Match, Router
 from simulator.simulation import Simulation
 from simulator.store import Store
 
-_DONE = {"create": {202}, "provisioning": {200, 201}}
+# A submission whose payment is there already (409) has done its work as one that makes it.
+_DONE = {"create": {202, 409}, "provisioning": {200, 201}}
 _DONE_OTHERWISE = {200}
+# So many submissions' payers are remembered, for faults that are for one of them.
+_PARTIES_MAX = 10_000
+# A payer's number and an order's id, as far as they are known.
+Party = tuple[str | None, str | None]
 
 
 class Simulator:
@@ -24,6 +32,7 @@ class Simulator:
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         self._router = Router()
+        self._parties = Parties()
 
     def answer(self, request: Request) -> Reply:
         """Answer one request, after all that it causes has happened and is kept."""
@@ -38,7 +47,7 @@ class Simulator:
             operation=match.route.operation if match else UNKNOWN,
             reference_id=_reference(request, match),
         )
-        reply, fault = self._serve(request, match)
+        reply, fault = self._serve(request, match, request_id)
         store.evidence.note_answer(request_id, store.clock.now(), reply.status_on_wire, fault)
         return reply
 
@@ -68,12 +77,14 @@ class Simulator:
         except InvalidInputError as error:
             return admin.refused(error)
 
-    def _serve(self, request: Request, match: Match | None) -> tuple[Reply, str]:
+    def _serve(self, request: Request, match: Match | None, request_id: int) -> tuple[Reply, str]:
         if "//" in request.path:
             return Reply(400), ""  # a malformed URL (1.10)
         if match is None:
             return azure(404, "Resource not found"), ""
-        facts = _LazyFacts(self.simulation, request, match)
+        facts = _CallFacts(self.simulation, self._parties, request, match, request_id)
+        if facts.operation == "create" and facts.reference:
+            self._parties.remember(facts.reference, (facts.msisdn, facts.external_id))
         before = self.simulation.faults.take(Phase.BEFORE, facts)
         if before is not None:
             reply = instead(before)
@@ -83,32 +94,89 @@ class Simulator:
             reply = match.route.handler(self.simulation, request, **match.variables)
         except RefusedError as refusal:
             reply = refusal.reply
-        # Only an exact 202 is an accepted payment: the firewall's 200 is not.
+        # Only an exact 202 or 409 is of a payment that exists: the firewall's 200 is not.
         went_well = reply.status in _DONE.get(match.route.operation, _DONE_OTHERWISE)
         after = self.simulation.faults.take(Phase.AFTER, facts, went_well=went_well)
         struck = "+".join(fault.kind for fault in (before, after) if fault is not None)
         return (altered(after, reply) if after else reply), struck
 
 
-class _LazyFacts:
-    """What faults match on; read from the request only when there are faults."""
+class Parties:
+    """Whose the last submissions were: also of those that became no payment."""
 
-    def __init__(self, simulation: Simulation, request: Request, match: Match) -> None:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, Party] = OrderedDict()
+
+    def remember(self, reference: str, party: Party) -> None:
+        """Keep it, and forget the oldest where there are too many."""
+        with self._lock:
+            self._known[reference] = party
+            if len(self._known) > _PARTIES_MAX:
+                self._known.popitem(last=False)
+
+    def find(self, reference: str) -> Party:
+        """Whose this submission was."""
+        return self._known.get(reference, (None, None))
+
+
+class _CallFacts:
+    """What faults match on (see faults.Facts), read from the call when a fault asks for it."""
+
+    def __init__(
+        self,
+        simulation: Simulation,
+        parties: Parties,
+        request: Request,
+        match: Match,
+        request_id: int,
+    ) -> None:
         self._simulation = simulation
+        self._parties = parties
         self._request = request
         self._match = match
+        self._request_id = request_id
 
-    def __call__(self) -> Facts:
-        route = self._match.route
-        reference = _reference(self._request, self._match)
-        msisdn, external_id = self._party_and_external_id(reference)
-        return Facts(route.operation, route.product, reference, msisdn, external_id)
+    @property
+    def operation(self) -> str:
+        return self._match.route.operation
 
-    def _party_and_external_id(self, reference: str | None) -> tuple[str | None, str | None]:
-        if self._match.route.operation == "create":
+    @property
+    def product(self) -> str | None:
+        return self._match.route.product
+
+    @property
+    def reference(self) -> str | None:
+        return _reference(self._request, self._match)
+
+    @property
+    def msisdn(self) -> str | None:
+        return self._party[0]
+
+    @property
+    def external_id(self) -> str | None:
+        return self._party[1]
+
+    @property
+    def api_user(self) -> str | None:
+        return mtn_access.caller_of(self._simulation, self._request, self.product)
+
+    @cached_property
+    def nth(self) -> int:
+        reference, evidence = self.reference, self._simulation.store.evidence
+        if reference is None:
+            return 1
+        return evidence.nth_request(self.operation, reference, up_to=self._request_id)
+
+    @cached_property
+    def _party(self) -> Party:
+        if self.operation == "create":
             return _from_body(self._request.document())
+        reference = self.reference
         payment = self._simulation.store.ledger.find(reference) if reference else None
-        return (payment.order.party, payment.order.external_id) if payment else (None, None)
+        if payment:
+            return payment.order.party, payment.order.external_id
+        return self._parties.find(reference or "")
 
 
 def create_app(store: Store) -> Simulator:

@@ -106,6 +106,16 @@ class Evidence:
             "INSERT INTO answers VALUES (?, ?, ?, ?)", (request_id, now, status, fault or None)
         )
 
+    def nth_request(self, operation: str, reference_id: str, up_to: int | None = None) -> int:
+        """How many calls of this operation came in for this payment, up to that one."""
+        last = "" if up_to is None else " AND id <= ?"
+        row = self._database.row(
+            "SELECT count(*) AS found FROM requests"  # noqa: S608
+            f" WHERE generation = ? AND reference_id = ? AND operation = ?{last}",
+            (self._generation(), reference_id, operation, *([] if up_to is None else [up_to])),
+        )
+        return int(row["found"]) if row else 0
+
     def note_callback(self, now: float, row: tuple[str, str, str, str, str, str]) -> None:
         """Keep a callback: reference, mode, verb, url, body, and what the receiver said."""
         self._database.insert(

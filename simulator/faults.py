@@ -7,9 +7,10 @@ import itertools
 import random
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Protocol
 
 from simulator.inputs import (
     Check,
@@ -37,7 +38,18 @@ OPERATIONS = (
 )
 ANY = "any"
 _SPENT_MAX = 1000
-MATCHABLE = ("msisdn", "reference", "external_id", "product")
+_FIELDS = {
+    "kind",
+    "operation",
+    "times",
+    "match",
+    "nth",
+    "spares",
+    "probability",
+    "seed",
+    "parameters",
+}
+MATCHABLE = ("msisdn", "reference", "external_id", "product", "api_user")
 
 
 class Phase(Enum):
@@ -82,21 +94,32 @@ KINDS: dict[str, Kind] = {
     "unauthorized_401": Kind(
         Phase.BEFORE, ("create", ANY, "status", "balance", "holder", "notification")
     ),
+    "quota_403": Kind(Phase.BEFORE, _ALL, {"replenished_in": ("00:00:05", text)}),
     "too_many_429": Kind(Phase.BEFORE, _ALL, _RETRY_AFTER),
     "unavailable_503": Kind(Phase.BEFORE, _ALL, _RETRY_AFTER),
+    "no_route_404": Kind(Phase.BEFORE, _ALL),
+    "conflict_409": Kind(Phase.BEFORE, _CREATE),
     "status_404": Kind(Phase.BEFORE, _STATUS),
     "token_500": Kind(Phase.BEFORE, _TOKEN),
     "token_401": Kind(Phase.BEFORE, _TOKEN),
     "token_html_200": Kind(Phase.BEFORE, _TOKEN),
     "token_slow": Kind(Phase.BEFORE, _TOKEN, _delay(10.0)),
     "invisible": Kind(Phase.ACCEPT, _CREATE, _delay(5.0)),
-    "accept_then_500": Kind(Phase.AFTER, _CREATE),
+    "accept_then_401": Kind(Phase.AFTER, _CREATE),
+    "accept_then_404": Kind(Phase.AFTER, _CREATE),
+    "accept_then_409": Kind(Phase.AFTER, _CREATE),
+    "accept_then_429": Kind(Phase.AFTER, _CREATE, _RETRY_AFTER),
+    "accept_then_500": Kind(Phase.AFTER, _CREATE, {"form": ("coded", one_of("coded", "bare"))}),
     "accept_then_503": Kind(Phase.AFTER, _CREATE),
     "accept_then_reset": Kind(Phase.AFTER, _CREATE, {"how": ("reset", one_of("reset", "close"))}),
     "accept_then_hang": Kind(Phase.AFTER, _CREATE, _delay(30.0)),
     "slow": Kind(Phase.AFTER, _ALL, _delay(1.0), any_answer=True),
-    "garbage": Kind(Phase.AFTER, _ALL, {"form": ("bytes", one_of("bytes", "json", "cut"))}),
+    "garbage": Kind(Phase.AFTER, _ALL, {"form": ("bytes", one_of("bytes", "json", "cut", "body"))}),
     "empty_200": Kind(Phase.AFTER, _ALL),
+    "gzip": Kind(Phase.AFTER, _ALL, any_answer=True),
+    "many_headers": Kind(Phase.AFTER, _ALL, {"lines": (120, count)}, any_answer=True),
+    "amount_number": Kind(Phase.AFTER, _STATUS),
+    "token_without_life": Kind(Phase.AFTER, _TOKEN),
     "unknown_status_word": Kind(Phase.AFTER, _STATUS, {"word": ("ONGOING", text)}),
     "status_wrong_amount": Kind(Phase.AFTER, _STATUS, {"amount": ("1", amount)}),
     "connection_drip": Kind(Phase.AFTER, _ALL, {"interval_s": (0.02, seconds)}, any_answer=True),
@@ -112,20 +135,45 @@ KINDS: dict[str, Kind] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Protocol):
     """What a fault can be matched on. Absent facts match nothing."""
 
-    operation: str
-    product: str | None = None
-    reference: str | None = None
-    msisdn: str | None = None
-    external_id: str | None = None
+    @property
+    def operation(self) -> str:
+        """One of OPERATIONS."""
+
+    @property
+    def product(self) -> str | None:
+        """Such as collection."""
+
+    @property
+    def reference(self) -> str | None:
+        """X-Reference-Id, in lower case."""
+
+    @property
+    def msisdn(self) -> str | None:
+        """Who pays, or is paid."""
+
+    @property
+    def external_id(self) -> str | None:
+        """The caller's own."""
+
+    @property
+    def api_user(self) -> str | None:
+        """Whose account it is."""
+
+    @property
+    def nth(self) -> int:
+        """The how many-th request of this operation for this payment it is, from 1."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """A fault that is set. `left` counts down; None is forever."""
+    """A fault that is set. `left` counts down; None is forever.
+
+    `nth`: it strikes from the n-th request of its operation for one payment on. `spares`: it never
+    strikes payments of payers whose numbers begin so; empty spares nobody.
+    """
 
     id: int
     kind: str
@@ -135,6 +183,8 @@ class Fault:
     probability: float
     parameters: dict[str, object]
     chance: random.Random
+    nth: int = 1
+    spares: str = ""
     applied: int = 0
 
     def seconds(self, name: str = "delay_s") -> float:
@@ -145,14 +195,23 @@ class Fault:
         """Read a parameter that is a text."""
         return str(self.parameters[name])
 
-    def hits(self, phase: Phase, facts: Facts, *, went_well: bool) -> bool:
-        """Whether it strikes this call. Draws from `chance` only when all else fits."""
-        kind = KINDS[self.kind]
-        if kind.phase is not phase or self.operation not in {ANY, facts.operation}:
+    @property
+    def phase(self) -> Phase:
+        """When it strikes."""
+        return KINDS[self.kind].phase
+
+    def hits(self, facts: Facts, *, went_well: bool) -> bool:
+        """Whether it strikes this call, in its phase. Draws from `chance` only when all else fits."""
+        if self.operation not in {ANY, facts.operation}:
             return False
-        if not went_well and not kind.any_answer:
+        if not went_well and not KINDS[self.kind].any_answer:
             return False
         if any(getattr(facts, name) != value for name, value in self.match.items()):
+            return False
+        if self.spares and (facts.msisdn or "").startswith(self.spares):
+            return False
+        # A read of the log of requests: last of all, and only where it matters.
+        if self.nth > 1 and facts.nth < self.nth:
             return False
         return self.probability >= 1 or self.chance.random() < self.probability
 
@@ -164,6 +223,8 @@ class Fault:
             "operation": self.operation,
             "left": self.left,
             "match": self.match,
+            "nth": self.nth,
+            "spares": self.spares,
             "probability": self.probability,
             "parameters": self.parameters,
             "applied": self.applied,
@@ -176,27 +237,27 @@ class Faults:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
-        self._set: dict[int, Fault] = {}
+        # By phase: a call looks for a fault in each, and there may be a thousand for single payments.
+        self._set: dict[Phase, dict[int, Fault]] = {phase: {} for phase in Phase}
         # Spent ones are shown, but looking for a fault must not slow down with each of them.
         self._spent: deque[Fault] = deque(maxlen=_SPENT_MAX)
 
-    def add(self, document: dict[str, object]) -> Fault:
-        """Set a fault from an admin document, checked field by field."""
-        fault = _read(next(self._ids), document)
+    def add(self, documents: Iterable[dict[str, object]]) -> list[Fault]:
+        """Set faults from admin documents, checked field by field: all of them at once, or none."""
+        faults = [_read(next(self._ids), document) for document in documents]
         with self._lock:
-            self._set[fault.id] = fault
-        return fault
+            for fault in faults:
+                self._set[fault.phase][fault.id] = fault
+        return faults
 
-    def take(
-        self, phase: Phase, facts: Callable[[], Facts], *, went_well: bool = True
-    ) -> Fault | None:
+    def take(self, phase: Phase, facts: Facts, *, went_well: bool = True) -> Fault | None:
         """Find the fault that strikes now and count it down; None for most calls."""
-        if not self._set:
+        faults = self._set[phase]
+        if not faults:
             return None
-        seen = facts()
         with self._lock:
-            for fault in self._set.values():
-                if fault.hits(phase, seen, went_well=went_well):
+            for fault in faults.values():
+                if fault.hits(facts, went_well=went_well):
                     self._count_down(fault)
                     return fault
         return None
@@ -204,17 +265,19 @@ class Faults:
     def all(self) -> list[Fault]:
         """Those that are set and, of those that are spent, the last ones."""
         with self._lock:
-            return sorted((*self._set.values(), *self._spent), key=lambda fault: fault.id)
+            is_set = [fault for faults in self._set.values() for fault in faults.values()]
+            return sorted((*is_set, *self._spent), key=lambda fault: fault.id)
 
     def remove(self, fault_id: int) -> bool:
         """Take one away; False when there is none of this id that can still strike."""
         with self._lock:
-            return self._set.pop(fault_id, None) is not None
+            return any(faults.pop(fault_id, None) for faults in self._set.values())
 
     def clear(self) -> None:
         """Take all away."""
         with self._lock:
-            self._set.clear()
+            for faults in self._set.values():
+                faults.clear()
             self._spent.clear()
 
     def _count_down(self, fault: Fault) -> None:
@@ -223,13 +286,11 @@ class Faults:
             return
         fault.left -= 1
         if not fault.left:
-            self._spent.append(self._set.pop(fault.id))
+            self._spent.append(self._set[fault.phase].pop(fault.id))
 
 
 def _read(fault_id: int, document: dict[str, object]) -> Fault:
-    known_fields(
-        document, {"kind", "operation", "times", "match", "probability", "seed", "parameters"}
-    )
+    known_fields(document, _FIELDS)
     kind_name = str(one_of(*KINDS)("kind", document.get("kind")))
     kind = KINDS[kind_name]
     operation = document.get("operation", kind.operations[0])
@@ -242,6 +303,8 @@ def _read(fault_id: int, document: dict[str, object]) -> Fault:
         operation=str(operation),
         left=None if times is None else count("times", times),
         match=_read_match(document.get("match")),
+        nth=count("nth", document.get("nth", 1)),
+        spares=text("spares", document["spares"]) if document.get("spares") else "",
         probability=probability("probability", document.get("probability", 1)),
         parameters=_read_parameters(kind, document.get("parameters")),
         chance=random.Random(None if seed is None else whole("seed", seed)),  # noqa: S311

@@ -63,6 +63,17 @@ def admit(simulation: Simulation, request: Request, product: str) -> Caller:
     return Caller(account, product, environment)
 
 
+def caller_of(simulation: Simulation, request: Request, product: str | None) -> str | None:
+    """Read which API user calls, by its token or its password; None when nobody known does."""
+    scheme, _, token = request.header("authorization").partition(" ")
+    if scheme.lower() == "basic":
+        account = _basic(simulation, request)
+    else:
+        store = simulation.store
+        account = store.accounts.bearer(token.strip(), product or "", store.clock.now())
+    return account.api_user if account else None
+
+
 def new_reference(request: Request) -> str:
     """Read X-Reference-Id of a creating call: a UUID, version 4."""
     reference_id = request.header("x-reference-id")

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 
 from simulator import mtn_access, mtn_orders
 from simulator.callbacks import Mode
-from simulator.faults import Facts, Phase
+from simulator.faults import Phase
 from simulator.ledger import Order, Payment
 from simulator.messages import RefusedError, Reply, Request, azure, coded, json_reply
 from simulator.scenarios import REQUEST_TO_PAY, SUCCEEDS, TRANSFER, Scenario, Status
@@ -102,17 +102,47 @@ def _notification(request: Request) -> str:
     return message
 
 
-def _facts(order: Order) -> Facts:
-    return Facts("create", order.product, order.reference_id, order.party, order.external_id)
+@dataclass(frozen=True, slots=True)
+class _OrderFacts:
+    """What faults match on (see faults.Facts), of an order that was read."""
+
+    simulation: Simulation
+    order: Order
+    operation: str = "create"
+
+    @property
+    def product(self) -> str:
+        return self.order.product
+
+    @property
+    def reference(self) -> str:
+        return self.order.reference_id
+
+    @property
+    def msisdn(self) -> str:
+        return self.order.party
+
+    @property
+    def external_id(self) -> str | None:
+        return self.order.external_id
+
+    @property
+    def api_user(self) -> str:
+        return self.order.api_user
+
+    @property
+    def nth(self) -> int:
+        evidence = self.simulation.store.evidence
+        return evidence.nth_request(self.operation, self.order.reference_id)
 
 
 def _hidden_s(simulation: Simulation, order: Order) -> float:
-    fault = simulation.faults.take(Phase.ACCEPT, lambda: _facts(order))
+    fault = simulation.faults.take(Phase.ACCEPT, _OrderFacts(simulation, order))
     return fault.seconds() if fault else 0.0
 
 
 def _own_mode(simulation: Simulation, order: Order) -> Mode | None:
-    fault = simulation.faults.take(Phase.CALLBACK, lambda: _facts(order))
+    fault = simulation.faults.take(Phase.CALLBACK, _OrderFacts(simulation, order))
     if fault is None:
         return None
     return Mode(fault.text("mode"), int(fault.text("times")), fault.seconds())

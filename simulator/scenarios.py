@@ -35,6 +35,9 @@ class Scenario:
 SUCCEEDS = Scenario(Status.SUCCESSFUL)
 
 _MAGIC_PREFIX = "467331234"
+# The sandbox's are Swedish, and a market's account takes its own country's numbers only. These are
+# the simulator's own, with the same endings: MTN has no such numbers.
+_MARKET_PREFIXES = ("2567700123", "2609600123")
 
 
 def _failing(reason: str) -> Scenario:
@@ -78,7 +81,10 @@ _TRANSFER_REASONS = {
 
 def _matrix(reasons: dict[str, str]) -> dict[str, Scenario]:
     endings = _SHARED | {ending: _failing(reason) for ending, reason in reasons.items()}
-    return {_MAGIC_PREFIX + ending: scenario for ending, scenario in endings.items()}
+    prefixes = (_MAGIC_PREFIX, *_MARKET_PREFIXES)
+    return {
+        prefix + ending: scenario for prefix in prefixes for ending, scenario in endings.items()
+    }
 
 
 REQUEST_TO_PAY = _matrix(_REQUEST_TO_PAY_REASONS)

@@ -24,3 +24,6 @@ CREATE TABLE payment_events (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 INSERT INTO tenants (api_key) VALUES ('bench');
+
+-- Our own migrations say which columns may be changed; a tutorial's service may change them all.
+GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO maramoja_app;

@@ -8,14 +8,20 @@ set -eu
 [ $# -eq 1 ] || { echo "usage: restore.sh FILE" >&2; exit 2; }
 : "${RESTORE_DATABASE_URL:?set it to the address of the new database, as a superuser}"
 file=$1
+. "$(dirname "$0")/address.sh"
+out_of_sight "$RESTORE_DATABASE_URL"
 
-tables=$(psql --no-psqlrc --quiet --tuples-only --no-align --dbname="$RESTORE_DATABASE_URL" \
+tables=$(psql --no-psqlrc --quiet --tuples-only --no-align --dbname="$address" \
     --command="SELECT count(*) FROM pg_tables WHERE schemaname = 'public'")
 if [ "$tables" != 0 ]; then
     echo "restore: the database has $tables tables already; give it a new, empty one" >&2
     exit 1
 fi
 # All or nothing.
-pg_restore --exit-on-error --single-transaction --dbname="$RESTORE_DATABASE_URL" "$file"
-psql --no-psqlrc --quiet --dbname="$RESTORE_DATABASE_URL" --command="ANALYZE"
+pg_restore --exit-on-error --single-transaction --dbname="$address" "$file"
+# The rights to a database are no part of its backup.
+psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --dbname="$address" <<'SQL'
+SELECT format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()) \gexec
+ANALYZE;
+SQL
 echo "restore: done. Now, before any worker starts: flask recovery begin"

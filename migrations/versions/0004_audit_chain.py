@@ -19,7 +19,7 @@ FUNCTIONS = (
     "chain_field(text)",
 )
 # What a row is hashed from, in this order; docs/audit.md says it to auditors, and
-# payments_app/audit/chain.py and payments_app/payments/history.py compute it without the database.
+# payments_app/audit/chain.py and payments_app/payments/event_chain.py compute it without the database.
 HASHES = (
     # No two lists of fields give one text: each has its length in characters before it.
     """

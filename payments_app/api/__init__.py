@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 from flask import Flask, Response, current_app, g, request
 from redis import Redis
+from werkzeug.exceptions import BadRequest
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from payments_app.api import callbacks, docs, health, metrics
@@ -20,9 +21,11 @@ from payments_app.api.browsers import register_cors, register_headers
 from payments_app.api.idempotent import register_locks
 from payments_app.api.json import StrictJson
 from payments_app.api.limits import register_limits
+from payments_app.api.near_misses import refuse_near_misses
 from payments_app.api.openapi import ProblemApi
 from payments_app.api.problem_types import UnsupportedMediaType
 from payments_app.api.problems import register_problems
+from payments_app.api.readiness import register_readiness
 from payments_app.api.traces import register_traces
 from payments_app.api.v1 import payments, webhooks
 from payments_app.settings import Settings
@@ -45,12 +48,15 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
     app.url_map.merge_slashes = False
     register_traces(app)
     register_request_ids(app)
+    app.before_request(_require_host)
     metrics.register_metrics(app, settings)
     register_cors(app, settings.cors_allowed_origins)
     register_authentication(app)
     register_limits(app, settings, redis=redis)
     register_locks(app, redis=redis)
+    register_readiness(app)
     app.before_request(require_scope)
+    app.before_request(refuse_near_misses)
     app.before_request(_require_json)
     register_headers(app)
     app.after_request(_log_request)
@@ -63,10 +69,18 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
         app.register_blueprint(undocumented)
 
 
+def _require_host() -> None:
+    """RFC 9112, 3.2: HTTP/1.1 without a Host is answered with 400."""
+    if "HTTP_HOST" not in request.environ and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
+        raise BadRequest
+
+
 def _require_json() -> None:
     """JSON is UTF-8 (RFC 8259): a body that says otherwise would be misread."""
     if request.method not in ("POST", "PATCH") or "caller" not in g or request.url_rule is None:
         return
+    if request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):
+        raise UnsupportedMediaType("Send the body plain, without a Content-Encoding.")
     if getattr(current_app.view_functions[request.url_rule.endpoint], "takes_no_body", False):
         return
     charset = request.mimetype_params.get("charset", "utf-8").lower()

@@ -11,10 +11,11 @@ from uuid import uuid4
 import structlog
 from flask import Flask, Response, current_app, g, request
 
-from payments_app.api.limits import count_stranger
+from payments_app.api.limits import count_stranger, refuse_stranger
 from payments_app.api.problem_types import ScopeMissing, TenantMismatch, Unauthenticated
 from payments_app.audit.origin import Origin, begin_at
-from payments_app.tenants.caller import Caller, Keys, UseNotes, note_use, verify_key
+from payments_app.kernel.errors import GatewayError
+from payments_app.tenants.caller import Caller, Keys, Known, UseNotes, note_use, verify_key
 from payments_app.tenants.scopes import Scope
 
 View = TypeVar("View", bound=Callable[..., Any])
@@ -24,9 +25,14 @@ _BEARER: Final = re.compile(r"Bearer\s+(\S+)", re.IGNORECASE)
 
 
 def register_request_ids(app: Flask) -> None:
-    """Name each request, and its answer by the same name."""
+    """Name each request, its answer and its log lines by the same name, and nothing after it."""
     app.before_request(_begin)
     app.after_request(_finish)
+
+    @app.teardown_request
+    def forget(_error: BaseException | None) -> None:
+        # The server logs what it can't read on the same threads, and that is nobody's request.
+        structlog.contextvars.clear_contextvars()
 
 
 def needs(scope: Scope) -> Callable[[View], View]:
@@ -49,7 +55,11 @@ def require_scope() -> None:
     """Refuse a key that lacks the route's scope. Raises ScopeMissing."""
     if "caller" not in g or request.url_rule is None:
         return
-    scope = scope_of(current_app, request.url_rule.endpoint)
+    require(scope_of(current_app, request.url_rule.endpoint))
+
+
+def require(scope: Scope | None) -> None:
+    """Refuse a key that lacks this scope; every key, if none is named. Raises ScopeMissing."""
     if scope is None or scope not in g.caller.scopes:
         raise ScopeMissing(f"This API key lacks the scope {scope}.", scope=scope)
 
@@ -86,15 +96,39 @@ def _begin() -> None:
 def _authenticate(keys: Keys) -> None:
     if not request.path.startswith(API_PREFIX) or request.url_rule is None:
         return
-    found = verify_key(_presented_key(), source=request.remote_addr, look_up=keys.look_up)
-    if found is None:
+    try:
+        found = _caller(keys)
+    except GatewayError:
+        # Whatever it is refused for.
         count_stranger(current_app, request.remote_addr)
+        raise
+    g.caller = found
+    structlog.contextvars.bind_contextvars(tenant_id=str(found.tenant_id), key_id=str(found.key_id))
+
+
+def _caller(keys: Keys) -> Caller:
+    """Whose the request is. Raises Unauthenticated, TenantMismatch and what verify_key raises."""
+    found = verify_key(_presented_key(), source=request.remote_addr, look_up=_looking_up(keys))
+    if found is None:
         raise Unauthenticated("There is no API key in the request, or it opens nothing.")
     tenant = request.headers.get("X-Tenant-Id")
     if tenant is not None and tenant.lower() not in (found.tenant_slug, str(found.tenant_id)):
         raise TenantMismatch("X-Tenant-Id is not the tenant of this API key.")
-    g.caller = found
-    structlog.contextvars.bind_contextvars(tenant_id=str(found.tenant_id), key_id=str(found.key_id))
+    return found
+
+
+def _looking_up(keys: Keys) -> Callable[[str], Known | None]:
+    """Raises TooManyRequests for a key that was not seen before, while its address tries too many.
+
+    So guesses cost the database nothing, and who has had a right key goes on.
+    """
+
+    def look_up(prefix: str) -> Known | None:
+        if not keys.has_seen(prefix):
+            refuse_stranger(current_app, request.remote_addr)
+        return keys.look_up(prefix)
+
+    return look_up
 
 
 def _presented_key() -> str:

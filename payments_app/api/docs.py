@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from typing import Final
 
 import marshmallow as ma
 from flask import Blueprint, Response, send_from_directory
-from swagger_ui_bundle import swagger_ui_path
 
 from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.json import json_response
@@ -21,6 +21,8 @@ problems = ApiBlueprint(
     public=True,
 )
 
+# Only the files that the package brings: its blueprint would put a script into the page.
+SWAGGER_UI: Final = files("flask_swagger_ui") / "dist"
 # Swagger UI sets styles from script and shows its images as data; nothing leaves this host.
 POLICY: Final = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
@@ -46,8 +48,27 @@ START: Final = """SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#swagger-ui",
   deepLinking: true,
-  validatorUrl: null
+  validatorUrl: null,
+  // What is tried here is as safe as what a program sends: each click a key of its own.
+  requestInterceptor: function (request) {
+    var changes = /^(POST|PATCH|DELETE)$/.test(request.method || "");
+    if (changes && !request.headers["Idempotency-Key"]) {
+      request.headers["Idempotency-Key"] = newKey();
+    }
+    return request;
+  }
 });
+
+// crypto.randomUUID is there on https and on this machine only.
+function newKey() {
+  var bytes = crypto.getRandomValues(new Uint8Array(16));
+  bytes[6] = (bytes[6] & 15) | 64;
+  bytes[8] = (bytes[8] & 63) | 128;
+  var text = Array.from(bytes, function (byte) {
+    return byte.toString(16).padStart(2, "0");
+  }).join("");
+  return text.replace(/^(.{8})(.{4})(.{4})(.{4})/, "$1-$2-$3-$4-");
+}
 """
 
 
@@ -66,7 +87,7 @@ def start() -> Response:
 @blp.route("/docs/assets/<name>")
 def asset(name: str) -> Response:
     """Swagger UI's own files."""
-    return _served(send_from_directory(swagger_ui_path, name))
+    return _served(send_from_directory(str(SWAGGER_UI), name))
 
 
 class ProblemTypeSchema(ma.Schema):

@@ -7,23 +7,25 @@ from typing import Final
 import marshmallow as ma
 from flask import Response, current_app
 from redis import RedisError
-from sqlalchemy.exc import SQLAlchemyError
 
 from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.json import json_response
-from payments_app.kernel.schema import is_behind, present_versions
+from payments_app.api.readiness import OK, database_verdict, last_found
 from payments_app.payments.survey import Heard, providers_heard
 
 blp = ApiBlueprint(
     "health", __name__, url_prefix="/health", description="For probes and people", public=True
 )
-OK: Final = "ok"
 UNAVAILABLE: Final = "unavailable"
 DRAINING: Final = "draining"
 # Whoever serves this app may put a question here: whether this process is about to end.
 LEAVING: Final = "maramoja.leaving"
 # A probe that found us unable to work comes back after this.
 RETRY_AFTER_S: Final = 2
+_CANNOT: Final = (
+    "It can't: the database is away, its schema isn't this version's, SECRET_KEYS opens nothing that is"
+    " stored, or it is to end"
+)
 _RETRY: Final = {
     "Retry-After": {
         "description": "Seconds to wait before the next try.",
@@ -119,13 +121,13 @@ def live() -> Response:
     schema=ReadySchema,
     content_type="application/json",
     headers=_RETRY,
-    description="It can't: the database is away, its schema isn't this version's, or it is to end",
+    description=_CANNOT,
 )
 def ready() -> Response:
     """Say whether this process can take payments.
 
-    The database must be there, with this version's schema, and this process not about to end. Redis
-    is only reported.
+    The database must be there, with this version's schema and secrets that SECRET_KEYS opens, and
+    this process not about to end. Redis is only reported.
     """
     return _answer(_checks())
 
@@ -138,7 +140,7 @@ def ready() -> Response:
     schema=SummarySchema,
     content_type="application/json",
     headers=_RETRY,
-    description="It can't: the database is away, its schema isn't this version's, or it is to end",
+    description=_CANNOT,
 )
 def summary() -> Response:
     """Tell people how it is.
@@ -154,14 +156,14 @@ def summary() -> Response:
         {
             **_checks(),
             "providers": parts.registry.codes(),
-            "provider_states": providers_heard(parts.registry.codes()),
+            "provider_states": last_found().get(_states),
             "platform_accounts": accounts,
         }
     )
 
 
 def _checks() -> dict[str, object]:
-    database = _database()
+    database, redis = database_verdict(), last_found().get(_redis)
     status = OK if database == OK else UNAVAILABLE
     if current_app.extensions.get(LEAVING, bool)():
         # Balancers stop sending here while all that comes is still answered.
@@ -169,18 +171,12 @@ def _checks() -> dict[str, object]:
     return {
         "status": status,
         "database": database,
-        "redis": _redis(),
+        "redis": redis,
     }
 
 
-def _database() -> str:
-    try:
-        current = present_versions()
-    except SQLAlchemyError:
-        return "unreachable"
-    if is_behind(current_app.extensions["migrate"].directory, current):
-        return "migrations pending: run flask db upgrade"
-    return OK
+def _states() -> dict[str, Heard]:
+    return providers_heard(current_app.extensions["maramoja"].registry.codes())
 
 
 def _redis() -> str:

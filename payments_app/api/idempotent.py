@@ -1,4 +1,4 @@
-"""The Idempotency-Key header and the Redis lock before it. Postgres decides; see acceptance.
+"""The Idempotency-Key header and the Redis lock before it. Postgres decides; see acceptance, once.
 
 The lock only spares a second request the wait inside the database, and a late one the work of
 the first. Redis may be empty, away or lying: then the answer takes longer, and is the same.
@@ -17,9 +17,9 @@ import structlog
 from flask import Flask, Response, current_app, g, request
 from redis import Redis, RedisError
 
-from payments_app.api.redis_script import Script
 from payments_app.kernel import metrics
 from payments_app.kernel.idempotency import KeyInvalid, KeyMissing
+from payments_app.kernel.redis_script import Script
 from payments_app.tenants.caller import Caller
 
 T = TypeVar("T")
@@ -37,6 +37,9 @@ POLL_MAX_S: Final = 0.1
 # After Redis failed once, don't wait for it again in every request.
 AVOID_S: Final = 5.0
 _FAILED: Final = 400
+# The nil and the max UUID (RFC 9562, 5.9 and 5.10): of two orders with one of them, the second
+# would get the first one's answer.
+UNSET: Final = frozenset((UUID(int=0), UUID(int=2**128 - 1)))
 _LOCKS: Final = "maramoja_locks"
 _COMPARE_AND_DELETE: Final = """
 if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end
@@ -53,9 +56,12 @@ class Lock:
     token: str
 
 
-def under_its_key(view: View) -> View:
-    """Have Redis asked for the lock of the request's key before the view is called."""
-    view.__dict__["under_its_key"] = True
+def idempotent(view: View) -> View:
+    """Declare that the view honours Idempotency-Key; each that changes something has to.
+
+    Redis is asked for the lock of the key before the view is called.
+    """
+    view.__dict__["idempotent"] = True
     return view
 
 
@@ -63,7 +69,7 @@ def wanted_lock(caller: Caller) -> Lock | None:
     """The lock that this request is to take; None for a route or a request without a key."""
     view = current_app.view_functions[request.endpoint or ""]
     # Flask answers OPTIONS by itself, and well: nobody would give the lock back.
-    if request.method == "OPTIONS" or not getattr(view, "under_its_key", False):
+    if request.method == "OPTIONS" or not getattr(view, "idempotent", False):
         return None
     try:
         key = _read_key()
@@ -100,6 +106,11 @@ def _read_key() -> UUID | None:
     # UUID() also reads braces, urn: and missing hyphens; one spelling is enough.
     if len(values) != 1 or key is None or str(key) != text.lower():
         raise KeyInvalid("The Idempotency-Key must be one UUID, such as uuidgen prints.")
+    if key in UNSET:
+        raise KeyInvalid(
+            "The Idempotency-Key is the nil or the max UUID, which a variable holds that nobody"
+            " has set. Make a new UUID for each request that is to be done once."
+        )
     return key
 
 

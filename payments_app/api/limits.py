@@ -6,6 +6,7 @@ the lock of the request's idempotency key if no window is full.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +21,8 @@ from redis import Redis, RedisError
 from werkzeug.exceptions import TooManyRequests
 
 from payments_app.api.idempotent import LOCK_MS, Lock, wanted_lock
-from payments_app.api.redis_script import Script
 from payments_app.kernel.clock import utc_now
+from payments_app.kernel.redis_script import Script
 from payments_app.settings import Settings
 from payments_app.tenants.caller import Caller
 
@@ -70,6 +71,10 @@ if lock then
 end
 return told
 """
+# Full addresses that a process remembers; beyond that it forgets all, and asks Redis again.
+ADDRESSES_MAX: Final = 10_000
+# Of all full addresses together.
+LET_THROUGH_EVERY_S: Final = 1.0
 # While Redis is away each process counts by itself, and looks for Redis this often.
 AVOID_S: Final = 5.0
 
@@ -210,18 +215,44 @@ class ByAddress:
         """`limit` in Flask-Limiter's notation."""
         self._windows = windows
         self._limits = parsed(limit, what)
+        # Addresses that have tried too much, until when (seconds of time.monotonic).
+        self._full_until: dict[str, float] = {}
+        self._let_through_at = 0.0
 
     def count(self, address: str) -> None:
         """Count one more. Raises TooManyRequests once there were too many."""
         windows = self._windows.count([(limit, address) for limit in self._limits]).windows
         if windows[-1].is_breached:
+            if len(self._full_until) >= ADDRESSES_MAX:
+                self._full_until.clear()
+            self._full_until[address] = time.monotonic() + windows[-1].reset_s
             raise TooManyRequests(retry_after=windows[-1].reset_s)
+
+    def refuse_if_full(self, address: str) -> None:
+        """Count nothing. Raises TooManyRequests while this process knows that there were too many.
+
+        One request a second is let through all the same: behind an address there may be others.
+        """
+        now = time.monotonic()
+        left_s = self._full_until.get(address, now) - now
+        if left_s <= 0:
+            self._full_until.pop(address, None)
+        elif now - self._let_through_at < LET_THROUGH_EVERY_S:
+            raise TooManyRequests(retry_after=math.ceil(left_s))
+        else:
+            self._let_through_at = now
 
 
 def count_stranger(app: Flask, address: str | None) -> None:
     """One more attempt from there without a valid key. Raises TooManyRequests."""
     strangers: ByAddress = app.extensions[_STRANGERS]
     strangers.count(address or "unknown")
+
+
+def refuse_stranger(app: Flask, address: str | None) -> None:
+    """Nothing is looked up for an address with too many attempts. Raises TooManyRequests."""
+    strangers: ByAddress = app.extensions[_STRANGERS]
+    strangers.refuse_if_full(address or "unknown")
 
 
 def count_callback(app: Flask, address: str | None) -> None:

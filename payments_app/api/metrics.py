@@ -10,7 +10,7 @@ from werkzeug.exceptions import NotFound
 from werkzeug.http import parse_list_header
 
 from payments_app.kernel import metrics
-from payments_app.kernel.networks import FORWARDED, is_within
+from payments_app.kernel.networks import is_forwarded, is_within
 from payments_app.payments.survey import survey
 from payments_app.settings import Settings
 
@@ -43,7 +43,7 @@ def register_metrics(app: Flask, settings: Settings) -> None:
 
 
 def _is_the_operators(settings: Settings) -> bool:
-    if any(name in request.headers for name in FORWARDED):
+    if is_forwarded(request.headers.keys()):
         # Through fewer proxies than are trusted, the peer is one of them and not who asks.
         hops = parse_list_header(request.headers.get("X-Forwarded-For", ""))
         if not 0 < settings.trusted_proxies <= len(hops):

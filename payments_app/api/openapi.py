@@ -12,6 +12,7 @@ from payments_app.api.problem_schema import ProblemSchema
 from payments_app.api.problem_types import all_problems
 from payments_app.api.problems import MEDIA_TYPE, http_problem, problem_document
 from payments_app.api.v1.fields import describe
+from payments_app.api.v1.webhook_messages import MESSAGES, webhooks
 
 DESCRIPTION: Final = """\
 Collect mobile money: one request asks one payer for one amount, and **a payment is charged once**.
@@ -21,7 +22,7 @@ belongs to one tenant and one mode: `test` keys never reach an account that move
 `test` and `live` payments don't see each other.
 
 **Once.** Send an `Idempotency-Key` with `POST /api/v1/payments`: a UUID that you keep with your
-order. After a timeout, a lost connection, a 409 `idempotency_key_in_progress`, a 429 or any 5xx,
+order. Every other request that changes something takes one too, and is then done once. After a timeout, a lost connection, a 409 `idempotency_key_in_progress`, a 429 or any 5xx,
 send the same request with the same key until you have an answer. It is answered with the first
 answer's bytes, and it never charges twice. A request that was refused with 400, 401, 403, 413,
 415, 422 or 429 has spent no key.
@@ -37,7 +38,7 @@ or FAILED for good. Nobody is told a guess.
 CONFIGURATION: Final[dict[str, Any]] = {
     "API_TITLE": "Maramoja",
     "API_VERSION": "v1",
-    "OPENAPI_VERSION": "3.0.3",
+    "OPENAPI_VERSION": "3.1.0",
     "OPENAPI_URL_PREFIX": "/",
     "OPENAPI_JSON_PATH": "openapi.json",
     "API_SPEC_OPTIONS": {
@@ -59,36 +60,37 @@ CONFIGURATION: Final[dict[str, Any]] = {
             }
         },
         "security": [{"ApiKey": []}, {"Bearer": []}],
+        "webhooks": webhooks(),
+        "tags": [{"name": "webhooks", "description": "What is sent to your endpoints"}],
     },
 }
 _UUID: Final = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
+# Without examples: /docs would send them as they stand, the same ones each time.
 PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "X-Request-Id": {
         "description": "Your own id for this request, for logs: up to 128 letters, digits and"
-        " `. _ : -`. Anything else is replaced; without one, we make one.",
+        " `. _ : -`, such as checkout-7f3a. Anything else is replaced; without one, we make one.",
         "schema": _TEXT,
-        "example": "checkout-7f3a",
     },
     "X-Tenant-Id": {
         "description": "The id or slug of the key's tenant, as a safeguard: any other is a 403.",
         "schema": _TEXT,
-        "example": "acme",
     },
     "traceparent": {
         "description": "W3C trace context; the trace's id shows in our logs and goes with the webhooks.",
         "schema": _TEXT,
-        "example": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
     },
     "Idempotency-Key": {
-        "description": "A UUID, bare or in double quotes, kept with the order and sent at each"
-        " retry. Without it a request is always a new one, unless the tenant requires keys.",
+        "description": "A UUID of your own, bare or in double quotes, kept with the order and sent at each"
+        " retry; not the nil or the max UUID. Without it a request is always a new one, unless the"
+        " tenant requires keys. A header whose name is nearly this one is a 400.",
         "schema": {
             "type": "string",
             "pattern": f'^({_UUID}|"{_UUID}")$',
+            "not": {"pattern": '^"?([0-]+|[fF-]+)"?$'},
         },
-        "example": "5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a",
     },
 }
 HEADERS: Final[dict[str, dict[str, Any]]] = {
@@ -133,8 +135,8 @@ HEADERS: Final[dict[str, dict[str, Any]]] = {
         "schema": {"type": "string", "pattern": "^Bearer realm="},
     },
     "Location": {
-        "description": "The address of the payment.",
-        "schema": {"type": "string", "pattern": "^/api/v1/payments/[0-9a-f-]{36}$"},
+        "description": "The address of the payment, or of what else was made or changed.",
+        "schema": {"type": "string", "pattern": "^/api/v1/[a-z-]+/[0-9a-f-]{36}$"},
     },
     "Idempotent-Replayed": {
         "description": "Present when this is an earlier request's answer, given again.",
@@ -177,6 +179,8 @@ class ProblemApi(Api):  # type: ignore[misc]  # flask-smorest has no types
             components.parameter(name, "header", parameter, lazy=True)
         for name, header in HEADERS.items():
             components.header(name, header)
+        for name, message in MESSAGES.items():
+            components.schema(name, schema=message)
 
     def handle_http_exception(self, error: HTTPException) -> Response:
         """flask-smorest's own handler keeps neither Allow nor Retry-After."""
@@ -187,28 +191,43 @@ class ProblemApi(Api):  # type: ignore[misc]  # flask-smorest has no types
 
     def _register_responses(self) -> None:
         """One response for each status, under the name that flask-smorest refers to it by."""
-        self.spec.components.schema("Problem", schema=ProblemSchema)
+        components = self.spec.components
+        components.schema("Problem", schema=ProblemSchema)
         for status in sorted({problem.status for problem in all_problems()}):
-            self.spec.components.response(status.name, _response(int(status)), lazy=True)
+            # Under a name of its own: who generates a client gets one class for each status.
+            components.schema(_name(status), _narrowed(status))
+            components.response(status.name, _response(status), lazy=True)
+
+
+def _name(status: int) -> str:
+    return f"Problem{int(status)}"
+
+
+def _narrowed(status: int) -> dict[str, Any]:
+    codes = [problem.code for problem in all_problems() if problem.status == status]
+    narrowed = {
+        "type": "object",
+        "properties": {
+            "status": {"type": "integer", "enum": [int(status)]},
+            "code": {"type": "string", "enum": codes},
+        },
+    }
+    return {
+        "description": f"A problem with status {int(status)}.",
+        "allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed],
+    }
 
 
 def _response(status: int) -> dict[str, Any]:
     problems = [problem for problem in all_problems() if problem.status == status]
     headers = ("X-Request-Id", "Link", *_SPECIAL.get(status, COUNTED))
-    narrowed = {
-        "type": "object",
-        "properties": {
-            "status": {"type": "integer", "enum": [status]},
-            "code": {"type": "string", "enum": [problem.code for problem in problems]},
-        },
-    }
     lines = [f"- `{problem.code}`: {problem.title}. {problem.advice}" for problem in problems]
     return {
         "description": "\n".join(lines),
         "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},
         "content": {
             MEDIA_TYPE: {
-                "schema": {"allOf": [{"$ref": "#/components/schemas/Problem"}, narrowed]},
+                "schema": {"$ref": f"#/components/schemas/{_name(status)}"},
                 "examples": {
                     problem.code: {
                         "summary": problem.title,

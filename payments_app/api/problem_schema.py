@@ -6,6 +6,8 @@ from typing import Final
 
 import marshmallow as ma
 
+from payments_app.tenants.scopes import Scope
+
 _CODE: Final = {"pattern": "^[a-z][a-z0-9_]*$"}
 
 
@@ -90,13 +92,36 @@ class ProblemSchema(ma.Schema):
         },
     )
     payment_id = ma.fields.UUID(
-        metadata={"description": "With `idempotency_key_expired`: the key's payment."}
+        metadata={
+            "description": "With `idempotency_key_expired`: the key's payment. With"
+            " `external_id_taken`: the earlier payment."
+        }
     )
     payment = ma.fields.String(
         metadata={
-            "description": "With `idempotency_key_expired`: the payment's address.",
+            "description": "With `payment_id`: the payment's address.",
             "format": "uri-reference",
         }
+    )
+    resource = ma.fields.String(
+        metadata={
+            "description": "With `idempotency_key_expired` of a key that made no payment: the"
+            " address of what was made or changed.",
+            "format": "uri-reference",
+        }
+    )
+    until = ma.fields.String(
+        metadata={
+            "description": "With `webhook_rotation_running`: how long the earlier secret signs.",
+            "format": "date-time",
+        }
+    )
+    scope = ma.fields.String(
+        validate=ma.validate.OneOf(list(Scope)),
+        metadata={
+            "description": "With `scope_missing`: the one that the key lacks.",
+            "example": Scope.PAYMENTS_READ,
+        },
     )
     external_id = ma.fields.String(
         metadata={"description": "With `external_id_taken`: the one that was sent."}

@@ -118,8 +118,8 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
     UnsupportedMediaType: _of(
         UnsupportedMediaType,
         _S.UNSUPPORTED_MEDIA_TYPE,
-        "Not JSON",
-        "Send the body as JSON with Content-Type: application/json.",
+        "Not plain JSON",
+        "Send the body as JSON with Content-Type: application/json and no Content-Encoding.",
     ),
     BodyMalformed: _of(
         BodyMalformed,
@@ -150,7 +150,7 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         payments.ExternalIdTaken,
         _S.CONFLICT,
         "external_id already used",
-        "Find the payment with GET /api/v1/payments?external_id=…; a new one needs another.",
+        "Read the payment that is linked; a new one needs another.",
     ),
     order.ProviderAmbiguous: _of(
         order.ProviderAmbiguous,
@@ -212,6 +212,13 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         "Webhook endpoint disabled",
         "Enable it first: PATCH it with status enabled.",
     ),
+    webhooks.RotationRunning: _of(
+        webhooks.RotationRunning,
+        _S.CONFLICT,
+        "Secret was rotated a while ago",
+        "Wait until the time in `until`; or, if nobody has the secret that the last rotation gave,"
+        " send discard_current; or overlap_hours 0, which ends all old secrets at once.",
+    ),
     ProblemUnknown: _of(
         ProblemUnknown,
         _S.NOT_FOUND,
@@ -228,13 +235,13 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         idempotency.KeyInvalid,
         _S.BAD_REQUEST,
         "Idempotency-Key invalid",
-        "Send one UUID, bare or in double quotes, in one header.",
+        "Send one UUID, bare or in double quotes, in one header named Idempotency-Key.",
     ),
     idempotency.KeyReused: _of(
         idempotency.KeyReused,
         _S.UNPROCESSABLE_ENTITY,
         "Idempotency-Key used for another request",
-        "Send the first request again unchanged, or use a new key for a new payment.",
+        "Send the first request again unchanged, or use a new key for a new payment or change.",
     ),
     idempotency.KeyInProgress: _of(
         idempotency.KeyInProgress,
@@ -246,7 +253,7 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         idempotency.KeyExpired,
         _S.CONFLICT,
         "Answer no longer kept",
-        "Read the payment that is linked. This key never makes another one.",
+        "Read what is linked. This key never makes another payment, nor another change.",
     ),
 }
 # What the HTTP layer itself refuses, by status.

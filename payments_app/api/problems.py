@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -19,7 +19,9 @@ from payments_app.api.problem_types import (
     ProblemType,
     Unauthenticated,
 )
+from payments_app.api.readiness import OK, database_verdict
 from payments_app.kernel import errors
+from payments_app.kernel.vault import VaultClosed
 from payments_app.tenants import errors as tenants
 
 log = structlog.get_logger(__name__)
@@ -98,6 +100,11 @@ def _gateway_error(error: errors.GatewayError) -> Response:
         headers["Retry-After"] = str(extra.pop("retry_after_s"))
     if "payment_id" in extra:
         extra["payment"] = headers["Location"] = f"/api/v1/payments/{extra['payment_id']}"
+    if "resource" in extra:
+        headers["Location"] = str(extra["resource"])
+    if isinstance(error, VaultClosed | tenants.ProviderAccountUnreadable):
+        # Where nobody probes, this is who looks and logs that SECRET_KEYS is wrong.
+        database_verdict()
     if isinstance(error, Unauthenticated | tenants.ApiKeyExpired):
         headers["WWW-Authenticate"] = 'Bearer realm="maramoja"'
     return problem_response(problem, error.detail, headers=headers, extra=extra)
@@ -105,18 +112,35 @@ def _gateway_error(error: errors.GatewayError) -> Response:
 
 def _listed(found: Mapping[str, Any]) -> list[dict[str, str]]:
     listed = [
-        {**_place(str(name)[:FIELD_NAME_LENGTH_MAX]), "detail": str(sentence)}
-        for name, sentences in found.items()
-        for sentence in (sentences if isinstance(sentences, list) else [sentences])
+        {**_place(str(name)[:FIELD_NAME_LENGTH_MAX], inside), "detail": sentence}
+        for name, faults in found.items()
+        for inside, sentence in _sentences(faults)
     ]
     return listed[:FIELD_ERRORS_MAX]
 
 
-def _place(name: str) -> dict[str, str]:
+def _sentences(faults: Any) -> Iterator[tuple[str, str]]:
+    """Each with the pointer from the field to its place. marshmallow nests those of a list's items."""
+    if isinstance(faults, Mapping):
+        for name, nested in faults.items():
+            for inside, sentence in _sentences(nested):
+                yield f"/{_escaped(str(name)[:FIELD_NAME_LENGTH_MAX])}{inside}", sentence
+    elif isinstance(faults, list):
+        for fault in faults:
+            yield from _sentences(fault)
+    else:
+        yield "", str(faults)
+
+
+def _place(name: str, inside: str) -> dict[str, str]:
     if request.method in ("GET", "HEAD"):
         return {"in": "query", "field": name}
-    escaped = name.replace("~", "~0").replace("/", "~1")
-    return {"in": "body", "field": name, "pointer": f"/{escaped}" if name else ""}
+    pointer = f"/{_escaped(name)}{inside}" if name else inside
+    return {"in": "body", "field": name, "pointer": pointer}
+
+
+def _escaped(name: str) -> str:
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _database_away(error: Exception) -> Response:
@@ -128,6 +152,10 @@ def _database_away(error: Exception) -> Response:
 def _database_error(error: DBAPIError) -> Response:
     if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == _READ_ONLY:
         return _database_away(error)
+    if database_verdict() != OK:
+        # The statement is right, and the schema older than this code: the verdict is in the log.
+        problem = HTTP_PROBLEMS[HTTPStatus.SERVICE_UNAVAILABLE]
+        return problem_response(problem, problem.advice)
     return _bug(error)
 
 

@@ -36,7 +36,7 @@ class Fault:
     detail: str
 
 
-class RecordBent(Exception):
+class TamperDetected(Exception):
     """The record isn't as it was written."""
 
     def __init__(self, fault: Fault) -> None:

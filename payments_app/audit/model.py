@@ -24,7 +24,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from payments_app.kernel.database import Base
 
-# The action of an entry that seals payment events: payments/seals.py.
+# The action of an entry that seals payment events: payments/checkpoints.py.
 SEALED: Final = "payment_events.sealed"
 
 

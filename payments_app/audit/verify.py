@@ -15,7 +15,7 @@ from payments_app.audit.chain import (
     MICROSECONDS,
     Fault,
     Problem,
-    RecordBent,
+    TamperDetected,
     chain_hash,
 )
 from payments_app.audit.stream import stream
@@ -43,14 +43,14 @@ class Head:
 
 
 @dataclass(slots=True)
-class EntriesWalk:
+class EntryChainVerifier:
     """One walk through all chains. `sought`: hashes kept elsewhere that haven't been met yet."""
 
     sought: set[str] = field(default_factory=set)
     heads: dict[str, Head] = field(default_factory=dict)
 
     def through(self, entries: Iterable[Entry], on_row: Callable[[], None]) -> None:
-        """Walk to the end. Raises RecordBent at the first entry that isn't as it was written."""
+        """Walk to the end. Raises TamperDetected at the first entry that isn't as it was written."""
         for entry in entries:
             self._step(entry)
             on_row()
@@ -80,10 +80,10 @@ def verify_entries(
 ) -> dict[str, Head]:
     """Each tenant's chain from its first entry to its last; the heads by tenant.
 
-    Raises RecordBent: at the first bad entry, for a tenant without its first one, and for a hash
+    Raises TamperDetected: at the first bad entry, for a tenant without its first one, and for a hash
     of `sought` that is in no chain.
     """
-    walk = EntriesWalk(set(sought))
+    walk = EntryChainVerifier(set(sought))
     # The tenants first: one that is made meanwhile comes with its entry.
     where = "" if tenant_id is None else "WHERE id = :tenant"
     tenants = session.scalars(text(_TENANTS.format(where=where)), _value(tenant_id)).all()
@@ -93,10 +93,12 @@ def verify_entries(
     for tenant in tenants:
         if tenant not in walk.heads:
             told = "a tenant begins with an entry, and this one has none"
-            raise RecordBent(Fault(tenant, TABLE, "position 1", Problem.MISSING, told))
+            raise TamperDetected(Fault(tenant, TABLE, "position 1", Problem.MISSING, told))
     for kept in sorted(walk.sought):
         told = "no chain has this hash any more: what was there was removed or written anew"
-        raise RecordBent(Fault(str(tenant_id or ""), TABLE, f"hash {kept}", Problem.MISSING, told))
+        raise TamperDetected(
+            Fault(str(tenant_id or ""), TABLE, f"hash {kept}", Problem.MISSING, told)
+        )
     return walk.heads
 
 
@@ -104,8 +106,10 @@ def _value(tenant_id: UUID | None) -> dict[str, UUID]:
     return {} if tenant_id is None else {"tenant": tenant_id}
 
 
-def _bent(entry: Entry, problem: Problem, told: str, *, position: int | None = None) -> RecordBent:
+def _bent(
+    entry: Entry, problem: Problem, told: str, *, position: int | None = None
+) -> TamperDetected:
     row = f"position {entry[_POSITION]} (id {entry[_ID]})"
     if position is not None:
         row = f"position {position}"
-    return RecordBent(Fault(str(entry[_TENANT]), TABLE, row, problem, told))
+    return TamperDetected(Fault(str(entry[_TENANT]), TABLE, row, problem, told))

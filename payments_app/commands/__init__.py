@@ -6,6 +6,7 @@ from flask import Flask
 
 from payments_app.commands.audit import audit
 from payments_app.commands.doctor.command import doctor
+from payments_app.commands.group import TopLevel
 from payments_app.commands.invariants import invariants
 from payments_app.commands.keys import keys
 from payments_app.commands.payers import payers
@@ -14,11 +15,13 @@ from payments_app.commands.providers import providers
 from payments_app.commands.recovery import recovery
 from payments_app.commands.secrets import secrets
 from payments_app.commands.tenants import tenants
-from payments_app.commands.webhooks import webhooks
+from payments_app.commands.webhook_feed import webhooks
 
 
 def register_commands(app: Flask) -> None:
     """Put every group under `flask`."""
+    # With what extensions have put there already.
+    app.cli = TopLevel(app.cli.name, commands=app.cli.commands)
     record = (audit, invariants, recovery, secrets)
     for group in (tenants, keys, providers, payments, payers, webhooks, *record):
         app.cli.add_command(group)

@@ -7,16 +7,17 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
 import click
 
 from payments_app.audit.chain import Fault
-from payments_app.audit.model import AuditEntry
+from payments_app.audit.model import SEALED, AuditEntry
 from payments_app.audit.queries import latest_entries
 from payments_app.commands.group import GatewayGroup
+from payments_app.commands.instants import INSTANT, in_utc
 from payments_app.commands.report import Lines, Report, table
 from payments_app.payments.verification import (
     Part,
@@ -30,7 +31,6 @@ from payments_app.tenants.registry import find_tenant, list_tenants
 # One screen's worth many times over, and never the whole table.
 LIMIT_MAX: Final = 1000
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
-_INSTANT: Final = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"))
 
 audit = GatewayGroup("audit", help="Read, verify and export the record of what was changed.")
 
@@ -38,9 +38,14 @@ audit = GatewayGroup("audit", help="Read, verify and export the record of what w
 @audit.command("list", example="flask audit list acme --limit 100")
 @click.argument("slug")
 @click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=50, show_default=True)
-def list_latest(slug: str, limit: int) -> Report:
+@click.option(
+    "--seals", is_flag=True, help="The seals over payments' events too, which no person has made."
+)
+def list_latest(slug: str, limit: int, *, seals: bool) -> Report:
     """List what was changed for the tenant SLUG, newest first."""
-    documents = [_document(entry) for entry in latest_entries(find_tenant(slug).id, limit=limit)]
+    without = () if seals else (SEALED,)
+    found = latest_entries(find_tenant(slug).id, limit=limit, without=without)
+    documents = [_document(entry) for entry in found]
     rows = [
         (d["created_at"], d["actor"], d["source"], d["action"], _one_line(d["detail"]))
         for d in documents
@@ -70,12 +75,12 @@ def verify(slug: str | None, heads: tuple[str, ...]) -> Report:
 
 @audit.command("export", example="flask audit export acme --since 2026-11-01 --events")
 @click.argument("slug", required=False)
-@click.option("--since", type=_INSTANT, help="From this instant on, in UTC.")
-@click.option("--until", type=_INSTANT, help="Before this instant, in UTC.")
+@click.option("--since", type=INSTANT, help="From this instant on, in UTC.")
+@click.option("--until", type=INSTANT, help="Before this instant, in UTC.")
 @click.option("--events", is_flag=True, help="The payments' events too.")
 def export(slug: str | None, since: datetime | None, until: datetime | None, events: bool) -> Lines:  # noqa: FBT001  click gives it
     """Write the entries of the tenant SLUG, or of all, one JSON document a line, with hashes."""
-    part = Part(find_tenant(slug).id if slug else None, _utc(since), _utc(until))
+    part = Part(find_tenant(slug).id if slug else None, in_utc(since), in_utc(until))
     return Lines(export_record(part, events=events))
 
 
@@ -132,10 +137,6 @@ def _hash(text: str) -> str:
     if _HASH.fullmatch(text.lower()) is None:
         raise click.BadParameter("a head has 64 hexadecimal digits", param_hint="--head")
     return text.lower()
-
-
-def _utc(instant: datetime | None) -> datetime | None:
-    return instant and instant.replace(tzinfo=UTC)
 
 
 def _one_line(detail: object) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
 from typing import Any, Final, NoReturn
 
 import click
-from flask.cli import AppGroup
+from flask.cli import AppGroup, FlaskGroup
 from psycopg.errors import UndefinedTable
 from sqlalchemy.exc import DBAPIError
 
@@ -55,7 +56,7 @@ class GatewayCommand(click.Command):
             _fail(*_database_problem(error), wants_json=wants_json)
         if not isinstance(report, Report):
             raise TypeError(f"{ctx.command_path} returned no Report")
-        click.echo(report.as_json() if wants_json else report.text)
+        click.echo(report.as_json() if wants_json else as_typed(report.text))
         if not report.well:
             ctx.exit(1)
 
@@ -64,13 +65,36 @@ class GatewayCommand(click.Command):
         super().format_epilog(ctx, formatter)
         if self.example:
             with formatter.section("Example"):
-                formatter.write(f"  {self.example}\n")
+                formatter.write(f"  {as_typed(self.example)}\n")
 
 
 class GatewayGroup(AppGroup):
     """A group of such commands, each run in the app's context."""
 
     command_class = GatewayCommand
+
+
+class TopLevel(AppGroup):
+    """Our groups under `flask`, which itself says of a slip only that there is no such command."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The one of this name. Raises NoSuchCommand where another one is meant."""
+        if (found := super().get_command(ctx, cmd_name)) is not None:
+            return found
+        known = ctx.command.list_commands(ctx) if isinstance(ctx.command, click.Group) else ()
+        slip = click.NoSuchCommand(cmd_name, possibilities=known, ctx=ctx)
+        if slip.possibilities:
+            raise slip
+        return None
+
+
+def as_typed(text: str) -> str:
+    """The text with `flask …` as it is typed here, so that it can be pasted."""
+    root = click.get_current_context().find_root()
+    if not isinstance(root.command, FlaskGroup):
+        return text
+    names = "|".join(map(re.escape, root.command.list_commands(root)))
+    return re.sub(rf"\bflask (?=(?:{names})\b)", lambda _: f"{root.info_name} ", text)
 
 
 def actor() -> str:
@@ -84,7 +108,8 @@ def actor() -> str:
 
 def _fail(code: str, detail: str, *, wants_json: bool) -> NoReturn:
     problem = {"error": {"code": code, "detail": detail}}
-    click.echo(as_json(problem) if wants_json else f"error: {code}: {detail}", err=True)
+    told = as_json(problem) if wants_json else as_typed(f"error: {code}: {detail}")
+    click.echo(told, err=True)
     raise SystemExit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network
 from typing import Final
@@ -11,9 +12,11 @@ import click
 from payments_app.commands.durations import Duration
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.networks import Network
+from payments_app.commands.parts import cipher, rails
 from payments_app.commands.report import Report, fields, table
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import (
+    AS_LONG_AGAIN,
     IssuedKey,
     NewKey,
     issue_key,
@@ -21,12 +24,15 @@ from payments_app.tenants.keys import (
     revoke_key,
     rotate_key,
 )
-from payments_app.tenants.model import ApiKey
+from payments_app.tenants.model import ApiKey, Tenant
+from payments_app.tenants.modes import has_live_only, refuse_unusable_mode
 from payments_app.tenants.registry import find_tenant
 from payments_app.tenants.scopes import Scope, read_scopes
 
 # The shortest that can be said: a successor that is over at once is a slip.
 _LIFE_MIN: Final = timedelta(minutes=1)
+
+_MODES: Final = click.Choice([mode.value for mode in Mode])
 
 keys = GatewayGroup("keys", help="Issue, list, rotate and revoke API keys.")
 
@@ -37,17 +43,17 @@ keys = GatewayGroup("keys", help="Issue, list, rotate and revoke API keys.")
 @click.argument("slug")
 @click.option(
     "--mode",
-    type=click.Choice([mode.value for mode in Mode]),
-    default=Mode.LIVE.value,
-    show_default=True,
-    help="A test key can't reach an account that moves real money.",
+    type=_MODES,
+    help="A test key reaches sandboxes only, a live key real money only. Asked for on a terminal;"
+    " where nobody can be asked, test, or live if there is no sandbox.",
 )
 @click.option("--name", default="", help="What the key is for.")
 @click.option(
     "--scope",
     "scopes",
     multiple=True,
-    help=f"What it may do, given once for each; all if left out. One of {', '.join(Scope)}.",
+    help=f"What it may do, given once for each. One of {', '.join(Scope)}; if left out, all but"
+    " those that pay money out.",
 )
 @click.option(
     "--network",
@@ -59,21 +65,23 @@ keys = GatewayGroup("keys", help="Issue, list, rotate and revoke API keys.")
 @click.option("--expires-in", type=Duration(), help="For how long: 90d, 24h, 15m.")
 def issue(
     slug: str,
-    mode: str,
+    mode: str | None,
     name: str,
     scopes: tuple[str, ...],
     networks: tuple[IPv4Network | IPv6Network, ...],
     expires_in: timedelta | None,
 ) -> Report:
     """Issue an API key for the tenant SLUG. It is shown now and never again."""
+    tenant = find_tenant(slug)
     wanted = NewKey(
-        mode=Mode(mode),
+        mode=Mode(mode or _asked_mode(tenant)),
         name=name,
         scopes=read_scopes(scopes),
         networks=networks,
         lifetime=expires_in,
     )
-    issued = issue_key(find_tenant(slug), wanted, actor=actor())
+    refuse_unusable_mode(tenant, wanted.mode, rails().accounts, cipher())
+    issued = issue_key(tenant, wanted, actor=actor())
     return Report(_issued_document(issued), _shown_once(issued))
 
 
@@ -82,9 +90,15 @@ def issue(
 def list_all(slug: str) -> Report:
     """List the API keys of the tenant SLUG, newest first, revoked ones too."""
     documents = [_document(key) for key in list_keys(find_tenant(slug))]
-    headings = ("PREFIX", "MODE", "NAME", "CREATED", "EXPIRES", "LAST USED", "REVOKED", "ID")
-    names = ("prefix", "mode", "name", "created_at", "expires_at", "last_used_at", "revoked_at")
-    rows = [(*(document[name] for name in names), document["id"]) for document in documents]
+    headings = (
+        *("PREFIX", "MODE", "NAME", "SCOPES", "CREATED", "EXPIRES", "LAST USED", "REVOKED"),
+        "ID",
+    )
+    names = ("prefix", "mode", "name", "scopes", "created_at", "expires_at", "last_used_at")
+    rows = [
+        (*(_in_words(document[name]) for name in names), document["revoked_at"], document["id"])
+        for document in documents
+    ]
     text = table(headings, rows, empty=f"{slug} has no API keys yet.")
     return Report({"data": documents}, text)
 
@@ -99,20 +113,28 @@ def list_all(slug: str) -> Report:
     help="How long the old key goes on beside the new one.",
 )
 @click.option(
-    "--expires-in", type=Duration(least=_LIFE_MIN), help="For how long the new key lasts: 90d, 24h."
+    "--expires-in",
+    type=Duration(least=_LIFE_MIN),
+    help="For how long the new key lasts: 90d, 24h; as long as the old one if left out.",
 )
-def rotate(key_id: str, overlap: timedelta, expires_in: timedelta | None) -> Report:
+@click.option("--no-end", is_flag=True, help="The new key lasts until it is revoked.")
+def rotate(
+    key_id: str, overlap: timedelta, expires_in: timedelta | None, *, no_end: bool
+) -> Report:
     """Issue a key in the place of another, which goes on for the overlap.
 
-    KEY_ID: the old key's id or prefix. The new one has its mode, name, scopes and networks, and
-    no end unless you say so: when the old one ends is not taken over.
+    KEY_ID: the old key's id or prefix. The new one has its mode, name, scopes and networks. If
+    the old one was issued for a time, the new one lasts as long from now on.
     """
+    if no_end and expires_in is not None:
+        raise click.UsageError("--no-end and --expires-in exclude each other")
     if expires_in is not None and expires_in < overlap:
         raise click.BadParameter(
             "the new key would end before the old one does; let it last for the --overlap or longer",
             param_hint="--expires-in",
         )
-    rotated = rotate_key(key_id, overlap=overlap, lifetime=expires_in, actor=actor())
+    lifetime = None if no_end else expires_in or AS_LONG_AGAIN
+    rotated = rotate_key(key_id, overlap=overlap, lifetime=lifetime, actor=actor())
     ends = {"replaces": rotated.replaces, "old_expires_at": rotated.old_expires_at}
     text = f"{_shown_once(rotated.issued)}\n\n{fields(dict(ends))}"
     return Report({**_issued_document(rotated.issued), **ends}, text)
@@ -124,6 +146,19 @@ def revoke(key_id: str) -> Report:
     """Revoke an API key, at once. KEY_ID: its id or its prefix."""
     document = _document(revoke_key(key_id, actor=actor()))
     return Report(document, fields(document))
+
+
+def _asked_mode(tenant: Tenant) -> str:
+    """A key that moves no money, unless somebody says otherwise or there is no sandbox at all."""
+    usual = Mode.LIVE if has_live_only(tenant, rails().accounts, cipher()) else Mode.TEST
+    if not sys.stdin.isatty():
+        return usual
+    asked: str = click.prompt("Mode", type=_MODES, default=usual.value, err=True)
+    return asked
+
+
+def _in_words(cell: object) -> object:
+    return " ".join(cell) if isinstance(cell, list) else cell
 
 
 def _issued_document(issued: IssuedKey) -> dict[str, object]:
@@ -141,7 +176,14 @@ def _issued_document(issued: IssuedKey) -> dict[str, object]:
 
 
 def _shown_once(issued: IssuedKey) -> str:
-    rows = {"id": issued.id, "prefix": issued.prefix, "mode": issued.mode, "key": issued.key}
+    rows = {
+        "id": issued.id,
+        "prefix": issued.prefix,
+        "mode": issued.mode,
+        "scopes": " ".join(sorted(issued.scopes)),
+        "expires_at": issued.expires_at,
+        "key": issued.key,
+    }
     return f"{fields(rows)}\n\nKeep the key now: it is stored nowhere and can't be shown again."
 
 

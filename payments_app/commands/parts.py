@@ -8,13 +8,13 @@ from redis import Redis
 from payments_app.kernel.egress import Egress
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.vault import Vault
-from payments_app.payments.rails import Rails
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.settings import Settings
 
 
-def rails() -> Rails:
+def rails() -> PaymentGateway:
     """The adapters, the accounts and the network."""
-    found: Rails = current_app.extensions["maramoja"].rails
+    found: PaymentGateway = current_app.extensions["maramoja"].gateway
     return found
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from payments_app.commands.group import GatewayGroup, actor
+from payments_app.commands.msisdns import Number
 from payments_app.commands.parts import vault
 from payments_app.commands.report import Report, table
 from payments_app.kernel.msisdn import Msisdn
@@ -14,19 +13,6 @@ from payments_app.payments.erasure import erase_payer, payments_of_payer
 from payments_app.tenants.registry import find_tenant
 
 payers = GatewayGroup("payers", help="Find a payer's payments; forget who paid.")
-
-
-class Number(click.ParamType[Msisdn]):
-    """A phone number that isn't repeated in an error."""
-
-    name = "msisdn"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> Msisdn:
-        """Read one number, in international form."""
-        try:
-            return Msisdn.parse(value)
-        except ValueError as error:
-            self.fail(f"the number {error}.", param, ctx)
 
 
 @payers.command("find", example="flask payers find acme 256772123456")

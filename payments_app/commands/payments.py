@@ -5,26 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Final, NamedTuple
-from uuid import UUID
 
 import click
 
 from payments_app.commands.group import GatewayGroup, actor
+from payments_app.commands.instants import INSTANT, in_utc
+from payments_app.commands.msisdns import Number
 from payments_app.commands.parts import vault
 from payments_app.commands.report import Report, fields, shown, table
+from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments.callbacks import opened_callback
 from payments_app.payments.evidence import opened_body
-from payments_app.payments.model import Callback, Payment, PaymentEvent, ProviderExchange
+from payments_app.payments.model import Callback, Payment, ProviderExchange
 from payments_app.payments.operations import (
     Story,
-    any_payment,
+    Wanted,
     latest_payments,
+    payment_called,
     recheck_payment,
     story_of,
 )
-from payments_app.payments.payers import Payer, payer_of
+from payments_app.payments.payers import Payer, payer_index, payer_of
 from payments_app.payments.states import Status
+from payments_app.providers.contract import Mode
 from payments_app.tenants.registry import find_tenant
+from payments_app.webhooks.model import PaymentEvent
 
 LIMIT_MAX: Final = 1000
 ERASED: Final = "an erased payer"
@@ -40,42 +45,77 @@ class Moment(NamedTuple):
     fields: Mapping[str, object]
 
 
+_payment = click.argument("payment_id", metavar="ID")
+
+
 @payments.command("show", example="flask payments show 01a209ad-4164-7047-9850-453984927403")
-@click.argument("payment_id", type=click.UUID)
-def show(payment_id: UUID) -> Report:
-    """Show one payment; the payer's number masked."""
-    document = _document(any_payment(payment_id))
+@_payment
+def show(payment_id: str) -> Report:
+    """Show one payment, by its id or the tenant's external_id; the payer's number masked."""
+    document = _document(payment_called(payment_id))
     return Report(document, fields(document))
 
 
 @payments.command("list", example="flask payments list --tenant acme --status PENDING")
 @click.option("--tenant", metavar="SLUG", help="Only this tenant's.")
+@click.option("--mode", type=click.Choice([mode.value for mode in Mode]), help="Only this mode's.")
 @click.option("--status", type=click.Choice([status.value for status in Status]))
+@click.option("--payer", type=Number(), help="Of this number; needs --tenant.")
+@click.option("--external-id", help="With this reference of the tenant's own.")
+@click.option("--since", type=INSTANT, help="Accepted from this instant on, in UTC.")
+@click.option("--until", type=INSTANT, help="Accepted before this instant, in UTC.")
 @click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=20, show_default=True)
-def list_latest(tenant: str | None, status: str | None, limit: int) -> Report:
+def list_latest(  # noqa: PLR0913  one for each thing to look for
+    tenant: str | None,
+    *,
+    mode: str | None,
+    status: str | None,
+    payer: Msisdn | None,
+    external_id: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+) -> Report:
     """List payments, newest first."""
-    found = latest_payments(
-        tenant_id=find_tenant(tenant).id if tenant else None,
+    tenant_id = find_tenant(tenant).id if tenant else None
+    index = None
+    if payer is not None:
+        if tenant_id is None:
+            raise click.UsageError("--payer needs --tenant: each tenant's numbers rest apart")
+        index = payer_index(vault(), tenant_id, payer)
+    wanted = Wanted(
+        tenant_id=tenant_id,
+        mode=Mode(mode) if mode else None,
         status=Status(status) if status else None,
-        limit=limit,
+        payer_index=index,
+        external_id=external_id,
+        since=in_utc(since),
+        until=in_utc(until),
     )
+    found = latest_payments(wanted, limit=limit)
     documents = [_document(payment) for payment in found]
-    names = ("created_at", "status", "stage", "amount", "currency", "payer", "mode", "id")
+    names = (
+        *("created_at", "status", "stage", "amount", "currency", "payer", "mode"),
+        *("external_id", "id"),
+    )
     rows = [[document[name] for name in names] for document in documents]
-    headings = ("CREATED", "STATUS", "STAGE", "AMOUNT", "CURRENCY", "PAYER", "MODE", "ID")
+    headings = (
+        *("CREATED", "STATUS", "STAGE", "AMOUNT", "CURRENCY", "PAYER", "MODE"),
+        *("EXTERNAL ID", "ID"),
+    )
     return Report({"data": documents}, table(headings, rows, empty="There are no such payments."))
 
 
 @payments.command("explain", example="flask payments explain 01a209ad-4164-7047-9850-453984927403")
-@click.argument("payment_id", type=click.UUID)
+@_payment
 @click.option("--words", is_flag=True, help="Also what was said, whole: it names the payer.")
-def explain(payment_id: UUID, *, words: bool) -> Report:
+def explain(payment_id: str, *, words: bool) -> Report:
     """Tell a payment's story: its events, each exchange with the provider, each callback.
 
-    The provider's answers and the callbacks rest sealed; --words opens them, until their payer
-    has been erased.
+    ID: the payment's, or the tenant's external_id. The provider's answers and the callbacks rest
+    sealed; --words opens them, until their payer has been erased.
     """
-    story = story_of(payment_id, with_bodies=words)
+    story = story_of(payment_called(payment_id).id, with_bodies=words)
     payer = payer_of(vault(), story.payment) if words else None
     document = _document(story.payment)
     moments = _moments(story, payer)
@@ -86,14 +126,17 @@ def explain(payment_id: UUID, *, words: bool) -> Report:
 
 
 @payments.command("recheck", example="flask payments recheck 01a209ad-4164-7047-9850-453984927403")
-@click.argument("payment_id", type=click.UUID)
-def recheck(payment_id: UUID) -> Report:
+@_payment
+def recheck(payment_id: str) -> Report:
     """Have an open payment's next step taken now. It may be asked at any time: nothing is sent
     under another reference, and no status changes without the provider's word.
+
+    ID: the payment's, or the tenant's external_id.
     """
-    due = recheck_payment(payment_id, actor=actor())
-    text = f"Due now. See what comes of it with: flask payments explain {payment_id}"
-    return Report({"id": payment_id, "next_action_at": due}, text)
+    found = payment_called(payment_id)
+    due = recheck_payment(found.id, actor=actor())
+    text = f"Due now. See what comes of it with: flask payments explain {found.id}"
+    return Report({"id": found.id, "next_action_at": due}, text)
 
 
 def _document(payment: Payment) -> dict[str, object]:
@@ -159,6 +202,7 @@ def _exchanged(exchange: ProviderExchange, payer: Payer | None) -> Moment:
         "failure_code": exchange.failure_code,
         "failure_provider_code": exchange.failure_provider_code,
         "elapsed_ms": exchange.elapsed_ms,
+        "requests_left": exchange.requests_left,
         **_said(payer and opened_body(payer, generation=exchange.generation, body=exchange.body)),
     }
     return Moment(exchange.finished_at or exchange.started_at, f"provider.{exchange.kind}", told)

@@ -21,6 +21,7 @@ from payments_app.tenants.accounts import (
     list_accounts,
     masked,
     merchant_of,
+    mode_of,
     set_account,
 )
 from payments_app.tenants.errors import ProviderAccountInvalid
@@ -35,7 +36,7 @@ providers = GatewayGroup("providers", help="Set and try the accounts that paymen
 class AccountOptions(TypedDict):
     """What `set` is given besides its arguments."""
 
-    mode: str
+    mode: str | None
     target_environment: str
     base_url: str | None
     credential: tuple[str, ...]
@@ -52,9 +53,8 @@ class AccountOptions(TypedDict):
 @click.option(
     "--mode",
     type=click.Choice(_MODES),
-    default=Mode.LIVE.value,
-    show_default=True,
-    help="The API keys that use this account. Test keys only reach a sandbox.",
+    help="The API keys that use this account: test for a sandbox, live for all else. It need not be"
+    " said.",
 )
 @click.option("--target-environment", required=True, help="Such as mtnuganda, or sandbox.")
 @click.option(
@@ -144,7 +144,8 @@ def _checked(reached: list[Reached]) -> Report:
 
 
 def _new_account(tenant: Tenant, adapter: Provider, options: AccountOptions) -> NewAccount:
-    mode, environment = Mode(options["mode"]), options["target_environment"]
+    environment = options["target_environment"]
+    mode = Mode(options["mode"] or mode_of(environment))
     return NewAccount(
         provider=adapter.code,
         mode=mode,
@@ -180,12 +181,12 @@ def _of_tenant(view: AccountView) -> dict[str, object]:
 
 
 def _of_platform(account: ProviderAccount) -> dict[str, object]:
-    """It has no mode: it serves live keys, and test keys too if it is a sandbox."""
+    """It serves the keys of its mode: test keys if it is a sandbox."""
     return {
         "id": None,
         "provider": account.provider,
         "owner": "platform",
-        "mode": None,
+        "mode": account.mode.value,
         "base_url": account.base_url,
         "target_environment": account.target_environment,
         "credentials": {name: masked(value) for name, value in account.credentials.items()},

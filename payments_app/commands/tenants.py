@@ -125,7 +125,10 @@ def hold(slug: str, why: str) -> Report:
 @tenants.command("release", example="flask tenants release acme")
 @click.argument("slug")
 def release(slug: str) -> Report:
-    """Let the brake go. Breaks of invariants have to be resolved before."""
+    """Let the brake go. Breaks of invariants have to be resolved before.
+
+    After a restore it is `flask recovery finish` that lets tenants go.
+    """
     release_tenant(registry.find_tenant(slug).id, actor=actor())
     return _report(registry.find_tenant(slug))
 

@@ -10,12 +10,12 @@ from uuid import UUID
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import Connection, MetaData, event, func, select
+from sqlalchemy import Connection, MetaData, event, func
 from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
 from payments_app.kernel.pool import DEAD_PEER, bound, counted_pool
-from payments_app.kernel.postgres import refuse_unsafe_role
+from payments_app.kernel.postgres import BEGIN, BEGIN_BY_INDEX, COMMIT, refuse_unsafe_role
 
 # Constraint names come out the same everywhere, so that a migration can name them.
 NAMING: Final = {
@@ -32,9 +32,12 @@ LOCK_TIMEOUT_MS: Final = 3_000
 CONNECT_TIMEOUT_S: Final = 5
 _AFTER_COMMIT: Final = "after_commit"
 _TENANT: Final = "tenant"
-BEGIN: Final = "BEGIN"
+_BEGIN_WITH: Final = "begin_with"
+# Check now what was deferred to the commit, and defer again what comes.
+CHECK_DEFERRED: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED"
 
 AllTenants = NewType("AllTenants", str)
+Whose = UUID | AllTenants
 # For the operator's commands, looking what is due, and counting. No tenant's request says it.
 EVERY_TENANT: Final = AllTenants("*")
 
@@ -83,7 +86,7 @@ def init_database(
 
 
 @contextmanager
-def transaction(tenant: UUID | AllTenants) -> Iterator[Session]:
+def transaction(tenant: Whose, *, by_index: bool = False) -> Iterator[Session]:
     """One transaction on this tenant's rows: commit at the end, roll back on an error.
 
     They don't nest. What `after_commit` was given runs once the commit is through.
@@ -93,6 +96,7 @@ def transaction(tenant: UUID | AllTenants) -> Iterator[Session]:
         raise RuntimeError("a transaction is open already: they do not nest")
     session.info[_AFTER_COMMIT] = []
     session.info[_TENANT] = tenant
+    session.info[_BEGIN_WITH] = BEGIN_BY_INDEX if by_index else BEGIN
     try:
         with session.begin():
             yield session
@@ -104,20 +108,26 @@ def transaction(tenant: UUID | AllTenants) -> Iterator[Session]:
 
 
 def narrow(session: Session, tenant_id: UUID) -> None:
-    """From here to its end the transaction is for this tenant only."""
-    session.execute(select(func.set_config("maramoja.tenant", str(tenant_id), True)))  # noqa: FBT003
+    """From here to its end, or to the next tenant, the transaction is for this tenant only.
+
+    What was deferred is checked first: at the commit row-level security hides the others' rows.
+    """
+    session.flush()
+    _set_tenant(session.connection(), tenant_id, after=CHECK_DEFERRED)
 
 
 @contextmanager
-def snapshot(tenant_id: UUID | None = None) -> Iterator[Connection]:
+def snapshot(tenant: Whose | None = None, *, by_index: bool = False) -> Iterator[Connection]:
     """A connection of its own for reads, whether or not a transaction is open.
 
     Without a tenant each statement stands alone and sees rows only through migration 0002's doors.
     """
     with db.engine.connect() as connection:
-        if tenant_id is not None:
-            _begin_for(connection, tenant_id)
+        if tenant is not None:
+            _set_tenant(connection, tenant, after=BEGIN_BY_INDEX if by_index else BEGIN)
         yield connection
+        if tenant is not None:
+            connection.exec_driver_sql(COMMIT)
 
 
 def after_commit(session: Session, callback: Callable[[], None]) -> None:
@@ -137,14 +147,14 @@ def database_now() -> Function[datetime]:
 
 @event.listens_for(db.session, "after_begin")
 def _begin(session: Session, _transaction: SessionTransaction, connection: Connection) -> None:
-    _begin_for(connection, session.info[_TENANT])
+    _set_tenant(connection, session.info[_TENANT], after=session.info[_BEGIN_WITH])
 
 
-def _begin_for(connection: Connection, tenant: UUID | AllTenants) -> None:
+def _set_tenant(connection: Connection, tenant: Whose, *, after: str = BEGIN) -> None:
     """BEGIN and the tenant as one message: the wall costs the accept path no round trip."""
     # What goes into the statement as text has the form of a UUID, whoever gave it.
     whose = tenant if tenant == EVERY_TENANT else UUID(str(tenant))
     connection.exec_driver_sql(
-        f"{BEGIN}; SELECT set_config('maramoja.tenant', '{whose}', true)",
+        f"{after}; SELECT set_config('maramoja.tenant', '{whose}', true)",
         execution_options={"no_parameters": True},
     )

@@ -11,19 +11,15 @@ import socket
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass
-from http import HTTPStatus
-from http.client import HTTPException, HTTPResponse, IncompleteRead, parse_headers
+from http.client import HTTPException, HTTPResponse
 from typing import Any, Final
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.response_head import read_head
 from payments_app.kernel.wire import LeaseLost
-
-# An answer may be announced before it comes (RFC 9110, 15.2): so often, and no more.
-INTERIM_MAX: Final = 10
-_PROCESSING: Final = 102
 
 
 @dataclass(slots=True)
@@ -66,18 +62,23 @@ class _BoundedReader(io.RawIOBase):
         self._raw = raw
         self._sock = sock
         self._departure = current.get()
-        self.ended = False
+        self._is_stopped = False
 
     def readable(self) -> bool:
         return True
 
+    def stop(self) -> None:
+        """Read nothing more."""
+        self._is_stopped = True
+
     def readinto(self, buffer: Any) -> int | None:
+        if self._is_stopped:
+            return 0
         self._sock.settimeout(self._departure.remaining_s())
         if self._departure.bytes_left <= 0:
             raise HTTPException("the answer is longer than may be read")
         count = self._raw.readinto(memoryview(buffer)[: self._departure.bytes_left])
         self._departure.bytes_left -= count or 0
-        self.ended = count == 0
         return count
 
     def close(self) -> None:
@@ -85,31 +86,27 @@ class _BoundedReader(io.RawIOBase):
         super().close()
 
 
-class _BoundedResponse(HTTPResponse):
+class BoundedResponse(HTTPResponse):
     """Status line, headers and body, all read within the deadline."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
-        self._reader = _BoundedReader(self.fp.detach(), sock)
-        self.fp = io.BufferedReader(self._reader)
+        self.fp = io.BufferedReader(_BoundedReader(self.fp.detach(), sock))
+        self._to_head = options.get("method") == "HEAD"
 
     def begin(self) -> None:
-        """Raises IncompleteRead for a head without its end, which http.client lets pass.
-
-        Such an answer is incomplete (RFC 9112, 8), whatever its status line says.
-        """
-        super().begin()
-        if self._reader.ended:
-            raise IncompleteRead(b"")
-
-    def _read_status(self) -> tuple[str, int, str]:
-        """The final answer's: http.client skips 100 only, and takes 103 for the answer."""
-        for _ in range(INTERIM_MAX):
-            found: tuple[str, int, str] = super()._read_status()  # type: ignore[misc]
-            if not _PROCESSING <= found[1] < HTTPStatus.OK:
-                return found
-            parse_headers(self.fp)
-        raise HTTPException("interim answers without end")
+        """Reads the head, and says how the body is framed. Raises HTTPException."""
+        head = read_head(self.fp)
+        # house: allow status because it is HTTP's
+        self.version, self.status, self.reason = head.version, head.status, head.reason
+        self.code = head.status
+        self.headers = self.msg = head.fields
+        without_body = self._to_head or head.has_no_body()
+        self.chunked = not without_body and head.is_chunked()
+        self.chunk_left = None
+        self.length = 0 if without_body else None if self.chunked else head.length()
+        endless = self.length is None and not self.chunked
+        self.will_close = endless or head.closes()
 
 
 class Bounded(http.client.HTTPConnection):
@@ -119,7 +116,7 @@ class Bounded(http.client.HTTPConnection):
     against that stands the provider's own refusal of a reference that it has seen.
     """
 
-    response_class = _BoundedResponse
+    response_class = BoundedResponse
     _used_at = float("-inf")
 
     def send(self, data: Any) -> None:

@@ -89,9 +89,10 @@ def destination(url: str, rules: EgressRules) -> Destination:
 
 
 def not_public() -> AddressRefused:
-    """The same words for a literal address and for a name that leads to one."""
+    """The same words for a literal address, a name that leads to one, and a name that nobody has."""
     return AddressRefused(
-        "The URL's host must have public addresses only: name a host on the internet."
+        "The URL's host must have public addresses only: name a host that the internet knows, and"
+        " check its spelling."
     )
 
 

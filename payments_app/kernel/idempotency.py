@@ -23,10 +23,9 @@ from sqlalchemy import (
     Table,
     Text,
     text,
-    update,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
 from payments_app.kernel.database import Base
 from payments_app.kernel.errors import GatewayError
@@ -47,6 +46,9 @@ class IdempotencyKey(Base):
     __table_args__ = (
         CheckConstraint("mode IN ('live', 'test')", name="mode_known"),
         CheckConstraint("octet_length(fingerprint) = 32", name="fingerprint_is_sha256"),
+        CheckConstraint(
+            "num_nonnulls(resource_id, resource_path) = 1", name="stands_for_one_thing"
+        ),
         Index(
             "ix_idempotency_keys_expiry", "expires_at", postgresql_where=text("body IS NOT NULL")
         ),
@@ -58,9 +60,11 @@ class IdempotencyKey(Base):
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
     fingerprint_version: Mapped[int]
     field_digests: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
-    resource_id: Mapped[UUID] = mapped_column(
+    # The payment that was made, or the address of whatever else was made or changed.
+    resource_id: Mapped[UUID | None] = mapped_column(
         ForeignKey("payments.id", deferrable=True, initially="DEFERRED")
     )
+    resource_path: Mapped[str | None] = mapped_column(Text)
     status: Mapped[int]
     headers: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
@@ -98,7 +102,7 @@ class KeyInProgress(GatewayError):
 
 
 class KeyExpired(GatewayError):
-    """The answer is no longer kept. The payment is there, and the key won't make another."""
+    """The answer is no longer kept. What was done is done, and the key does nothing more."""
 
     code = "idempotency_key_expired"
 
@@ -130,9 +134,18 @@ class Attempt:
 class Earlier:
     """What the key's first request came to. `answer` is None once it has been dropped."""
 
-    resource_id: UUID
+    resource_id: UUID | None
     answer: StoredAnswer | None
     is_past_expiry: bool
+    resource_path: str | None = None
+
+    @property
+    def payment_id(self) -> UUID:
+        """The payment. Raises RuntimeError if the key stands for anything else."""
+        if self.resource_id is None:
+            # earlier_of has raised KeyReused before: no other request has a payment's fingerprint.
+            raise RuntimeError("this key stands for no payment")
+        return self.resource_id
 
 
 def claim_from(source: str) -> str:
@@ -158,7 +171,7 @@ def claim_values(
         key=attempt.key,
         fingerprint=fingerprint(attempt, CURRENT_VERSION),
         fingerprint_version=CURRENT_VERSION,
-        field_digests=orjson.dumps(_field_digests(attempt, CURRENT_VERSION)).decode(),
+        field_digests=orjson.dumps(field_digests(attempt, CURRENT_VERSION)).decode(),
         resource_id=resource_id,
         status=answer.status,
         headers=orjson.dumps(dict(answer.headers)).decode(),
@@ -174,11 +187,12 @@ class KeyRow:
     fingerprint: bytes
     fingerprint_version: int
     field_digests: Mapping[str, str] | None
-    resource_id: UUID
+    resource_id: UUID | None
     status: int
     headers: Mapping[str, str] | None
     body: bytes | None = field(repr=False)
     is_past_expiry: bool
+    resource_path: str | None = None
 
 
 def place_of(attempt: Attempt) -> dict[str, Any]:
@@ -196,21 +210,7 @@ def earlier_of(attempt: Attempt, row: KeyRow) -> Earlier:
     answer = None
     if row.body is not None:
         answer = StoredAnswer(row.status, row.headers or {}, row.body)
-    return Earlier(row.resource_id, answer, is_past_expiry=row.is_past_expiry)
-
-
-def drop_answers(session: Session, keys: list[tuple[UUID, str, UUID]]) -> None:
-    """Turn these (tenant, mode, key) into tombstones."""
-    for tenant_id, mode, key in keys:
-        session.execute(
-            update(IdempotencyKey)
-            .where(
-                IdempotencyKey.tenant_id == tenant_id,
-                IdempotencyKey.mode == mode,
-                IdempotencyKey.key == key,
-            )
-            .values(body=None, headers=None, field_digests=None)
-        )
+    return Earlier(row.resource_id, answer, row.is_past_expiry, row.resource_path)
 
 
 def fingerprint(attempt: Attempt, version: int) -> bytes:
@@ -234,7 +234,8 @@ _DIGESTS: Final[dict[int, Callable[[Attempt, str], bytes]]] = {1: _plain, 2: _ke
 CURRENT_VERSION: Final = 2
 
 
-def _field_digests(attempt: Attempt, version: int) -> dict[str, str]:
+def field_digests(attempt: Attempt, version: int) -> dict[str, str]:
+    """A digest of each field, by which a later request is told what differs."""
     return {
         name: _DIGESTS[version](attempt, f"{attempt.key}:{name}={value}").hex()[:_DIGEST_CHARS]
         for name, value in attempt.fields.items()
@@ -245,6 +246,6 @@ def _differing(attempt: Attempt, row: KeyRow) -> list[str]:
     stored = row.field_digests
     if stored is None:
         return []
-    presented = _field_digests(attempt, row.fingerprint_version)
+    presented = field_digests(attempt, row.fingerprint_version)
     names = presented.keys() | stored.keys()
     return sorted(name for name in names if presented.get(name) != stored.get(name))

@@ -74,12 +74,27 @@ provider_exchange_seconds = _histogram(
 provider_answers = _counter(
     "provider_answers", "What providers answered.", ("provider", "operation", "verdict")
 )
+# Each worker shows what it was told last of any account there.
+status_checks_per_s = Gauge(
+    "status_checks_per_s",
+    "How often an account may be asked for a status.",
+    ("provider",),
+    namespace=_NAMESPACE,
+    registry=_REGISTRY,
+    multiprocess_mode="livemin",
+)
 callbacks = _counter("callbacks", "Callbacks by what was made of them.", ("outcome",))
 webhook_posts = _counter("webhook_posts", "Webhooks posted, by what came of it.", ("outcome",))
 webhook_post_seconds = _histogram(
     "webhook_post_seconds", "How long a receiver took.", buckets=_SHORT
 )
+webhooks_recorded_one_by_one = _counter(
+    "webhooks_recorded_one_by_one", "Results that could not be written together with others."
+)
 fenced_writes = _counter("fenced_writes", "Results of workers that had lost their lease.")
+payments_recorded_one_by_one = _counter(
+    "payments_recorded_one_by_one", "Batches of results that could not be written together."
+)
 doorbells_lost = _counter("doorbells_lost", "Rings that reached no broker.", ("job",))
 database_pool_in_use = _sum_gauge("database_pool_in_use", "Connections that are lent out.")
 database_pool_size = _sum_gauge("database_pool_size", "Connections that there may be.")

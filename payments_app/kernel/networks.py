@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 Network = IPv4Network | IPv6Network
-# What a proxy leaves on what it passes on: then the peer's address is the proxy's own.
-FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "X-Real-Ip", "Via")
+# What proxies and content networks leave on what they pass on.
+_FORWARDED: Final = re.compile(
+    r"forwarded|forwarded-for|x-forwarded(-.*)?|x-original-.*|x-real-ip|via|cdn-loop|cf-.*"
+    r"|(true|x|x-cluster|fastly|fly|x-azure)-client-?ip|x-envoy-external-address|x-proxyuser-ip"
+    r"|x-amzn-trace-id",
+    re.IGNORECASE,
+)
+
+
+def is_forwarded(header_names: Iterable[str]) -> bool:
+    """Whether a proxy has passed the request on: then the peer's address is the proxy's own."""
+    return any(_FORWARDED.fullmatch(name) for name in header_names)
 
 
 def is_within(address: str | None, networks: Iterable[Network]) -> bool:

@@ -11,9 +11,10 @@ from sqlalchemy.dialects import postgresql
 
 from payments_app.kernel.database import db, transaction_is_open
 
-# How it begins. Its rows are drawn from `wall`, which names the tenant before the first of them
-# is looked at.
-ALONE: Final = "WITH wall AS MATERIALIZED (SELECT set_config('maramoja.tenant', %(wall)s, true))"
+# How each begins.
+BEGINNING: Final = "WITH wall AS MATERIALIZED (SELECT set_config('maramoja.tenant', "
+# Its rows are drawn from `wall`, which names the tenant before the first of them is looked at.
+ALONE: Final = f"{BEGINNING}%(wall)s, true))"
 
 
 def execute_alone(tenant_id: UUID, statement: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -26,6 +27,20 @@ def execute_alone(tenant_id: UUID, statement: str, values: Mapping[str, Any]) ->
     values = {"wall": str(UUID(str(tenant_id))), **values}
     with db.engine.connect() as connection:
         return _row(connection, statement, values)
+
+
+def alone_for(tenant: str) -> str:
+    """`ALONE` for the tenant that an SQL expression finds; without one no row is seen.
+
+    `tenant`: a call of one of migration 0002's lookups, the only ones that see rows of all tenants.
+    """
+    return f"{BEGINNING}coalesce({tenant}::text, ''), true))"
+
+
+def execute_lookup(statement: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The one row of a statement that begins with `alone_for(…)`, on a connection of its own."""
+    with db.engine.connect() as connection:
+        return _row(connection, statement, dict(values))
 
 
 def _row(connection: Connection, statement: str, values: dict[str, Any]) -> tuple[Any, ...]:

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from payments_app.kernel.errors import GatewayError
+
+# SQLSTATEs that say nothing about the rows: connections (08), too many of them, a server that ends
+# or starts, a lock, a statement or a transaction that took too long (of a process that stood still for
+# half a minute, 25P03), a deadlock, a serialization failure.
+_TRANSIENT: Final = re.compile("08...|53300|57P0[1235]|25P0[34]|55P03|57014|40P01|40001")
+BEGIN: Final = "BEGIN"
+# What only reads ends with it too: a rollback has psycopg forget all statements that it has prepared.
+COMMIT: Final = "COMMIT"
+# A statement that is prepared while a table is small keeps its plan when a backlog of 200,000 comes,
+# until the table is analyzed. Where that matters no plan reads a whole table: all go by the indexes.
+BEGIN_BY_INDEX: Final = "; SET LOCAL ".join(
+    (
+        *(BEGIN, "enable_seqscan = off", "enable_bitmapscan = off"),
+        *("enable_hashjoin = off", "enable_mergejoin = off", "enable_sort = off"),
+    )
+)
 
 
 class DatabaseRoleUnsafe(GatewayError):
@@ -39,3 +57,14 @@ def constraint_of(error: IntegrityError) -> str | None:
 def is_lock_timeout(error: OperationalError) -> bool:
     """Whether a statement gave up waiting for a row (SQLSTATE 55P03, lock_not_available)."""
     return getattr(error.orig, "sqlstate", None) == "55P03"
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether this error of a transaction says nothing about its rows: the same may work again."""
+    if isinstance(error, PoolTimeout):
+        return True
+    if not isinstance(error, DBAPIError):
+        return False
+    sqlstate = getattr(error.orig, "sqlstate", None)
+    is_lost = error.connection_invalidated or isinstance(error, OperationalError)
+    return is_lost if sqlstate is None else _TRANSIENT.fullmatch(sqlstate) is not None

@@ -33,6 +33,11 @@ def is_behind(directory: str, present: frozenset[str]) -> bool:
     return not present or bool(present & known and present != heads)
 
 
+def needed_versions(directory: str) -> frozenset[str]:
+    """What this code was written for."""
+    return _known_versions(directory)[0]
+
+
 def present_versions() -> frozenset[str]:
     """What the database was migrated to; nothing if it never was. Raises SQLAlchemyError."""
     try:

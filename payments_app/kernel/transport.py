@@ -15,7 +15,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NameResolutionError
 
-from payments_app.kernel import departure, tracing
+from payments_app.kernel import content_coding, departure, tracing
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import transaction_is_open
 from payments_app.kernel.departure import Departure
@@ -25,7 +25,8 @@ from payments_app.kernel.wire import Answer, Call, Silence, Wire
 RESPONSE_BYTES_MAX: Final = 64 * 1024
 # A host that takes no connection within this won't take one at all; nothing is lost by stopping.
 CONNECT_MAX_S: Final = 5.0
-POOL_SIZE: Final = 32
+# As many as a worker has slots.
+POOL_SIZE: Final = 96
 # Balancers and NATs forget an idle connection after some minutes without telling us; a request
 # sent into such a one is neither answered nor refused, and would cost the whole timeout.
 IDLE_MAX_S: Final = 30.0
@@ -94,7 +95,7 @@ class Transport:
             departure.current.reset(before)
 
     def _answer(self, call: Call, leaving: Departure, start: float) -> Answer:
-        # Uncompressed, so that the cap on bytes is a cap on what they unfold to.
+        # Who compresses all the same is read within the same bound.
         headers = {"Accept-Encoding": "identity", **call.headers, "User-Agent": self._user_agent}
         request = requests.Request(call.method, call.url, headers=headers, data=call.body)
         response = self._adapter.send(
@@ -110,7 +111,10 @@ class Transport:
             # Back to the pool if it was read to its end, else closed.
             response.close()
         names = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(response.status_code, names, body, boot_seconds() - start, truncated)
+        codings = names.get("content-encoding", "")
+        body, whole = content_coding.unfolded(body, codings, self._response_bytes_max)
+        took_s = boot_seconds() - start
+        return Answer(response.status_code, names, body, took_s, truncated or not whole)
 
 
 @dataclass(frozen=True, slots=True)

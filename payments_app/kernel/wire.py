@@ -12,6 +12,9 @@ class Call:
     """A request that an adapter wants sent. `timeout_s` bounds the whole exchange.
 
     `provider` and `operation` tell what it is, in constant words: `mtn_momo`, `submit`.
+    `creates_nothing`: whether it can't create a payment. Left out, the method tells: a GET, HEAD or
+    OPTIONS can't (RFC 9110, 9.2.1), any other may. True for a POST for a token; False for a GET that
+    creates.
     """
 
     method: str
@@ -21,13 +24,15 @@ class Call:
     timeout_s: float = 15.0
     provider: str = "unknown"
     operation: str = "call"
+    creates_nothing: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A complete answer. `body` is cut at the transport's bound, then `truncated` is true.
+    """A complete answer. `body` is what it unfolds to, if it came compressed.
 
-    The names of `headers` are in lower case.
+    `truncated`: `body` is not all of it. It was cut at the transport's bound, or its compression is
+    broken. The names of `headers` are in lower case.
     """
 
     status: int

@@ -25,15 +25,15 @@ from payments_app.kernel.idempotency import (
     KeyReused,
     StoredAnswer,
 )
-from payments_app.kernel.jobs import Job, ring_soon
+from payments_app.kernel.jobs import Job, notify_soon
 from payments_app.kernel.postgres import constraint_of, is_lock_timeout
 from payments_app.kernel.vault import Box, Vault
-from payments_app.payments import birth
+from payments_app.payments import birth, queries
 from payments_app.payments.birth import AccountChanged, EarlierRow, Newborn
 from payments_app.payments.errors import ExternalIdTaken
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.order import NewPayment, Route, choose_route
 from payments_app.payments.payers import SealedPayer, open_payer, seal_payer
-from payments_app.payments.rails import Rails
 from payments_app.payments.states import Status
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.errors import TenantHeld
@@ -79,7 +79,9 @@ class Accepted:
     status_now: Status | None = None
 
 
-def accept_payment(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Accepted:
+def accept_payment(
+    order: NewPayment, asker: Asker, rails: PaymentGateway, render: Render
+) -> Accepted:
     """Accept the payment, once for each idempotency key, or give the first answer again.
 
     Raises FieldsInvalid and its kin, and TenantHeld, before anything is claimed; KeyReused,
@@ -92,7 +94,7 @@ def accept_payment(order: NewPayment, asker: Asker, rails: Rails, render: Render
 
 
 def _accept_through_account(
-    order: NewPayment, asker: Asker, rails: Rails, render: Render
+    order: NewPayment, asker: Asker, rails: PaymentGateway, render: Render
 ) -> Accepted:
     for _ in range(ACCOUNT_READS_MAX - 1):
         try:
@@ -111,7 +113,7 @@ def replay_payment(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | 
     return earlier
 
 
-def _accept(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Accepted:
+def _accept(order: NewPayment, asker: Asker, rails: PaymentGateway, render: Render) -> Accepted:
     try:
         route = choose_route(order, asker.caller, rails)
         _refuse_held(asker.caller)
@@ -129,7 +131,8 @@ def _accept(order: NewPayment, asker: Asker, rails: Rails, render: Render) -> Ac
     row = _bear(payment, order, asker, attempt, accepted.answer, sealed.box)
     if attempt is not None and row is not None:
         return _replayed(attempt, row, rails.vault)
-    ring_soon(Job.ADVANCE_PAYMENTS)
+    notify_soon(Job.PROCESS_DUE)
+    notify_soon(Job.DISPATCH_WEBHOOKS)
     tracing.current().note({tracing.PAYMENT: str(payment_id)})
     metrics.payments_accepted.labels(payment.provider, payment.mode).inc()
     log.info("payment.accepted", payment_id=str(payment_id))
@@ -193,7 +196,9 @@ def _bear(
     except IntegrityError as error:
         if constraint_of(error) == EXTERNAL_ID_ONCE:
             raise ExternalIdTaken(
-                "An earlier payment has this external_id.", external_id=payment.external_id
+                "An earlier payment has this external_id.",
+                external_id=payment.external_id,
+                **_id_of_earlier(payment),
             ) from None
         raise
     except OperationalError as error:
@@ -204,22 +209,28 @@ def _bear(
         ) from None
 
 
+def _id_of_earlier(payment: Newborn) -> dict[str, str]:
+    """The id of the payment that has this one's external_id."""
+    found = queries.find_id(payment.tenant_id, payment.mode, payment.external_id)
+    return {} if found is None else {"payment_id": str(found)}
+
+
 def _replayed(attempt: Attempt, row: EarlierRow, vault: Vault) -> Accepted:
     earlier = idempotency.earlier_of(attempt, row.key)
     # Its own trace, with a way to the one in which the payment goes on.
     tracing.current().link(row.traceparent)
     payer = open_payer(
-        vault, tenant_id=attempt.tenant_id, payment_id=earlier.resource_id, sealed=row.payer
+        vault, tenant_id=attempt.tenant_id, payment_id=earlier.payment_id, sealed=row.payer
     )
     expired = earlier.is_past_expiry and row.payment_status != Status.PENDING
     if expired or earlier.answer is None or payer is None:
         raise KeyExpired(
             "The answer to this Idempotency-Key is no longer kept; its payment is.",
-            payment_id=str(earlier.resource_id),
+            payment_id=str(earlier.payment_id),
         )
     body = payer.box.open(earlier.answer.body, about=_answer_to(attempt))
     status = Status(row.payment_status)
-    return Accepted(replace(earlier.answer, body=body), earlier.resource_id, status)
+    return Accepted(replace(earlier.answer, body=body), earlier.payment_id, status)
 
 
 def _answer_to(attempt: Attempt) -> str:

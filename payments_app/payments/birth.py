@@ -1,4 +1,4 @@
-"""A payment's first write, in one statement: its key, its row, and the first line of its story.
+"""A payment's first write, in one statement: its key, its row, and the first line of its history.
 
 All three, or none: what another request has under the key comes back instead.
 """
@@ -17,8 +17,9 @@ from sqlalchemy import Table
 
 from payments_app.kernel.idempotency import Attempt, KeyRow, claim_from, place_of
 from payments_app.kernel.one_statement import ALONE, execute_alone, insert_from, values_for
-from payments_app.payments.model import COLLECTION, Payment, PaymentEvent
+from payments_app.payments.model import COLLECTION, Payment
 from payments_app.payments.states import BORN, Event, Step
+from payments_app.webhooks.model import PaymentEvent
 
 _PAYMENTS: Final = cast(Table, Payment.__table__)
 _EVENTS: Final = cast(Table, PaymentEvent.__table__)
@@ -72,7 +73,7 @@ class AccountChanged(Exception):
 _BORN_WITH: Final = tuple(one.name for one in fields(Newborn) if one.name in _PAYMENTS.c)
 _NAMES: Final = tuple(f"payments_{name}" for name in _BORN_WITH)
 _born_with: Final = attrgetter(*_BORN_WITH)
-_LINE: Final = ("tenant_id", "payment_id", "sequence", "type", "status", "stage", "actor")
+_LINE: Final = ("tenant_id", "mode", "payment_id", "sequence", "type", "status", "stage", "actor")
 
 
 def _birth(source: str) -> str:
@@ -110,7 +111,7 @@ SELECT {first}(
         'payment_status', p.status, 'payer', encode(p.payer, 'base64'),
         'traceparent', p.traceparent
     )::text
-    FROM idempotency_keys k JOIN payments p ON p.id = k.resource_id
+    FROM idempotency_keys k LEFT JOIN payments p ON p.id = k.resource_id
     WHERE k.tenant_id = wall.set_config::uuid AND k.mode = %(idempotency_keys_mode)s
         AND k.key = %(idempotency_keys_key)s
 ) AS earlier FROM wall
@@ -141,7 +142,8 @@ class EarlierRow:
         status = found.pop("payment_status")
         found["fingerprint"] = _bytes(found["fingerprint"])
         found["body"] = _bytes(found["body"])
-        found["resource_id"] = UUID(found["resource_id"])
+        # None: the key was used for something else.
+        found["resource_id"] = found["resource_id"] and UUID(found["resource_id"])
         return cls(KeyRow(**found), status, payer, traceparent)
 
 
@@ -184,10 +186,11 @@ def bear(
 def _values(
     newborn: Newborn, metadata: str | None, *, actor: str, request_id: str
 ) -> dict[str, Any]:
-    """What the row and the first line of its story hold, and by what the account is known."""
+    """What the row and the first line of its history hold, and by what the account is known."""
     values = values_for(
         _EVENTS,
         tenant_id=newborn.tenant_id,
+        mode=newborn.mode,
         payment_id=newborn.id,
         sequence=newborn.sequence,
         type=str(Event.ACCEPTED),

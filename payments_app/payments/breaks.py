@@ -8,10 +8,11 @@ from sqlalchemy import func, select, update
 
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, database_now, narrow, transaction
-from payments_app.payments.errors import BreakNotFound
+from payments_app.payments.errors import BreakNotFound, RecoveryUnfinished
 from payments_app.payments.model import InvariantBreak
 from payments_app.tenants.errors import BreaksOpen
-from payments_app.tenants.holds import checked_reason, release_in
+from payments_app.tenants.holds import RESTORED, checked_reason, release_in
+from payments_app.tenants.model import Tenant
 
 
 def list_breaks(tenant_id: UUID | None, *, resolved: bool) -> list[InvariantBreak]:
@@ -54,7 +55,7 @@ def resolve_break(break_id: int, *, why: str, actor: str) -> InvariantBreak:
 
 
 def release_tenant(tenant_id: UUID, *, actor: str) -> bool:
-    """Let the brake go; False if it wasn't on. Raises BreaksOpen."""
+    """Let the brake go; False if it wasn't on. Raises BreaksOpen, RecoveryUnfinished."""
     unresolved = (
         select(func.count())
         .select_from(InvariantBreak)
@@ -65,5 +66,11 @@ def release_tenant(tenant_id: UUID, *, actor: str) -> bool:
             raise BreaksOpen(
                 f"{count} of its breaks are open: look at each with flask invariants list,"
                 " then flask invariants resolve ID --why …"
+            )
+        why = select(Tenant.held_why).where(Tenant.id == tenant_id).with_for_update(of=Tenant)
+        if session.scalar(why) == RESTORED:
+            raise RecoveryUnfinished(
+                "It is held until the provider was asked about its payments after the restore: let it"
+                " go with flask recovery finish. flask recovery status says how far that is."
             )
         return release_in(session, tenant_id, actor=actor)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 from uuid import UUID
 
+import orjson
 import structlog
-from sqlalchemy import func, select, update
-from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy import text
 
 from payments_app.kernel import metrics, tracing
-from payments_app.kernel.database import snapshot, transaction
+from payments_app.kernel.database import transaction
 from payments_app.kernel.jobs import Job, enqueue
-from payments_app.kernel.vault import Vault
-from payments_app.payments.model import Callback, Payment
-from payments_app.payments.payers import Payer, payer_of
-from payments_app.payments.states import Status, Step
+from payments_app.kernel.one_statement import alone_for, execute_lookup
+from payments_app.kernel.vault import Box, Vault
+from payments_app.payments.payers import Payer, open_payer
 
 log = structlog.get_logger(__name__)
 
@@ -43,6 +42,34 @@ class Came(StrEnum):
 
 
 _NEW: Final = frozenset({Came.KEPT, Came.LATE})
+# As one value, and correlated with `wall`: the tenant is set before a payment is looked at.
+_FIND: Final = f"""
+{alone_for("tenant_of_reference(%(provider)s, %(reference)s)")}
+SELECT (
+    SELECT json_build_object(
+        'payment_id', p.id, 'tenant_id', p.tenant_id, 'payer', encode(p.payer, 'base64'),
+        'traceparent', p.traceparent,
+        'callbacks', (SELECT count(*) FROM callbacks c WHERE c.payment_id = p.id)
+    )::text
+    FROM payments p
+    WHERE p.tenant_id = nullif(wall.set_config, '')::uuid AND p.reference = %(reference)s
+        AND p.provider = %(provider)s
+) FROM wall
+""".strip()  # noqa: S608  our own
+# The same bytes again change nothing. A final payment is left as it is.
+_KEEP: Final = text("""
+WITH kept AS (
+    INSERT INTO callbacks (tenant_id, payment_id, digest, method, body, source)
+    VALUES (:tenant_id, :payment_id, :digest, :method, :body, :source)
+    ON CONFLICT DO NOTHING
+    RETURNING payment_id
+), hinted AS (
+    UPDATE payments
+    SET next_action_at = least(next_action_at, clock_timestamp()), hinted = true FROM kept
+    WHERE payments.id = kept.payment_id AND status = 'PENDING' AND next_step = 'check'
+)
+SELECT p.status <> 'PENDING' FROM kept JOIN payments p ON p.id = kept.payment_id
+""")
 for _came in Came:
     metrics.callbacks.labels(_came)
 
@@ -75,37 +102,26 @@ def count_callback(came: Came) -> None:
 
 
 def _note(received: ReceivedCallback, vault: Vault) -> Came:
-    tenant_id = _tenant_of(received)
-    if tenant_id is None:
+    found = _find(received)
+    if found is None:
         log.warning(
             "callback.unknown_reference",
             provider=received.provider,
             reference=str(received.reference),
         )
         return Came.UNKNOWN
-    with transaction(tenant_id) as session:
-        payment = session.scalars(
-            select(Payment).where(
-                Payment.reference == received.reference, Payment.provider == received.provider
-            )
-        ).one()
-        tracing.current().link(payment.traceparent)
-        tracing.current().note({tracing.PAYMENT: str(payment.id)})
-        came = _keep_callback(session, payment, received, vault)
-        if came not in _NEW:
-            return came
-        session.execute(
-            update(Payment)
-            .where(
-                Payment.id == payment.id,
-                Payment.status == Status.PENDING,
-                Payment.next_step == Step.CHECK,
-            )
-            .values(next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()))
-        )
-        enqueue(session, Job.ADVANCE_PAYMENTS)
-        log.info("callback.received", payment_id=str(payment.id), late=payment.is_final)
-        return came
+    tracing.current().link(found.traceparent)
+    tracing.current().note({tracing.PAYMENT: str(found.payment_id)})
+    payer = open_payer(
+        vault, tenant_id=found.tenant_id, payment_id=found.payment_id, sealed=found.payer
+    )
+    if payer is None:
+        log.info("callback.payer_erased", payment_id=str(found.payment_id))
+        return Came.ERASED
+    if found.callbacks >= CALLBACKS_MAX:
+        log.warning("callback.too_many", payment_id=str(found.payment_id))
+        return Came.TOO_MANY
+    return _keep(received, found, payer.box)
 
 
 def opened_callback(payer: Payer | None, body: bytes) -> bytes | None:
@@ -113,40 +129,47 @@ def opened_callback(payer: Payer | None, body: bytes) -> bytes | None:
     return payer and payer.box.open(body, about=_CALLBACK)
 
 
-def _tenant_of(received: ReceivedCallback) -> UUID | None:
-    """Whose payment the reference is; the function opens the wall for this and no more."""
-    door = select(func.tenant_of_reference(received.provider, received.reference))
-    with snapshot() as connection:
-        found: UUID | None = connection.scalar(door)
-    return found
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The payment that a callback is about, and how many callbacks about it are kept."""
+
+    payment_id: UUID
+    tenant_id: UUID
+    payer: bytes | None = field(repr=False)
+    traceparent: str | None
+    callbacks: int
 
 
-def _keep_callback(
-    session: Session, payment: Payment, received: ReceivedCallback, vault: Vault
-) -> Came:
-    payer = payer_of(vault, payment)
-    if payer is None:
-        log.info("callback.payer_erased", payment_id=str(payment.id))
-        return Came.ERASED
-    kept = session.scalar(
-        select(func.count()).select_from(Callback).where(Callback.payment_id == payment.id)
+def _find(received: ReceivedCallback) -> _Found | None:
+    """The payment with this reference, whosever it is: the lookup tells its tenant and no more."""
+    wanted = {"provider": received.provider, "reference": received.reference}
+    (row,) = execute_lookup(_FIND, wanted)
+    if row is None:
+        return None
+    found = orjson.loads(row)
+    payer = found.pop("payer")
+    return _Found(
+        payment_id=UUID(found.pop("payment_id")),
+        tenant_id=UUID(found.pop("tenant_id")),
+        payer=None if payer is None else b64decode(payer),
+        **found,
     )
-    if kept is not None and kept >= CALLBACKS_MAX:
-        log.warning("callback.too_many", payment_id=str(payment.id))
-        return Came.TOO_MANY
-    stored = session.execute(
-        insert(Callback)
-        .values(
-            tenant_id=payment.tenant_id,
-            payment_id=payment.id,
-            digest=payer.box.digest(received.body, about=_CALLBACK),
-            method=received.method,
-            body=payer.box.seal(received.body, about=_CALLBACK),
-            source=received.source,
-        )
-        .on_conflict_do_nothing()
-        .returning(Callback.id)
-    ).first()
-    if stored is None:
-        return Came.REPEATED
-    return Came.LATE if payment.is_final else Came.KEPT
+
+
+def _keep(received: ReceivedCallback, found: _Found, box: Box) -> Came:
+    """Store the callback, and have the payment due now if it waits for its next question."""
+    row = {
+        "tenant_id": found.tenant_id,
+        "payment_id": found.payment_id,
+        "digest": box.digest(received.body, about=_CALLBACK),
+        "method": received.method,
+        "body": box.seal(received.body, about=_CALLBACK),
+        "source": received.source,
+    }
+    with transaction(found.tenant_id) as session:
+        is_final = session.execute(_KEEP, row).scalar_one_or_none()
+        if is_final is None:
+            return Came.REPEATED
+        enqueue(session, Job.PROCESS_DUE)
+    log.info("callback.received", payment_id=str(found.payment_id), late=is_final)
+    return Came.LATE if is_final else Came.KEPT

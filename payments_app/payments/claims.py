@@ -14,6 +14,7 @@ from payments_app.kernel.transport import Lease
 from payments_app.kernel.wire import LeaseLost
 from payments_app.payments.model import Payment
 from payments_app.payments.states import Status, Step
+from payments_app.providers.contract import AccountKey
 
 # How long a claim lasts: a whole exchange (15 s) and its write-back, and not much more,
 # because after a crash the payment rests for this long.
@@ -32,6 +33,11 @@ class Claim:
     generation: int
     step: Step
     lease: Lease
+
+    @property
+    def account(self) -> AccountKey:
+        """Whose slot it takes."""
+        return AccountKey(self.payment.provider, self.payment.account_id)
 
 
 def lease_from(taken_at: float) -> Lease:

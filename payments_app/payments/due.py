@@ -1,18 +1,54 @@
-"""The rows as work: those that are due, and those that came home, under their locks."""
+"""The rows as work: the queues that they wait in, those whose turn it is, and those that came home."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from enum import IntEnum
+from functools import cache
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, func, literal, select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ARRAY,
+    Connection,
+    Integer,
+    Select,
+    Text,
+    TextClause,
+    Uuid,
+    any_,
+    bindparam,
+    func,
+    literal,
+    select,
+    text,
+    true,
+)
+from sqlalchemy.orm import Session, aliased
 
-from payments_app.payments.model import Payment
-from payments_app.payments.states import Status
+from payments_app.payments.model import ACCOUNT, LANE, Payment
+from payments_app.providers.contract import AccountKey
 from payments_app.tenants.model import Tenant
+
+# How it stands in the index for the platform's account, which has no id.
+_PLATFORM: Final = UUID(int=0)
+
+
+class Lane(IntEnum):
+    """What waits in a queue. Of questions, those that somebody has asked for go first."""
+
+    SUBMIT = 0
+    HINTED = 1
+    CHECK = 2
+
+
+class Queue(NamedTuple):
+    """The payments of one tenant through one account, of one lane: the longest due first."""
+
+    account: AccountKey
+    tenant_id: UUID
+    lane: Lane
 
 
 class Due(NamedTuple):
@@ -23,22 +59,104 @@ class Due(NamedTuple):
     held_at: datetime | None
 
 
-def due_payments(session: Session, limit: int) -> list[Due]:
-    """Those that are due longest, locked. What another has in hand or under a lock is left out."""
-    now = func.statement_timestamp()
-    query = (
-        select(Payment, now, Tenant.held_at)
-        .join(Tenant, Tenant.id == Payment.tenant_id)
-        .where(
-            Payment.status == Status.PENDING,
-            Payment.next_action_at <= now,
-            func.coalesce(Payment.lease_until, Payment.next_action_at) <= now,
-        )
-        .order_by(Payment.next_action_at)
-        .limit(limit)
-        .with_for_update(of=Payment, skip_locked=True)
+# The queues of all that is open. The recursion steps from queue to queue along their index, so that
+# it costs nothing for payments that have ended, nor for more payments in one queue.
+QUEUES: Final = f"""WITH RECURSIVE queues AS (
+        (SELECT provider, {ACCOUNT} AS account, tenant_id, {LANE} AS lane
+         FROM payments WHERE status = 'PENDING'
+         ORDER BY provider, {ACCOUNT}, tenant_id, {LANE} LIMIT 1)
+        UNION ALL
+        SELECT n.* FROM queues q CROSS JOIN LATERAL (
+            SELECT provider, {ACCOUNT} AS account, tenant_id, {LANE} AS lane
+            FROM payments WHERE status = 'PENDING'
+              AND (provider, {ACCOUNT}, tenant_id, {LANE})
+                  > (q.provider, q.account, q.tenant_id, q.lane)
+            ORDER BY provider, {ACCOUNT}, tenant_id, {LANE} LIMIT 1) n
     )
-    return [Due(*row) for row in session.execute(query)]
+"""  # noqa: S608  our own words
+
+
+def in_queue() -> str:
+    """What is due of a queue `q`. What another has in hand is not, whatever a callback has hinted."""
+    return f"""
+        status = 'PENDING' AND provider = q.provider AND {ACCOUNT} = q.account
+        AND tenant_id = q.tenant_id AND {LANE} = q.lane
+        AND next_action_at <= statement_timestamp()
+        AND coalesce(lease_until, next_action_at) <= statement_timestamp()
+    """
+
+
+# Both are built once: building them costs a worker as much as all else that it does for a payment.
+@cache
+def _waiting_query() -> TextClause:
+    return text(f"""{QUEUES}
+    SELECT q.provider, q.account, q.tenant_id, q.lane, d.due
+    FROM queues q CROSS JOIN LATERAL (
+        SELECT count(*) AS due FROM (
+            SELECT FROM payments WHERE {in_queue()} ORDER BY next_action_at LIMIT :depth) AS first
+    ) d
+    WHERE d.due > 0
+    """)  # noqa: S608  our own words
+
+
+@cache
+def _due_query() -> Select[Payment, datetime, datetime | None]:
+    """So many of each queue, those that are due longest, locked."""
+    q = (
+        func.unnest(
+            bindparam("providers", type_=ARRAY(Text)),
+            bindparam("accounts", type_=ARRAY(Uuid)),
+            bindparam("tenants", type_=ARRAY(Uuid)),
+            bindparam("lanes", type_=ARRAY(Integer)),
+            bindparam("shares", type_=ARRAY(Integer)),
+        )
+        .table_valued("provider", "account", "tenant_id", "lane", "share")
+        .render_derived(name="q")
+    )
+    first = (
+        select(Payment)
+        .where(text(in_queue()))
+        .order_by(Payment.next_action_at)
+        .limit(q.c.share)
+        .with_for_update(skip_locked=True)
+        .lateral()
+    )
+    payment = aliased(Payment, first)
+    return (
+        select(payment, func.statement_timestamp(), Tenant.held_at)
+        .select_from(q)
+        .join(first, true())
+        .join(Tenant, Tenant.id == payment.tenant_id)
+        .order_by(payment.next_action_at)
+    )
+
+
+def waiting_queues(connection: Connection, depth: int) -> dict[Queue, int]:
+    """The queues with something due, and how much, counted up to `depth`."""
+    return {
+        Queue(
+            AccountKey(row.provider, None if row.account == _PLATFORM else row.account),
+            row.tenant_id,
+            Lane(row.lane),
+        ): row.due
+        for row in connection.execute(_waiting_query(), {"depth": depth})
+    }
+
+
+def due_payments(session: Session, shares: Mapping[Queue, int]) -> list[Due]:
+    """So many of each queue, those that are due longest, locked.
+
+    No others wait for it: what another has in hand or under a lock is left out.
+    """
+    values = {
+        "providers": [queue.account.provider for queue in shares],
+        "accounts": [queue.account.id or _PLATFORM for queue in shares],
+        "tenants": [queue.tenant_id for queue in shares],
+        "lanes": [int(queue.lane) for queue in shares],
+        "shares": list(shares.values()),
+    }
+    rows = session.execute(_due_query(), values)
+    return [Due(*row) for row in rows]
 
 
 def locked_payments(

@@ -3,25 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Uuid, any_, func, literal, select
-from sqlalchemy.orm import Session
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Uuid,
+    and_,
+    any_,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+)
+from sqlalchemy.orm import Session, aliased
 
 from payments_app.kernel.vault import Vault
-from payments_app.payments.hands import Finding
+from payments_app.payments.exchange_pool import ExchangeResult
 from payments_app.payments.model import Payment, ProviderExchange
-from payments_app.payments.page import Page
 from payments_app.payments.payers import Payer, payer_of
 from payments_app.payments.states import Step
-from payments_app.providers.contract import Observation, Verdict
+from payments_app.payments.write_batch import WriteBatch
+from payments_app.providers.contract import UNREAD_REASONS, Observation, Verdict
+from payments_app.tenants.model import Tenant
 
 # Evidence is kept whole up to this size; providers' answers are some hundred bytes.
 EVIDENCE_BYTES_MAX: Final = 16_384
+# RFC 9110, 15: three digits.
+_STATUSES: Final = range(100, 1000)
 # A payment that ends points to the row of one of these.
 _ENDING: Final = frozenset({Verdict.SUCCESSFUL, Verdict.FAILED, Verdict.REFUSED})
+# The provider says so only of a payment that it has.
+_SHOWN: Final = frozenset({Verdict.PENDING, Verdict.SUCCESSFUL, Verdict.FAILED})
+# A client that had no answer repeats its request within this time. The key's reference is the same
+# then: what was sent under it before a restore may be at the provider.
+RESTORED_DOUBT: Final = timedelta(days=7)
 
 
 class Evidence(NamedTuple):
@@ -37,9 +56,9 @@ def evidence_of(seen: Observation, exchange_id: int | None) -> Evidence:
     return Evidence(exchange_id, *_failure_words(seen))
 
 
-def open_submission(page: Page, payment: Payment) -> None:
+def open_submission(batch: WriteBatch, payment: Payment) -> None:
     """The row that must be there before the first byte of this generation leaves."""
-    page.exchanges.append(
+    batch.exchanges.append(
         {
             "tenant_id": payment.tenant_id,
             "payment_id": payment.id,
@@ -51,19 +70,23 @@ def open_submission(page: Page, payment: Payment) -> None:
 
 
 def store_exchanges(
-    page: Page, findings: Sequence[Finding], payments: Mapping[UUID, Payment], vault: Vault
+    batch: WriteBatch,
+    findings: Sequence[ExchangeResult],
+    payments: Mapping[UUID, Payment],
+    vault: Vault,
 ) -> list[int | None]:
     """Keep what came back: close submissions' rows, add questions'. The ids of what may end one."""
     closed: list[dict[str, Any]] = []
     for finding in findings:
         claim, seen = finding.claim, finding.seen
         payment = payments[claim.payment.id]
-        outcome = _outcome(seen, page.now)
+        outcome = _outcome(seen, batch.now)
         outcome["body"] = _sealed(payment, claim.generation, seen.body, vault)
         if claim.step is Step.SUBMIT:
+            outcome["requests_left"] = _requests_left(seen)
             closed.append({"of_payment": payment.id, "of_generation": claim.generation, **outcome})
         elif seen.verdict is not Verdict.NOT_SENT or seen.http_status is not None:
-            page.exchanges.append(
+            batch.exchanges.append(
                 {
                     "tenant_id": payment.tenant_id,
                     "payment_id": payment.id,
@@ -73,11 +96,24 @@ def store_exchanges(
                     **outcome,
                 }
             )
-    page.close_submissions(closed)
-    page.write()
+    batch.close_submissions(closed)
+    batch.write()
     may_end = {one.claim.payment.id for one in findings if one.seen.verdict in _ENDING}
-    ids = _ids(page.session, may_end)
+    ids = _ids(batch.session, may_end)
     return [ids.get((one.claim.payment.id, one.claim.generation)) for one in findings]
+
+
+def without_stored(session: Session, findings: Sequence[ExchangeResult]) -> list[ExchangeResult]:
+    """Those of the findings whose answer is not in the database yet."""
+    ids = [one.claim.payment.id for one in findings]
+    rows = session.execute(
+        select(ProviderExchange.payment_id, ProviderExchange.generation).where(
+            ProviderExchange.payment_id == any_(literal(ids, ARRAY(Uuid))),
+            ProviderExchange.finished_at.is_not(None),
+        )
+    )
+    stored = {(payment_id, generation) for payment_id, generation in rows}
+    return [one for one in findings if (one.claim.payment.id, one.claim.generation) not in stored]
 
 
 def _ids(session: Session, payment_ids: Collection[UUID]) -> dict[tuple[UUID, int], int]:
@@ -103,12 +139,22 @@ def _outcome(seen: Observation, now: datetime) -> dict[str, Any]:
     return {
         "verdict": seen.verdict,
         "reason": seen.reason,
-        "http_status": seen.http_status,
+        # What is no status is none of HTTP's, and must not keep the answer from being stored.
+        "http_status": seen.http_status if seen.http_status in _STATUSES else None,
         "failure_code": code,
         "failure_provider_code": provider_code,
         "elapsed_ms": round(seen.elapsed_s * 1000),
+        "requests_left": None,
         "finished_at": now,
     }
+
+
+def _requests_left(seen: Observation) -> int | None:
+    """None where nobody counted to the end: an adapter has failed on its way."""
+    if seen.requests_left is None and seen.verdict is Verdict.NOT_SENT:
+        # It never came to the adapter.
+        return 0
+    return seen.requests_left
 
 
 def _failure_words(seen: Observation) -> tuple[str | None, str | None]:
@@ -127,22 +173,103 @@ def _about(generation: int) -> str:
     return f"exchange {generation}"
 
 
-def standing_refusal(page: Page, payment: Payment) -> Evidence | None:
-    """The last submission's answer, if that was a refusal."""
-    last = page.session.scalars(
+def standing_refusal(batch: WriteBatch, payment: Payment) -> Evidence | None:
+    """The last submission's answer, if that was a refusal, and nothing speaks against it."""
+    last = batch.session.scalars(
         select(ProviderExchange)
         .where(ProviderExchange.payment_id == payment.id, ProviderExchange.kind == Step.SUBMIT)
         .order_by(ProviderExchange.generation.desc())
         .limit(1)
     ).first()
-    if last is None or last.verdict != Verdict.REFUSED:
+    if last is None or last.verdict != Verdict.REFUSED or was_seen(batch, payment):
         return None
     return Evidence(last.id, last.failure_code, last.failure_provider_code)
 
 
-def possible_submissions(page: Page, payment: Payment) -> int:
+def was_seen(batch: WriteBatch, payment: Payment) -> bool:
+    """Whether the provider has shown that it has the payment: then no refusal ends it any more.
+
+    A duplicate shows it too, but not of the first submission: nothing of ours was there before it.
+    Migration 0012 has the same rule.
+    """
+    earlier = aliased(ProviderExchange)
+    was_sent_before = exists().where(
+        earlier.payment_id == ProviderExchange.payment_id,
+        earlier.kind == Step.SUBMIT,
+        earlier.generation < ProviderExchange.generation,
+        _may_have_left(earlier),
+    )
+    is_known_duplicate = and_(
+        ProviderExchange.verdict == Verdict.DUPLICATE,
+        or_(ProviderExchange.kind == Step.CHECK, was_sent_before),
+    )
+    shown = exists().where(
+        ProviderExchange.payment_id == payment.id,
+        or_(ProviderExchange.verdict.in_(_SHOWN), is_known_duplicate),
+    )
+    return batch.session.execute(select(shown)).scalar_one()
+
+
+def may_have_left_before(batch: WriteBatch, payment: Payment) -> bool:
+    """Whether a request left before this submission: one that is said to have had no effect, too.
+
+    Such as one that was answered 429. A refusal of a later request proves nothing about it. A row that
+    was restored from a backup says nothing of what was sent since: see recovery.py.
+    """
+    if (
+        payment.submissions > 1
+        and batch.session.execute(
+            select(
+                exists().where(
+                    ProviderExchange.payment_id == payment.id,
+                    ProviderExchange.kind == Step.SUBMIT,
+                    ProviderExchange.generation < payment.generation,
+                    _may_have_left(ProviderExchange),
+                )
+            )
+        ).scalar_one()
+    ):
+        return True
+    restored_at = batch.session.scalar(
+        select(Tenant.restored_at).where(Tenant.id == payment.tenant_id)
+    )
+    return (
+        restored_at is not None and restored_at <= payment.created_at < restored_at + RESTORED_DOUBT
+    )
+
+
+def _may_have_left(exchange: type[ProviderExchange]) -> ColumnElement[bool]:
+    """Of a submission. What was not counted left if it was answered."""
+    counted = func.coalesce(exchange.requests_left > 0, exchange.http_status.is_not(None))
+    return or_(exchange.verdict.is_distinct_from(Verdict.NOT_SENT), counted)
+
+
+def unread_before(batch: WriteBatch, payment: Payment) -> bool:
+    """Whether an earlier question had an answer that could not be read, and none since could be.
+
+    Silence and a 500 between them change nothing. So one garbled answer is no news, and neither is
+    every second one.
+    """
+    reason = batch.session.scalars(
+        select(ProviderExchange.reason)
+        .where(
+            ProviderExchange.payment_id == payment.id,
+            ProviderExchange.kind == Step.CHECK,
+            ProviderExchange.generation < payment.generation,
+            or_(
+                ProviderExchange.reason.in_(UNREAD_REASONS),
+                ProviderExchange.verdict != Verdict.UNKNOWN,
+            ),
+        )
+        .order_by(ProviderExchange.generation.desc())
+        .limit(1)
+    ).first()
+    return reason in UNREAD_REASONS
+
+
+def possible_submissions(batch: WriteBatch, payment: Payment) -> int:
     """How many submissions may have reached the provider: all but those proven not to have left."""
-    return page.session.execute(
+    return batch.session.execute(
         select(func.count())
         .select_from(ProviderExchange)
         .where(

@@ -35,6 +35,7 @@ class Invariant(StrEnum):
     ONE_REFERENCE = "one_reference"
     ONE_PAYMENT_A_TRANSACTION = "one_payment_a_transaction"
     END_HAS_EVIDENCE = "end_has_evidence"
+    REFUSAL_OF_ONLY_REQUEST = "refusal_of_only_request"
     END_STANDS = "end_stands"
     STORY_AGREES = "story_agrees"
     RECORD_UNBENT = "record_unbent"
@@ -49,7 +50,7 @@ class Break(NamedTuple):
     detail: str
 
 
-_CHANGED: Final = "(SELECT payment_id FROM payment_events WHERE id > :after AND id <= :through)"
+_CHANGED: Final = "(SELECT payment_id FROM events WHERE id > :after AND id <= :through)"
 # Each gives tenant, subject and detail of what breaks it. `{which}` narrows it to some payments.
 _QUERIES: Final = {
     Invariant.ONE_REFERENCE: """
@@ -66,17 +67,27 @@ _QUERIES: Final = {
         WHERE p.status <> 'PENDING' AND x.verdict IS DISTINCT FROM p.status
           AND NOT (p.status = 'FAILED' AND coalesce(x.verdict, '') = 'REFUSED') {which}
     """,
+    Invariant.REFUSAL_OF_ONLY_REQUEST: """
+        SELECT p.tenant_id, p.id::text, 'FAILED by a refusal, and another request had left'
+        FROM payments p
+        JOIN provider_exchanges x ON x.id = p.evidence_id AND x.payment_id = p.id
+        WHERE p.status = 'FAILED' AND x.kind = 'submit' AND x.verdict IN ('REFUSED', 'FAILED')
+          AND NOT refusal_ends_payment(p.id, x.id)
+          -- Nobody counted before migration 0010.
+          AND EXISTS (SELECT FROM provider_exchanges y
+                      WHERE y.payment_id = p.id AND y.requests_left IS NOT NULL) {which}
+    """,
     Invariant.END_STANDS: """
         SELECT DISTINCT p.tenant_id, p.id::text,
                p.status || ', and later the provider said ' || (e.data->>'verdict')
-        FROM payments p JOIN payment_events e ON e.payment_id = p.id
+        FROM payments p JOIN events e ON e.payment_id = p.id
         WHERE e.type = 'payment.contradicted' {which}
     """,
     Invariant.STORY_AGREES: """
         SELECT p.tenant_id, p.id::text,
                p.status || ', and its last event says ' || coalesce(e.status, 'nothing')
         FROM payments p
-        LEFT JOIN payment_events e ON e.payment_id = p.id AND e.sequence = p.sequence
+        LEFT JOIN events e ON e.payment_id = p.id AND e.sequence = p.sequence
         WHERE e.status IS DISTINCT FROM p.status {which}
     """,
 }

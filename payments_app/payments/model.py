@@ -28,12 +28,28 @@ Timestamp: Final = TIMESTAMP(timezone=True)
 NOW: Final = text("clock_timestamp()")
 # Which way the money goes.
 COLLECTION: Final = "collection"
+# The account that a payment goes through, also where it is the platform's; and its lane there: a
+# submission, a question that somebody has asked for, any other question. The index has these words.
+# As PostgreSQL writes them. COALESCE would be shorter, but row-level security keeps it from being looked
+# up in an index.
+ACCOUNT: Final = """(
+CASE
+    WHEN account_id IS NULL THEN '00000000-0000-0000-0000-000000000000'::uuid
+    ELSE account_id
+END)"""
+LANE: Final = """(
+CASE
+    WHEN next_step = 'submit'::text THEN 0
+    WHEN hinted THEN 1
+    ELSE 2
+END)"""
 
 
 class Payment(Base):
     """One payment. Its `reference` is what the provider knows it by, on every send.
 
-    An open payment has `next_action_at`: the row is its own work item. `lease_until` and
+    An open payment has `next_action_at`: the row is its own work item. `hinted`: a callback or the
+    operator wants the provider asked before others are asked about. `lease_until` and
     `generation` belong to the worker that has it in hand. `account_id` is None for the
     platform's account; base_url, target_environment and merchant are kept because only
     the platform that took a payment can tell its status, and only to the one who sent it.
@@ -71,7 +87,16 @@ class Payment(Base):
         ),
         UniqueConstraint("reference"),
         UniqueConstraint("tenant_id", "mode", "external_id"),
-        Index("ix_payments_due", "next_action_at", postgresql_where=text("status = 'PENDING'")),
+        # Whose turn it is: see due.py.
+        Index(
+            "ix_payments_queues",
+            "provider",
+            text(ACCOUNT),
+            "tenant_id",
+            text(LANE),
+            "next_action_at",
+            postgresql_where=text("status = 'PENDING'"),
+        ),
         Index("ix_payments_newest", "tenant_id", "mode", text("created_at DESC"), text("id DESC")),
         # What the retention of payers still has to forget.
         Index(
@@ -119,6 +144,7 @@ class Payment(Base):
     sequence: Mapped[int] = mapped_column(default=0)
     next_step: Mapped[str] = mapped_column(Text, default=Step.SUBMIT)
     next_action_at: Mapped[datetime | None] = mapped_column(Timestamp, server_default=NOW)
+    hinted: Mapped[bool] = mapped_column(default=False, server_default=text("false"))
     lease_until: Mapped[datetime | None] = mapped_column(Timestamp)
     generation: Mapped[int] = mapped_column(default=0)
     submissions: Mapped[int] = mapped_column(default=0)
@@ -149,40 +175,10 @@ class Payment(Base):
         self.updated_at = now
         if self.is_final:
             self.next_action_at = None
+            self.hinted = False
             self.lease_until = None
             self.final_at = now
         return changed
-
-
-class PaymentEvent(Base):
-    """One line of a payment's story. Append-only. `actor`: who or what made it happen.
-
-    The database chains each to the one before it: migration 0004.
-    """
-
-    __tablename__ = "payment_events"
-    __table_args__ = (
-        UniqueConstraint("payment_id", "sequence"),
-        CheckConstraint("sequence > 0", name="sequence_positive"),
-    )
-
-    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
-    payment_id: Mapped[UUID] = mapped_column(ForeignKey("payments.id"))
-    sequence: Mapped[int]
-    type: Mapped[str] = mapped_column(Text)
-    status: Mapped[str] = mapped_column(Text)
-    stage: Mapped[str] = mapped_column(Text)
-    actor: Mapped[str] = mapped_column(Text)
-    request_id: Mapped[str | None] = mapped_column(Text)
-    data: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
-    # By this the database sees that a change of status has its line in the same transaction.
-    transaction_id: Mapped[int] = mapped_column(
-        BigInteger, server_default=text("(pg_current_xact_id()::text)::bigint")
-    )
-    created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
-    previous_hash: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
-    hash: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
 
 
 class ProviderExchange(Base):
@@ -198,6 +194,11 @@ class ProviderExchange(Base):
         CheckConstraint("kind IN ('submit', 'check')", name="kind_known"),
         CheckConstraint("(finished_at IS NULL) = (verdict IS NULL)", name="closed_has_verdict"),
         CheckConstraint("kind = 'submit' OR finished_at IS NOT NULL", name="only_submit_is_open"),
+        CheckConstraint(
+            "requests_left <= 1 OR verdict NOT IN ('REFUSED', 'NOT_SENT', 'NOT_FOUND', 'FAILED')",
+            name="weak_verdict_is_of_one_request",
+        ),
+        CheckConstraint("requests_left >= 0", name="requests_left_counted"),
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
@@ -213,6 +214,9 @@ class ProviderExchange(Base):
     failure_code: Mapped[str | None] = mapped_column(Text)
     failure_provider_code: Mapped[str | None] = mapped_column(Text)
     elapsed_ms: Mapped[int | None]
+    # Of a submission: how many requests may have arrived and created something. Null if nobody counted:
+    # a question, a row from before migration 0010, an adapter that failed on its way.
+    requests_left: Mapped[int | None]
     started_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session, defer
 
 from payments_app.audit.record import record
@@ -14,9 +15,22 @@ from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.jobs import Job, enqueue
 from payments_app.payments.errors import PaymentNotFound
-from payments_app.payments.model import Callback, Payment, PaymentEvent, ProviderExchange
+from payments_app.payments.model import Callback, Payment, ProviderExchange
 from payments_app.payments.states import Status
+from payments_app.providers.contract import Mode
 from payments_app.tenants.errors import ProviderAccountMoved
+from payments_app.tenants.model import Tenant
+from payments_app.tenants.registry import as_id
+from payments_app.webhooks.model import PaymentEvent
+
+# As many are named where a name is not enough.
+_NAMED_MAX: Final = 5
+
+
+class PaymentAmbiguous(GatewayError):
+    """More than one payment has this external_id."""
+
+    code = "payment_ambiguous"
 
 
 class PaymentEnded(GatewayError):
@@ -35,21 +49,63 @@ class Story:
     callbacks: list[Callback]
 
 
-def any_payment(payment_id: UUID) -> Payment:
-    """Raises PaymentNotFound."""
-    with transaction(EVERY_TENANT) as session:
-        return _one(session, payment_id)
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which payments; None is any. Times are of acceptance: from included, to not."""
+
+    tenant_id: UUID | None = None
+    mode: Mode | None = None
+    status: Status | None = None
+    payer_index: bytes | None = None
+    external_id: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
 
 
-def latest_payments(*, tenant_id: UUID | None, status: Status | None, limit: int) -> list[Payment]:
-    """The newest payments, of one tenant or of all."""
-    query = select(Payment).order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit)
-    if tenant_id is not None:
-        query = query.where(Payment.tenant_id == tenant_id)
-    if status is not None:
-        query = query.where(Payment.status == status)
+def payment_called(name: str) -> Payment:
+    """The payment with this id, or the only one with this external_id, whosever it is.
+
+    Raises PaymentNotFound, PaymentAmbiguous.
+    """
+    payment_id = as_id(name)
+    if payment_id is not None:
+        with transaction(EVERY_TENANT) as session:
+            if (found := session.get(Payment, payment_id)) is not None:
+                return found
+    called = latest_payments(Wanted(external_id=name), limit=_NAMED_MAX)
+    if not called:
+        raise PaymentNotFound("No payment has this id or external_id.")
+    if len(called) > 1:
+        ids = ", ".join(f"{one.id} ({one.mode})" for one in called)
+        raise PaymentAmbiguous(
+            f"Several payments have this external_id: {ids}. Name one by its id."
+        )
+    return called[0]
+
+
+def latest_payments(wanted: Wanted, *, limit: int) -> list[Payment]:
+    """The newest payments of those."""
+    newest_first = (Payment.created_at.desc(), Payment.id.desc())
+    query = select(Payment).where(*_conditions(wanted)).order_by(*newest_first).limit(limit)
     with transaction(EVERY_TENANT) as session:
         return list(session.scalars(query))
+
+
+def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.external_id is not None and wanted.tenant_id is None:
+        # The index on external_id begins with the tenant.
+        conditions.append(Payment.tenant_id.in_(select(Tenant.id)))
+    conditions += [
+        getattr(Payment, column) == value
+        for column in ("tenant_id", "mode", "status", "payer_index", "external_id")
+        if (value := getattr(wanted, column)) is not None
+    ]
+    if wanted.since is not None:
+        conditions.append(Payment.created_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(Payment.created_at < wanted.until)
+    return conditions
 
 
 def story_of(payment_id: UUID, *, with_bodies: bool = False) -> Story:
@@ -57,7 +113,11 @@ def story_of(payment_id: UUID, *, with_bodies: bool = False) -> Story:
 
     Bodies stay where they are unless they are asked for; then they come sealed.
     """
-    events = select(PaymentEvent).where(PaymentEvent.payment_id == payment_id)
+    events = (
+        select(PaymentEvent)
+        .where(PaymentEvent.payment_id == payment_id)
+        .options(defer(PaymentEvent.feed_data, raiseload=True))
+    )
     exchanges = select(ProviderExchange).where(ProviderExchange.payment_id == payment_id)
     callbacks = select(Callback).where(Callback.payment_id == payment_id)
     if not with_bodies:
@@ -95,7 +155,9 @@ def recheck_payment(payment_id: UUID, *, actor: str) -> datetime:
     due_now = (
         update(Payment)
         .where(Payment.id == payment_id, Payment.status == Status.PENDING)
-        .values(next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()))
+        .values(
+            next_action_at=func.least(Payment.next_action_at, func.clock_timestamp()), hinted=True
+        )
         .returning(Payment.tenant_id, Payment.next_action_at)
     )
     with transaction(EVERY_TENANT) as session:
@@ -111,7 +173,7 @@ def recheck_payment(payment_id: UUID, *, actor: str) -> datetime:
             subject_type="payment",
             subject_id=payment_id,
         )
-        enqueue(session, Job.ADVANCE_PAYMENTS)
+        enqueue(session, Job.PROCESS_DUE)
         due: datetime = row.next_action_at
         return due
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from payments_app.kernel.errors import FieldsInvalid, GatewayError
 from payments_app.kernel.money import EXPONENTS, Money
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.payments.rails import Rails
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.providers.contract import Provider, ProviderAccount, Terms
 from payments_app.tenants.caller import Caller
 
@@ -58,7 +58,7 @@ class Route(NamedTuple):
     account: ProviderAccount
 
 
-def choose_route(order: NewPayment, caller: Caller, rails: Rails) -> Route:
+def choose_route(order: NewPayment, caller: Caller, rails: PaymentGateway) -> Route:
     """The rail for this order: as asked, else by the tenant's setting, else the one that fits.
 
     Raises FieldsInvalid when the rail doesn't take this order, ProviderAmbiguous when several
@@ -73,7 +73,7 @@ def choose_route(order: NewPayment, caller: Caller, rails: Rails) -> Route:
     return _only_fitting(order, caller, rails)
 
 
-def _only_fitting(order: NewPayment, caller: Caller, rails: Rails) -> Route:
+def _only_fitting(order: NewPayment, caller: Caller, rails: PaymentGateway) -> Route:
     enabled, fitting, refusal = [], [], None
     for code in rails.registry.codes():
         try:
@@ -94,7 +94,7 @@ def _only_fitting(order: NewPayment, caller: Caller, rails: Rails) -> Route:
     raise refusal or ProviderAmbiguous("This installation has no provider.")
 
 
-def _route(code: str, caller: Caller, rails: Rails) -> Route:
+def _route(code: str, caller: Caller, rails: PaymentGateway) -> Route:
     provider = rails.registry.get(code)
     account = rails.accounts.find(tenant_id=caller.tenant_id, provider=code, mode=caller.mode)
     return Route(provider, account)

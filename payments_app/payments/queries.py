@@ -1,4 +1,4 @@
-"""Reads: one payment, a page of them, its story. Always of one tenant and mode."""
+"""Reads: one payment, a page of them, its history. Always of one tenant and mode."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Final
 from uuid import UUID
 
 from sqlalchemy import Select, select, tuple_
+from sqlalchemy.orm import defer
 
 from payments_app.kernel.database import transaction
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.vault import Vault
 from payments_app.payments.errors import CursorInvalid, PaymentNotFound
-from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.payments.model import Payment
 from payments_app.payments.payers import payer_index
 from payments_app.tenants.caller import Caller
+from payments_app.webhooks.model import PaymentEvent
 
 PAGE_MAX: Final = 100
 
@@ -53,8 +55,17 @@ def find_payment(caller: Caller, payment_id: UUID) -> Payment:
     return payment
 
 
+def find_id(tenant_id: UUID, mode: str, external_id: str | None) -> UUID | None:
+    """The payment that has this external_id in this mode."""
+    wanted = select(Payment.id).where(
+        Payment.tenant_id == tenant_id, Payment.mode == mode, Payment.external_id == external_id
+    )
+    with transaction(tenant_id) as session:
+        return session.scalars(wanted).first()
+
+
 def find_events(caller: Caller, payment_id: UUID, *, after: int, limit: int) -> list[PaymentEvent]:
-    """The payment's story in its order, from behind sequence `after`. Raises PaymentNotFound."""
+    """The payment's history in its order, from behind sequence `after`. Raises PaymentNotFound."""
     find_payment(caller, payment_id)
     with transaction(caller.tenant_id) as session:
         return list(
@@ -65,6 +76,7 @@ def find_events(caller: Caller, payment_id: UUID, *, after: int, limit: int) -> 
                     PaymentEvent.payment_id == payment_id,
                     PaymentEvent.sequence > after,
                 )
+                .options(defer(PaymentEvent.feed_data, raiseload=True))
                 .order_by(PaymentEvent.sequence)
                 .limit(limit)
             )

@@ -2,7 +2,8 @@
 
 What was accepted or sent since the backup isn't in it. So each open payment counts as perhaps sent,
 and no tenant's payments are submitted until the provider has been asked about theirs. A key that
-was used since the backup has the same reference when it is used again: see acceptance.py.
+was used since the backup has the same reference when it is used again: see acceptance.py. So for some
+days the refusal of a new payment's only request may not be of the only one: see evidence.py.
 """
 
 from __future__ import annotations
@@ -13,15 +14,15 @@ from typing import Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import exists, func, select
+from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
 from payments_app.audit.record import record
-from payments_app.kernel.database import transaction
+from payments_app.kernel.database import database_now, transaction
 from payments_app.payments.errors import RecoveryUnfinished
 from payments_app.payments.model import Payment, ProviderExchange
+from payments_app.payments.payment_events import append_event
 from payments_app.payments.states import Event, Stage, Status, Step
-from payments_app.payments.story import record_event
 from payments_app.providers.contract import Verdict
 from payments_app.tenants.holds import RESTORED, held_tenants, hold_in, release_in
 from payments_app.tenants.model import Tenant
@@ -53,6 +54,9 @@ def begin_recovery(*, actor: str) -> list[Progress]:
     for tenant in list_tenants():
         with transaction(tenant.id) as session:
             hold_in(session, tenant.id, why=RESTORED, actor=actor)
+            session.execute(
+                update(Tenant).where(Tenant.id == tenant.id).values(restored_at=database_now())
+            )
             _record(session, tenant.id, actor=actor, action="recovery.begun")
             leave_gap(session, tenant.id)
         after: UUID | None = None
@@ -116,7 +120,7 @@ def _doubt(tenant_id: UUID, ids: list[UUID]) -> None:
 def _take_for_sent(session: Session, payment: Payment, now: datetime) -> None:
     if payment.stage == Stage.ACCEPTED:
         payment.apply(Event.UNKNOWN, now)
-        record_event(session, payment, Event.UNKNOWN, actor="recovery", data={"reason": "restored"})
+        append_event(session, payment, Event.UNKNOWN, actor="recovery", data={"reason": "restored"})
     payment.next_step = Step.CHECK
     payment.next_action_at = now
     payment.lease_until = None

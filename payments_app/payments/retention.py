@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 from sqlalchemy import func, select
 
-from payments_app.kernel import idempotency
+from payments_app.kernel import stored_answers
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.payments.model import Payment
@@ -19,7 +19,7 @@ BATCH: Final = 500
 
 
 def expire_answers() -> int:
-    """Drop answers that are past their time and whose payment has ended; how many.
+    """Drop answers that are past their time and whose payment, if any, has ended; how many.
 
     A batch each transaction, so that no lock is held for long.
     """
@@ -35,14 +35,14 @@ def _expire_batch() -> int:
     with transaction(EVERY_TENANT) as session:
         keys = session.execute(
             select(IdempotencyKey.tenant_id, IdempotencyKey.mode, IdempotencyKey.key)
-            .join(Payment, Payment.id == IdempotencyKey.resource_id)
+            .outerjoin(Payment, Payment.id == IdempotencyKey.resource_id)
             .where(
                 IdempotencyKey.expires_at <= func.statement_timestamp(),
                 IdempotencyKey.body.is_not(None),
-                Payment.status != Status.PENDING,
+                func.coalesce(Payment.status, "") != Status.PENDING,
             )
             .limit(BATCH)
             .with_for_update(of=IdempotencyKey, skip_locked=True)
         ).all()
-        idempotency.drop_answers(session, [(row[0], row[1], row[2]) for row in keys])
+        stored_answers.drop_answers(session, [(row[0], row[1], row[2]) for row in keys])
         return len(keys)

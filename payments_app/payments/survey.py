@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.metrics import Reading
 from payments_app.kernel.postgres import DatabaseRoleUnsafe
+from payments_app.payments.due import QUEUES, in_queue
 from payments_app.payments.invariants import Invariant
 from payments_app.payments.states import Stage
 
@@ -45,16 +46,29 @@ _OPEN: Final = text(
     f"SELECT {', '.join(_count_and_age(stage) for stage in _STAGES)}"  # noqa: S608  our words
     " FROM payments WHERE status = 'PENDING'"
 )
+# Of the queues, submissions and questions apart: what is due longest stands first in each.
 _DUE_LAG: Final = text(
+    f"""{QUEUES}
+    SELECT extract(epoch FROM statement_timestamp() - min(d.at) FILTER (WHERE q.lane = 0)),
+           extract(epoch FROM statement_timestamp() - min(d.at) FILTER (WHERE q.lane > 0))
+    FROM queues q CROSS JOIN LATERAL (
+        SELECT next_action_at AS at FROM payments WHERE {in_queue()}
+        ORDER BY next_action_at LIMIT 1
+    ) d
+    """  # noqa: S608  our own words
+)
+# The last position of each chain, by its index: as many as there ever were, if none was removed.
+_AUDITED: Final = text(
     """
-    SELECT extract(epoch FROM statement_timestamp() - min(next_action_at))
-    FROM payments WHERE status = 'PENDING' AND next_action_at <= statement_timestamp()
+    SELECT sum(e.position) FROM tenants t CROSS JOIN LATERAL (
+        SELECT position FROM audit_entries WHERE tenant_id = t.id ORDER BY position DESC LIMIT 1
+    ) e
     """
 )
 _UNPUBLISHED: Final = text(
     """
     SELECT count(*), extract(epoch FROM statement_timestamp() - min(created_at))
-    FROM webhook_events WHERE data IS NULL
+    FROM events WHERE feed_data IS NULL
     """
 )
 # What waits at an endpoint that is disabled waits for its tenant.
@@ -65,7 +79,7 @@ _WEBHOOKS_PENDING: Final = text(
     WHERE e.status = 'enabled'
     """
 )
-# As webhooks/outbound.py claims: what an earlier one of its payment holds up is not due.
+# As webhooks/claims.py claims: what an earlier one of its payment holds up is not due.
 _WEBHOOK_LAG: Final = text(
     """
     SELECT extract(epoch FROM statement_timestamp() - min(d.next_attempt_at))
@@ -148,9 +162,10 @@ def _read(session: Session) -> list[Reading]:
         *_unpublished(session),
         _breaks(session),
         _one(session, "held_tenants", "Tenants whose brake is on.", _HELD),
-        _one(session, "due_lag_seconds", "How long the most overdue payment is due.", _DUE_LAG),
+        *_due_lag(session),
         _one(session, "webhooks_pending", "Deliveries that are open.", _WEBHOOKS_PENDING),
         _one(session, "webhook_lag_seconds", "How long the oldest is due.", _WEBHOOK_LAG),
+        _one(session, "audit_entries", "Entries of all audit trails.", _AUDITED),
         _one(session, "database_size_bytes", "The database on its disk.", _SIZE),
     ]
 
@@ -162,6 +177,7 @@ def _open_payments(session: Session) -> list[Reading]:
     return [
         Reading("open_payments", "Payments that have not ended.", counts, "stage"),
         _plain("oldest_open_payment_seconds", "Since its acceptance.", max(ages.values())),
+        _plain("oldest_unsent_seconds", "Since its acceptance.", ages[Stage.ACCEPTED]),
         _plain("unknown_payments", "Sent, and nobody knows yet.", counts[Stage.UNKNOWN]),
         _plain("oldest_unknown_seconds", "Since its acceptance.", ages[Stage.UNKNOWN]),
     ]
@@ -172,6 +188,14 @@ def _unpublished(session: Session) -> list[Reading]:
     return [
         _plain("unpublished_events", "Events that have no place in the feed yet.", count),
         _plain("oldest_unpublished_seconds", "Since it happened.", age or 0),
+    ]
+
+
+def _due_lag(session: Session) -> list[Reading]:
+    submissions, questions = session.execute(_DUE_LAG).one()
+    return [
+        _plain("due_lag_seconds", "How long the first submission is due.", submissions or 0),
+        _plain("check_lag_seconds", "How long the first question is due.", questions or 0),
     ]
 
 

@@ -10,20 +10,20 @@ import structlog
 from payments_app.kernel import tracing
 from payments_app.kernel.tracing import Kind, Span
 from payments_app.payments.claims import Claim
-from payments_app.payments.hands import Finding
+from payments_app.payments.exchange_pool import ExchangeResult
 from payments_app.payments.model import Payment
 from payments_app.providers.contract import Observation
 
 
 @contextmanager
-def on_trail_of(claim: Claim, *, rung_by: str | None) -> Iterator[Span]:
+def on_trail_of(claim: Claim, *, caused_by: str | None) -> Iterator[Span]:
     """Do a claimed step. Its place in a trace is the row's, whichever doorbell or clock came first."""
     payment = claim.payment
     with (
         structlog.contextvars.bound_contextvars(**_ids(payment)),
         tracing.span(f"payment {claim.step}", Kind.INTERNAL, parent=payment.traceparent) as span,
     ):
-        span.link(rung_by)
+        span.link(caused_by)
         span.note(
             {
                 tracing.PAYMENT: str(payment.id),
@@ -36,7 +36,7 @@ def on_trail_of(claim: Claim, *, rung_by: str | None) -> Iterator[Span]:
 
 
 @contextmanager
-def back_on_trail_of(finding: Finding) -> Iterator[None]:
+def back_on_trail_of(finding: ExchangeResult) -> Iterator[None]:
     """Tell of the step once more, when it has ended."""
     ids = _ids(finding.claim.payment)
     with structlog.contextvars.bound_contextvars(**ids), tracing.under(finding.span):

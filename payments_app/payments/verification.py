@@ -1,4 +1,7 @@
-"""The whole record, verified or written out: audit entries, payments' stories, seals."""
+"""The whole record, verified or written out: audit entries, payments' histories, seals.
+
+Verified with it: API keys and provider accounts, which are what their entries say.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,17 @@ from uuid import UUID
 
 from sqlalchemy import text
 
-from payments_app.audit.chain import Fault, RecordBent
+from payments_app.audit.chain import Fault, TamperDetected
 from payments_app.audit.stream import stream, take_time
 from payments_app.audit.verify import verify_entries
 from payments_app.kernel.database import EVERY_TENANT, transaction
-from payments_app.payments.history import verify_seals, verify_stories
+from payments_app.payments.event_chain import verify_checkpoints, verify_event_chains
+from payments_app.tenants.verification import verify_tenants_rows
 
-# Each event is walked twice: in its story, and in its seal.
+# Each event is walked twice: in its history, and in its seal.
 _ROWS: Final = (
     "SELECT (SELECT count(*) FROM audit_entries {where})"
-    " + 2 * (SELECT count(*) FROM payment_events {where})"
+    " + 2 * (SELECT count(*) FROM events {where})"
 )
 _ENTRIES: Final = (
     "SELECT 'audit_entries' AS table, tenant_id, position, id, actor, action, subject_type,"
@@ -30,7 +34,8 @@ _ENTRIES: Final = (
 _EVENTS: Final = (
     "SELECT 'payment_events' AS table, tenant_id, payment_id, sequence, id, type, status, stage,"
     " actor, request_id, data, transaction_id, created_at, encode(previous_hash, 'hex') AS"
-    " previous_hash, encode(hash, 'hex') AS hash FROM payment_events {where} ORDER BY id"
+    " previous_hash, encode(hash, 'hex') AS hash FROM (SELECT * FROM events"
+    " WHERE payment_id IS NOT NULL) AS of_payments {where} ORDER BY id"
 )
 
 
@@ -70,9 +75,10 @@ def verify_record(
         take_time(session)
         try:
             heads = verify_entries(session, tenant_id, sought=sought, on_row=on_row)
-            events = verify_stories(session, tenant_id, on_row=on_row)
-            seals = verify_seals(session, tenant_id, on_row=on_row)
-        except RecordBent as bent:
+            verify_tenants_rows(session, tenant_id, on_row=on_row)
+            events = verify_event_chains(session, tenant_id, on_row=on_row)
+            seals = verify_checkpoints(session, tenant_id, on_row=on_row)
+        except TamperDetected as bent:
             return Verdict([], 0, bent.fault)
     found = [
         TenantRecord(tenant, head.entries, events[tenant], head.hash)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from payments_app.kernel.money import Money
@@ -26,8 +26,8 @@ class Verdict(StrEnum):
     SUCCESSFUL, FAILED: the provider says the payment ended so.
     PENDING: the provider has it and hasn't ended it.
     REFUSED: the provider read this request and created nothing for it.
-    NOT_SENT: proven that this request had no effect and may simply be repeated
-      (no connection, no token, throttled).
+    NOT_SENT: this request had no effect and may be repeated (no connection, no token, throttled).
+      One that was throttled has left, and counts as one that may have arrived: submission.py.
     DUPLICATE: the provider already has a payment under this reference.
     NOT_FOUND: the provider says it has none under this reference (now).
     UNKNOWN: anything else; only asking can tell.
@@ -72,12 +72,31 @@ class Failure:
     provider_code: str
 
 
+# Reasons that say: an answer came, and we could not read it. A 500 or a timeout isn't one: it is
+# no news. One that stays is a matter for a person, so the engine logs it, and it makes the payment
+# UNKNOWN.
+UNREAD_REASONS: Final = frozenset(
+    {
+        "unreadable",
+        "amount_unreadable",
+        "token_unreadable",
+        "unexpected_answer",
+        # The transport's word for what is no HTTP, or was cut.
+        "broken_answer",
+    }
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One exchange, read. `reply` fields are what is stored as evidence.
+    """One exchange, read. `http_status` and `body` are stored as evidence.
 
-    `reason`: a constant word for logs and the payment's story, such as `accepted`, `timeout`.
+    `reason`: a constant word for logs and the payment's story, such as `accepted`, `timeout`. Of an
+    answer that could not be read it is one of UNREAD_REASONS.
     `amount`: what the provider says it moved, when it says so.
+    `requests_left`: how many requests of a submission may have arrived and created something.
+    submission.py counts them; an adapter leaves it alone. None for anything but a submission, and for
+    one whose adapter failed on its way.
     """
 
     verdict: Verdict
@@ -89,6 +108,19 @@ class Observation:
     amount: Money | None = None
     retry_after_s: float | None = None
     elapsed_s: float = 0.0
+    requests_left: int | None = None
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether an answer came that could not be read."""
+        return self.reason in UNREAD_REASONS
+
+
+class AccountKey(NamedTuple):
+    """Which account at which provider: a tenant's own, or the platform's (`id` is None)."""
+
+    provider: str
+    id: UUID | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +137,11 @@ class ProviderAccount:
     target_environment: str
     credentials: Mapping[str, str] = field(repr=False)
     version: str = ""
+
+    @property
+    def key(self) -> AccountKey:
+        """Which account it is, whatever its credentials are."""
+        return AccountKey(self.provider, self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +164,8 @@ class Terms:
     `currencies`: code → decimals that the provider takes.
     `country`: the only country whose numbers may pay, or None.
     `text_pattern`/`text_length_max`: what a message to the payer may hold.
-    `checks_per_s`: how often the provider may be asked for a status, or None for no limit.
+    `checks_per_s`: how often the provider may be asked for a status at first, or None for no limit.
+    The rate rises while it answers quickly, and falls when it refuses.
     """
 
     currencies: Mapping[str, int]
@@ -173,11 +211,20 @@ class Provider(Protocol):
         ...
 
     def prepare(self, account: ProviderAccount, wire: Wire) -> Observation | None:
-        """Get ready to send (a token): None when ready, else a NOT_SENT observation."""
+        """Get ready to send (a token): None when ready, else a NOT_SENT observation.
+
+        It sends nothing that can create a payment, and says nothing of one.
+        """
         ...
 
     def submit(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:
-        """Ask the payer for the money, under `order.reference`."""
+        """Ask the payer for the money, under `order.reference`.
+
+        The verdict is about the whole. An adapter that sends a second request inside, such as
+        under a new token after a 401, says what the last answer proves of its own request;
+        submission.py makes UNKNOWN of what that doesn't prove of the first. Whether a request can
+        create a payment: `Call.creates_nothing`. The wire is not to be kept.
+        """
         ...
 
     def check(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from payments_app.providers.contract import FailureCode
 
@@ -109,3 +109,21 @@ FAILURES: Final[Mapping[FailureCode, FailureMeaning]] = {
         retry=True,
     ),
 }
+_BY_CODE: Final[Mapping[str, FailureMeaning]] = {
+    str(code): meaning for code, meaning in FAILURES.items()
+}
+
+
+def failure_document(code: str | None, provider_code: str | None) -> dict[str, Any] | None:
+    """The `failure` of a payment, as the API and webhooks show it; None if it has none."""
+    if code is None:
+        return None
+    # A code of a later release, which wrote it before it was set back to this one.
+    meaning = _BY_CODE.get(code, FAILURES[FailureCode.OTHER])
+    return {
+        "code": code,
+        "provider_code": provider_code,
+        "message": meaning.description,
+        "who_must_act": meaning.actor,
+        "new_payment_may_help": meaning.new_payment_may_help,
+    }

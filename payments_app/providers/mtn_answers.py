@@ -1,4 +1,4 @@
-"""What MTN MoMo's answers prove. Pure: an answer in, an observation out.
+"""What MTN MoMo's answers prove: an answer in, an observation out. Without state or network.
 
 Rules come from the developer portal (momodeveloper.mtn.com, "error codes", "best practices") and
 from what its sandbox and production were seen to answer. An HTTP status alone decides little:
@@ -13,6 +13,8 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
+from payments_app.kernel.clock import utc_now
+from payments_app.kernel.retry_after import retry_after_s
 from payments_app.kernel.wire import Answer
 from payments_app.providers import replies
 from payments_app.providers.contract import Failure, FailureCode, Observation, Verdict
@@ -20,7 +22,9 @@ from payments_app.providers.tokens import Minted
 
 # A token goes into a header as it is: what can't stand there is no token.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,8192}")
-_SECONDS: Final = re.compile(r"[1-9][0-9]{0,6}")
+# MTN says 3600 in `expires_in`. Without it (RFC 6749, 5.1, only recommends it), or with one that is
+# no number, a token is used for this long: far less than MTN's, and a new one costs one call.
+TOKEN_LIFE_DEFAULT_S: Final = 300.0
 # Reason codes (portal, "error codes", and production reports) → our words. Open: MTN sends others.
 _FAILURES: Final[Mapping[str, FailureCode]] = {
     "APPROVAL_REJECTED": FailureCode.PAYER_REJECTED,
@@ -44,8 +48,21 @@ _FAILURES: Final[Mapping[str, FailureCode]] = {
     "TRANSACTION_CANCELED": FailureCode.CANCELLED,
     "VALIDATION_ERROR": FailureCode.REQUEST_REFUSED,
 }
-# With these codes a 500 says that the request itself was not taken. Those that speak of a
-# payment's fate (EXPIRED, APPROVAL_REJECTED …) would mean there is one: then we ask.
+# These speak of a payment's fate, or of MTN's own troubles: then there may be one, and we ask, whatever
+# the status is.
+_DOUBTFUL_CODES: Final = frozenset(
+    {
+        "APPROVAL_REJECTED",
+        "COULD_NOT_PERFORM_TRANSACTION",
+        "EXPIRED",
+        "INTERNAL_PROCESSING_ERROR",
+        "PAYMENT_NOT_APPROVED",
+        "RESOURCE_NOT_FOUND",
+        "SERVICE_UNAVAILABLE",
+        "TRANSACTION_CANCELED",
+    }
+)
+# With these codes a 500 says that the request itself was not taken.
 _REFUSING_CODES: Final = frozenset(
     {
         "INVALID_CALLBACK_URL_HOST",
@@ -59,26 +76,34 @@ _REFUSING_CODES: Final = frozenset(
         "PAYER_NOT_FOUND",
     }
 )
-# Answers to a submission that HTTP's status alone decides. 411, 413 and 415 are refusals to
-# process at all (RFC 9110, 15.5). A 404 isn't here: MTN describes none for this call, so it says
-# no more than that some gateway had no route, and we ask.
+# Answers to a submission that HTTP's status alone decides, when they are MTN's own. Others are
+# UNKNOWN, and we ask. MTN describes no 404, 411, 413 or 415 for this call: what we send is short, is
+# JSON and says its length, so they speak of something in front of MTN, and not of this request.
 _SUBMITTED: Final[Mapping[int, tuple[Verdict, str, FailureCode | None]]] = {
     202: (Verdict.PENDING, "accepted", None),
     400: (Verdict.REFUSED, "refused", FailureCode.REQUEST_REFUSED),
     403: (Verdict.REFUSED, "forbidden", FailureCode.PROVIDER_NOT_ALLOWED),
     409: (Verdict.DUPLICATE, "duplicate_reference", None),
-    411: (Verdict.REFUSED, "refused", FailureCode.REQUEST_REFUSED),
-    413: (Verdict.REFUSED, "refused", FailureCode.REQUEST_REFUSED),
-    415: (Verdict.REFUSED, "refused", FailureCode.REQUEST_REFUSED),
-    429: (Verdict.NOT_SENT, "throttled", None),
 }
 # Why an answer is no news.
 _NO_NEWS: Final[Mapping[int, str]] = {
     401: "unauthorized",
-    429: "throttled",
+    408: "unavailable",
     500: "provider_error",
+    502: "unavailable",
     503: "unavailable",
+    504: "unavailable",
 }
+# Azure API Management stands in front of MTN. It says of a quota with 403 "Out of call volume quota.
+# Quota will be replenished in 01:02:03.", and of a rate with 429 "Rate limit is exceeded. Try again
+# in 5 seconds.": the request went no further, and later one will.
+_PASSING: Final = re.compile(
+    rb"\bout of [a-z ]{0,40}quota\b|\bquota (?:is |was )?exceeded\b|\brate limit\b"
+)
+_REPLENISHED: Final = re.compile(
+    rb"\breplenished in (?:([0-9]{1,3})\.)?([0-9]{1,2}):([0-9]{2}):([0-9]{2})"
+)
+_TRY_AGAIN: Final = re.compile(rb"\btry again in ([0-9]{1,6}) second")
 _STATUS_WORDS: Final[Mapping[str, Verdict]] = {
     "PENDING": Verdict.PENDING,
     "SUCCESSFUL": Verdict.SUCCESSFUL,
@@ -91,11 +116,13 @@ def minted(answer: Answer) -> Minted | Observation:
     fields = replies.json_fields(answer)
     if answer.status == HTTPStatus.OK:
         token = _TOKEN.fullmatch(_text(fields, "access_token"))
-        life = _SECONDS.fullmatch(_text(fields, "expires_in"))
-        if token and life:
-            return Minted(token[0], float(life[0]))
+        life = replies.number(fields.get("expires_in"))
+        if token and (life is None or life >= 1):
+            return Minted(token[0], TOKEN_LIFE_DEFAULT_S if life is None else float(life))
         # Its body isn't kept: there may be a token in it.
         return replace(_seen(answer, Verdict.NOT_SENT, "token_unreadable"), body=b"")
+    if _is_throttled(answer):
+        return _seen(answer, Verdict.NOT_SENT, "token_throttled")
     error = replies.word(fields.get("error"))
     # Wrong credentials: 401 on the new platform, 500 login_failed on the old one and the sandbox.
     if answer.status in (400, 401, 403) or error == "login_failed":
@@ -109,12 +136,15 @@ def submitted(answer: Answer) -> Observation:
     code = _code(answer)
     if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and code in _REFUSING_CODES:
         return _seen(answer, Verdict.REFUSED, "refused", Failure(_FAILURES[code], code))
-    if answer.status == HTTPStatus.OK and b"request rejected" in answer.body.lower():
+    if _is_firewalls_page(answer):
         # The firewall's page: it comes instead of MTN, so nothing was created.
         failure = Failure(FailureCode.REQUEST_REFUSED, "Request Rejected")
         return _seen(answer, Verdict.REFUSED, "firewall", failure)
+    if _is_throttled(answer):
+        return _seen(answer, Verdict.NOT_SENT, "throttled")
     status = HTTPStatus.CONFLICT if code == "RESOURCE_ALREADY_EXIST" else answer.status
-    if status not in _SUBMITTED:
+    is_doubtful = code in _DOUBTFUL_CODES and status != HTTPStatus.ACCEPTED
+    if status not in _SUBMITTED or is_doubtful or _is_by_another(answer):
         return _no_news(answer)
     verdict, reason, meaning = _SUBMITTED[status]
     refused = Failure(_FAILURES.get(code, meaning), code) if meaning else None
@@ -154,7 +184,50 @@ def balance(answer: Answer) -> Observation:
 
 
 def _no_news(answer: Answer) -> Observation:
-    return _seen(answer, Verdict.UNKNOWN, _NO_NEWS.get(answer.status, "unexpected_answer"))
+    named = _NO_NEWS.get(answer.status, "unexpected_answer")
+    return _seen(answer, Verdict.UNKNOWN, "throttled" if _is_throttled(answer) else named)
+
+
+def _is_throttled(answer: Answer) -> bool:
+    """Whether this is a refusal that passes: too many requests for now, whoever says so."""
+    if answer.status == HTTPStatus.FORBIDDEN and not _code(answer):
+        return bool(_PASSING.search(answer.body.lower()))
+    return answer.status == HTTPStatus.TOO_MANY_REQUESTS
+
+
+def _is_firewalls_page(answer: Answer) -> bool:
+    """Whether the firewall's page came in place of MTN's answer, which is JSON or nothing."""
+    is_page = answer.status == HTTPStatus.OK and not replies.json_fields(answer)
+    return is_page and b"request rejected" in answer.body.lower()
+
+
+def _is_by_another(answer: Answer) -> bool:
+    """Whether something in front of MTN wrote this refusal, and not for a documented reason.
+
+    It is a page, or has the `statusCode` of Azure API Management. Of a 403 the reasons are
+    documented: "FORBIDDEN IP", and the gateway's page "403 Forbidden". One without a word is MTN's.
+    """
+    if answer.status == HTTPStatus.ACCEPTED or _code(answer):
+        return False
+    if answer.status == HTTPStatus.FORBIDDEN:
+        return bool(answer.body) and b"forbidden" not in answer.body.lower()
+    is_page = answer.body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<")
+    return is_page or "statusCode" in replies.json_fields(answer)
+
+
+def _asked_pause_s(answer: Answer) -> float | None:
+    """How long the gateway wants us to wait, by its header or in its words."""
+    told_s = retry_after_s(answer.headers.get("retry-after"), utc_now())
+    return told_s or (_named_s(answer) if _is_throttled(answer) else None)
+
+
+def _named_s(answer: Answer) -> float | None:
+    words = answer.body.lower()
+    if found := _REPLENISHED.search(words):
+        days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+        return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)
+    found = _TRY_AGAIN.search(words)
+    return float(found[1]) if found else None
 
 
 def _failure(reason: object) -> Failure:
@@ -183,6 +256,6 @@ def _seen(
         http_status=answer.status,
         body=answer.body,
         failure=failure,
-        retry_after_s=replies.retry_after_s(answer),
+        retry_after_s=_asked_pause_s(answer),
         elapsed_s=answer.elapsed_s,
     )

@@ -83,15 +83,11 @@ class MtnMomo:
         self._tokens = tokens
 
     def terms(self, account: ProviderAccount) -> Terms:
-        """By target environment; the sandbox takes what any of them takes.
-
-        MTN's sandbox knows EUR only and says so itself (500 INVALID_CURRENCY). We send it what
-        the tenant asked, so that code which will pay in UGX can be tried with UGX.
-        """
+        """By target environment; the sandbox knows EUR only, and numbers of any country."""
         environment = account.target_environment
         country: str | None = None
         if environment == _SANDBOX:
-            currencies = {code for _, codes in _ENVIRONMENTS.values() for code in codes} | {"EUR"}
+            currencies = {"EUR"}
         elif environment in _ENVIRONMENTS:
             country, codes = _ENVIRONMENTS[environment]
             currencies = set(codes)
@@ -156,25 +152,42 @@ class MtnMomo:
     def _send(
         self, call: Call, account: ProviderAccount, wire: Wire
     ) -> Answer | Silence | Observation:
-        """Send under a token, and once more under a new one when the first was refused.
-
-        The second changes nothing unless it had an effect itself: after a 401 "it didn't leave"
-        is no longer true of the whole.
-        """
+        """Send under a token, and once more under a new one when the first was refused."""
         token = self._token(account, wire)
         if isinstance(token, Observation):
             return token
         first = wire.send(_under(token, call))
         if not isinstance(first, Answer) or first.status != HTTPStatus.UNAUTHORIZED:
+            if isinstance(first, Answer):
+                self._tokens.note_accepted(token)
             return first
-        self._tokens.discard(account, _PRODUCT, token)
+        if not self._tokens.discard(account, _PRODUCT, token):
+            # New tokens are refused as well: no further one is minted for now.
+            return first
+        return self._send_again(call, account, wire, first)
+
+    def _send_again(
+        self, call: Call, account: ProviderAccount, wire: Wire, first: Answer
+    ) -> Answer | Silence:
+        """Once more, under a new token.
+
+        The first may have been taken although its answer was a 401. So a second that did not leave,
+        or was throttled, leaves the first one's answer standing; what a refusal of the second proves
+        is judged in submission.py.
+        """
         try:
             token = self._token(account, wire)
-            second = first if isinstance(token, Observation) else wire.send(_under(token, call))
+            if isinstance(token, Observation):
+                return first
+            second = wire.send(_under(token, call))
         except LeaseLost:
             return first
         if isinstance(second, Silence):
             return second if second.sent else first
+        if second.status == HTTPStatus.UNAUTHORIZED:
+            self._tokens.note_refused(account, _PRODUCT, token)
+        else:
+            self._tokens.note_accepted(token)
         return first if second.status == HTTPStatus.TOO_MANY_REQUESTS else second
 
     def _token(self, account: ProviderAccount, wire: Wire) -> str | Observation:
@@ -190,7 +203,7 @@ def _mint(account: ProviderAccount, wire: Wire) -> Minted | Observation:
     basic = base64.b64encode(":".join(names).encode()).decode()
     headers = {"Authorization": f"Basic {basic}", "Content-Length": "0"}
     call = _call("POST", account, "token/", operation="token", headers=headers)
-    answer = wire.send(replace(call, timeout_s=_TOKEN_TIMEOUT_S))
+    answer = wire.send(replace(call, timeout_s=_TOKEN_TIMEOUT_S, creates_nothing=True))
     if isinstance(answer, Silence):
         why = f"token_{answer.why}"
         return Observation(Verdict.NOT_SENT, why, elapsed_s=answer.elapsed_s)

@@ -1,17 +1,24 @@
-"""Reads a provider's JSON so strictly that whatever is odd reads as nothing at all. Pure."""
+"""Reads a provider's JSON in every form that RFC 8259 allows; what isn't JSON reads as nothing. Pure.
+
+Two readings of one answer are no reading: a member that is given twice refuses the whole.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Final, NoReturn
 
-from payments_app.kernel.money import Money
+from payments_app.kernel.money import EXPONENTS, Money
 from payments_app.kernel.wire import Answer
 
 # A provider's own words are kept for people to read; none that we know is longer than 60.
 WORD_LENGTH_MAX: Final = 100
-RETRY_AFTER_DIGITS_MAX: Final = 4
+_NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
+# Far beyond any amount and any time: 1E999999999 is a number too, and must not be worked with.
+NUMBER_DIGITS_MAX: Final = 20
 
 
 def json_fields(answer: Answer) -> Mapping[str, object]:
@@ -19,13 +26,14 @@ def json_fields(answer: Answer) -> Mapping[str, object]:
 
     Numbers come as the text that stood there: none is rounded, and none is too long to read.
     A member given twice could be read either way (RFC 8259, 4), so the whole is refused, and so
-    are NaN and Infinity, which JSON doesn't have.
+    are NaN and Infinity, which JSON doesn't have. A byte order mark is ignored (8.1). It is UTF-8, and
+    nothing else.
     """
     if answer.truncated:
         return {}
     try:
         found = json.loads(
-            answer.body.decode(),
+            answer.body.decode("utf-8-sig"),
             object_pairs_hook=_without_repeats,
             parse_int=str,
             parse_float=str,
@@ -44,22 +52,37 @@ def word(value: object) -> str:
     return "".join(filter(str.isprintable, value))[:WORD_LENGTH_MAX].strip()
 
 
-def money(amount: object, currency: object) -> Money | None:
-    """What the provider says it moved, or None where that can't be read."""
-    if not isinstance(amount, str) or not isinstance(currency, str):
+def number(value: object) -> Decimal | None:
+    """The exact value of a JSON number, or of text that is one; None for anything else.
+
+    It takes what `json_fields` gives for a number: the text that stood there.
+    """
+    if not isinstance(value, str) or not _NUMBER.fullmatch(value):
         return None
     try:
-        return Money.parse(amount, currency)
+        found = Decimal(value)
+    except ArithmeticError:
+        return None
+    if not found:
+        return Decimal(0)
+    return found if abs(found.adjusted()) < NUMBER_DIGITS_MAX else None
+
+
+def money(amount: object, currency: object) -> Money | None:
+    """What the provider says it moved, exactly, or None where that can't be read.
+
+    10000000, "10000000.00" and 1.0E7 are one amount. One finer than the currency's smallest unit is
+    none.
+    """
+    value = number(amount)
+    if value is None or not isinstance(currency, str) or currency not in EXPONENTS:
+        return None
+    numerator, denominator = value.as_integer_ratio()
+    minor, rest = divmod(numerator * 10 ** EXPONENTS[currency], denominator)
+    try:
+        return None if rest else Money(minor, currency)
     except ValueError:
         return None
-
-
-def retry_after_s(answer: Answer) -> float | None:
-    """Retry-After in seconds (RFC 9110, 10.2.3); a date there, or nonsense, reads as None."""
-    value = answer.headers.get("retry-after", "")
-    if value.isdecimal() and value.isascii() and len(value) <= RETRY_AFTER_DIGITS_MAX:
-        return float(value)
-    return None
 
 
 def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:

@@ -37,6 +37,11 @@ TURN_MS: Final = 10_000
 FAILURE_PAUSE_MAX_S: Final = 10.0
 # What the provider itself asks us to wait counts for more, but not without end.
 ASKED_PAUSE_MAX_S: Final = 30.0
+# After the second new token in a row that was refused, the next one is minted this much later: 1, 2,
+# 4 … 60 s. A provider that refuses every token would otherwise be asked for one with each question.
+NEW_REFUSED_PAUSE_MAX_S: Final = 60.0
+# One that refuses some calls and lets in others costs no more than a token in this time.
+NEW_REFUSED_KEPT_S: Final = 1.0
 # Only a bound on memory: accounts times products times credential versions that were in use.
 SLOTS_MAX: Final = 10_000
 
@@ -100,6 +105,11 @@ class _Slot:
         self.failures = 0
         self.paused_until = float("-inf")
         self.refusal: Observation = _not_sent("token_unavailable")
+        # How many tokens were got, and which of them was the last that was refused as a new one.
+        self.gets = self.refused_get = 0
+        # New tokens in a row that were refused as well, and until when no further one is minted.
+        self.new_refused = 0
+        self.keep_until = float("-inf")
 
     def usable(self) -> str | None:
         held = self.held
@@ -115,6 +125,7 @@ class _Slot:
             return
         if self.held is None or held.ends_at > self.held.ends_at:
             self.held = held
+            self.gets += 1
 
     def pause(self, *, failures: int, pause_s: float) -> None:
         self.failures = max(self.failures, failures)
@@ -133,6 +144,8 @@ class TokenCache:
         """`redis`: its client bounds each command (short socket timeouts)."""
         self._shared = _Shared(redis, cipher)
         self._slots: dict[_Label, _Slot] = {}
+        # New tokens that were refused, and not let in since.
+        self._in_doubt: dict[str, _Slot] = {}
 
     def token(self, account: ProviderAccount, product: str, mint: Mint) -> str | Observation:
         """The account's token for `product`; `mint` is called only where there is none to use.
@@ -151,14 +164,49 @@ class TokenCache:
         finally:
             slot.lock.release()
 
-    def discard(self, account: ProviderAccount, product: str, token: str) -> None:
-        """Forget `token`, which the provider has refused, unless it was replaced already."""
+    def discard(self, account: ProviderAccount, product: str, token: str) -> bool:
+        """Forget `token`, which the provider has refused, unless it was replaced already.
+
+        False: it stays, because new ones were refused as well, and a further one must wait.
+        """
         slot = self._slot(account, product)
+        is_held = slot.held is not None and slot.held.token == token
+        if is_held and boot_seconds() < slot.keep_until:
+            return False
         # Without the lock: one who mints just now would hold this up, and brings a new one anyway.
         slot.refused = token
         if slot.held is not None and slot.held.token == token:
             slot.held = None
         self._shared.remove(slot.label, token)
+        return True
+
+    def note_refused(self, account: ProviderAccount, product: str, token: str) -> None:
+        """`token`, which is new and replaced a refused one, was refused as well.
+
+        Each that was got counts once, however many calls were under way with it.
+        """
+        slot = self._slot(account, product)
+        # A provider may give the same token again: it is the getting that counts.
+        if slot.refused_get == slot.gets:
+            return
+        slot.refused_get = slot.gets
+        if len(self._in_doubt) >= SLOTS_MAX:
+            self._in_doubt.clear()
+        self._in_doubt[token] = slot
+        slot.new_refused += 1
+        if slot.new_refused > 1:
+            pause_s = min(2.0 ** min(slot.new_refused - 2, 10), NEW_REFUSED_PAUSE_MAX_S)
+            slot.keep_until = boot_seconds() + pause_s
+            log.warning("tokens.new_one_refused", provider=account.provider, pause_s=pause_s)
+
+    def note_accepted(self, token: str) -> None:
+        """A call under `token` was let in: what was refused under it had another reason.
+
+        A further token is minted again when one is refused, but none within NEW_REFUSED_KEPT_S.
+        """
+        if (slot := self._in_doubt.pop(token, None)) is not None:
+            slot.new_refused = 0
+            slot.keep_until = min(slot.keep_until, boot_seconds() + NEW_REFUSED_KEPT_S)
 
     def _renewed(self, slot: _Slot, mint: Mint) -> str | Observation:
         """Under the slot's lock: another process's token, a new one, or the old one for now."""
@@ -190,6 +238,7 @@ class TokenCache:
             if isinstance(outcome, Minted):
                 slot.held = _Held.of(outcome, ends_at=start + min(outcome.lives_s, LIFE_MAX_S))
                 slot.failures = 0
+                slot.gets += 1
                 self._shared.write(slot.label, slot.held)
                 return outcome.token
             failures = slot.failures + 1
@@ -321,6 +370,8 @@ def _label(account: ProviderAccount, product: str) -> _Label:
 
 def _count(provider: str, outcome: Minted | Observation, took_s: float) -> None:
     verdict = Verdict.SUCCESSFUL if isinstance(outcome, Minted) else outcome.verdict
+    if isinstance(outcome, Observation) and outcome.is_unread:
+        log.warning("provider.answer_unread", provider=provider, operation="token")
     metrics.provider_answers.labels(provider, "token", verdict).inc()
     metrics.provider_exchange_seconds.labels(provider, "token").observe(took_s)
 

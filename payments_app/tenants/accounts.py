@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from sqlalchemy import and_, bindparam, select
@@ -20,8 +18,9 @@ from uuid_utils.compat import uuid7
 from payments_app.audit.record import record
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import database_now, snapshot, transaction
-from payments_app.kernel.secrets import Cipher, SecretUnreadable
+from payments_app.kernel.secrets import Cipher, SecretUnreadable, about
 from payments_app.providers.contract import Mode, Provider, ProviderAccount
+from payments_app.tenants.account_form import SANDBOX, check_form
 from payments_app.tenants.errors import (
     ProviderAccountInvalid,
     ProviderAccountMoved,
@@ -30,8 +29,6 @@ from payments_app.tenants.errors import (
 )
 from payments_app.tenants.model import ProviderCredentials, Tenant
 
-# The one target environment, at whatever provider, in which no real money moves.
-SANDBOX: Final = "sandbox"
 # How long a process may go on with what it read: a change is in force everywhere after this.
 STALE_MAX_S: Final = 5.0
 # Accounts remembered at once; more only means more reads.
@@ -39,12 +36,20 @@ REMEMBERED_MAX: Final = 4096
 # Of a credential this long, the last characters tell two apart and give nothing away.
 _MASKED_LENGTH_MIN: Final = 16
 _SHOWN: Final = 4
-_WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _ONE_ACCOUNT: Final = (
     ProviderCredentials.tenant_id,
     ProviderCredentials.provider,
     ProviderCredentials.mode,
+)
+# What decides where credentials go, and for whom: with any of it changed they open no more. What is
+# added to an account and decides as much belongs here too.
+BOUND_TO: Final = (
+    ProviderCredentials.tenant_id,
+    ProviderCredentials.provider,
+    ProviderCredentials.mode,
+    ProviderCredentials.base_url,
+    ProviderCredentials.target_environment,
 )
 _OWN: Final = select(
     ProviderCredentials.id,
@@ -84,6 +89,13 @@ class AccountView:
     updated_at: datetime
 
 
+def about_account(
+    tenant_id: UUID, provider: str, mode: str, base_url: str, target_environment: str
+) -> str:
+    """What an account's credentials are bound to: the values of BOUND_TO."""
+    return about("provider_account", tenant_id, provider, mode, base_url, target_environment)
+
+
 def set_account(
     tenant: Tenant,
     new: NewAccount,
@@ -101,7 +113,7 @@ def set_account(
     no payment is accepted through it.
     Raises ProviderAccountInvalid, ProviderAccountMoved.
     """
-    _check(new)
+    check_form(new.mode, new.base_url, new.target_environment, new.credentials)
     change = _upsert(tenant, new, cipher, may_move=may_move)
     with transaction(tenant.id) as session:
         account_id = _locked(session, tenant, new)
@@ -174,8 +186,7 @@ class ProviderAccounts:
     """Finds the account for a payment.
 
     The tenant's own account for the key's mode; else the platform's. A TEST key never reaches
-    an account that isn't a sandbox. A LIVE key may use the platform's whatever its environment:
-    a development installation's platform account is a sandbox, and its keys are live ones.
+    an account that isn't a sandbox, and a LIVE key no sandbox: play money would be told as paid.
 
     Reads are remembered for STALE_MAX_S, per process: a changed account is in force after that.
     Who must know now says so, or has `version` looked at where the row is: birth.py does.
@@ -197,7 +208,13 @@ class ProviderAccounts:
     def find(self, *, tenant_id: UUID, provider: str, mode: Mode) -> ProviderAccount:
         """The account for a new payment. Raises ProviderNotEnabled, ProviderAccountUnreadable."""
         own = self._own(tenant_id, provider, mode)
-        return _reachable(own or self._platform_account(provider, mode), mode)
+        account = _reachable(own or self._platform_account(provider, mode), mode)
+        # What was accepted before this was refused goes on to its end: see open().
+        if mode is Mode.LIVE and account.mode is Mode.TEST:
+            raise ProviderNotEnabled(
+                "A live API key is for real money, and the account at this provider is a sandbox."
+            )
+        return account
 
     def open(
         self,
@@ -261,22 +278,29 @@ class ProviderAccounts:
             row = connection.execute(_OWN, wanted).one_or_none()
         if row is None:
             return None
+        address = row.base_url, row.target_environment
+        place = about_account(tenant_id, provider, mode.value, *address)
         stored = NewAccount(
             provider=provider,
             mode=mode,
             base_url=row.base_url,
             target_environment=row.target_environment,
-            credentials=_opened(row.credentials, self._cipher),
+            credentials=_opened(row.credentials, self._cipher, place),
         )
         return _account(row.id, f"{row.id}:{row.version}", stored)
 
 
+def mode_of(target_environment: str) -> Mode:
+    """Whose keys an account in this environment is for."""
+    return Mode.TEST if target_environment == SANDBOX else Mode.LIVE
+
+
 def _account(account_id: UUID | None, version: str, stored: NewAccount) -> ProviderAccount:
-    """Its mode says whether it is a sandbox, not which keys use it."""
+    """Its mode says whether it is a sandbox, whatever is stored."""
     return ProviderAccount(
         id=account_id,
         provider=stored.provider,
-        mode=Mode.TEST if stored.target_environment == SANDBOX else Mode.LIVE,
+        mode=mode_of(stored.target_environment),
         base_url=stored.base_url,
         target_environment=stored.target_environment,
         credentials=stored.credentials,
@@ -291,45 +315,27 @@ def _reachable(account: ProviderAccount | None, mode: Mode) -> ProviderAccount:
     return account
 
 
-def _opened(ciphertext: str, cipher: Cipher) -> dict[str, str]:
+def _opened(ciphertext: str, cipher: Cipher, place: str) -> dict[str, str]:
     try:
-        credentials: dict[str, str] = json.loads(cipher.decrypt(ciphertext))
+        credentials: dict[str, str] = json.loads(cipher.decrypt(ciphertext, about=place))
     except SecretUnreadable:
         raise ProviderAccountUnreadable(
-            "The account's credentials can't be read: a key is missing from SECRET_KEYS."
+            "The account's credentials can't be read: a key is missing from SECRET_KEYS, or they were"
+            " stored for another account or address."
         ) from None
     return credentials
-
-
-def _check(new: NewAccount) -> None:
-    if not _is_base_url(new.base_url):
-        raise ProviderAccountInvalid("The base URL must be such as https://api.example.com.")
-    if _WORD.fullmatch(new.target_environment) is None:
-        raise ProviderAccountInvalid("The target environment must be one word.")
-    if new.mode is Mode.TEST and new.target_environment != SANDBOX:
-        raise ProviderAccountInvalid("Test keys reach no real money: only a sandbox is for them.")
-    for name, value in new.credentials.items():
-        if not value or not value.isprintable() or value != value.strip():
-            raise ProviderAccountInvalid(f"The credential {name} is empty or holds odd characters.")
-
-
-def _is_base_url(text: str) -> bool:
-    try:
-        parts = urlsplit(text)
-    except ValueError:
-        return False
-    plain = text.isprintable() and " " not in text and not (parts.query or parts.username)
-    return plain and parts.scheme in ("http", "https") and bool(parts.hostname)
 
 
 def _upsert(
     tenant: Tenant, new: NewAccount, cipher: Cipher, *, may_move: bool
 ) -> ReturningInsert[ProviderCredentials]:
     """Insert or change in one statement; no row comes back for a move that isn't allowed."""
+    base_url = new.base_url.rstrip("/")
+    place = about_account(tenant.id, new.provider, new.mode.value, base_url, new.target_environment)
     values = {
-        "base_url": new.base_url.rstrip("/"),
+        "base_url": base_url,
         "target_environment": new.target_environment,
-        "credentials": cipher.encrypt(json.dumps(dict(new.credentials))),
+        "credentials": cipher.encrypt(json.dumps(dict(new.credentials)), about=place),
     }
     fresh = insert(ProviderCredentials).values(
         id=uuid7(), tenant_id=tenant.id, provider=new.provider, mode=new.mode.value, **values
@@ -359,8 +365,11 @@ def _told(row: ProviderCredentials, *, names: list[str]) -> dict[str, object]:
 
 
 def _view(row: ProviderCredentials, cipher: Cipher) -> AccountView:
+    place = about_account(
+        row.tenant_id, row.provider, row.mode, row.base_url, row.target_environment
+    )
     try:
-        shown = {n: masked(value) for n, value in _opened(row.credentials, cipher).items()}
+        shown = {n: masked(value) for n, value in _opened(row.credentials, cipher, place).items()}
     except ProviderAccountUnreadable:
         # The list must show that there is one, so that somebody mends it.
         shown = {"unreadable": "*"}

@@ -142,6 +142,10 @@ class Keys:
         self._seconds = seconds
         self._known: dict[str, tuple[float, Known]] = {}
 
+    def has_seen(self, prefix: str) -> bool:
+        """Whether there was a key with this prefix when it was looked up last."""
+        return prefix in self._known
+
     def look_up(self, prefix: str) -> Known | None:
         """See look_up. What isn't there is looked for each time."""
         now = self._seconds()

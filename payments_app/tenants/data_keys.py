@@ -40,3 +40,10 @@ class StoredDataKeys:
                     subject_type="tenant",
                     subject_id=tenant_id,
                 )
+
+
+class KeptDataKeys(StoredDataKeys):
+    """For who only looks: a tenant without a data key gets none."""
+
+    def keep(self, tenant_id: UUID, wrapped: str) -> None:
+        """Keep nothing."""

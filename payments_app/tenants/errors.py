@@ -71,6 +71,12 @@ class KeyNameInvalid(GatewayError):
     code = "key_name_invalid"
 
 
+class KeyModeUnusable(GatewayError):
+    """A live key would find sandboxes only."""
+
+    code = "key_mode_unusable"
+
+
 class ProviderNotEnabled(GatewayError):
     """Neither the tenant nor the platform has an account there that this mode may reach."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import Enum
 from ipaddress import IPv4Network, IPv6Network
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 from sqlalchemy import func, select, update
@@ -22,9 +24,17 @@ from payments_app.tenants.errors import KeyEnded, KeyNameInvalid, KeyNotFound
 from payments_app.tenants.key_format import PREFIX_PATTERN, new_key
 from payments_app.tenants.model import ApiKey, Tenant
 from payments_app.tenants.registry import as_id, checked_line
-from payments_app.tenants.scopes import ALL_SCOPES, Scope
+from payments_app.tenants.scopes import DEFAULT_SCOPES, Scope
 
 NAME_LENGTH_MAX: Final = 100
+
+
+class _AsLongAgain(Enum):
+    VALUE = "as long as the key before it"
+
+
+# A successor's lifetime: that of the key that it replaces.
+AS_LONG_AGAIN: Final = _AsLongAgain.VALUE
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +43,7 @@ class NewKey:
 
     mode: Mode
     name: str = ""
-    scopes: frozenset[Scope] = ALL_SCOPES
+    scopes: frozenset[Scope] = DEFAULT_SCOPES
     networks: Sequence[IPv4Network | IPv6Network] = ()
     lifetime: timedelta | None = None
 
@@ -78,12 +88,15 @@ def list_keys(tenant: Tenant) -> list[ApiKey]:
 
 
 def rotate_key(
-    id_or_prefix: str, *, overlap: timedelta, actor: str, lifetime: timedelta | None = None
+    id_or_prefix: str,
+    *,
+    overlap: timedelta,
+    actor: str,
+    lifetime: timedelta | Literal[_AsLongAgain.VALUE] | None = AS_LONG_AGAIN,
 ) -> RotatedKey:
     """A new key that may do the same; the old one ends after `overlap`, or when it would have.
 
-    `lifetime`: the new one's, None for no end; the old one's end says nothing about it.
-    Raises KeyNotFound, KeyEnded.
+    `lifetime`: the new one's, None for no end. Raises KeyNotFound, KeyEnded.
     """
     with transaction(EVERY_TENANT) as session:
         old = _locked(session, id_or_prefix)
@@ -96,7 +109,7 @@ def rotate_key(
             name=old.name,
             scopes=frozenset(Scope(name) for name in old.scopes),
             networks=tuple(old.networks),
-            lifetime=lifetime,
+            lifetime=_lifetime(old) if lifetime is AS_LONG_AGAIN else lifetime,
         )
         issued = _issue(session, old.tenant_id, same, actor=actor)
         ending = update(ApiKey).where(ApiKey.id == old.id)
@@ -120,6 +133,11 @@ def revoke_key(id_or_prefix: str, *, actor: str) -> ApiKey:
         if row.revoked_at is None:
             row = _revoke(session, row, actor=actor)
         return row
+
+
+def fingerprint(key_hash: bytes) -> str:
+    """What the audit trail says of a key's hash: whether it is still the same, and no more."""
+    return hashlib.sha256(key_hash).hexdigest()[:32]
 
 
 def _issue(session: Session, tenant_id: UUID, wanted: NewKey, *, actor: str) -> IssuedKey:
@@ -151,6 +169,11 @@ def _issue(session: Session, tenant_id: UUID, wanted: NewKey, *, actor: str) -> 
     )
 
 
+def _lifetime(row: ApiKey) -> timedelta | None:
+    """For how long it was issued; for a key in its overlap, until the overlap's end."""
+    return None if row.expires_at is None else row.expires_at - row.created_at
+
+
 def _locked(session: Session, id_or_prefix: str) -> ApiKey:
     key_id = as_id(id_or_prefix)
     public = PREFIX_PATTERN.match(id_or_prefix)
@@ -179,9 +202,13 @@ def _revoke(session: Session, row: ApiKey, *, actor: str) -> ApiKey:
 
 
 def _record(session: Session, row: ApiKey, *, actor: str, action: str) -> None:
-    detail: dict[str, object] = {"prefix": row.prefix, "mode": row.mode, "name": row.name}
-    if frozenset(row.scopes) != ALL_SCOPES:
-        detail["scopes"] = sorted(row.scopes)
+    detail: dict[str, object] = {
+        "prefix": row.prefix,
+        "mode": row.mode,
+        "name": row.name,
+        "scopes": sorted(row.scopes),
+        "fingerprint": fingerprint(row.key_hash),
+    }
     if row.networks:
         detail["networks"] = [str(network) for network in row.networks]
     if row.expires_at is not None:

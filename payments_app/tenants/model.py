@@ -42,6 +42,8 @@ class Tenant(Base):
     # The brake: while it is on, nothing new of theirs is taken or sent. See holds.py.
     held_at: Mapped[datetime | None] = mapped_column(Timestamp)
     held_why: Mapped[str | None] = mapped_column(Text)
+    # When its rows were last taken from a backup.
+    restored_at: Mapped[datetime | None] = mapped_column(Timestamp)
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import select, update
@@ -12,18 +12,29 @@ from sqlalchemy.sql.elements import SQLCoreOperations
 
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, Base, transaction
-from payments_app.kernel.secrets import Cipher, SecretUnreadable
+from payments_app.kernel.secrets import Cipher, SecretUnreadable, is_bound
+from payments_app.tenants.accounts import BOUND_TO, about_account
 from payments_app.tenants.model import ProviderCredentials, Tenant
 
 
 class Shelf(NamedTuple):
-    """A column of secrets, with its rows' ids and tenants. `kind`: for the audit trail."""
+    """A column of secrets, with its rows' ids and tenants. `kind`: for the audit trail.
+
+    `bound_to`: the columns that each is bound to, and `about` what they make; none for a secret that
+    names its owner itself.
+    """
 
     kind: str
     table: type[Base]
     id: SQLCoreOperations[UUID]
     tenant_id: SQLCoreOperations[UUID]
     secret: SQLCoreOperations[str] | SQLCoreOperations[str | None]
+    bound_to: tuple[SQLCoreOperations[Any], ...] = ()
+    about: Callable[..., str] | None = None
+
+    def place(self, values: Sequence[Any]) -> str | None:
+        """What a secret is about whose row has these values of `bound_to`."""
+        return self.about(*values) if self.about is not None else None
 
 
 SHELVES: Final = (
@@ -33,10 +44,16 @@ SHELVES: Final = (
         ProviderCredentials.id,
         ProviderCredentials.tenant_id,
         ProviderCredentials.credentials,
+        BOUND_TO,
+        about_account,
     ),
     # Under it rest the payers' numbers, which therefore stay as they are.
     Shelf("tenant", Tenant, Tenant.id, Tenant.id, Tenant.data_key),
 )
+
+
+# So few are looked at to tell a wrong key from a wrong row: ids begin with the time.
+NEWEST: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +84,57 @@ def rotate_secrets(cipher: Cipher, shelves: Sequence[Shelf], *, actor: str) -> R
     return Rotation(rewrapped, current, tuple(unreadable))
 
 
-def unreadable_secrets(cipher: Cipher, shelves: Sequence[Shelf]) -> list[tuple[str, UUID]]:
-    """What none of the keys opens: its kind, and its id."""
-    found = []
+@dataclass(slots=True)
+class StoredSecrets:
+    """Each as its kind and its id. `unreadable`: none of the keys opens it where it stands.
+
+    `unbound`: it would open in another place too, as it was stored before secrets were bound.
+    """
+
+    unreadable: list[tuple[str, UUID]] = field(default_factory=list)
+    unbound: list[tuple[str, UUID]] = field(default_factory=list)
+
+
+def look_at_secrets(cipher: Cipher, shelves: Sequence[Shelf]) -> StoredSecrets:
+    """What is wrong with what is stored."""
+    found = StoredSecrets()
     for shelf in shelves:
+        wanted = select(shelf.id, shelf.secret, *shelf.bound_to).where(shelf.secret.is_not(None))
         with transaction(EVERY_TENANT) as session:
-            rows = session.execute(select(shelf.id, shelf.secret).where(shelf.secret.is_not(None)))
-            stored = [(row[0], str(row[1])) for row in rows]
-        for secret_id, secret in stored:
+            stored = [(row[0], str(row[1]), row[2:]) for row in session.execute(wanted)]
+        for secret_id, secret, values in stored:
+            place = shelf.place(values)
             try:
-                cipher.decrypt(secret)
+                cipher.decrypt(secret, about=place)
             except SecretUnreadable:
-                found.append((shelf.kind, secret_id))
+                found.unreadable.append((shelf.kind, secret_id))
+                continue
+            if place is not None and not is_bound(secret):
+                found.unbound.append((shelf.kind, secret_id))
     return found
+
+
+def opens_newest_secrets(cipher: Cipher, shelves: Sequence[Shelf]) -> bool:
+    """Whether these keys are this database's: they open one of the newest secrets, if there are any.
+
+    One that doesn't open is its own tenant's trouble (look_at_secrets); none that does is the wrong
+    key.
+    """
+    stored: list[tuple[str, str | None]] = []
+    with transaction(EVERY_TENANT) as session:
+        for shelf in shelves:
+            newest = select(shelf.secret, *shelf.bound_to).where(shelf.secret.is_not(None))
+            rows = session.execute(newest.order_by(shelf.id.desc()).limit(NEWEST))
+            stored += [(str(row[0]), shelf.place(row[1:])) for row in rows]
+    return not stored or any(_opens(cipher, secret, place) for secret, place in stored)
+
+
+def _opens(cipher: Cipher, secret: str, place: str | None) -> bool:
+    try:
+        cipher.decrypt(secret, about=place)
+    except SecretUnreadable:
+        return False
+    return True
 
 
 def _stored(shelf: Shelf) -> list[tuple[UUID, UUID]]:
@@ -90,15 +145,18 @@ def _stored(shelf: Shelf) -> list[tuple[UUID, UUID]]:
 
 def _rotate(shelf: Shelf, secret_id: UUID, tenant_id: UUID, cipher: Cipher, *, actor: str) -> bool:
     there = (shelf.id == secret_id, shelf.secret.is_not(None))
-    wanted = select(shelf.secret).where(*there).with_for_update()
+    wanted = select(shelf.secret, *shelf.bound_to).where(*there).with_for_update()
     with transaction(tenant_id) as session:
-        before = session.scalars(wanted).one_or_none()
+        row = session.execute(wanted).one_or_none()
         # None: its owner has taken it away since it was listed.
-        if before is None or cipher.is_current(before):
+        if row is None:
+            return False
+        before, after = row[0], cipher.rotate(row[0], about=shelf.place(row[1:]))
+        if after == before:
             return False
         # Nothing else of the row changes: tokens got with the same credentials go on.
         change = update(shelf.table).where(shelf.id == secret_id)
-        session.execute(change.values({shelf.secret: cipher.rotate(before)}))
+        session.execute(change.values({shelf.secret: after}))
         record(
             session,
             tenant_id=tenant_id,

@@ -21,12 +21,14 @@ class Scope(StrEnum):
 
 
 ALL_SCOPES: Final = frozenset(Scope)
+# What a key may do for which nobody has said: nothing that sends money to somebody.
+DEFAULT_SCOPES: Final = ALL_SCOPES - {Scope.PAYOUTS_WRITE}
 
 
 def read_scopes(names: Iterable[str]) -> frozenset[Scope]:
-    """The scopes of these names; all of them if none is named. Raises ScopeUnknown."""
+    """The scopes of these names; DEFAULT_SCOPES if none is named. Raises ScopeUnknown."""
     wanted = frozenset(names)
     if unknown := sorted(wanted - ALL_SCOPES):
         known = ", ".join(Scope)
         raise ScopeUnknown(f"There is no scope {unknown[0]!r}. There are {known}.")
-    return frozenset(Scope(name) for name in wanted) or ALL_SCOPES
+    return frozenset(Scope(name) for name in wanted) or DEFAULT_SCOPES

@@ -9,21 +9,29 @@ from uuid import UUID
 
 import structlog
 from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.webhooks import feed
-from payments_app.webhooks.endpoints import Owner, find_endpoint, own_endpoint
+from payments_app.webhooks.claims import LEASE
+from payments_app.webhooks.endpoints import (
+    Keep,
+    Owner,
+    find_endpoint,
+    keep_nothing,
+    own_endpoint,
+)
 from payments_app.webhooks.errors import DeliveryNotFound, EndpointDisabled
 from payments_app.webhooks.model import (
     DeliveryStatus,
     EndpointStatus,
+    PaymentEvent,
     Trigger,
     WebhookAttempt,
     WebhookDelivery,
     WebhookEndpoint,
-    WebhookEvent,
 )
 from payments_app.webhooks.patterns import matches
 
@@ -92,10 +100,30 @@ def find_delivery(owner: Owner, delivery_id: UUID) -> Told:
         found = session.scalars(_own(owner).where(WebhookDelivery.id == delivery_id)).first()
         if found is None:
             raise DeliveryNotFound("There is no such webhook delivery.")
-        return Told(found, list(session.scalars(attempts.order_by(WebhookAttempt.generation))))
+        recorded = list(session.scalars(attempts.order_by(WebhookAttempt.generation)))
+        endpoint = session.get_one(WebhookEndpoint, found.endpoint_id)
+        return Told(found, recorded + _under_way(found, recorded, endpoint.url))
 
 
-def send_test(owner: Owner, endpoint_id: UUID) -> WebhookDelivery:
+def _under_way(
+    delivery: WebhookDelivery, recorded: list[WebhookAttempt], url: str
+) -> list[WebhookAttempt]:
+    """The attempt that the delivery's claim stands for: its row is written with its result."""
+    if delivery.lease_until is None or delivery.generation in [one.generation for one in recorded]:
+        return []
+    return [
+        WebhookAttempt(
+            tenant_id=delivery.tenant_id,
+            delivery_id=delivery.id,
+            generation=delivery.generation,
+            trigger=delivery.trigger,
+            url=url,
+            started_at=delivery.lease_until - LEASE,
+        )
+    ]
+
+
+def send_test(owner: Owner, endpoint_id: UUID, *, keep: Keep = keep_nothing) -> WebhookDelivery:
     """An event that means nothing, now. Raises EndpointNotFound, EndpointDisabled."""
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id)
@@ -104,11 +132,17 @@ def send_test(owner: Owner, endpoint_id: UUID) -> WebhookDelivery:
         delivery = feed.trial_delivery(session, endpoint)
         session.flush()
         session.refresh(delivery)
+        keep(session, delivery)
         return delivery
 
 
 def resend_one(
-    owner: Owner, delivery_id: UUID, *, actor: str, to: UUID | None = None
+    owner: Owner,
+    delivery_id: UUID,
+    *,
+    actor: str,
+    to: UUID | None = None,
+    keep: Keep = keep_nothing,
 ) -> WebhookDelivery:
     """The same id and bytes once more, now; only if it is `to` this endpoint, if one is named.
 
@@ -117,11 +151,18 @@ def resend_one(
     endpoint_id = find_delivery(owner, delivery_id).delivery.endpoint_id
     if to not in (None, endpoint_id):
         raise DeliveryNotFound("This endpoint has no such webhook delivery.")
-    _send_again(owner, endpoint_id, [delivery_id], actor=actor)
+
+    def keep_it(session: Session, _count: int) -> None:
+        again = _own(owner).where(WebhookDelivery.id == delivery_id)
+        keep(session, session.scalars(again).one())
+
+    _send_again(owner, endpoint_id, [delivery_id], actor=actor, keep=keep_it)
     return find_delivery(owner, delivery_id).delivery
 
 
-def resend_span(owner: Owner, endpoint_id: UUID, span: Span, *, actor: str) -> int:
+def resend_span(
+    owner: Owner, endpoint_id: UUID, span: Span, *, actor: str, keep: Keep = keep_nothing
+) -> int:
     """Send again what the span holds, and what of it the endpoint was never sent; how many.
 
     Raises EndpointNotFound, EndpointDisabled.
@@ -129,7 +170,7 @@ def resend_span(owner: Owner, endpoint_id: UUID, span: Span, *, actor: str) -> i
     made = 0 if span.failed_only else _make_missing(owner, endpoint_id, span)
     query = _within(
         select(WebhookDelivery.id)
-        .join(WebhookEvent, WebhookEvent.number == WebhookDelivery.event_number)
+        .join(PaymentEvent, PaymentEvent.id == WebhookDelivery.event_number)
         .where(
             WebhookDelivery.tenant_id == owner.tenant_id,
             WebhookDelivery.endpoint_id == endpoint_id,
@@ -142,17 +183,21 @@ def resend_span(owner: Owner, endpoint_id: UUID, span: Span, *, actor: str) -> i
     )
     with transaction(owner.tenant_id) as session:
         ids = list(session.scalars(query.order_by(WebhookDelivery.id)))
-    return made + _send_again(owner, endpoint_id, ids, actor=actor, made=made)
+    return _send_again(owner, endpoint_id, ids, actor=actor, made=made, keep=keep)
 
 
 def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
     """How many events since then the endpoint asked for and was never sent."""
     with transaction(owner.tenant_id) as session:
-        endpoint = own_endpoint(session, owner, endpoint_id)
-        types = session.scalars(
-            _unsent(owner, endpoint_id, Span(since)).with_only_columns(WebhookEvent.type)
-        )
-        return sum(matches(endpoint.event_types, one) for one in types)
+        return count_missed(session, owner, own_endpoint(session, owner, endpoint_id), since)
+
+
+def count_missed(session: Session, owner: Owner, endpoint: WebhookEndpoint, since: datetime) -> int:
+    """The same, in the caller's transaction."""
+    types = session.scalars(
+        _unsent(owner, endpoint.id, Span(since)).with_only_columns(PaymentEvent.type)
+    )
+    return sum(matches(endpoint.event_types, one) for one in types)
 
 
 def forget_deliveries() -> int:
@@ -203,26 +248,26 @@ def _make_missing(owner: Owner, endpoint_id: UUID, span: Span) -> int:
             endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
             if endpoint.status == EndpointStatus.DISABLED:
                 raise EndpointDisabled("This endpoint is disabled: enable it first.")
-            query = _unsent(owner, endpoint_id, span).where(WebhookEvent.number > after)
-            events = session.scalars(query.order_by(WebhookEvent.number).limit(BATCH)).all()
+            query = _unsent(owner, endpoint_id, span).where(PaymentEvent.id > after)
+            events = session.scalars(query.order_by(PaymentEvent.id).limit(BATCH)).all()
             wanted = [one for one in events if matches(endpoint.event_types, one.type)]
             session.add_all(feed.delivery_of(event, endpoint) for event in wanted)
             made += len(wanted)
         if not events:
             return made
-        after = events[-1].number
+        after = events[-1].id
 
 
 def _unsent(owner: Owner, endpoint_id: UUID, span: Span) -> Any:
     has_one = select(WebhookDelivery.id).where(
-        WebhookDelivery.event_number == WebhookEvent.number,
+        WebhookDelivery.event_number == PaymentEvent.id,
         WebhookDelivery.endpoint_id == endpoint_id,
     )
     return _within(
-        select(WebhookEvent).where(
-            WebhookEvent.tenant_id == owner.tenant_id,
-            WebhookEvent.mode == owner.mode,
-            WebhookEvent.position.is_not(None),
+        select(PaymentEvent).where(
+            PaymentEvent.tenant_id == owner.tenant_id,
+            PaymentEvent.mode == owner.mode,
+            PaymentEvent.position.is_not(None),
             ~has_one.exists(),
         ),
         span,
@@ -231,18 +276,18 @@ def _unsent(owner: Owner, endpoint_id: UUID, span: Span) -> Any:
 
 def _within(query: Any, span: Span) -> Any:
     if span.since is not None:
-        query = query.where(WebhookEvent.created_at >= span.since)
+        query = query.where(PaymentEvent.created_at >= span.since)
     if span.until is not None:
-        query = query.where(WebhookEvent.created_at < span.until)
+        query = query.where(PaymentEvent.created_at < span.until)
     return query
 
 
 def _send_again(
-    owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str, made: int = 0
+    owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str, keep: Keep, made: int = 0
 ) -> int:
-    """How many: one that is in hand at this moment is being sent anyway.
+    """How many, with the `made` that were never sent before.
 
-    `made`: how many more were never sent before, for the audit trail.
+    One that is in hand at this moment is being sent anyway.
     """
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
@@ -261,7 +306,8 @@ def _send_again(
             subject_id=endpoint_id,
             detail={"deliveries": made + sent},
         )
-        return sent
+        keep(session, made + sent)
+        return made + sent
 
 
 def _again(ids: list[UUID]) -> ReturningUpdate[tuple[UUID]]:

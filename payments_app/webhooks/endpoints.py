@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple
@@ -18,12 +18,13 @@ from payments_app.kernel.database import transaction
 from payments_app.kernel.egress import EgressRules, check_url
 from payments_app.kernel.errors import FieldsInvalid
 from payments_app.kernel.secrets import Cipher
-from payments_app.webhooks.errors import EndpointNotFound, EndpointsTooMany
+from payments_app.webhooks.errors import EndpointNotFound, EndpointsTooMany, RotationRunning
 from payments_app.webhooks.model import (
     DeliveryStatus,
     EndpointStatus,
     WebhookDelivery,
     WebhookEndpoint,
+    about_secret,
 )
 from payments_app.webhooks.patterns import EVERYTHING, PATTERNS, PATTERNS_MAX
 from payments_app.webhooks.signature import new_secret
@@ -36,6 +37,12 @@ DESCRIPTION_MAX: Final = 200
 # As the API has it of every text.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 BY_TENANT: Final = "by_tenant"
+# What is done with a change's result in its transaction: the answer to a request is kept there.
+Keep = Callable[[Session, Any], None]
+
+
+def keep_nothing(_session: Session, _result: Any) -> None:
+    """For whoever asks without an Idempotency-Key."""
 
 
 class Owner(NamedTuple):
@@ -77,22 +84,28 @@ class NewEndpoint:
 
 
 def add_endpoint(
-    owner: Owner, wanted: Wanted, *, cipher: Cipher, rules: EgressRules, actor: str
+    owner: Owner,
+    wanted: Wanted,
+    *,
+    cipher: Cipher,
+    rules: EgressRules,
+    actor: str,
+    keep: Keep = keep_nothing,
 ) -> NewEndpoint:
     """Raises FieldsInvalid, AddressRefused, EndpointsTooMany."""
     if wanted.url is None:
         raise FieldsInvalid({"url": ["is missing"]})
     wanted.check()
-    check_url(wanted.url, rules)
-    secret = new_secret()
+    check_url(wanted.url, rules, owner=owner.tenant_id)
+    secret, endpoint_id = new_secret(), uuid7()
     endpoint = WebhookEndpoint(
-        id=uuid7(),
+        id=endpoint_id,
         tenant_id=owner.tenant_id,
         mode=owner.mode,
         url=wanted.url,
         description=wanted.description or "",
         event_types=list(wanted.event_types or EVERYTHING),
-        secret=cipher.encrypt(secret),
+        secret=cipher.encrypt(secret, about=about_secret(owner.tenant_id, endpoint_id)),
     )
     with transaction(owner.tenant_id) as session:
         # Of several at once, each counts the ones before it.
@@ -104,7 +117,9 @@ def add_endpoint(
         session.flush()
         session.refresh(endpoint)
         _note(session, endpoint, "added", actor=actor, detail=_shown(endpoint))
-    return NewEndpoint(endpoint, secret)
+        new = NewEndpoint(endpoint, secret)
+        keep(session, new)
+    return new
 
 
 def list_endpoints(owner: Owner) -> list[WebhookEndpoint]:
@@ -132,7 +147,13 @@ def own_endpoint(
 
 
 def change_endpoint(
-    owner: Owner, endpoint_id: UUID, wanted: Wanted, *, rules: EgressRules, actor: str
+    owner: Owner,
+    endpoint_id: UUID,
+    wanted: Wanted,
+    *,
+    rules: EgressRules,
+    actor: str,
+    keep: Keep = keep_nothing,
 ) -> WebhookEndpoint:
     """Raises EndpointNotFound, FieldsInvalid, AddressRefused.
 
@@ -141,7 +162,7 @@ def change_endpoint(
     wanted.check()
     find_endpoint(owner, endpoint_id)
     if wanted.url is not None:
-        check_url(wanted.url, rules)
+        check_url(wanted.url, rules, owner=owner.tenant_id)
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
         before = _shown(endpoint)
@@ -155,10 +176,13 @@ def change_endpoint(
         # What the database has set is read while it may be.
         session.flush()
         session.refresh(endpoint)
+        keep(session, endpoint)
         return endpoint
 
 
-def remove_endpoint(owner: Owner, endpoint_id: UUID, *, actor: str) -> None:
+def remove_endpoint(
+    owner: Owner, endpoint_id: UUID, *, actor: str, keep: Keep = keep_nothing
+) -> None:
     """Nothing is sent to it any more, and its secrets are gone. Raises EndpointNotFound."""
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
@@ -175,25 +199,75 @@ def remove_endpoint(owner: Owner, endpoint_id: UUID, *, actor: str) -> None:
             .values(status=DeliveryStatus.FAILED)
         )
         _note(session, endpoint, "removed", actor=actor, detail={})
+        keep(session, None)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretRotation:
+    """How a secret is replaced. `overlap`: how long the old one signs beside the new one.
+
+    `discard_current`: while an earlier rotation is in its overlap, the secret that it gave is
+    dropped, as nobody has it, and the one before it goes on signing.
+    """
+
+    overlap: timedelta = OVERLAP_DEFAULT
+    discard_current: bool = False
+
+    def check(self) -> None:
+        """Raises FieldsInvalid."""
+        if not timedelta() <= self.overlap <= OVERLAP_MAX:
+            raise FieldsInvalid({"overlap_hours": ["must be from 0 to 72"]})
 
 
 def rotate_secret(
-    owner: Owner, endpoint_id: UUID, *, overlap: timedelta, cipher: Cipher, actor: str
+    owner: Owner,
+    endpoint_id: UUID,
+    rotation: SecretRotation,
+    *,
+    cipher: Cipher,
+    actor: str,
+    keep: Keep = keep_nothing,
 ) -> NewEndpoint:
-    """A new secret; the old one signs beside it for the overlap. Raises EndpointNotFound."""
-    if not timedelta() <= overlap <= OVERLAP_MAX:
-        raise FieldsInvalid({"overlap_hours": ["must be from 0 to 72"]})
+    """A new secret. Raises EndpointNotFound, FieldsInvalid, RotationRunning.
+
+    A secret that may be deployed goes on signing for its whole overlap, unless the overlap is 0.
+    """
+    rotation.check()
     secret = new_secret()
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
         now = session.execute(select(func.clock_timestamp())).scalar_one()
-        endpoint.previous_secret = endpoint.secret if overlap else None
-        endpoint.previous_secret_until = now + overlap if overlap else None
-        endpoint.secret = cipher.encrypt(secret)
+        _demote(endpoint, rotation, now)
+        place = about_secret(endpoint.tenant_id, endpoint.id)
+        endpoint.secret = cipher.encrypt(secret, about=place)
         endpoint.updated_at = now
-        hours = {"overlap_hours": overlap / timedelta(hours=1)}
-        _note(session, endpoint, "secret_rotated", actor=actor, detail=hours)
-    return NewEndpoint(endpoint, secret)
+        detail = {
+            "overlap_hours": rotation.overlap / timedelta(hours=1),
+            **({"discard_current": True} if rotation.discard_current else {}),
+        }
+        _note(session, endpoint, "secret_rotated", actor=actor, detail=detail)
+        new = NewEndpoint(endpoint, secret)
+        keep(session, new)
+    return new
+
+
+def _demote(endpoint: WebhookEndpoint, rotation: SecretRotation, now: datetime) -> None:
+    """Decide which secret signs beside the new one, and until when."""
+    if not rotation.overlap:
+        endpoint.previous_secret = endpoint.previous_secret_until = None
+        return
+    until = now + rotation.overlap
+    stands_until = endpoint.previous_secret_until
+    if stands_until is None or stands_until <= now:
+        endpoint.previous_secret = endpoint.secret
+        endpoint.previous_secret_until = until
+    elif rotation.discard_current:
+        endpoint.previous_secret_until = max(until, stands_until)
+    else:
+        raise RotationRunning(
+            "The secret was rotated a while ago, and the one before it still signs.",
+            until=stands_until.isoformat(timespec="microseconds"),
+        )
 
 
 def note_by_system(session: Session, endpoint: WebhookEndpoint, what: str, reason: str) -> None:

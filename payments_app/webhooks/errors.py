@@ -27,3 +27,9 @@ class EndpointDisabled(GatewayError):
     """Nothing is sent to a disabled endpoint."""
 
     code = "webhook_endpoint_disabled"
+
+
+class RotationRunning(GatewayError):
+    """Two secrets sign already, until the time in `until`."""
+
+    code = "webhook_rotation_running"

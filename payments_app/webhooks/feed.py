@@ -1,34 +1,28 @@
-"""The events in their one order: published by one hand at a time, read by cursor without a gap.
+"""The events in their one order: published by one process at a time, read by cursor without a gap.
 
-A line of a payment's story commits with its row here, which has no position yet. The publisher
-gives positions, densely, under a lock that it holds until its commit: so whoever has seen
-position n has seen all before it.
+An event commits with the change that it tells of, and has no position yet. The publisher gives
+positions, densely, under a lock that it holds until its commit: so whoever has seen position n has
+seen all before it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import RowMapping, Table, bindparam, func, insert, select, update
+from sqlalchemy import Row, Table, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from payments_app.kernel.database import EVERY_TENANT, Base, transaction
+from payments_app.kernel.database import Base, transaction
 from payments_app.providers.contract import Mode
 from payments_app.webhooks.endpoints import Owner
-from payments_app.webhooks.model import (
-    WebhookDelivery,
-    WebhookEndpoint,
-    WebhookEvent,
-)
+from payments_app.webhooks.model import PaymentEvent, WebhookDelivery, WebhookEndpoint
 from payments_app.webhooks.patterns import TEST_EVENT, matches
 
-# Published in one transaction; readers and deliveries wait for no longer.
-BATCH: Final = 200
 # Nobody publishes beside another; the number is "feed".
 ONE_PUBLISHER: Final = 0x66656564
 API_VERSION: Final = "v1"
@@ -37,76 +31,91 @@ API_VERSION: Final = "v1"
 GAP: Final = 1_000_000_000
 RESTORED_EVENT: Final = "feed.restored"
 
-# What each of these events says, by its number: the feature whose events they are knows.
-Describe = Callable[[Session, Sequence[int]], dict[int, dict[str, Any]]]
-
 # Statements on the tables and not on the models: most events meet no endpoint, and are no object.
-_EVENTS: Final[Table] = Base.metadata.tables[WebhookEvent.__tablename__]
+_EVENTS: Final[Table] = Base.metadata.tables[PaymentEvent.__tablename__]
 _DELIVERIES: Final[Table] = Base.metadata.tables[WebhookDelivery.__tablename__]
-_FRESH: Final = (
-    select(_EVENTS).where(_EVENTS.c.data.is_(None)).order_by(_EVENTS.c.number).limit(BATCH)
-)
+# One that has a hash keeps it: migration 0014 found some that had been chained and not published.
 _PUBLISH: Final = (
     update(_EVENTS)
-    .where(_EVENTS.c.number == bindparam("of_number"))
-    .values(position=bindparam("position"), data=bindparam("data"))
+    .where(_EVENTS.c.id == bindparam("of_id"))
+    .values(
+        position=bindparam("position"),
+        feed_data=bindparam("feed_data"),
+        previous_hash=func.coalesce(_EVENTS.c.previous_hash, bindparam("previous_hash")),
+        hash=func.coalesce(_EVENTS.c.hash, bindparam("hash")),
+    )
 )
 
 
-def publish_events(describe: Describe) -> int:
-    """Give the new events their positions, words and deliveries; how many there were.
+# Read by the feed's columns: as an object, or as a row with some of its payment's.
+AnEvent = PaymentEvent | Row[Any]
 
-    None while another process does it.
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """An event that is to be published: its row, its words, and its place in its payment's chain."""
+
+    event: AnEvent
+    feed_data: bytes
+    previous_hash: bytes
+    hash: bytes
+
+
+def become_publisher(session: Session) -> bool:
+    """False while another process publishes. Until the end of the caller's transaction."""
+    return bool(session.scalar(select(func.pg_try_advisory_xact_lock(ONE_PUBLISHER))))
+
+
+def publish(session: Session, publications: Sequence[Publication]) -> None:
+    """Give the events their positions, in this order, with words and hash, and their deliveries.
+
+    In the transaction of who has become the publisher.
     """
-    published = 0
-    while batch := _publish_batch(describe):
-        published += batch
-    return published
+    owners = {Owner(one.event.tenant_id, one.event.mode) for one in publications}
+    last = {owner: _last_position(session, owner) for owner in owners}
+    endpoints = {owner: _all_endpoints(session, owner) for owner in owners}
+    published, deliveries = [], []
+    for one in publications:
+        owner = Owner(one.event.tenant_id, one.event.mode)
+        last[owner] += 1
+        published.append(
+            {
+                "of_id": one.event.id,
+                "position": last[owner],
+                "feed_data": one.feed_data,
+                "previous_hash": one.previous_hash,
+                "hash": one.hash,
+            }
+        )
+        deliveries += [
+            _delivery_row(one.event, last[owner], one.feed_data, endpoint)
+            for endpoint in endpoints[owner]
+            if _listened(endpoint, one.event) and matches(endpoint.event_types, one.event.type)
+        ]
+    connection = session.connection()
+    connection.execute(_PUBLISH, published)
+    if deliveries:
+        connection.execute(insert(_DELIVERIES), deliveries)
 
 
-def _publish_batch(describe: Describe) -> int:
-    with transaction(EVERY_TENANT) as session:
-        if not session.scalar(select(func.pg_try_advisory_xact_lock(ONE_PUBLISHER))):
-            return 0
-        connection = session.connection()
-        events = connection.execute(_FRESH).mappings().all()
-        if not events:
-            return 0
-        words = describe(session, [event["number"] for event in events])
-        owners = {Owner(event["tenant_id"], event["mode"]) for event in events}
-        last = {owner: _last_position(session, owner) for owner in owners}
-        endpoints = {owner: _all_endpoints(session, owner) for owner in owners}
-        published, deliveries = [], []
-        for event in events:
-            owner = Owner(event["tenant_id"], event["mode"])
-            last[owner] += 1
-            given = {"position": last[owner], "data": orjson.dumps(words[event["number"]])}
-            published.append({"of_number": event["number"], **given})
-            for endpoint in endpoints[owner]:
-                if _listened(endpoint, event) and matches(endpoint.event_types, event["type"]):
-                    whole = WebhookEvent(**{**event, **given})
-                    deliveries.append(_delivery_row(whole, endpoint))
-        connection.execute(_PUBLISH, published)
-        if deliveries:
-            connection.execute(insert(_DELIVERIES), deliveries)
-        return len(events)
-
-
-def _listened(endpoint: WebhookEndpoint, event: RowMapping) -> bool:
+def _listened(endpoint: WebhookEndpoint, event: AnEvent) -> bool:
     """Whether it was enabled when it happened; if it isn't any more, the delivery waits for it.
 
     What happens from its disabling on is offered as missed when it is enabled: nothing falls
     between the two because the publisher came later.
     """
-    return endpoint.disabled_at is None or bool(event["created_at"] < endpoint.disabled_at)
+    return endpoint.disabled_at is None or bool(event.created_at < endpoint.disabled_at)
 
 
-def delivery_of(event: WebhookEvent, endpoint: WebhookEndpoint) -> WebhookDelivery:
+def delivery_of(event: PaymentEvent, endpoint: WebhookEndpoint) -> WebhookDelivery:
     """The bytes that this endpoint gets at every attempt. They name whose they are."""
-    return WebhookDelivery(**_delivery_row(event, endpoint))
+    row = _delivery_row(event, event.position, event.feed_data or b"{}", endpoint)
+    return WebhookDelivery(**row)
 
 
-def _delivery_row(event: WebhookEvent, endpoint: WebhookEndpoint) -> dict[str, Any]:
+def _delivery_row(
+    event: AnEvent, position: int | None, feed_data: bytes, endpoint: WebhookEndpoint
+) -> dict[str, Any]:
     body = {
         "type": event.type,
         "timestamp": event.created_at.isoformat(),
@@ -115,15 +124,15 @@ def _delivery_row(event: WebhookEvent, endpoint: WebhookEndpoint) -> dict[str, A
         "tenant_id": str(event.tenant_id),
         "mode": event.mode,
         "endpoint_id": str(endpoint.id),
-        "position": event.position,
-        "data": orjson.Fragment(event.data or b"{}"),
+        "position": position,
+        "data": orjson.Fragment(feed_data),
     }
     return {
         "id": uuid7(),
         "tenant_id": event.tenant_id,
         "mode": event.mode,
         "endpoint_id": endpoint.id,
-        "event_number": event.number,
+        "event_number": event.id,
         "event_type": event.type,
         "payment_id": event.payment_id,
         "sequence": event.sequence,
@@ -136,8 +145,8 @@ def trial_delivery(session: Session, endpoint: WebhookEndpoint) -> WebhookDelive
 
     In the caller's transaction.
     """
-    event = WebhookEvent(
-        tenant_id=endpoint.tenant_id, mode=endpoint.mode, type=TEST_EVENT, data=b"{}"
+    event = PaymentEvent(
+        tenant_id=endpoint.tenant_id, mode=endpoint.mode, type=TEST_EVENT, feed_data=b"{}"
     )
     session.add(event)
     session.flush()
@@ -147,29 +156,29 @@ def trial_delivery(session: Session, endpoint: WebhookEndpoint) -> WebhookDelive
     return delivery
 
 
-def event_id(event: WebhookEvent) -> str:
+def event_id(event: AnEvent) -> str:
     """What a tenant knows the event by, at whichever endpoint."""
-    return f"evt_{event.id.hex}"
+    return f"evt_{event.event_id.hex}"
 
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
     """Events behind a position, in their order."""
 
-    events: list[WebhookEvent]
+    events: list[PaymentEvent]
     last_position: int
 
 
 def read_events(owner: Owner, *, after: int, limit: int) -> EventPage:
     """Those behind position `after`, in their order; none is ever added before one that is seen."""
     query = (
-        select(WebhookEvent)
+        select(PaymentEvent)
         .where(
-            WebhookEvent.tenant_id == owner.tenant_id,
-            WebhookEvent.mode == owner.mode,
-            WebhookEvent.position > after,
+            PaymentEvent.tenant_id == owner.tenant_id,
+            PaymentEvent.mode == owner.mode,
+            PaymentEvent.position > after,
         )
-        .order_by(WebhookEvent.position)
+        .order_by(PaymentEvent.position)
         .limit(limit)
     )
     with transaction(owner.tenant_id) as session:
@@ -185,12 +194,12 @@ def leave_gap(session: Session, tenant_id: UUID) -> None:
         owner = Owner(tenant_id, mode)
         last = _last_position(session, owner)
         session.add(
-            WebhookEvent(
+            PaymentEvent(
                 tenant_id=tenant_id,
                 mode=mode,
                 type=RESTORED_EVENT,
                 position=last + GAP,
-                data=orjson.dumps({"restored_to_position": last}),
+                feed_data=orjson.dumps({"restored_to_position": last}),
             )
         )
 
@@ -202,13 +211,13 @@ def last_position(owner: Owner) -> int:
 
 
 def _last_position(session: Session, owner: Owner) -> int:
-    query = select(func.max(WebhookEvent.position)).where(
-        WebhookEvent.tenant_id == owner.tenant_id, WebhookEvent.mode == owner.mode
+    query = select(func.max(PaymentEvent.position)).where(
+        PaymentEvent.tenant_id == owner.tenant_id, PaymentEvent.mode == owner.mode
     )
     return session.scalar(query) or 0
 
 
-def _all_endpoints(session: Session, owner: Owner) -> Sequence[WebhookEndpoint]:
+def _all_endpoints(session: Session, owner: Owner) -> Iterable[WebhookEndpoint]:
     query = select(WebhookEndpoint).where(
         WebhookEndpoint.tenant_id == owner.tenant_id,
         WebhookEndpoint.mode == owner.mode,
@@ -217,7 +226,7 @@ def _all_endpoints(session: Session, owner: Owner) -> Sequence[WebhookEndpoint]:
     return session.scalars(query).all()
 
 
-def words_of(event: WebhookEvent) -> dict[str, Any]:
+def words_of(event: PaymentEvent) -> dict[str, Any]:
     """What a published event says."""
-    words: dict[str, Any] = orjson.loads(event.data or b"{}")
+    words: dict[str, Any] = orjson.loads(event.feed_data or b"{}")
     return words

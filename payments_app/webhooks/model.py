@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -18,10 +18,11 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TIMESTAMP
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TIMESTAMP
 from sqlalchemy.orm import Mapped, mapped_column
 
 from payments_app.kernel.database import Base
+from payments_app.kernel.secrets import about
 
 Timestamp: Final = TIMESTAMP(timezone=True)
 NOW: Final = text("clock_timestamp()")
@@ -49,6 +50,11 @@ class Trigger(StrEnum):
     MANUAL = "manual"
 
 
+def about_secret(tenant_id: UUID, endpoint_id: UUID) -> str:
+    """What an endpoint's secret is bound to: in another's row it signs nothing."""
+    return about("webhook_endpoint", tenant_id, endpoint_id)
+
+
 class WebhookEndpoint(Base):
     """Where a tenant wants to be told. A removed one stays as a row, without its secrets."""
 
@@ -62,7 +68,7 @@ class WebhookEndpoint(Base):
             "(status = 'disabled') = (disabled_at IS NOT NULL)", name="disabled_has_time"
         ),
         Index("ix_webhook_endpoints_tenant", "tenant_id", "mode", "created_at"),
-        # Whose turn it is.
+        # Of the version before this one, as `served_at`: it may run beside this one in a deploy.
         Index(
             "ix_webhook_endpoints_turn",
             text("served_at NULLS FIRST"),
@@ -112,34 +118,61 @@ class WebhookEndpoint(Base):
         self.warned_days = 0
 
 
-class WebhookEvent(Base):
-    """An event as tenants are told of it; a trigger adds it with the line of the payment's story.
+class PaymentEvent(Base):
+    """An event: a line of a payment's history, and what its tenant is told. Only ever added.
 
-    `position` and `data` are given once, by the publisher, in an order in which readers see them:
-    dense in each tenant and mode. A test event has no position: the feed doesn't tell it.
+    It commits with the change that it tells of. The publisher gives it, once, its place in the feed
+    (`position`, dense in each tenant and mode), its words (`feed_data`) and its hash, which chains it
+    to the payment's event before it: payments/outbox.py. `actor`: who or what made it happen.
+
+    Some belong to no payment. They are in no chain, and a test event has no position either.
     """
 
-    __tablename__ = "webhook_events"
+    __tablename__ = "events"
     __table_args__ = (
-        UniqueConstraint("id"),
         UniqueConstraint("payment_id", "sequence"),
         UniqueConstraint("tenant_id", "mode", "position"),
-        CheckConstraint("position IS NULL OR data IS NOT NULL", name="published_is_whole"),
-        Index("ix_webhook_events_new", "number", postgresql_where=text("data IS NULL")),
-        Index("ix_webhook_events_time", "tenant_id", "mode", "created_at"),
+        CheckConstraint("sequence > 0", name="sequence_positive"),
+        CheckConstraint(
+            "num_nulls(payment_id, sequence, status, stage, actor) IN (0, 5)",
+            name="of_payment_is_whole",
+        ),
+        CheckConstraint(
+            "payment_id IS NOT NULL OR feed_data IS NOT NULL AND hash IS NULL",
+            name="of_no_payment_is_published",
+        ),
+        CheckConstraint("position IS NULL OR feed_data IS NOT NULL", name="published_is_whole"),
+        CheckConstraint(
+            "payment_id IS NULL OR feed_data IS NULL OR hash IS NOT NULL",
+            name="published_is_chained",
+        ),
+        CheckConstraint("(hash IS NULL) = (previous_hash IS NULL)", name="hash_has_link"),
+        Index("ix_events_unpublished", "id", postgresql_where=text("feed_data IS NULL")),
+        Index("ix_events_time", "tenant_id", "mode", "created_at"),
     )
 
-    number: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    id: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    # What a tenant knows it by.
+    event_id: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     mode: Mapped[str] = mapped_column(Text)
     type: Mapped[str] = mapped_column(Text)
-    # Both null for one that is about no payment.
     payment_id: Mapped[UUID | None] = mapped_column(ForeignKey("payments.id"))
     sequence: Mapped[int | None]
-    position: Mapped[int | None] = mapped_column(BigInteger)
-    data: Mapped[bytes | None] = mapped_column(LargeBinary)
+    status: Mapped[str | None] = mapped_column(Text)
+    stage: Mapped[str | None] = mapped_column(Text)
+    actor: Mapped[str | None] = mapped_column(Text)
+    request_id: Mapped[str | None] = mapped_column(Text)
+    data: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
+    # By this the database sees that a change of status has its event in the same transaction.
+    transaction_id: Mapped[int] = mapped_column(
+        BigInteger, server_default=text("(pg_current_xact_id()::text)::bigint")
+    )
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
+    position: Mapped[int | None] = mapped_column(BigInteger)
+    feed_data: Mapped[bytes | None] = mapped_column(LargeBinary)
+    previous_hash: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    hash: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
 
 
 class WebhookDelivery(Base):
@@ -181,7 +214,7 @@ class WebhookDelivery(Base):
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     mode: Mapped[str] = mapped_column(Text)
     endpoint_id: Mapped[UUID] = mapped_column(ForeignKey("webhook_endpoints.id"))
-    event_number: Mapped[int] = mapped_column(ForeignKey("webhook_events.number"))
+    event_number: Mapped[int] = mapped_column(ForeignKey("events.id"))
     event_type: Mapped[str] = mapped_column(Text)
     payment_id: Mapped[UUID | None] = mapped_column(ForeignKey("payments.id"))
     sequence: Mapped[int | None]
@@ -212,10 +245,10 @@ class WebhookDelivery(Base):
 
 
 class WebhookAttempt(Base):
-    """One POST: written down before it leaves, closed with what came back.
+    """One POST, written with what came back; until then the delivery's claim stands for it.
 
-    One that stays open was sent, or not, by a worker that has died: nobody knows. They lie in a
-    partition for each week in which their deliveries came into being.
+    An open one was sent, or not, by a worker that has died: nobody knows. Whoever claims the
+    delivery after it writes it. They lie in a partition for each week in which their deliveries came into being.
     """
 
     __tablename__ = "webhook_attempts"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from typing import Final
 
 _MINUTE, _HOUR = 60.0, 3600.0
@@ -25,6 +24,8 @@ ATTEMPTS_MAX: Final = len(PAUSES_S) + 1
 # A pause is its length to a tenth more: what failed together doesn't come back together.
 JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 24 * _HOUR
+# After an attempt that was none, as we had no lookup free for it.
+BUSY_PAUSE_S: Final = 15.0
 DAY_S: Final = 24 * _HOUR
 # Days of nothing but failures after which the tenant is warned, and the endpoint disabled.
 WARN_AFTER_DAYS: Final = (1, 3)
@@ -42,6 +43,6 @@ def pause_s(attempts: int, *, retry_after_s: float | None = None) -> float | Non
     return max(pause, min(retry_after_s or 0.0, RETRY_AFTER_MAX_S))
 
 
-def retry_after_s(header: str | None) -> float | None:
-    """Seconds, as RFC 9110 10.2.3 writes them; a date is as good as nothing here."""
-    return float(header) if header and re.fullmatch("[0-9]{1,9}", header) else None
+def busy_pause_s() -> float:
+    """Seconds until a delivery that was not tried for want of something of ours is claimed again."""
+    return BUSY_PAUSE_S * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311  no secret

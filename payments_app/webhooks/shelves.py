@@ -5,11 +5,17 @@ from __future__ import annotations
 from typing import Final
 
 from payments_app.tenants.rotation import Shelf
-from payments_app.webhooks.model import WebhookEndpoint
+from payments_app.webhooks.model import WebhookEndpoint, about_secret
 
 WEBHOOK_SHELVES: Final = tuple(
     Shelf(
-        "webhook_endpoint", WebhookEndpoint, WebhookEndpoint.id, WebhookEndpoint.tenant_id, secret
+        "webhook_endpoint",
+        WebhookEndpoint,
+        WebhookEndpoint.id,
+        WebhookEndpoint.tenant_id,
+        secret,
+        (WebhookEndpoint.tenant_id, WebhookEndpoint.id),
+        about_secret,
     )
     for secret in (WebhookEndpoint.secret, WebhookEndpoint.previous_secret)
 )

@@ -1,1 +1,1 @@
-"""Celery in: doorbells answered, and a clock. No decisions."""
+"""Celery in: tasks, their queues and a poller. No decisions."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -14,10 +15,10 @@ from kombu.entity import Exchange, Queue
 from redis.connection import parse_url
 
 from payments_app.kernel import tracing
-from payments_app.kernel.jobs import TRACEPARENT, Job
+from payments_app.kernel.jobs import TRACEPARENT, Job, notify
 from payments_app.kernel.trace_context import traceparent_of
 from payments_app.kernel.tracing import Kind
-from payments_app.worker.engine import ENGINE, Engine
+from payments_app.worker.payment_processor import PROCESSOR, PaymentProcessor
 
 # Work is waiting for providers, so threads; each holds a database connection at most at times.
 CONCURRENCY: Final = 16
@@ -30,9 +31,17 @@ FORGET_DELIVERIES_S: Final = 3600.0
 CHECK_INVARIANTS_AT: Final = crontab(hour="1", minute="40")
 BROKER_TIMEOUT_S: Final = 2.0
 REDIS_PORT: Final = 6379
-QUEUE: Final = "maramoja"
-# RabbitMQ's; Redis has no use for them. Workers that were away for a day don't find a day's rings.
-OLD_RINGS_GO: Final = {"x-message-ttl": 30_000, "x-max-length": 10_000}
+# Each can be given workers of its own: celery -A celery_worker worker -Q payments. Without -Q a
+# worker consumes all.
+PAYMENTS: Final = "payments"
+WEBHOOKS: Final = "webhooks"
+HOUSEKEEPING: Final = "maramoja"
+QUEUES: Final = (PAYMENTS, WEBHOOKS, HOUSEKEEPING)
+_QUEUE_OF: Final = {Job.PROCESS_DUE: PAYMENTS, Job.DISPATCH_WEBHOOKS: WEBHOOKS}
+# What processes of the release before 2026-12 call them. During an upgrade both run.
+_OLD_NAMES: Final = {"payments.advance": Job.PROCESS_DUE}
+# RabbitMQ's; Redis has no use for them. Workers that were away for a day don't find a day's notifications.
+DROP_OLD: Final = {"x-message-ttl": 30_000, "x-max-length": 10_000}
 # RabbitMQ and a worker that lost each other without a word find out in twice this time.
 HEARTBEAT_S: Final = 10.0
 
@@ -40,14 +49,14 @@ HEARTBEAT_S: Final = 10.0
 def init_celery(app: Flask, broker_url: str) -> Celery:
     """Make the Celery app, bound to `app`, and leave it in `app.extensions["celery"]`.
 
-    Beside it stands the engine, which this process's tasks share.
+    Beside it stands the payment processor, which this process's tasks share.
     """
 
     class ContextTask(Task):  # type: ignore[misc]  # Celery has no types
         """A task runs in an application context of its own: its own database session."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
-            with app.app_context(), _heard(self):
+            with app.app_context(), _traced(self):
                 return self.run(*args, **kwargs)
 
     celery = Celery("maramoja", task_cls=ContextTask, include=["payments_app.worker.tasks"])
@@ -56,7 +65,8 @@ def init_celery(app: Flask, broker_url: str) -> Celery:
     # Our own log set-up stands; Celery's would add a second form and hide what is below WARNING.
     setup_logging.connect(_leave_logs_alone)
     app.extensions["celery"] = celery
-    app.extensions[ENGINE] = Engine(app)
+    app.extensions[PROCESSOR] = PaymentProcessor(app)
+    _accept_old_names(celery)
     return celery
 
 
@@ -83,12 +93,12 @@ def broker_address(url: str) -> str:
     return f"{address}?{urlencode(tls)}" if tls else address
 
 
-def _heard(task: Task) -> AbstractContextManager[object]:
-    """In the trace of who rang; a tick of the clock is nobody's, and no span."""
-    rung_by = traceparent_of((task.request.headers or {}).get(TRACEPARENT))
-    if rung_by is None:
+def _traced(task: Task) -> AbstractContextManager[object]:
+    """In the trace of who notified; a tick of beat is nobody's, and no span."""
+    caused_by = traceparent_of((task.request.headers or {}).get(TRACEPARENT))
+    if caused_by is None:
         return nullcontext()
-    return tracing.span(f"task {task.name}", Kind.CONSUMER, parent=rung_by)
+    return tracing.span(f"task {task.name}", Kind.CONSUMER, parent=caused_by)
 
 
 def _leave_logs_alone(**_signal: Any) -> None:
@@ -106,10 +116,11 @@ def _configuration(broker_url: str) -> dict[str, Any]:
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
-        "task_default_queue": QUEUE,
-        # A ring that its broker loses is made up for within TICK_S: none is worth a disk.
+        "task_default_queue": HOUSEKEEPING,
+        "task_routes": {str(job): {"queue": queue} for job, queue in _QUEUE_OF.items()},
+        # A notification that its broker loses is made up for within TICK_S: none is worth a disk.
         "task_default_delivery_mode": "transient",
-        "task_queues": [_queue()],
+        "task_queues": [_queue(name) for name in QUEUES],
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,
         "worker_prefetch_multiplier": 1,
@@ -129,7 +140,8 @@ def _configuration(broker_url: str) -> dict[str, Any]:
 
 def _schedule() -> dict[str, Any]:
     return {
-        "advance": _every(TICK_S, Job.ADVANCE_PAYMENTS, expires_s=5),
+        "process-due": _every(TICK_S, Job.PROCESS_DUE, expires_s=5),
+        "dispatch-webhooks": _every(TICK_S, Job.DISPATCH_WEBHOOKS, expires_s=5),
         "expire-answers": _every(EXPIRE_ANSWERS_S, Job.EXPIRE_ANSWERS, expires_s=60),
         "erase-payers": _every(ERASE_PAYERS_S, Job.ERASE_PAYERS, expires_s=600),
         "forget-deliveries": _every(FORGET_DELIVERIES_S, Job.FORGET_DELIVERIES, expires_s=600),
@@ -142,9 +154,22 @@ def _every(when: float | crontab, job: Job, *, expires_s: int) -> dict[str, Any]
     return {"task": job.value, "schedule": when, "options": {"expires": expires_s}}
 
 
-def _queue() -> Queue:
-    exchange = Exchange(QUEUE)  # type: ignore[no-untyped-call]
-    return Queue(QUEUE, exchange, QUEUE, queue_arguments=OLD_RINGS_GO)  # type: ignore[no-untyped-call]
+def _queue(name: str) -> Queue:
+    exchange = Exchange(HOUSEKEEPING)  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, name, queue_arguments=DROP_OLD)  # type: ignore[no-untyped-call]
+
+
+def _accept_old_names(celery: Celery) -> None:
+    """A notification under an old name, on whatever queue, becomes one under the new name."""
+
+    def forward(job: Job) -> Callable[[], None]:
+        def notify_under_new_name() -> None:
+            notify(job)
+
+        return notify_under_new_name
+
+    for name, job in _OLD_NAMES.items():
+        celery.task(forward(job), name=name, ignore_result=True, shared=False)
 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:
@@ -155,7 +180,7 @@ def _transport_options(broker_url: str) -> dict[str, Any]:
             "socket_connect_timeout": BROKER_TIMEOUT_S,
             "max_retries": 0,
         }
-    # No publisher confirms: a round trip in each request, for a ring that may be lost.
+    # No publisher confirms: a round trip in each request, for a notification that may be lost.
     return {
         "read_timeout": BROKER_TIMEOUT_S,
         "write_timeout": BROKER_TIMEOUT_S,

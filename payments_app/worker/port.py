@@ -20,9 +20,9 @@ import structlog
 from celery.signals import beat_init, worker_init
 
 from payments_app.kernel import metrics
-from payments_app.kernel.networks import FORWARDED, Network, is_within
+from payments_app.kernel.networks import Network, is_forwarded, is_within
 from payments_app.settings import Settings
-from payments_app.worker.clockwork import Clockwork
+from payments_app.worker.poller import Poller
 from payments_app.worker.scheduler import PULSE
 
 log = structlog.get_logger(__name__)
@@ -34,11 +34,11 @@ SILENCE_MAX_S: Final = 5.0
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 
-def open_ports(settings: Settings, clockwork: Clockwork) -> None:
+def open_ports(settings: Settings, poller: Poller) -> None:
     """Have the worker or the beat of this process open its port when it starts, if it has one."""
     networks = settings.metrics_networks
     ports = (
-        ("WORKER_PORT", worker_init, settings.worker_port, clockwork.is_alive),
+        ("WORKER_PORT", worker_init, settings.worker_port, poller.is_alive),
         ("BEAT_PORT", beat_init, settings.beat_port, PULSE.is_felt),
     )
     for name, signal, port, is_alive in ports:
@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Probes and scrapes are no news."""
 
     def _is_the_operators(self, networks: tuple[Network, ...]) -> bool:
-        forwarded = any(name in self.headers for name in FORWARDED)
+        forwarded = is_forwarded(self.headers)
         return not forwarded and is_within(self.client_address[0], networks)
 
     def _answer(self, status: HTTPStatus, kind: str, body: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Doorbells answered: one task for each Job, one call each. Ringing twice is harmless."""
+"""One task for each Job, one call each. Running one twice is harmless."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ from celery import shared_task
 from flask import current_app
 
 from payments_app.kernel.jobs import Job
-from payments_app.payments import erasure, invariants, retention, seals
+from payments_app.payments import checkpoints, erasure, invariants, retention
 from payments_app.webhooks import deliveries
-from payments_app.worker.engine import ENGINE
+from payments_app.worker.payment_processor import PROCESSOR
+from payments_app.worker.poller import DISPATCHER
 
 
-@shared_task(name=Job.ADVANCE_PAYMENTS.value, ignore_result=True)
-def advance_payments() -> None:
-    """Do what is due for open payments."""
-    current_app.extensions[ENGINE].look()
+@shared_task(name=Job.PROCESS_DUE.value, ignore_result=True)
+def process_due() -> None:
+    """Call providers for the payments that are due: submit them, and ask for their status."""
+    current_app.extensions[PROCESSOR].run_once()
+
+
+@shared_task(name=Job.DISPATCH_WEBHOOKS.value, ignore_result=True)
+def dispatch_webhooks() -> None:
+    """Publish new events and send the deliveries that are due."""
+    current_app.extensions[DISPATCHER].run_once()
 
 
 @shared_task(name=Job.EXPIRE_ANSWERS.value, ignore_result=True)
@@ -30,9 +37,9 @@ def erase_payers() -> None:
 
 
 @shared_task(name=Job.SEAL_EVENTS.value, ignore_result=True)
-def seal_events() -> None:
+def write_checkpoints() -> None:
     """Take down in the audit trail which events there are."""
-    seals.seal_events()
+    checkpoints.write_checkpoints()
 
 
 @shared_task(name=Job.FORGET_DELIVERIES.value, ignore_result=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -12,11 +14,12 @@ from uuid import UUID, uuid4
 
 from flask import Flask
 from sqlalchemy import func, select, update
+from werkzeug.serving import make_server
 from werkzeug.test import TestResponse
 
 from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
-from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode
 from payments_app.tenants.caller import KNOWN_FOR_S
 from payments_app.tenants.keys import IssuedKey
@@ -111,6 +114,20 @@ def new_caller(app: Flask, *, mode: Mode = Mode.TEST) -> HttpCaller:
         return HttpCaller(app, tenant, an_issued_key(tenant=tenant, mode=mode))
 
 
+@contextmanager
+def served(app: Flask) -> Iterator[str]:
+    """The app over HTTP, from a thread of this process."""
+    server = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def count_payments(caller: HttpCaller) -> int:
     """How many payments the tenant has, whatever its mode."""
     with caller.app.app_context(), transaction(EVERY_TENANT) as session:
@@ -123,7 +140,7 @@ class Engine:
     """Drives single payments of an app to their end; nobody else's are touched."""
 
     app: Flask
-    rails: Rails
+    rails: PaymentGateway
 
     def step(self, payment: dict[str, Any]) -> None:
         """The payment's next action: submit, then check."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -95,6 +96,21 @@ def test_what_is_not_declared_as_json_in_utf_8_is_refused(
     assert refused.status_code == 415
     assert code_of(refused) == "unsupported_media_type"
     assert count_payments(caller) == 0
+
+
+@pytest.mark.parametrize("coding", ["gzip", "br", "deflate, gzip", "GZIP", "unknown"])
+def test_a_coded_body_is_refused(caller: HttpCaller, coding: str) -> None:
+    refused = caller.post(gzip.compress(GOOD), headers={"Content-Encoding": coding})
+
+    assert refused.status_code == 415
+    assert code_of(refused) == "unsupported_media_type"
+    assert "Content-Encoding" in refused.get_json()["detail"]
+    assert count_payments(caller) == 0
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity", ""])
+def test_a_body_that_is_said_to_be_plain_is_taken(caller: HttpCaller, coding: str) -> None:
+    assert caller.post(GOOD, headers={"Content-Encoding": coding}).status_code == 201
 
 
 @pytest.mark.parametrize(

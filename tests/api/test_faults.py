@@ -17,9 +17,11 @@ from werkzeug.test import TestResponse
 
 from devstack.postgres_server import PostgresServer
 from devstack.servers import Servers
+from devstack.supervisor import wait_until
 from payments_app.audit.stream import take_time
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.pool import SILENCE_MAX_S, BoundedConnection
+from payments_app.kernel.schema import needed_versions
 from tests.api.http_caller import (
     PAYMENTS,
     HttpCaller,
@@ -30,6 +32,7 @@ from tests.api.http_caller import (
     new_caller,
 )
 from tests.api.test_health import NO_SERVER
+from tests.conftest import Installation
 from tests.metrics.figures import figures_here
 
 ANSWER_MAX_S = 6.0
@@ -227,7 +230,7 @@ class TestABrokenDatabase:
     @pytest.fixture
     def broken(self, database: Database, caller: HttpCaller) -> Database:
         assert caller.get().status_code == 200
-        database.change("ALTER TABLE payment_events RENAME COLUMN actor TO who")
+        database.change("ALTER TABLE events RENAME COLUMN actor TO who")
         return database
 
     def test_is_a_500_that_leaks_nothing(self, broken: Database, caller: HttpCaller) -> None:
@@ -248,7 +251,7 @@ class TestABrokenDatabase:
         key = uuid4()
         assert caller.post(an_order(), key=key).status_code == 500
         assert count_payments(caller) == 0
-        broken.change("ALTER TABLE payment_events RENAME COLUMN who TO actor")
+        broken.change("ALTER TABLE events RENAME COLUMN who TO actor")
 
         accepted = caller.post(an_order(), key=key)
 
@@ -261,6 +264,38 @@ class TestABrokenDatabase:
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert broken.name
         assert caller.get(f"{PAYMENTS}?limit=1").status_code == 200
+
+
+def test_a_schema_of_an_older_version_is_a_503_and_spends_no_key(
+    installation_of_its_own: Installation,
+) -> None:
+    """A release that was started before its migration."""
+    app = installation_of_its_own.app
+    caller, key = new_caller(app), uuid4()
+    (needed,) = needed_versions(app.extensions["migrate"].directory)
+    migrate(app, "downgrade", "0012")
+
+    assert_away(caller.post(an_order(), key=key))
+    told = caller.get("/health/ready")
+    assert told.status_code == 503
+    assert f"is at 0012, this version needs {needed}:" in told.get_json()["database"]
+
+    migrate(app, "upgrade")
+    wait_until(
+        lambda: caller.get("/health/ready").status_code == 200, what="it isn't ready", limit_s=10
+    )
+    assert count_payments(caller) == 0
+    accepted = caller.post(an_order(), key=key)
+    assert accepted.status_code == 201
+    assert "Idempotent-Replayed" not in accepted.headers
+
+
+def migrate(app: Flask, *words: str) -> None:
+    """`flask db …`; no connection of ours holds it up."""
+    with app.app_context():
+        db.engine.dispose()
+    result = app.test_cli_runner().invoke(args=["db", *words])
+    assert result.exit_code == 0, result.output
 
 
 def test_a_server_whose_machine_died_is_given_up_soon(make_app: MakeApp) -> None:

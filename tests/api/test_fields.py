@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from payments_app.api.v1.invisible import name_of, objection_to_reference
 from tests.api.http_caller import HttpCaller, an_order, count_payments, fields_of
 from tests.builders import PAYER
 
@@ -34,12 +40,12 @@ MOBILE_NUMBERS = {
     ],
 )
 def test_an_amount_is_an_integer_or_a_decimal_string(
-    caller: HttpCaller, amount: int | str, currency: str, shown: str
+    scripted_caller: HttpCaller, amount: int | str, currency: str, shown: str
 ) -> None:
-    accepted = caller.pay(amount=amount, currency=currency)
+    accepted = scripted_caller.pay(amount=amount, currency=currency)
 
     assert accepted["amount"] == shown
-    assert caller.show(accepted)["amount"] == shown
+    assert scripted_caller.show(accepted)["amount"] == shown
 
 
 @pytest.mark.parametrize(
@@ -99,9 +105,27 @@ def test_nothing_else_is_an_amount(caller: HttpCaller, written: bytes) -> None:
     assert count_payments(caller) == 0
 
 
-def test_decimals_that_the_currency_has_not_are_refused(caller: HttpCaller) -> None:
-    assert fields_of(caller.post(an_order(amount="10.5", currency="UGX"))) == ["amount"]
-    assert fields_of(caller.post(an_order(amount="0.01", currency="XOF"))) == ["amount"]
+@pytest.mark.parametrize("amount", [10**13, 10**40, "10000000000000", "10000000000000.50"])
+def test_one_that_is_too_large_is_told_the_bound(caller: HttpCaller, amount: int | str) -> None:
+    refused = caller.post(an_order(amount=amount)).get_json()
+
+    assert [error["detail"] for error in refused["errors"]] == ["must be at most 9999999999999"]
+
+
+def test_decimals_that_the_currency_has_not_are_refused(scripted_caller: HttpCaller) -> None:
+    assert fields_of(scripted_caller.post(an_order(amount="10.5", currency="UGX"))) == ["amount"]
+    assert fields_of(scripted_caller.post(an_order(amount="0.01", currency="XOF"))) == ["amount"]
+
+
+@pytest.mark.parametrize("currency", ["UGX", "ZMW", "USD"])
+def test_a_currency_that_the_account_never_takes_is_refused_before_it_is_accepted(
+    caller: HttpCaller, currency: str
+) -> None:
+    refused = caller.post(an_order(currency=currency))
+
+    assert fields_of(refused) == ["currency"]
+    assert refused.get_json()["errors"][0]["detail"] == "sandbox takes EUR."
+    assert count_payments(caller) == 0
 
 
 @pytest.mark.parametrize("currency", ["eur", "EURO", "", "XXX", "BTC", 978, None, ["EUR"], "EUR\n"])
@@ -172,6 +196,109 @@ def test_texts_are_one_line_of_a_bounded_length(
     assert caller.show(accepted)[name] == "x" * longest
     for wrong in ("", "x" * (longest + 1), "a\x00b", "a\nb", "a\x7fb", "a\x85b", 5, ["a"], True):
         assert fields_of(caller.post(an_order(**{name: wrong}))) == [name], repr(wrong)
+
+
+LOOKS_LIKE_ORDER_77 = {
+    "a space behind it": ("order-77 ", "U+0020 (SPACE)"),
+    "a space before it": (" order-77", "U+0020 (SPACE)"),
+    "a no-break space": ("order-77\u00a0", "U+00A0 (NO-BREAK SPACE)"),
+    "an ideographic space": ("order\u3000-77", "U+3000 (IDEOGRAPHIC SPACE)"),
+    "a zero-width space": ("order-\u200b77", "U+200B (ZERO WIDTH SPACE)"),
+    "a zero-width joiner": ("order\u200d-77", "U+200D (ZERO WIDTH JOINER)"),
+    "a byte order mark": ("\ufefforder-77", "U+FEFF (ZERO WIDTH NO-BREAK SPACE)"),
+    "a soft hyphen": ("or\u00adder-77", "U+00AD (SOFT HYPHEN)"),
+    "a mark of direction": ("order-77\u200e", "U+200E (LEFT-TO-RIGHT MARK)"),
+    "an override of direction": ("\u202eorder-77", "U+202E (RIGHT-TO-LEFT OVERRIDE)"),
+    "a variation selector": ("order-77\ufe0e", "U+FE0E (VARIATION SELECTOR-15)"),
+    "a filler": ("order-77\u3164", "U+3164 (HANGUL FILLER)"),
+    "a blank": ("order-77\u2800", "U+2800 (BRAILLE PATTERN BLANK)"),
+    "a tag": ("order-77\U000e0037", "U+E0037 (TAG DIGIT SEVEN)"),
+    "a control": ("order-77\x7f", "U+007F"),
+    "a tab": ("order-77\t", "U+0009"),
+    "a decomposed letter": (
+        "orde\u0301r-77",
+        "U+0065 (LATIN SMALL LETTER E) and U+0301 (COMBINING ACUTE ACCENT)",
+    ),
+    "a sign that is a letter": ("order-\u212b", "U+212B (ANGSTROM SIGN)"),
+}
+
+
+@pytest.mark.parametrize("what", LOOKS_LIKE_ORDER_77)
+def test_a_reference_that_looks_like_another_is_refused_by_the_character(
+    caller: HttpCaller, what: str
+) -> None:
+    external_id, named = LOOKS_LIKE_ORDER_77[what]
+
+    refused = caller.post(an_order(external_id=external_id))
+
+    assert fields_of(refused) == ["external_id"]
+    assert named in refused.get_json()["errors"][0]["detail"]
+    assert count_payments(caller) == 0
+
+
+@pytest.mark.parametrize(
+    "external_id", ["order 77", "ordér-77", "Ωmega/7", "注文-77", "заказ-77", "a", "=77", "😀"]
+)
+def test_a_reference_that_shows_is_taken_as_it_is(caller: HttpCaller, external_id: str) -> None:
+    accepted = caller.pay(external_id=external_id)
+
+    assert caller.show(accepted)["external_id"] == external_id
+    assert caller.listed(urlencode({"external_id": external_id})) == [accepted["id"]]
+
+
+def test_every_character_without_ink_is_refused_in_a_reference() -> None:
+    """By Unicode's own categories, as this Python knows them."""
+    spaces = {"Cc", "Zl", "Zp", "Zs"}
+    # Formats that show: signs of numbers and verses in Arabic, Syriac and Kaithi; hieroglyphs.
+    visible = re.compile(
+        "[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U00013430-\U0001345f]"
+    )
+    missed = [
+        name_of(one)
+        for one in map(chr, range(0x110000))
+        if unicodedata.category(one) in spaces | {"Cf"}
+        and not visible.match(one)
+        and objection_to_reference(f"a{one}b") is None
+    ]
+
+    assert missed == ["U+0020 (SPACE)"]
+
+
+@given(st.text(max_size=20))
+def test_two_references_that_are_taken_differ_in_what_shows(text: str) -> None:
+    if objection_to_reference(text) is None:
+        assert text == text.strip(" ") == unicodedata.normalize("NFC", text)
+        assert not [one for one in text if one.isspace() and one != " "]
+
+
+@pytest.mark.parametrize("text", ["a ", " a", "a\u00a0b", "नमस्ते\u200c", "👩\u200d👧", "e\u0301"])
+def test_a_description_is_kept_as_it_is(caller: HttpCaller, text: str) -> None:
+    assert caller.show(caller.pay(description=text))["description"] == text
+
+
+@pytest.mark.parametrize(
+    ("character", "named"),
+    [("\u202e", "U+202E (RIGHT-TO-LEFT OVERRIDE)"), ("\u2028", "U+2028 (LINE SEPARATOR)")],
+)
+def test_no_text_holds_what_another_text_shows_for(
+    caller: HttpCaller, character: str, named: str
+) -> None:
+    for name in ("payer_message", "payee_note", "description"):
+        refused = caller.post(an_order(**{name: f"a{character}b"}))
+
+        assert fields_of(refused) == [name]
+        assert named in refused.get_json()["errors"][0]["detail"]
+
+
+@pytest.mark.parametrize("character", ["\u00a0", "\u200b", "\u202c", "\ufeff"])
+def test_a_number_with_what_does_not_show_is_refused_by_it(
+    caller: HttpCaller, character: str
+) -> None:
+    """As it comes out of a chat or a spreadsheet."""
+    refused = caller.post(an_order(payer=f"{character}{PAYER}"))
+
+    assert fields_of(refused) == ["payer"]
+    assert f"U+{ord(character):04X}" in refused.get_json()["errors"][0]["detail"]
 
 
 def test_only_the_description_may_hold_any_script(caller: HttpCaller) -> None:

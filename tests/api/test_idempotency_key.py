@@ -6,6 +6,7 @@ a first request that another connection holds open.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,10 +16,8 @@ import psycopg
 import pytest
 from flask import Flask
 from redis import Redis
-from sqlalchemy import text
 
 from devstack.postgres_server import PostgresServer
-from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments import retention
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import NewKey, issue_key
@@ -32,7 +31,7 @@ from tests.api.http_caller import (
     count_payments,
     new_caller,
 )
-from tests.builders import ANSWERS, ScriptedProvider
+from tests.builders import ANSWERS, ScriptedProvider, as_the_owner
 
 A_KEY = "5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a"
 # A bound that a loaded machine keeps too; the waits themselves are 2 s and 3 s.
@@ -76,7 +75,11 @@ def test_a_tenant_that_requires_keys_is_refused_without_one(caller: HttpCaller) 
         pytest.param("a" * 300, id="too long"),
         # A server joins what comes twice with a comma.
         pytest.param(f"{A_KEY},{A_KEY}", id="the same twice"),
-        pytest.param(f"{A_KEY}, {uuid4()}", id="two"),
+        pytest.param(f"{A_KEY}, 9f2c6a52-6b5f-4a53-8f5e-0d3c1a7b9e41", id="two"),
+        pytest.param(str(UUID(int=0)), id="the nil UUID"),
+        pytest.param(f'"{UUID(int=0)}"', id="the nil UUID, quoted"),
+        pytest.param(str(UUID(int=2**128 - 1)), id="the max UUID"),
+        pytest.param(str(UUID(int=2**128 - 1)).upper(), id="the max UUID in capitals"),
     ],
 )
 def test_a_key_that_is_not_one_uuid_is_refused(caller: HttpCaller, key: str) -> None:
@@ -85,6 +88,53 @@ def test_a_key_that_is_not_one_uuid_is_refused(caller: HttpCaller, key: str) -> 
     assert refused.status_code == 400
     assert code_of(refused) == "idempotency_key_invalid"
     assert count_payments(caller) == 0
+
+
+@pytest.mark.parametrize("with_the_right_one", [True, False])
+@pytest.mark.parametrize("name", ["X-Idempotency-Key", "Idempotence-Key", "Idempotncy-Key"])
+def test_a_key_under_a_wrong_name_is_refused_with_both_names(
+    caller: HttpCaller, name: str, *, with_the_right_one: bool
+) -> None:
+    key = uuid4()
+
+    refused = caller.post(
+        an_order(), key=key if with_the_right_one else None, headers={name: str(key)}
+    )
+
+    assert refused.status_code == 400
+    assert code_of(refused) == "idempotency_key_invalid"
+    assert name in refused.get_json()["detail"]
+    assert "Idempotency-Key." in refused.get_json()["detail"]
+    assert count_payments(caller) == 0
+    accepted = caller.post(an_order(), key=key)
+    assert accepted.status_code == 201
+    assert "Idempotent-Replayed" not in accepted.headers
+
+
+def test_a_key_in_the_address_is_refused(caller: HttpCaller) -> None:
+    refused = caller.send(
+        "POST", f"{PAYMENTS}?idempotency_key={A_KEY}", json=an_order(), headers={}
+    )
+
+    assert (refused.status_code, code_of(refused)) == (400, "idempotency_key_invalid")
+    assert count_payments(caller) == 0
+
+
+def test_every_route_that_changes_something_refuses_it_and_no_other_does(
+    caller: HttpCaller, app: Flask
+) -> None:
+    refusing = {}
+    for rule in app.url_map.iter_rules():
+        if not rule.rule.startswith("/api/"):
+            continue
+        path = re.sub("<[^>]*>", str(uuid4()), rule.rule)
+        for method in (rule.methods or set()) - {"OPTIONS", "HEAD"}:
+            answer = caller.send(method, path, json={}, headers={"X-Idempotency-Key": A_KEY})
+            refused = answer.status_code == 400 and code_of(answer) == "idempotency_key_invalid"
+            refusing[f"{method} {rule.rule}"] = refused
+
+    assert refusing == {route: not route.startswith("GET ") for route in refusing}
+    assert "POST /api/v1/webhook-endpoints/<uuid:endpoint_id>/rotate-secret" in refusing
 
 
 @pytest.mark.parametrize(
@@ -215,11 +265,11 @@ def test_another_tenants_key_is_unrelated(caller: HttpCaller, app: Flask) -> Non
     assert count_payments(other) == 1
 
 
-def test_the_other_modes_key_is_unrelated(caller: HttpCaller) -> None:
+def test_the_other_modes_key_is_unrelated(scripted_caller: HttpCaller) -> None:
     key = uuid4()
-    caller.post(an_order(), key=key)
+    scripted_caller.post(an_order(), key=key)
 
-    other = caller.another_key(Mode.LIVE).post(an_order(amount=7), key=key)
+    other = scripted_caller.another_key(Mode.LIVE).post(an_order(amount=7), key=key)
 
     assert other.status_code == 201
     assert "Idempotent-Replayed" not in other.headers
@@ -417,14 +467,13 @@ def test_the_lock_is_given_back_by_who_fails_and_holds_neither_number_nor_key(
 
 
 def _let_the_answer_expire(caller: HttpCaller, key: UUID) -> None:
-    with caller.app.app_context(), transaction(EVERY_TENANT) as session:
-        session.execute(
-            text(
-                "UPDATE idempotency_keys SET expires_at = clock_timestamp() - interval '1 second'"
-                " WHERE tenant_id = :tenant AND key = :key"
-            ),
-            {"tenant": caller.tenant.id, "key": key},
-        )
+    as_the_owner(
+        caller.app,
+        "UPDATE idempotency_keys SET expires_at = clock_timestamp() - interval '1 second'"
+        " WHERE tenant_id = %(tenant)s AND key = %(key)s",
+        tenant=caller.tenant.id,
+        key=key,
+    )
 
 
 @contextmanager

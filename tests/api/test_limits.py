@@ -4,18 +4,27 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from ipaddress import ip_network
 from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
 from redis import Redis
+from sqlalchemy import event
 
 from devstack.redis_server import RedisServer
 from devstack.servers import Servers
-from payments_app.kernel.database import EVERY_TENANT, transaction
+from devstack.supervisor import wait_until
+from payments_app.api.limits import LET_THROUGH_EVERY_S
+from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.providers.contract import Mode
 from payments_app.settings import RATE_LIMIT
+from payments_app.tenants.key_format import new_key
+from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.model import Tenant
 from tests.api.http_caller import (
     PAYMENTS,
@@ -307,6 +316,62 @@ def test_who_has_no_valid_key_is_limited_by_address_and_others_there_are_not(
     assert 1 <= int(refused.headers["Retry-After"]) <= 60
     assert caller.get(**there).status_code == 200
     assert caller.get(headers=wrong, **elsewhere).status_code == 401
+
+
+def test_every_refusal_of_a_key_counts_and_no_right_one_is_refused_for_it(
+    make_app: MakeApp,
+) -> None:
+    """Of a tenant that is not the key's, a key that has ended, one from elsewhere, two at once."""
+    app = make_app(rate_limit_unauthenticated="2 per minute")
+    caller = new_caller(app)
+    with app.app_context():
+        wanted = NewKey(mode=Mode.TEST)
+        ended, elsewhere = (
+            issue_key(caller.tenant, replace(wanted, **bound), actor="cli:test")
+            for bound in (
+                {"lifetime": timedelta(microseconds=1)},
+                {"networks": [ip_network("192.0.2.0/24")]},
+            )
+        )
+    refused: list[tuple[dict[str, str | None], int]] = [
+        ({"X-Tenant-Id": "somebody"}, 403),
+        ({"X-API-Key": ended.key}, 401),
+        ({"X-API-Key": elsewhere.key}, 403),
+        ({"Authorization": "Bearer another"}, 401),
+    ]
+    for headers, status in refused:
+        there = {"environ_base": {"REMOTE_ADDR": f"2001:db8:2::{uuid4().hex[:4]}"}}
+        statuses = [caller.get(headers=headers, **there).status_code for _ in range(4)]
+        assert statuses == [status, status, 429, 429], headers
+        assert caller.get(**there).status_code == 200
+
+
+def test_guesses_beyond_the_limit_cost_the_database_nothing(make_app: MakeApp) -> None:
+    app = make_app(rate_limit_unauthenticated="3 per minute")
+    caller = new_caller(app)
+    assert caller.get().status_code == 200
+    statements: list[str] = []
+    with app.app_context():
+        event.listen(db.engine, "before_cursor_execute", lambda *told: statements.append(told[2]))
+    guesses = [new_key(Mode.TEST)[1] for _ in range(60)]
+    started = time.monotonic()
+    statuses = Counter(caller.get(headers={"X-API-Key": key}).status_code for key in guesses)
+    assert statuses == {401: 3, 429: 57}
+    # The one that finds the limit full; and one a second all the same, for there may be a right one.
+    let_through = 1 + (time.monotonic() - started) / LET_THROUGH_EVERY_S
+    looks = sum("key_and_tenant" in statement for statement in statements)
+    assert 3 <= looks <= 3 + 1 + let_through
+    assert caller.get().status_code == 200
+
+
+def test_a_right_key_that_is_new_behind_a_busy_address_gets_in_soon(make_app: MakeApp) -> None:
+    app = make_app(rate_limit_unauthenticated="2 per minute")
+    caller, newcomer = new_caller(app), new_caller(app)
+    for _ in range(4):
+        caller.get(headers={"X-API-Key": "mara_live_nothing"})
+    wait_until(
+        lambda: newcomer.get().status_code == 200, what="a right key stays outside", limit_s=10
+    )
 
 
 def test_strangers_are_counted_without_redis_too(make_app: MakeApp) -> None:

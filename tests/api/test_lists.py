@@ -9,10 +9,11 @@ from urllib.parse import quote, urlencode
 from uuid import UUID, uuid4
 
 import pytest
-from flask import Flask
 from werkzeug.test import TestResponse
 
 from payments_app.providers.contract import Mode
+from payments_app.tenants.keys import NewKey, issue_key
+from payments_app.tenants.scopes import Scope
 from tests.api.http_caller import (
     NOBODYS,
     PAYMENTS,
@@ -276,13 +277,33 @@ def test_an_unescaped_plus_sign_before_a_number_does_no_harm(caller: HttpCaller)
     assert caller.listed(f"payer=+{PAYER}") == [payment["id"]]
 
 
+def test_who_may_not_see_numbers_may_not_ask_for_one(caller: HttpCaller) -> None:
+    """Else one is found by trying. Everything else is listed, with the last digits only."""
+    payment = caller.pay()
+    with caller.app.app_context():
+        wanted = NewKey(mode=Mode.TEST, scopes=frozenset({Scope.PAYMENTS_READ}))
+        reader = HttpCaller(caller.app, caller.tenant, issue_key(caller.tenant, wanted, actor="t"))
+
+    refused = reader.get(f"{PAYMENTS}?payer={PAYER}")
+
+    assert (refused.status_code, code_of(refused)) == (403, "scope_missing")
+    assert refused.get_json()["scope"] == "payers:read"
+    assert reader.listed() == [payment["id"]]
+    assert caller.listed(f"payer={PAYER}") == [payment["id"]]
+
+
 class TestOthers:
     """Another tenant's payments, and the other mode's."""
 
+    @pytest.fixture
+    def caller(self, scripted_caller: HttpCaller) -> HttpCaller:
+        """Its rail has an account for each mode."""
+        return scripted_caller
+
     @pytest.fixture(params=["tenant", "mode"])
-    def other(self, request: pytest.FixtureRequest, caller: HttpCaller, app: Flask) -> HttpCaller:
+    def other(self, request: pytest.FixtureRequest, caller: HttpCaller) -> HttpCaller:
         if request.param == "tenant":
-            return new_caller(app)
+            return new_caller(caller.app)
         return caller.another_key(Mode.LIVE)
 
     def learned(self, answer: TestResponse) -> dict[str, Any]:

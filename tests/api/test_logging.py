@@ -35,6 +35,15 @@ def log() -> Iterator[StringIO]:
     root.setLevel(level)
 
 
+def test_no_line_after_a_request_is_told_as_a_part_of_it(caller: HttpCaller, log: StringIO) -> None:
+    """The server logs what it can't read on the thread of an earlier request."""
+    caller.pay()
+    logging.getLogger("gunicorn.error").warning("a request that can't be read")
+    last = lines(log)[-1]
+    assert last["event"] == "a request that can't be read"
+    assert not last.keys() & {"tenant_id", "key_id", "request_id"}
+
+
 def lines(log: StringIO) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.getvalue().splitlines()]
 

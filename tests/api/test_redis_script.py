@@ -13,7 +13,7 @@ from redis.exceptions import TimeoutError as TookTooLong
 
 from devstack.redis_server import RedisServer
 from devstack.servers import Servers
-from payments_app.api.redis_script import Script
+from payments_app.kernel.redis_script import Script
 from tests.metrics.figures import figures_here
 
 ECHO = "return {KEYS[1], ARGV[1]}"

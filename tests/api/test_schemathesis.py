@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from flask import Flask
-from werkzeug.serving import make_server
 
-from tests.api.http_caller import PAYMENTS, HttpCaller
+from tests.api.http_caller import PAYMENTS, HttpCaller, served
+from tests.nobodys_addresses import NOBODYS_URL
 
 ROOT = Path(__file__).parents[2]
 SEED = 20260131
@@ -24,14 +23,9 @@ TIMEOUT_S = 240
 
 @pytest.fixture
 def address(app: Flask) -> Iterator[str]:
-    """The app, served from a thread of this process."""
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    """Where the app is served."""
+    with served(app) as url:
+        yield url
 
 
 @pytest.mark.slow
@@ -40,7 +34,7 @@ def test_it_finds_nothing(caller: HttpCaller, address: str, tmp_path: Path) -> N
     payment = caller.pay()
     caller.pay()
     endpoints = "/api/v1/webhook-endpoints"
-    endpoint = caller.send("POST", endpoints, json={"url": "https://93.184.215.14/"}).get_json()
+    endpoint = caller.send("POST", endpoints, json={"url": NOBODYS_URL}).get_json()
     delivery = caller.send("POST", f"{endpoints}/{endpoint['id']}/test").get_json()
     cursor = caller.get(f"{PAYMENTS}?limit=1").get_json()["next_cursor"]
     program = Path(sys.executable).with_name("schemathesis")
@@ -66,6 +60,7 @@ def test_it_finds_nothing(caller: HttpCaller, address: str, tmp_path: Path) -> N
             "FUZZ_ENDPOINT_ID": endpoint["id"],
             "FUZZ_DELIVERY_ID": delivery["id"],
             "FUZZ_CURSOR": cursor,
+            "FUZZ_URL": NOBODYS_URL,
         },
         capture_output=True,
         text=True,

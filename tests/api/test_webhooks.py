@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 import pytest
 from flask import Flask
+from sqlalchemy import select
 
-from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.payments import news
+from payments_app.kernel.database import transaction
+from payments_app.payments import outbox
+from payments_app.payments.payment_events import PaymentEvent
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.scopes import Scope
-from payments_app.webhooks import outbound
+from payments_app.webhooks.deliveries import Span, resend_span
 from payments_app.webhooks.endpoints import Owner
 from tests.api.http_caller import NOBODYS, Engine, HttpCaller, new_caller
 from tests.builders import an_endpoint
+from tests.nobodys_addresses import NOBODYS_URL
+from tests.webhooks.dispatching import deliver_due
 from tests.webhooks.receiver import Receiver, receiving
 
 ENDPOINTS = "/api/v1/webhook-endpoints"
 DELIVERIES = "/api/v1/webhook-deliveries"
-PUBLIC = "https://93.184.215.14/hook"
+PUBLIC = NOBODYS_URL
 
 
 @pytest.fixture
@@ -58,24 +64,29 @@ def test_an_endpoint_is_added_shown_listed_changed_and_removed(caller: HttpCalle
     assert caller.get(ENDPOINTS).get_json()["data"] == []
 
 
+def test_a_scheme_may_be_in_capitals(caller: HttpCaller) -> None:
+    """RFC 3986, 3.1."""
+    assert added(caller, url=PUBLIC.replace("https", "HTTPS"))["url"].startswith("HTTPS://")
+
+
 @pytest.mark.parametrize(
     ("body", "code"),
     [
         ({}, "validation_failed"),
         ({"url": "not an address"}, "validation_failed"),
-        ({"url": "https://93.184.215.14/", "event_types": []}, "validation_failed"),
-        ({"url": "https://93.184.215.14/", "event_types": ["Payment.*"]}, "validation_failed"),
+        ({"url": NOBODYS_URL, "event_types": []}, "validation_failed"),
+        ({"url": NOBODYS_URL, "event_types": ["Payment.*"]}, "validation_failed"),
         (
-            {"url": "https://93.184.215.14/", "event_types": ["payment.sucessful"]},
+            {"url": NOBODYS_URL, "event_types": ["payment.sucessful"]},
             "validation_failed",
         ),
-        ({"url": "https://93.184.215.14/", "events": ["*"]}, "validation_failed"),
-        ({"url": "https://93.184.215.14/", "description": "x" * 201}, "validation_failed"),
-        ({"url": "http://93.184.215.14/"}, "webhook_url_refused"),
+        ({"url": NOBODYS_URL, "events": ["*"]}, "validation_failed"),
+        ({"url": NOBODYS_URL, "description": "x" * 201}, "validation_failed"),
+        ({"url": NOBODYS_URL.replace("https", "http")}, "webhook_url_refused"),
         ({"url": "https://127.0.0.1/"}, "webhook_url_refused"),
         ({"url": "https://169.254.169.254/latest"}, "webhook_url_refused"),
         ({"url": "https://[::ffff:10.0.0.1]/"}, "webhook_url_refused"),
-        ({"url": "https://user:pw@93.184.215.14/"}, "webhook_url_refused"),
+        ({"url": NOBODYS_URL.replace("[", "user:pw@[")}, "webhook_url_refused"),
     ],
 )
 def test_what_cannot_be_an_endpoint(caller: HttpCaller, body: dict[str, Any], code: str) -> None:
@@ -83,6 +94,25 @@ def test_what_cannot_be_an_endpoint(caller: HttpCaller, body: dict[str, Any], co
 
     assert (answer.status_code, answer.get_json()["code"]) == (422, code)
     assert caller.get(ENDPOINTS).get_json()["data"] == []
+
+
+def test_a_fault_in_a_list_is_told_with_its_place(caller: HttpCaller) -> None:
+    body = {"url": PUBLIC, "event_types": ["payment.*", "payment.sucessful", 7]}
+
+    errors = caller.send("POST", ENDPOINTS, json=body).get_json()["errors"]
+
+    assert [error["field"] for error in errors] == ["event_types"] * 2
+    assert [error["pointer"] for error in errors] == ["/event_types/1", "/event_types/2"]
+    assert errors[0]["detail"].startswith("must be one of *, payment.*")
+    assert "{" not in errors[0]["detail"] + errors[1]["detail"]
+
+
+def test_an_address_that_is_too_long_is_told_the_bound(caller: HttpCaller) -> None:
+    body = {"url": f"https://shop.example/{'x' * 2048}"}
+
+    (error,) = caller.send("POST", ENDPOINTS, json=body).get_json()["errors"]
+
+    assert (error["field"], error["detail"]) == ("url", "must be at most 2048 characters")
 
 
 def test_the_seventeenth_is_one_too_many(caller: HttpCaller) -> None:
@@ -154,6 +184,84 @@ def test_a_payment_is_told_and_the_delivery_shows_how(engine: Engine, receiver: 
     assert receiver.received[-1].message_id == whole["message_id"]
 
 
+def test_test_and_live_mode_of_one_tenant_tell_and_see_nothing_of_each_other(
+    engine: Engine,
+) -> None:
+    """Each event goes to the endpoints of its mode, and stands in the feed of its mode."""
+    in_test = new_caller(engine.app)
+    in_live = in_test.another_key(Mode.LIVE)
+    with receiving() as of_test, receiving() as of_live:
+        told: dict[str, set[str]] = {}
+        for caller, receiver in ((in_test, of_test), (in_live, of_live)):
+            with engine.app.app_context():
+                endpoint_id, _ = an_open_endpoint(caller, receiver.url)
+            told[endpoint_id] = {caller.pay(provider="scripted")["id"] for _ in range(2)}
+        deliver(engine.app)
+        for caller, receiver, (endpoint_id, own) in zip(
+            (in_test, in_live), (of_test, of_live), told.items(), strict=True
+        ):
+            posted = [json.loads(one.body) for one in receiver.received]
+            feed = caller.get("/api/v1/events").get_json()["data"]
+            assert [one["data"]["payment_id"] for one in feed] == [
+                one["data"]["payment_id"] for one in posted
+            ]
+            assert {one["data"]["payment_id"] for one in posted} == own
+            assert {one["mode"] for one in posted} == {caller.key.mode}
+            assert set(caller.listed()) == own
+            endpoints = caller.get(ENDPOINTS).get_json()["data"]
+            assert [one["id"] for one in endpoints] == [endpoint_id]
+            (other,) = told.keys() - {endpoint_id}
+            assert caller.get(f"{ENDPOINTS}/{other}/deliveries").status_code == 404
+
+
+def test_a_last_page_that_is_full_is_the_last(engine: Engine, receiver: Receiver) -> None:
+    """Exactly `limit` rows: who reads on would be told of a page that isn't there."""
+    caller = new_caller(engine.app)
+    with engine.app.app_context():
+        endpoint_id, _ = an_open_endpoint(caller, receiver.url)
+    payment = caller.pay(provider="scripted")
+    engine.finish(payment)
+    caller.pay(provider="scripted")
+    caller.pay(provider="scripted")
+    deliver(engine.app)
+    for path, rows in (
+        ("/api/v1/payments", 3),
+        (f"/api/v1/payments/{payment['id']}/events", 3),
+        (f"{ENDPOINTS}/{endpoint_id}/deliveries", 5),
+        ("/api/v1/events", 5),
+    ):
+        full, short = (caller.get(f"{path}?limit={n}").get_json() for n in (rows, rows - 1))
+        assert (len(full["data"]), full["next_cursor"]) == (rows, None), path
+        assert len(short["data"]) == rows - 1
+        assert short["next_cursor"] is not None, path
+
+
+def test_what_is_sent_again_begins_with_one_moment_and_ends_before_another(
+    engine: Engine, receiver: Receiver
+) -> None:
+    caller = new_caller(engine.app)
+    with engine.app.app_context():
+        endpoint_id, _ = an_open_endpoint(caller, receiver.url)
+    engine.finish(caller.pay(provider="scripted"))
+    deliver(engine.app)
+    first, second, third = (one.body for one in receiver.received)
+    owner = Owner(caller.tenant.id, caller.key.mode)
+    with engine.app.app_context(), transaction(owner.tenant_id) as session:
+        times = list(session.scalars(select(PaymentEvent.created_at).order_by(PaymentEvent.id)))
+    assert len(set(times)) == 3
+    for span, again in (
+        (Span(since=times[1]), [second, third]),
+        (Span(since=times[1], until=times[2]), [second]),
+        (Span(until=times[1]), [first]),
+        (Span(since=times[1], until=times[1]), []),
+    ):
+        before = len(receiver.received)
+        with engine.app.app_context():
+            assert resend_span(owner, UUID(endpoint_id), span, actor="cli:test") == len(again)
+        deliver(engine.app)
+        assert sorted(one.body for one in receiver.received[before:]) == sorted(again)
+
+
 def test_the_feed_is_read_by_position(engine: Engine) -> None:
     caller = new_caller(engine.app)
     empty = caller.get("/api/v1/events").get_json()
@@ -161,7 +269,7 @@ def test_the_feed_is_read_by_position(engine: Engine) -> None:
     payment = caller.pay(provider="scripted")
     engine.finish(payment)
     with engine.app.app_context():
-        news.publish_news()
+        outbox.publish_outbox()
 
     first = caller.get("/api/v1/events?limit=2").get_json()
     assert [one["position"] for one in first["data"]] == [1, 2]
@@ -211,9 +319,5 @@ def an_open_endpoint(caller: HttpCaller, url: str) -> tuple[str, str]:
 
 def deliver(app: Flask) -> None:
     """All that is due."""
-    egress = Egress(EgressRules(allow_private=True), user_agent="test")
-    cipher = app.extensions["maramoja"].cipher
     with app.app_context():
-        news.publish_news()
-        while (post := outbound.claim_due()) is not None:
-            outbound.deliver(post, egress=egress, cipher=cipher)
+        deliver_due(app)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +12,12 @@ from chaos.cases import Verdict, sort_by_key
 from chaos.evidence import Evidence, Window, WireRequest
 from chaos.figures import lost_answers, spread
 from chaos.nemesis import Met
+from chaos.pairs import pairs_of_a_run
 from chaos.plan import make_plan
+from chaos.planned_pairs import PlannedPair, main, met_pairs
 from chaos.report import Result, as_markdown, summary
 from chaos.timeline import shortest, tell
-from tests.chaos.stories import KEY, REFERENCE, all_is_well, bad_stories, findings_of
+from tests.chaos.stories import KEY, PAYER, REFERENCE, all_is_well, bad_stories, findings_of
 
 PLAN = make_plan(3, seconds=10)
 
@@ -106,3 +110,38 @@ def test_the_shortest_history_is_the_one_that_is_told() -> None:
     assert told is not None
     assert told.key == ("amber", KEY)
     assert len(tell(told)) == len(set(tell(told)))
+
+
+def test_a_payment_with_a_planned_pair_counts_apart() -> None:
+    found = lost_answers(all_is_well(), [], {KEY})
+    assert (found.on_the_wire.count, found.alone.count, found.planned.count) == (0, 0, 1)
+
+
+def test_a_pair_counts_where_the_providers_log_shows_both_of_it_in_their_order() -> None:
+    names = [str(pair) for pair in pairs_of_a_run()]
+    name = "taken, 401 → submission refused, NOT_ALLOWED"
+    planned = [PlannedPair(name, KEY, PAYER, ())]
+    first = WireRequest("create", REFERENCE, 401, "accept_then_401", 1.0)
+    second = WireRequest("create", REFERENCE, 500, "refuse_500_code", 2.0)
+    other = replace(second, reference="another payment")
+
+    def met(*wire: WireRequest) -> int:
+        counts = met_pairs(planned, replace(all_is_well(), wire=wire))
+        assert list(counts) == names
+        assert sum(counts.values()) == counts[name]
+        return counts[name]
+
+    assert met(second, first) == 1, "their times decide"
+    assert met(first) == met(second) == met(first, other) == 0
+    assert met(first, replace(second, operation="status")) == 0
+    assert met(first, replace(second, fault="refuse_400")) == 0
+
+
+def test_several_runs_are_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = [str(pair) for pair in pairs_of_a_run()]
+    for number, part in enumerate((names[:100], names[100:])):
+        (tmp_path / f"{number}.json").write_text(json.dumps(dict.fromkeys(part, 2)))
+    files = [str(file) for file in sorted(tmp_path.iterdir())]
+    assert main(files[:1]) == 1
+    assert main(files) == 0
+    assert f"{len(names)} of {len(names)} pairs met in 2 runs" in capsys.readouterr().out

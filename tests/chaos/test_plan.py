@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from chaos.disasters import ALL_KINDS_FROM_S, BROKER, KINDS, REDIS, Disaster
+from chaos.pairs import pairs_of_a_run
 from chaos.plan import Plan, make_plan
 
 SEEDS = range(20)
@@ -46,7 +47,7 @@ def test_a_minute_meets_every_kind(seed: int) -> None:
     plan = make_plan(seed, seconds=60)
     assert {disaster.name for disaster in plan.disasters} == set(KINDS)
     assert {fault.name for fault in plan.weather.background} >= set(plan.weather.names)
-    assert len(plan.weather.names) == 49
+    assert len(plan.weather.names) == 55
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -83,6 +84,22 @@ def test_no_key_is_used_for_two_orders() -> None:
     plan = make_plan(7, seconds=60)
     keys = [step.key for script in plan.scripts for step in script.steps]
     assert len(set(keys)) == len(keys)
+
+
+def test_each_pair_of_faults_has_a_payment_of_its_own_in_a_run_that_is_long_enough() -> None:
+    plan = make_plan(7, seconds=300)
+    assert sorted(pair.name for pair in plan.pairs) == sorted(map(str, pairs_of_a_run()))
+    payers = [step.order.payer for script in plan.scripts for step in script.steps]
+    keys = {step.key: step.order.payer for script in plan.scripts for step in script.steps}
+    for pair in plan.pairs:
+        assert payers.count(pair.payer) == 1
+        assert keys[pair.key] == pair.payer
+        assert {fault.match["msisdn"] for fault in pair.faults} <= {pair.payer}
+
+
+def test_runs_meet_the_pairs_in_orders_of_their_own() -> None:
+    first = [{pair.name for pair in make_plan(seed, seconds=60).pairs[:60]} for seed in SEEDS]
+    assert len(set.union(*first)) > len(first[0]) * 3
 
 
 def test_the_plan_can_be_kept_beside_the_report() -> None:

@@ -13,8 +13,16 @@ import psycopg
 import pytest
 from flask import Flask
 
-from payments_app.payments.seals import seal_events
+from payments_app.tenants.registry import find_tenant
 from tests.api.http_caller import an_order, new_caller
+from tests.builders import (
+    ScriptedProvider,
+    a_caller,
+    an_accepted_payment,
+    an_asker,
+    publish_and_checkpoint,
+    rails_of,
+)
 from tests.commands.conftest import Commands
 from tests.conftest import Installation
 
@@ -67,9 +75,9 @@ def test_a_whole_record_prints_each_tenants_head(flask: Installed) -> None:
 
 def test_a_head_kept_elsewhere_is_found_until_the_chain_is_another(flask: Installed) -> None:
     flask("tenants create acme")
-    flask("keys issue acme")
+    flask("tenants suspend acme")
     head = flask("audit verify --json").document["tenants"][0]["head"]
-    flask("keys issue acme")
+    flask("tenants resume acme")
     proved = flask(f"audit verify --head {head}")
     assert proved.code == 0
     assert "Still in the chain: 1" in proved.out
@@ -97,6 +105,21 @@ def test_the_first_bad_row_is_named_and_the_exit_code_is_one(flask: Installed) -
     )
 
 
+def test_the_list_has_what_people_changed_and_seals_only_when_asked(flask: Installed) -> None:
+    flask("tenants create acme")
+    with flask.app.app_context():
+        tenant = find_tenant("acme")
+        for _ in range(3):
+            rails = rails_of(flask.app, ScriptedProvider())
+            an_accepted_payment(rails, asker=an_asker(caller=a_caller(tenant=tenant)))
+            publish_and_checkpoint()
+
+    shown = flask("audit list acme --limit 3 --json").document["data"]
+    assert [one["action"] for one in shown] == ["key.issued"] * 3
+    whole = flask("audit list acme --limit 1 --seals --json").document["data"]
+    assert [one["action"] for one in whole] == ["payment_events.sealed"]
+
+
 def test_every_change_tells_who_made_it_and_from_where(flask: Installed) -> None:
     flask("tenants create acme")
     key = flask("keys issue acme --json").document
@@ -118,7 +141,7 @@ def test_an_export_can_be_verified_without_the_database(flask: Installed) -> Non
     caller = new_caller(flask.app)
     assert caller.post(an_order(), key=str(uuid4())).status_code == 201
     with flask.app.app_context():
-        assert seal_events() == 1
+        assert publish_and_checkpoint() == 1
     lines = [json.loads(line) for line in flask("audit export --events").out.splitlines()]
     entries = [line for line in lines if line["table"] == "audit_entries"]
     events = [line for line in lines if line["table"] == "payment_events"]

@@ -22,10 +22,9 @@ BREAK = (
 MENTIONS = (
     "webhook_attempts",
     "webhook_deliveries",
-    "webhook_events",
     "idempotency_keys",
     "callbacks",
-    "payment_events",
+    "events",
     "provider_exchanges",
 )
 

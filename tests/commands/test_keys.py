@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pty
+import subprocess
+import sys
 from datetime import datetime, timedelta
-from uuid import UUID
+from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
 
 from payments_app.providers.contract import Mode
+from payments_app.tenants.accounts import NewAccount, set_account
 from payments_app.tenants.caller import verify_key
 from payments_app.tenants.errors import ApiKeyExpired
+from payments_app.tenants.registry import find_tenant
 from tests.builders import a_tenant
 from tests.commands.conftest import Commands
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -27,12 +37,58 @@ def test_issue_prints_id_prefix_and_the_key_that_works(
     issued = flask("keys", "issue", slug, "--name", "till 1", "--json").document
     UUID(issued["id"])
     assert issued["key"].startswith(f"{issued['prefix']}_")
-    assert issued["prefix"].startswith("mara_live_")
-    assert (issued["mode"], issued["name"]) == ("live", "till 1")
+    assert issued["prefix"].startswith("mara_test_")
+    assert (issued["mode"], issued["name"]) == ("test", "till 1")
+    assert "payouts:write" not in issued["scopes"]
     with app.app_context():
         caller = verify_key(issued["key"])
     assert caller is not None
-    assert (caller.tenant_slug, caller.mode) == (slug, Mode.LIVE)
+    assert (caller.tenant_slug, caller.mode) == (slug, Mode.TEST)
+
+
+def test_a_live_key_where_all_is_play_money_is_refused(
+    app: Flask, flask: Commands, slug: str
+) -> None:
+    refused = flask(f"keys issue {slug} --mode live --json").error
+    assert refused["code"] == "key_mode_unusable"
+    assert "--mode test" in refused["detail"]
+    assert flask(f"keys list {slug} --json").document == {"data": []}
+
+    credentials = dict.fromkeys(("collection_subscription_key", "collection_api_key"), "x") | {
+        "collection_api_user": str(uuid4())
+    }
+    with app.app_context():
+        uganda = NewAccount("mtn_momo", Mode.LIVE, "http://127.0.0.1:1", "mtnuganda", credentials)
+        cipher = app.extensions["maramoja"].cipher
+        set_account(find_tenant(slug), uganda, cipher=cipher, actor="cli:test")
+    issued = flask(f"keys issue {slug} --mode live --json").document
+    assert issued["prefix"].startswith("mara_live_")
+
+
+def test_on_a_terminal_the_mode_is_asked_for(app: Flask, slug: str) -> None:
+    """And nowhere else: a script that says nothing gets a key that moves no money."""
+    ours, theirs = pty.openpty()
+    os.write(ours, b"\n")
+    settings = app.extensions["maramoja"].settings
+    environment = {
+        "PATH": os.environ["PATH"],
+        "DATABASE_URL": settings.database_url,
+        "REDIS_URL": settings.redis_url,
+        "SECRET_KEYS": ",".join(settings.secret_keys),
+    }
+    command = [sys.executable, "-m", "flask", "--app", "wsgi", "keys", "issue", slug, "--json"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, stdin=theirs, capture_output=True, text=True, check=True
+    )
+    assert "Mode (live, test) [test]" in done.stderr
+    assert json.loads(done.stdout)["mode"] == "test"
+    os.close(ours)
+    os.close(theirs)
+
+
+def test_the_list_tells_what_each_key_may_do(flask: Commands, slug: str) -> None:
+    flask(f"keys issue {slug} --scope payments:read --scope payers:read")
+    assert "payers:read payments:read" in flask(f"keys list {slug}").out
 
 
 def test_a_test_key_says_so(flask: Commands, slug: str) -> None:
@@ -42,7 +98,8 @@ def test_a_test_key_says_so(flask: Commands, slug: str) -> None:
 
 def test_people_are_told_that_it_is_shown_once(flask: Commands, slug: str) -> None:
     shown = flask(f"keys issue {slug}").out
-    assert "mara_live_" in shown
+    assert "mara_test_" in shown
+    assert "payments:write" in shown
     assert "can't be shown again" in shown
 
 
@@ -127,8 +184,14 @@ def test_a_rotated_keys_successor_has_an_end_if_it_is_given_one(flask: Commands,
     old = flask(f"keys issue {slug} --expires-in 30m --json").document
     new = flask(f"keys rotate {old['id']} --json").document
     newest = flask(f"keys rotate {new['id']} --expires-in 90d --json").document
-    assert new["expires_at"] is None
+    half_an_hour = timedelta(minutes=30)
+    for key in (old, new):
+        ends, begins = (datetime.fromisoformat(key[n]) for n in ("expires_at", "created_at"))
+        assert abs(ends - begins - half_an_hour) < timedelta(seconds=5)
     assert newest["expires_at"] > newest["old_expires_at"] > newest["created_at"]
+    endless = flask(f"keys rotate {newest['id']} --no-end --json").document
+    assert endless["expires_at"] is None
+    assert flask(f"keys rotate {endless['id']} --no-end --expires-in 90d").code == 2
 
 
 @pytest.mark.parametrize(
@@ -148,7 +211,7 @@ def test_no_successor_ends_before_the_key_that_it_replaces(
 def test_a_rotation_makes_no_key_live_longer(app: Flask, flask: Commands, slug: str) -> None:
     old = flask(f"keys issue {slug} --expires-in 30m --json").document
     new = flask(f"keys rotate {old['id']} --overlap 24h --json").document
-    assert new["old_expires_at"] == old["expires_at"]
+    assert new["old_expires_at"] == old["expires_at"] < new["expires_at"]
     flask(f"keys rotate {new['id']} --overlap 0m --json")
     with app.app_context(), pytest.raises(ApiKeyExpired):
         verify_key(new["key"])

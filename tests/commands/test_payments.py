@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
 
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.providers.contract import Mode
 from payments_app.tenants.model import Tenant
 from tests.builders import (
     ANSWERS,
@@ -21,6 +22,7 @@ from tests.builders import (
     advance,
     an_accepted_payment,
     an_asker,
+    an_order,
     make_due,
     payment_row,
     rails_of,
@@ -149,4 +151,53 @@ def test_rechecking_an_ended_payment_is_refused_and_changes_nothing(
 @pytest.mark.parametrize("verb", ["show", "explain", "recheck"])
 def test_an_unknown_payment_is_not_found(flask: Commands, verb: str) -> None:
     assert flask(f"payments {verb} {uuid4()} --json").error["code"] == "payment_not_found"
-    assert flask(f"payments {verb} not-a-uuid").code == 2
+    assert flask(f"payments {verb} order-1 --json").error["code"] == "payment_not_found"
+
+
+def a_payment(app: Flask, tenant: Tenant, mode: Mode, external_id: str) -> UUID:
+    with app.app_context():
+        asker = an_asker(caller=a_caller(tenant=tenant, mode=mode))
+        order = an_order(external_id=external_id)
+        rails = rails_of(app, ScriptedProvider())
+        return an_accepted_payment(rails, order=order, asker=asker).payment_id
+
+
+def test_a_payment_is_found_by_the_tenants_own_reference(
+    app: Flask, flask: Commands, payment: Lived
+) -> None:
+    name = f"order-{uuid4()}"
+    live = a_payment(app, payment.tenant, Mode.LIVE, name)
+    assert flask(f"payments show {name} --json").document["id"] == str(live)
+    assert flask(f"payments explain {name} --json").document["payment"]["id"] == str(live)
+    assert flask(f"payments recheck {name} --json").document["id"] == str(live)
+
+    test = a_payment(app, payment.tenant, Mode.TEST, name)
+    refused = flask(f"payments show {name} --json").error
+    assert refused["code"] == "payment_ambiguous"
+    assert all(f"{one} (" in refused["detail"] for one in (live, test))
+
+
+def test_payments_are_listed_by_mode_payer_reference_and_time(
+    app: Flask, flask: Commands, payment: Lived
+) -> None:
+    slug, name = payment.tenant.slug, f"order-{uuid4()}"
+    test = a_payment(app, payment.tenant, Mode.TEST, name)
+
+    def listed(words: str) -> list[str]:
+        found = flask(f"payments list --tenant {slug} --json {words}").document["data"]
+        return [one["id"] for one in found]
+
+    both = [str(test), str(payment.id)]
+    assert listed("") == both
+    assert listed("--mode test") == listed(f"--external-id {name}") == both[:1]
+    assert listed("--mode live") == both[1:]
+    assert listed(f"--payer {PAYER}") == both
+    assert listed("--payer 256772123457") == []
+    tomorrow = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%d}"
+    assert listed(f"--until {tomorrow}") == listed("--since 2020-01-01") == both
+    assert listed(f"--since {tomorrow}") == []
+    assert name in flask(f"payments list --tenant {slug}").out
+    refused = flask(f"payments list --payer {PAYER}")
+    assert refused.code == 2
+    assert "--tenant" in refused.err
+    assert PAYER not in refused.err

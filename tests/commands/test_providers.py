@@ -19,6 +19,7 @@ import pytest
 from flask import Flask
 
 from devstack.environment import Addresses, hermetic_environment
+from payments_app.providers.contract import Mode
 from payments_app.tenants.registry import find_tenant
 from tests.builders import a_caller, a_tenant, an_accepted_payment, an_asker
 from tests.commands.conftest import Commands, Outcome
@@ -90,12 +91,12 @@ def test_set_reads_credentials_from_stdin_in_the_order_given(
     assert (account["provider"], account["owner"], account["mode"]) == (
         "mtn_momo",
         "tenant",
-        "live",
+        "test",
     )
     assert account["credentials"] == {
         name: f"********{secret[-4:]}" for name, secret in zip(NAMES, SECRETS, strict=True)
     }
-    (checked, _) = flask(f"providers check {slug} --json").document["data"]
+    (checked,) = flask(f"providers check {slug} --json").document["data"]
     assert (checked["owner"], checked["works"]) == ("tenant", True)
 
 
@@ -110,7 +111,7 @@ def test_set_reads_credentials_from_the_environment(
         env=env,
     )
     assert done.code == 0, done.err
-    assert flask(f"providers check {slug} mtn_momo --mode live").code == 0
+    assert flask(f"providers check {slug} mtn_momo --mode test").code == 0
 
 
 def test_a_credential_on_the_command_line_is_refused_and_not_repeated(
@@ -189,8 +190,8 @@ def test_another_merchant_is_refused_while_the_present_ones_payments_are_open(
     as_user(first)
     assert as_user(second).document["version"] == 2, "nothing is open"
     with app.app_context():
-        asker = an_asker(caller=a_caller(tenant=find_tenant(slug)))
-        an_accepted_payment(app.extensions["maramoja"].rails, asker=asker)
+        asker = an_asker(caller=a_caller(tenant=find_tenant(slug), mode=Mode.TEST))
+        an_accepted_payment(app.extensions["maramoja"].gateway, asker=asker)
     assert as_user(second).document["version"] == 3, "it is the same merchant"
     refused = as_user(third)
     assert refused.error["code"] == "provider_account_moved"
@@ -204,9 +205,9 @@ def test_check_says_which_account_does_not_work_and_ends_with_1(
     set_account(flask, slug, "--base-url", sandbox, secrets=("wrong", USER, "wrong"))
     checked = flask(f"providers check {slug} --json")
     assert checked.code == 1
-    live = next(a for a in checked.document["data"] if a["mode"] == "live")
-    assert live["works"] is False
-    assert live["http_status"] == 401
+    own = next(a for a in checked.document["data"] if a["mode"] == "test")
+    assert own["works"] is False
+    assert own["http_status"] == 401
 
 
 def test_check_without_a_tenant_tries_the_platforms_account(flask: Commands) -> None:

@@ -10,7 +10,7 @@ import pytest
 from flask import Flask
 
 from payments_app.audit.queries import latest_entries
-from payments_app.payments import news
+from payments_app.payments import outbox
 from payments_app.tenants.model import Tenant
 from tests.builders import (
     ScriptedProvider,
@@ -20,9 +20,10 @@ from tests.builders import (
     an_asker,
     rails_of,
 )
+from tests.nobodys_addresses import NOBODYS_URL
 from tests.webhooks.receiver import Receiver, receiving
 
-PUBLIC = "https://93.184.215.14/hook"
+PUBLIC = NOBODYS_URL
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def receiver() -> Iterator[Receiver]:
 def run(app: Flask, *words: str, code: int = 0) -> str:
     result = app.test_cli_runner().invoke(args=["webhooks", *words])
     assert result.exit_code == code, result.output
-    return result.output
+    return result.stdout if code == 0 else result.stderr
 
 
 def document(app: Flask, *words: str) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def pay(app: Flask, tenant: Tenant, times: int = 1) -> None:
         caller = a_caller(tenant=tenant)
         for _ in range(times):
             an_accepted_payment(rails, asker=an_asker(caller=caller))
-        news.publish_news()
+        outbox.publish_outbox()
 
 
 def test_an_endpoint_lives_by_commands(app: Flask, tenant: Tenant) -> None:
@@ -161,6 +162,16 @@ def test_tail_prints_the_feed(app: Flask, tenant: Tenant) -> None:
     assert other == ""
 
 
+@pytest.mark.parametrize("verb", ["tail", "listen"])
+def test_whose_events_it_waits_for_is_said(app: Flask, tenant: Tenant, verb: str) -> None:
+    words = ["webhooks", verb, tenant.slug, "--once"]
+
+    told = app.test_cli_runner().invoke(args=words).stderr
+
+    assert f"{tenant.slug}'s live events" in told
+    assert "--mode test" in told
+
+
 def test_listen_forwards_signed(app: Flask, tenant: Tenant, receiver: Receiver) -> None:
     pay(app, tenant)
     words = ("listen", tenant.slug, "--from-start", "--once", "--forward", receiver.url)
@@ -171,7 +182,9 @@ def test_listen_forwards_signed(app: Flask, tenant: Tenant, receiver: Receiver) 
     assert json.loads(second)["answered"] == 200
 
 
-@pytest.mark.parametrize("url", ["http://93.184.215.14/", "https://10.0.0.1/", "nonsense"])
+@pytest.mark.parametrize(
+    "url", [NOBODYS_URL.replace("https", "http"), "https://10.0.0.1/", "nonsense"]
+)
 def test_a_refused_address_says_why(app: Flask, tenant: Tenant, url: str) -> None:
     result = app.test_cli_runner().invoke(args=["webhooks", "add", tenant.slug, url])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import yaml
 
 from devstack.programs import ROOT
+from tests.deploy.settings_known import env_file
 
 KUBERNETES = ROOT / "deploy/kubernetes"
 EXAMPLE = KUBERNETES / "overlays/example"
@@ -53,6 +55,40 @@ def manifests() -> list[Manifest]:
 
 def of_kind(kind: str) -> list[Manifest]:
     return [found for found in manifests() if found["kind"] == kind]
+
+
+def config_map(folder: Path) -> dict[str, str]:
+    """What the ConfigMap of this kustomization holds: those that it is built on first, then its own."""
+    (kustomization,) = read(folder / "kustomization.yaml")
+    found: dict[str, str] = {}
+    for name in (*kustomization.get("resources", []), *kustomization.get("components", [])):
+        if (folder / name).is_dir():
+            found |= config_map((folder / name).resolve())
+    for generator in kustomization.get("configMapGenerator", []):
+        assert generator["name"] == "maramoja-settings"
+        for name in generator["envs"]:
+            found |= env_file(folder / name)
+    return found
+
+
+def secrets() -> dict[str, set[str]]:
+    """The names in each Secret of the template."""
+    found = read(EXAMPLE / "secret.template.yaml")
+    return {secret["metadata"]["name"]: set(secret["stringData"]) for secret in found}
+
+
+def environment_of(workload: Workload, secret_values: Mapping[str, str]) -> dict[str, str]:
+    """Each variable that the container gets, from wherever, and no other; "" for a secret without one."""
+    found: dict[str, str] = {}
+    for source in workload.container["envFrom"]:
+        if "configMapRef" in source:
+            assert source["configMapRef"]["name"] == "maramoja-settings"
+            # The migration is applied by itself, and nothing of the other overlay is there yet.
+            found |= config_map(EXAMPLE / "migrate" if workload.name == "migrate" else EXAMPLE)
+        else:
+            names = secrets()[source["secretRef"]["name"]]
+            found |= {name: secret_values.get(name, "") for name in names}
+    return found | {one["name"]: one["value"] for one in workload.container.get("env", [])}
 
 
 def workloads() -> dict[str, Workload]:

@@ -40,13 +40,17 @@ CREATED = f'{_CREATED}count{{outcome="created"}}'
 REPLAYED_SLOW = f'{_CREATED}bucket{{outcome="replayed",le="2.5"}}'
 DUE_LAG = "maramoja_due_lag_seconds"
 UNKNOWN_AGE = "maramoja_oldest_unknown_seconds"
+UNSENT_AGE = "maramoja_oldest_unsent_seconds"
+OPEN_AGE = "maramoja_oldest_open_payment_seconds"
 UNPUBLISHED_AGE = "maramoja_oldest_unpublished_seconds"
 WEBHOOK_LAG = "maramoja_webhook_lag_seconds"
 BREAKS = 'maramoja_invariant_breaks{invariant="one_reference"}'
 HELD = "maramoja_held_tenants"
 FENCED = 'maramoja_fenced_writes_total{job="worker",instance="w1"}'
+ONE_BY_ONE = 'maramoja_payments_recorded_one_by_one_total{job="worker",instance="w1"}'
+WEBHOOKS_ONE_BY_ONE = 'maramoja_webhooks_recorded_one_by_one_total{job="worker",instance="w1"}'
 # Prometheus renames a label of ours that it has itself.
-DOORBELLS = 'maramoja_doorbells_lost_total{job="api",exported_job="payments.advance"}'
+DOORBELLS = 'maramoja_doorbells_lost_total{job="api",exported_job="payments.process_due"}'
 REDIS = 'maramoja_redis_errors_total{job="api",instance="a1"}'
 TIMEOUTS = 'maramoja_database_pool_timeouts_total{job="api",instance="a1"}'
 SURVEY = 'maramoja_survey_up{instance="a1"}'
@@ -80,11 +84,15 @@ _GROWS = {
 _STAYS = {
     DUE_LAG: 1,
     UNKNOWN_AGE: 90,
+    UNSENT_AGE: 3,
+    OPEN_AGE: 7200,
     UNPUBLISHED_AGE: 1,
     WEBHOOK_LAG: 2,
     BREAKS: 0,
     HELD: 0,
     FENCED: 2,
+    ONE_BY_ONE: 1,
+    WEBHOOKS_ONE_BY_ONE: 1,
     DOORBELLS: 3,
     REDIS: 7,
     TIMEOUTS: 1,
@@ -170,11 +178,15 @@ CAUSES = (
     ),
     ill("ProviderErrors", TICKET, {NOTHING_TOLD: "0+40x40"}),
     ill("DueWorkLag", PAGE, {DUE_LAG: "1+0x35 61+60x5"}),
+    ill("UnsentOld", PAGE, {UNSENT_AGE: "1+0x20 1+60x20"}),
+    ill("OpenLong", TICKET, {OPEN_AGE: f"{80_000}+60x{DAY}"}, minutes=DAY),
     ill("UnknownOld", TICKET, {UNKNOWN_AGE: "2400+60x40"}),
     ill("FencedWrites", TICKET, {FENCED: "2+1x40"}),
+    ill("RecordedOneByOne", TICKET, {ONE_BY_ONE: "1+0x30 2+0x10"}),
     ill("DoorbellsLost", TICKET, {DOORBELLS: "3+0x25 3+4x15"}),
     ill("UnpublishedEvents", PAGE, {UNPUBLISHED_AGE: "1+0x35 61+60x5"}),
     ill("WebhookLag", TICKET, {WEBHOOK_LAG: "1+0x20 60+60x20"}),
+    ill("WebhooksOneByOne", TICKET, {WEBHOOKS_ONE_BY_ONE: "0+0x35 3+0x5"}),
     ill("InvariantBreak", PAGE, {BREAKS: "0+0x38 1+0x2"}),
     ill("TenantHeld", TICKET, {HELD: "0+0x20 1+0x20"}),
     ill("ErrorBudget", PAGE, {ERROR_500: "0+0x28 0+200x12"}),
@@ -225,6 +237,8 @@ NEAR_MISSES = (
     well("a worker's restart leaves work for a minute", {DUE_LAG: "1+0x38 61+60x1 1+0x1"}),
     # Still so when it is judged: what keeps these quiet is the time that their alert waits.
     well("something is unknown since minutes, and old", {UNKNOWN_AGE: "1+0x35 3700+60x4"}),
+    well("a provider was away for some minutes", {UNSENT_AGE: "1+0x30 1+60x6 5+0x3"}),
+    well("a payment is open for most of a day", {OPEN_AGE: "70000+60x40"}),
     well("one machine paused once", {FENCED: "2+0x30 8+0x10"}),
     well("the broker was restarted", {DOORBELLS: "3+0x37 9+0x2", REDIS: "7+0x37 30+0x2"}),
     well("a single wait for a connection", {TIMEOUTS: "1+0x35 2+0x5"}),

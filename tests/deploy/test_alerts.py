@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from devstack.errors import StackError
+from devstack.operator_rules import COPY, written
 from devstack.promtool import promtool
 from payments_app.providers.contract import FailureCode
 from payments_app.providers.failures import FAILURES, Actor
@@ -35,6 +36,8 @@ from tests.deploy.rules import (
 from tests.docs.pages import ROOT, read
 
 PROMTOOL_MAX_S = 60
+# Where the pages can be read from wherever an alert arrives.
+REPOSITORY = "https://github.com/example/maramoja/blob/main"
 RUNBOOKS = ROOT / "docs/runbooks"
 # Pages for what no metric can tell.
 WITHOUT_ALERT = {"README.md", "charged-twice.md"}
@@ -84,7 +87,10 @@ def test_the_board_is_whole() -> None:
         assert panel["targets"]
 
 
-@pytest.mark.parametrize("where", ["deploy/prometheus/prometheus.yml", "docs/metrics.md"])
+@pytest.mark.parametrize(
+    "where",
+    ["deploy/prometheus/prometheus.yml", "deploy/prometheus/systemd.yml", "docs/metrics.md"],
+)
 def test_the_jobs_have_the_names_that_the_alerts_ask_for(where: str) -> None:
     """Under another name an `absent` is true for ever."""
     asked = {job for alert in alerts() for job in re.findall(r'job="(\w+)"', alert["expr"])}
@@ -102,7 +108,40 @@ def test_each_alert_says_how_urgent_it_is_and_what_to_do() -> None:
     for alert in alerts():
         assert alert["labels"]["severity"] in {"page", "ticket"}, alert
         assert {"summary", "description", "runbook_url"} == set(alert["annotations"]), alert
-        assert alert["annotations"]["runbook_url"] == f"docs/runbooks/{_page_of(alert['alert'])}"
+        page = f"docs/runbooks/{_page_of(alert['alert'])}"
+        assert alert["annotations"]["runbook_url"] == f"{REPOSITORY}/{page}"
+        assert (ROOT / page).exists()
+
+
+def test_the_runbooks_are_where_the_units_say_that_the_pages_are() -> None:
+    units = (ROOT / "deploy/systemd").glob("*.service")
+    assert all(f"Documentation={REPOSITORY}/docs/" in unit.read_text() for unit in units)
+
+
+def test_the_operator_gets_the_same_rules() -> None:
+    assert COPY.read_text() == written(), "run python -m devstack.operator_rules"
+    spec = yaml.safe_load(COPY.read_text())["spec"]
+    assert spec == yaml.safe_load(RULES.read_text())
+
+
+def test_what_prometheus_asks_of_a_machine_are_the_ports_of_its_units() -> None:
+    config = yaml.safe_load((ROOT / "deploy/prometheus/systemd.yml").read_text())
+    asked = {
+        target
+        for job in config["scrape_configs"]
+        for static in job["static_configs"]
+        for target in static["targets"]
+    }
+    units = "".join(
+        path.read_text() for path in (ROOT / "deploy/systemd").glob("*.*") if path.is_file()
+    )
+    beat = re.findall(r"BEAT_PORT=(\d+)", units)
+    workers = [
+        prefix + instance
+        for prefix in re.findall(r"WORKER_PORT=(\d+)%i", units)
+        for instance in re.findall(r"maramoja-worker@(\d)\.service", units)
+    ]
+    assert asked == {f"127.0.0.1:{port}" for port in ("8000", *beat, *workers)}
 
 
 def test_each_alert_has_its_page_and_each_page_its_alert() -> None:

@@ -9,33 +9,29 @@ import pytest
 import yaml
 from flask import Flask
 
-from tests.deploy.manifests import EXAMPLE, KUBERNETES, Workload, of_kind, read, workloads
-from tests.deploy.settings_known import REQUIRED, env_file, known_settings
+from tests.deploy.manifests import (
+    EXAMPLE,
+    KUBERNETES,
+    Workload,
+    environment_of,
+    of_kind,
+    read,
+    workloads,
+)
+from tests.deploy.settings_known import REQUIRED, known_settings
 
 WORKLOADS = workloads()
 SERVING = ("api", "worker", "beat")
 PORTS = {"api": 8000, "worker": 9101, "beat": 9102}
+# What is a process's own.
+PORT_SETTINGS = {"WEB_CONCURRENCY", "WORKER_PORT", "BEAT_PORT"}
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 each = pytest.mark.parametrize("workload", WORKLOADS.values(), ids=WORKLOADS)
 serving = pytest.mark.parametrize("name", SERVING)
 
 
-def secrets() -> dict[str, set[str]]:
-    found = read(EXAMPLE / "secret.template.yaml")
-    return {secret["metadata"]["name"]: set(secret["stringData"]) for secret in found}
-
-
 def settings_of(workload: Workload) -> set[str]:
-    """Each variable that the container gets, from wherever."""
-    names = {one["name"] for one in workload.container.get("env", [])}
-    for source in workload.container["envFrom"]:
-        if "configMapRef" in source:
-            assert source["configMapRef"]["name"] == "maramoja-settings"
-            names |= set(env_file(KUBERNETES / "base/settings.env"))
-            names |= set(env_file(EXAMPLE / "settings.env"))
-        else:
-            names |= secrets()[source["secretRef"]["name"]]
-    return names
+    return set(environment_of(workload, {}))
 
 
 def policies(name: str) -> list[dict[str, Any]]:
@@ -93,10 +89,12 @@ def test_all_run_the_one_image(workload: Workload) -> None:
     assert workload.container["image"] == "maramoja"
 
 
-def test_what_runs_and_its_migration_are_of_one_version() -> None:
+def test_what_runs_and_its_migration_are_of_one_version_and_have_the_same_settings() -> None:
     for kustomization in (EXAMPLE, EXAMPLE / "migrate"):
         (found,) = read(kustomization / "kustomization.yaml")
-        assert any(one.removeprefix("../") == "image" for one in found["components"])
+        assert {"image", "settings"} <= {one.removeprefix("../") for one in found["components"]}
+    running = [settings_of(WORKLOADS[name]) - PORT_SETTINGS for name in SERVING]
+    assert running == [settings_of(WORKLOADS["migrate"]) - {"MIGRATION_DATABASE_URL"}] * 3
     (image,) = read(EXAMPLE / "image/kustomization.yaml")
     assert [one["name"] for one in image["images"]] == ["maramoja"]
     assert image["images"][0]["newTag"] != "latest"

@@ -18,6 +18,9 @@ DROP_IN = UNITS / "maramoja-.service.d/hardened.conf"
 SERVICES = sorted(UNITS.glob("*.service"))
 # What systemd itself makes of a service: 0 is nothing to worry about, 10 is all of the machine.
 EXPOSURE_MAX = "15"
+# Settings whose values add up. Of all others systemd keeps the last, which is the drop-in's.
+ADDED = {"Environment", "EnvironmentFile"}
+HOME = Path("/opt/maramoja")
 each = pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 
 
@@ -27,6 +30,17 @@ def lines_of(*paths: Path) -> dict[str, list[str]]:
     for path in paths:
         for name, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
             found[name].append(value)
+    return found
+
+
+def effective(path: Path) -> dict[str, str]:
+    """A unit's settings as systemd has them: the unit first, then its drop-ins (systemd.unit(5))."""
+    found: dict[str, str] = {}
+    for name, values in lines_of(path, DROP_IN).items():
+        # An empty value takes back those before it.
+        last = max((place + 1 for place, value in enumerate(values) if not value), default=0)
+        kept = values[last:]
+        found[name] = " ".join(kept) if name in ADDED else "".join(kept[-1:])
     return found
 
 
@@ -46,9 +60,32 @@ def test_each_is_hardened_by_the_drop_in_and_takes_nothing_back(path: Path) -> N
     assert shared["ProtectSystem"] == ["strict"]
     assert shared["DynamicUser"] == ["yes"]
     assert shared["CapabilityBoundingSet"] == [""]
-    added = {"Environment", "EnvironmentFile", "WorkingDirectory"}
-    assert set(ours) & set(shared) <= added
+    assert set(ours) & set(shared) <= ADDED
     assert path.name.startswith(DROP_IN.parent.name.removesuffix(".service.d"))
+
+
+@each
+def test_each_works_in_the_folder_of_its_own_program(path: Path) -> None:
+    """`flask` and `celery` take the code of the folder that they are started in."""
+    unit = effective(path)
+    release = "next" if path.name == "maramoja-migrate.service" else "current"
+    assert unit["WorkingDirectory"] == str(HOME / release)
+    assert unit["ExecStart"].startswith(f"{HOME / release}/.venv/bin/")
+
+
+@pytest.mark.parametrize("before", [None, "v0.1.0"], ids=["first install", "upgrade"])
+def test_the_migration_is_the_new_releases(tmp_path: Path, before: str | None) -> None:
+    """The page's own lines, up to the migration, in a folder that stands for /opt/maramoja."""
+    for release in filter(None, (before, "v0.2.0")):
+        (tmp_path / release).mkdir()
+    if before:
+        (tmp_path / "current").symlink_to(before)
+    page = (ROOT / "docs/deploy.md").read_text()
+    until = page.index("systemctl start maramoja-migrate")
+    for leads_to, link in re.findall(r"^sudo ln -sfn (\S+) (\S+)$", page[:until], re.MULTILINE):
+        (tmp_path / Path(link).relative_to(HOME)).symlink_to(leads_to)
+    folder = effective(UNITS / "maramoja-migrate.service")["WorkingDirectory"]
+    assert (tmp_path / Path(folder).relative_to(HOME)).resolve() == tmp_path / "v0.2.0"
 
 
 @each

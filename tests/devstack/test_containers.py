@@ -146,6 +146,9 @@ def test_the_roles_script_makes_a_plain_role_that_the_gateway_works_with() -> No
         run_roles_script(servers.postgres)
         run_roles_script(servers.postgres)  # every start runs it
         addresses = servers.addresses("maramoja", servers.redis)
+        with psycopg.connect(addresses.database_url) as connection:
+            makes = "SELECT has_database_privilege(current_database(), 'TEMPORARY')"
+            assert connection.execute(makes).fetchone() == (False,)
         programs = Programs(hermetic_environment(addresses, {}))
         programs.migrate()
         programs.flask_json("tenants", "create", "acme", "--name", "Acme")

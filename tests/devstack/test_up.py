@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -108,11 +110,48 @@ def test_a_payment_is_charged_once_and_a_second_start_keeps_it(terminal: Termina
 
     code, second = terminal.output_of("up", "--once")
     assert code == 0, second
-    assert "with the key of an earlier start" in second
+    assert "with the keys of an earlier start" in second
     assert key_in(second) == key_in(first)
     assert terminal.pids() == {}
     assert (terminal.var / "demo.json").stat().st_mode & 0o077 == 0
     assert (terminal.var / "secret-key").stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.timeout(600)
+def test_each_market_takes_its_own_money_and_refuses_another(terminal: Terminal) -> None:
+    process = terminal.run("up")
+    kept = terminal.var / "demo.json"
+    assert in_time(kept.exists, 2 * UP_MAX_S), process.poll()
+    access = json.loads(kept.read_text())
+    keys = {"sandbox": access["key"], **access["live"]}
+    orders = {
+        "sandbox": {"amount": "12.50", "currency": "EUR", "payer": "256772123456"},
+        "mtnuganda": {"amount": 5000, "currency": "UGX", "payer": "256772123456"},
+        "mtnzambia": {"amount": "12.50", "currency": "ZMW", "payer": "260966123456"},
+    }
+    assert set(keys) == set(orders)
+    url = f"http://127.0.0.1:{terminal.port}/api/v1/payments"
+
+    def post(market: str, order: Mapping[str, object]) -> requests.Response:
+        return requests.post(url, json=order, headers={"X-API-Key": keys[market]}, timeout=30)
+
+    def ended(market: str, payment: Mapping[str, str]) -> dict[str, Any]:
+        place, headers = f"{url}/{payment['id']}", {"X-API-Key": keys[market]}
+        seen = lambda: requests.get(place, headers=headers, timeout=30).json()  # noqa: E731
+        assert in_time(lambda: seen()["status"] != "PENDING", UP_MAX_S)
+        found: dict[str, Any] = seen()
+        return found
+
+    for market, order in orders.items():
+        assert ended(market, post(market, order).json())["status"] == "SUCCESSFUL"
+        for other in orders.values():
+            if other["currency"] != order["currency"]:
+                refused = post(market, other).json()
+                assert refused["code"] == "validation_failed"
+                assert "currency" in [error["field"] for error in refused["errors"]]
+    rejecting = {**orders["mtnuganda"], "payer": "256770012351"}
+    failed = ended("mtnuganda", post("mtnuganda", rejecting).json())
+    assert failed["failure"]["code"] == "payer_rejected"
 
 
 @pytest.mark.timeout(600)

@@ -50,7 +50,9 @@ class Site:
         return self._keys[tenant]
 
     def new_key(self, tenant: str) -> dict[str, Any]:
-        issued: dict[str, Any] = json.loads(self.flask("keys", "issue", tenant, "--json"))
+        issued: dict[str, Any] = json.loads(
+            self.flask("keys", "issue", tenant, "--mode", "test", "--json")
+        )
         return issued
 
     def environment(self, tenant: str) -> dict[str, str]:

@@ -39,6 +39,12 @@ NOT_RUN: Final = (
         r"-m tests.simulation --mutants$",
         "takes minutes: tests/simulation plays each mutant at the seed of its row",
     ),
+    Rule("docs/pairs.md", r"-m tests.pairs$", "takes minutes: tests/pairs plays the same"),
+    Rule(
+        "docs/reliability.md",
+        r"-m chaos.planned_pairs ",
+        "of runs that take minutes: tests/chaos/test_figures.py sums up some",
+    ),
     Rule("docs/cli.md", r"^flask providers check acme mtn_momo$", "asks MTN itself"),
 )
 
@@ -52,6 +58,8 @@ INSTEAD: Final = (
     Rule("", r"^(flask doctor.*)$", r"\1 || [ $? = 1 ]"),
     Rule("docs/idempotency.md", r"load.py 1000 8", "load.py 40 4"),
     Rule("docs/cli.md", r"flask tenants create acme(?= .*--json)", "flask tenants create acme-2"),
+    # All that the tests' stack has is a sandbox.
+    Rule("docs/cli.md", r"(flask providers check acme) --mode live", r"\1 --mode test"),
     Rule("docs/cli.md", r"01a209ad-4164-7047-9850-453984927403", "$A_PENDING_PAYMENT"),
     Rule("docs/cli.md", r"mara_live_aP1cCV6BrT", "$A_KEY"),
     Rule("docs/cli.md", r"acme 01a20cc5-566e-76e5-a633-d037c429b2d2", "other $AN_ENDPOINT"),

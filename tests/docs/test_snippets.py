@@ -20,6 +20,7 @@ from tests.docs.conftest import NEVER_ANSWERS, Site
 from tests.docs.pages import ROOT, Block, blocks_of, pages, read
 from tests.docs.plan import INSTEAD, NOT_CODE, NOT_RUN
 from tests.docs.shell import SHELL, commands_of, is_shell, lacking, rule_for, run_page
+from tests.nobodys_addresses import NOBODYS_URL
 
 BLOCKS = [block for page in pages() for block in blocks_of(page)]
 DATA = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
@@ -124,7 +125,7 @@ def _things(page: str, site: Site, folder: Path) -> dict[str, str]:
         payment = requests.post(site.payments, json=order, headers=headers, timeout=10).json()
         things["A_PENDING_PAYMENT"] = payment["id"]
         things["A_KEY"] = str(site.new_key("other")["prefix"])
-        added = site.flask("webhooks", "add", "other", "https://93.184.215.14/", "--json")
+        added = site.flask("webhooks", "add", "other", NOBODYS_URL, "--json")
         things["AN_ENDPOINT"] = json.loads(added)["id"]
         things["MTN_SUBSCRIPTION_KEY"] = "subscription"
         (folder / "api-user-and-key.txt").write_text("user\nkey\n", encoding="ascii")

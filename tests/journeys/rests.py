@@ -27,6 +27,8 @@ class Intended:
 
 INTENDED = (
     Intended("payments", "metadata", "the payer", "what the tenant itself put there"),
+    Intended("events", "feed_data", "the payer", "the same: events tell the metadata"),
+    Intended("webhook_events", "data", "the payer", "a view of the same, for the release before"),
     Intended(
         "webhook_endpoints", "url", "the word in a webhook's URL", "where it wants to be told"
     ),

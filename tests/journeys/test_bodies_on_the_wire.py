@@ -66,6 +66,47 @@ def test_a_body_is_taken_whole_or_not_at_all(stack: Stack, name: str) -> None:
     assert b"Traceback" not in stack.processes["api"].log_text().encode()
 
 
+# A server in front, or WSGI, takes a hyphen for an underscore; the names are as they are sent.
+NEAR_MISSES = ("X-Idempotency-Key", "Idempotency_Key", "X_Idempotency_Key", "idempotncy_key")
+
+
+@pytest.mark.parametrize("name", NEAR_MISSES)
+def test_a_misspelt_idempotency_key_is_refused_by_name(stack: Stack, name: str) -> None:
+    header = f"Content-Length: {len(GOOD)}\r\n{name}: 5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a"
+
+    answer = answer_to(stack, "/api/v1/payments", header, GOOD)
+
+    assert answer.split(b" ", 2)[1] == b"400", answer
+    document = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert document["code"] == "idempotency_key_invalid"
+    assert f"sent as {name.title()}," in document["detail"]
+
+
+def test_no_other_header_with_an_underscore_is_read(stack: Stack) -> None:
+    """WSGI would give it to the app as the one with a hyphen."""
+    lines = ("X_Tenant_Id: another", "Content_Length: 1", "X_API_Key: x", "X-Dropped-Headers: x")
+    header = "\r\n".join((f"Content-Length: {len(GOOD)}", *lines))
+
+    answer = answer_to(stack, "/api/v1/payments", header, GOOD)
+
+    assert answer.split(b" ", 2)[1] == b"201", answer
+
+
+@pytest.mark.parametrize(
+    ("version", "status"), [pytest.param("1.1", 400, id="1.1"), pytest.param("1.0", 200, id="1.0")]
+)
+def test_a_request_of_http_1_1_names_its_host(stack: Stack, version: str, status: int) -> None:
+    """RFC 9112, 3.2."""
+    address = urlsplit(stack.api_url)
+    with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
+        peer.sendall(f"GET /health/live HTTP/{version}\r\nConnection: close\r\n\r\n".encode())
+        answer = b""
+        while part := peer.recv(65536):
+            answer += part
+
+    assert answer.split(b" ", 2)[1] == str(status).encode(), answer
+
+
 def test_a_callback_with_broken_chunks_is_no_alarm(stack: Stack) -> None:
     header, body, _ = BODIES["no size of a chunk"]
 

@@ -16,7 +16,7 @@ from devstack.rabbit_server import RabbitServer, rabbitmq_program
 from devstack.servers import Servers
 from devstack.stack import Stack
 from devstack.supervisor import wait_until
-from payments_app.worker.celery_app import BROKER_TIMEOUT_S, OLD_RINGS_GO, QUEUE
+from payments_app.worker.celery_app import BROKER_TIMEOUT_S, DROP_OLD, PAYMENTS
 from tests.journeys.gateway import PATIENCE_S, Gateway, Paid
 from tests.journeys.referee import assert_all_charged_once, assert_one_payment_a_key
 
@@ -49,7 +49,7 @@ def test_payments_are_rung_for_and_reach_their_end(gateway: Gateway, rabbit: Rab
     gateway.await_end(*payments)
     assert_one_payment_a_key(gateway, *payments)
     assert_all_charged_once(gateway, payments, looked_at=5)
-    assert "doorbell.lost" not in gateway.stack.processes["api"].log_text()
+    assert "notification.lost" not in gateway.stack.processes["api"].log_text()
 
 
 def test_rings_that_nobody_takes_do_not_pile_up(gateway: Gateway, rabbit: RabbitServer) -> None:
@@ -57,7 +57,7 @@ def test_rings_that_nobody_takes_do_not_pile_up(gateway: Gateway, rabbit: Rabbit
     with Connection(rabbit.url) as connection:
         # RabbitMQ refuses a queue that is declared with other arguments than it was made with.
         connection.channel().queue_declare(
-            QUEUE, durable=True, auto_delete=False, arguments=OLD_RINGS_GO
+            PAYMENTS, durable=True, auto_delete=False, arguments=DROP_OLD
         )
 
 
@@ -98,7 +98,7 @@ def longest_of(gateway: Gateway, times: int) -> tuple[float, list[Paid]]:
 def waiting(rabbit: RabbitServer) -> tuple[int, int]:
     """How many rings wait in the queue, and how many workers listen."""
     with Connection(rabbit.url) as connection:
-        found = connection.channel().queue_declare(QUEUE, passive=True)
+        found = connection.channel().queue_declare(PAYMENTS, passive=True)
         return found.message_count, found.consumer_count
 
 

@@ -124,7 +124,7 @@ def test_all_is_told_once_at_least_whatever_the_receiver_answers_at_first(
             " WHERE status = 'pending' AND lease_until IS NULL"
         )
         open_ones = "SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'"
-        unpublished = "SELECT count(*) FROM webhook_events WHERE data IS NULL"
+        unpublished = "SELECT count(*) FROM events WHERE feed_data IS NULL"
         return gateway.rows(open_ones) == gateway.rows(unpublished) == [(0,)]
 
     wait_until(all_told, what="deliveries are pending", limit_s=PATIENCE_S)

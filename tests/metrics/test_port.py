@@ -19,7 +19,7 @@ from devstack.stack import Stack
 from devstack.supervisor import Supervisor, wait_until
 from payments_app.kernel.database import db
 from payments_app.kernel.pool import OVERFLOW_MAX
-from payments_app.worker.clockwork import Clockwork
+from payments_app.worker.poller import Poller
 from payments_app.worker.port import CONNECTIONS_MAX, Port
 from payments_app.worker.pulse import SILENT_MAX_S, Pulse
 from payments_app.worker.scheduler import PULSE, TickingScheduler
@@ -110,7 +110,7 @@ def test_a_pulse_is_felt_for_a_while() -> None:
 
 def test_a_clockwork_is_alive_while_it_ticks_and_until_it_has_ended(app: Flask) -> None:
     stop = threading.Event()
-    clockwork = Clockwork(app, stop, pulse=Pulse(silent_max_s=2.0))
+    clockwork = Poller(app, stop, pulse=Pulse(silent_max_s=2.0))
     assert not clockwork.is_alive(), "none of its threads runs"
     clockwork.start()
     time.sleep(3.0)
@@ -122,7 +122,7 @@ def test_a_clockwork_is_alive_while_it_ticks_and_until_it_has_ended(app: Flask) 
 
 def test_a_clockwork_whose_threads_all_hang_is_silent_until_they_go_on(app: Flask) -> None:
     stop = threading.Event()
-    clockwork = Clockwork(app, stop, pulse=Pulse(silent_max_s=1.5))
+    clockwork = Poller(app, stop, pulse=Pulse(silent_max_s=1.5))
     with app.app_context(), ExitStack() as all_connections:
         for _ in range(CONNECTIONS):
             all_connections.enter_context(db.engine.connect())

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -31,6 +32,11 @@ from payments_app.kernel.transport import Lease, Transport
 from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
 from payments_app.providers.contract import PaymentOrder, Provider, Verdict
 from payments_app.providers.registry import Registry
+from payments_app.providers.submission import (
+    ABOUT_ONE_REQUEST,
+    SubmissionWire,
+    submit_through,
+)
 from payments_app.providers.tokens import TokenCache
 from tests.providers.rig import PATIENCE_S, Rig, Trouble, rigs
 
@@ -211,7 +217,11 @@ def test_a_submission_in_trouble_is_told_as_it_is_and_ends_in_one_charge(
     rig.cause(trouble)
     seen = an_adapter(code).submit(order, account, wire_into(trouble, wire))
     assert seen.verdict is (trouble.verdict or Verdict.PENDING)
-    if seen.verdict in (Verdict.NOT_SENT, Verdict.REFUSED):
+    if seen.verdict is Verdict.REFUSED or (seen.verdict, seen.http_status) == (
+        Verdict.NOT_SENT,
+        None,
+    ):
+        # One that was answered "throttled" did leave: the engine counts it.
         assert rig.payments(order.reference) == 0
     if seen.verdict in ACCEPTED:
         assert rig.payments(order.reference) == 1
@@ -222,6 +232,59 @@ def test_a_submission_in_trouble_is_told_as_it_is_and_ends_in_one_charge(
     paid = an_adapter(code).check(order, account, wire)
     assert (paid.verdict, paid.amount) == (Verdict.SUCCESSFUL, order.money)
     assert (rig.payments(order.reference), rig.movements(order.reference)) == (1, 1)
+
+
+class AnsweredOtherwise:
+    """The real wire, but for the answer to the first request that may create something.
+
+    That request arrives and has its effect. `before_second`: what happens before a second one.
+    """
+
+    def __init__(
+        self, wire: Wire, first: Answer | Silence, before_second: Callable[[], None]
+    ) -> None:
+        self._wire, self._first, self._before_second = wire, first, before_second
+        self.left = 0
+
+    def send(self, call: Call) -> Answer | Silence:
+        if call.method in ("GET", "HEAD", "OPTIONS") or call.creates_nothing:
+            return self._wire.send(call)
+        self.left += 1
+        if self.left == 2:
+            self._before_second()
+        came = self._wire.send(call)
+        return self._first if self.left == 1 else came
+
+
+FIRST_ANSWERS = {
+    **{
+        f"{status} {body[:9].decode()}".strip(): Answer(status, {"retry-after": "1"}, body)
+        for status in (200, 202, 302, 401, 404, 407, 408, 409, 419, 429, 500, 502, 503, 504)
+        for body in (b"", b"{}", b"<html></html>")
+    },
+    **{why: Silence(why, sent=True) for why in ("timeout", "connection_lost", "broken_answer")},
+}
+
+
+@pytest.mark.parametrize("first", FIRST_ANSWERS)
+def test_whatever_becomes_of_a_second_request_the_submission_is_no_refusal(
+    code: str, first: str, rig: Rig, wire: Wire
+) -> None:
+    """The first request of the submission was taken, and answered so or lost."""
+    troubles = [one for one in RIGS[code].SUBMISSION_TROUBLES.values() if not one.outlasts_us]
+    for trouble in (None, *troubles):
+        rig.calm()
+        order, account, adapter = rig.order(), rig.account(), an_adapter(code)
+        cause = partial(rig.cause, trouble) if trouble else rig.calm
+        otherwise = AnsweredOtherwise(wire, FIRST_ANSWERS[first], cause)
+        seen = submit_through(SubmissionWire(otherwise), adapter, order, account)
+        assert rig.payments(order.reference) == 1
+        # What has created a payment counts, whatever the adapter says that it can create.
+        assert seen.requests_left
+        if otherwise.left > 1 or isinstance(FIRST_ANSWERS[first], Silence):
+            assert seen.verdict not in ABOUT_ONE_REQUEST, trouble
+        if otherwise.left == 1:
+            return
 
 
 @each_trouble("CHECK_TROUBLES")

@@ -12,11 +12,12 @@ from cryptography.fernet import Fernet
 from redis import Redis
 
 from devstack.redis_server import RedisServer
+from devstack.supervisor import wait_until
 from payments_app.kernel.secrets import Cipher
 from payments_app.providers.contract import (
     Observation,
 )
-from payments_app.providers.tokens import TokenCache
+from payments_app.providers.tokens import NEW_REFUSED_KEPT_S, TokenCache
 from tests.providers.minting import (
     ACCOUNT,
     REFUSED,
@@ -206,3 +207,64 @@ def test_eight_refusals_at_once_mint_one_new_token(process: Process) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(refuse_and_ask, range(8))) == ["token-2"] * 8
+
+
+# --- new tokens that are refused too --------------------------------------------------------------
+
+
+def refused_again(cache: TokenCache, mint: CountingMint) -> bool:
+    """A call under the token at hand is refused, and so is the one under a new token."""
+    token = cache.token(ACCOUNT, "collection", mint)
+    if not cache.discard(ACCOUNT, "collection", str(token)):
+        return False
+    new = cache.token(ACCOUNT, "collection", mint)
+    cache.note_refused(ACCOUNT, "collection", str(new))
+    return True
+
+
+def test_who_refuses_every_token_is_not_asked_for_one_with_each_call(process: Process) -> None:
+    cache, mint = process(), CountingMint()
+    for _ in range(60):
+        refused_again(cache, mint)
+    # One at first, and one for each refusal until two new ones were refused.
+    assert mint.calls == 3
+    assert isinstance(cache.token(ACCOUNT, "collection", mint), str)
+
+
+def test_after_a_pause_one_more_is_tried_and_one_that_is_taken_ends_it(process: Process) -> None:
+    cache, mint = process(), CountingMint()
+    assert refused_again(cache, mint)
+    assert refused_again(cache, mint)
+    wait_until(lambda: refused_again(cache, mint), what="no token is tried again", limit_s=10)
+    assert mint.calls == 4
+    cache.note_accepted("token-4")
+    wait_until(
+        lambda: cache.discard(ACCOUNT, "collection", "token-4"),
+        what="the token that was let in stays when it is refused later",
+        limit_s=NEW_REFUSED_KEPT_S + 1,
+    )
+
+
+def test_a_new_token_that_many_calls_were_refused_under_counts_once(process: Process) -> None:
+    """They were on their way together: nothing is known of a second token."""
+    cache, mint = process(), CountingMint()
+    assert refused_again(cache, mint)
+    for _ in range(20):
+        cache.note_refused(ACCOUNT, "collection", "token-2")
+    assert cache.discard(ACCOUNT, "collection", "token-2")
+
+
+def test_a_payment_that_is_refused_under_each_token_holds_up_no_other(process: Process) -> None:
+    """The others are let in under the same tokens; when those end, there are new ones soon."""
+    cache, mint = process(), CountingMint()
+    for _ in range(20):
+        token = str(cache.token(ACCOUNT, "collection", mint))
+        cache.note_accepted(token)
+        refused_again(cache, mint)
+        cache.note_accepted(str(cache.token(ACCOUNT, "collection", mint)))
+    ended = str(cache.token(ACCOUNT, "collection", mint))
+    wait_until(
+        lambda: cache.discard(ACCOUNT, "collection", ended),
+        what="a token that has ended is kept",
+        limit_s=NEW_REFUSED_KEPT_S + 1,
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import socket
 import struct
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -12,8 +14,9 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel import tracing
+from payments_app.kernel.response_head import HEAD_BYTES_MAX
 from payments_app.kernel.tracing import Kind
-from payments_app.kernel.transport import Transport
+from payments_app.kernel.transport import RESPONSE_BYTES_MAX, Transport
 from payments_app.kernel.wire import Answer, Call, Silence
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, answering, drip
 
@@ -114,6 +117,143 @@ def test_many_threads_each_get_their_own_answer(serve: Serve, transport: Transpo
         for number, answer in enumerate(pool.map(ask, range(400))):
             assert isinstance(answer, Answer), answer
             assert answer.body == b"/%d" % number
+
+
+# --- heads of any shape, bodies under a coding ---------------------------------------------------
+
+
+@pytest.mark.parametrize("lines", [101, 1_000, 5_000])
+def test_a_head_may_have_any_number_of_lines(
+    serve: Serve, transport: Transport, lines: int
+) -> None:
+    fields = b"".join(b"X-%d: %d\r\n" % (n, n) for n in range(lines))
+    server = serve(answering(b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 2\r\n\r\nok"))
+    answer = get(transport, server.url())
+    assert isinstance(answer, Answer)
+    assert (answer.body, len(answer.headers)) == (b"ok", lines + 1)
+
+
+@pytest.mark.parametrize("announced", [b"", b"HTTP/1.1 103 Early Hints\r\n"])
+def test_a_head_has_a_bound_on_its_bytes(
+    serve: Serve, transport: Transport, announced: bytes
+) -> None:
+    fields = b"X-A: b\r\n" * (HEAD_BYTES_MAX // 8)
+    raw = (announced or b"HTTP/1.1 200 OK\r\n") + fields + b"\r\nHTTP/1.1 200 OK\r\n\r\n"
+    silence = get(transport, serve(answering(raw)).url())
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("broken_answer", True)
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"content-length:2", b"ok"),
+        (b"Content-Length : 2", b"ok"),
+        (b"Content-Length: 2\r\nContent-Length: 2", b"ok"),
+        (b"Content-Length: 2, 2", b"ok"),
+        (b"what is this\r\n: x\r\nContent-Length: 2", b"ok"),
+        (b"X-Folded: a\r\n  b\r\nContent-Length: 2", b"ok"),
+        (b"Transfer-Encoding: CHUNKED", b"2;a=b\r\nok\r\n0\r\nX-Trailer: a\r\n\r\n"),
+        (b"Transfer-Encoding: identity\r\nContent-Length: 2", b"ok"),
+    ],
+)
+def test_the_body_is_framed_as_its_head_says(
+    serve: Serve, transport: Transport, head: bytes, body: bytes
+) -> None:
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        while server.read_request(peer):
+            peer.sendall(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n\r\n" + body)
+
+    server = serve(behave)
+    for _ in range(2):
+        answer = get(transport, server.url())
+        assert isinstance(answer, Answer)
+        assert answer.body == b"ok"
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3",
+        b"HTTP/1.1 200 OK\r\nContent-Length: two",
+        b"HTTP/1.1 200 OK\r\nContent-Length: -2",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"2" * 5000,
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
+        b"HTTP/1.1 20 OK\r\nContent-Length: 2",
+        b"HTTP/2.0 200 OK\r\nContent-Length: 2",
+    ],
+)
+def test_a_head_with_two_readings_or_none_is_a_broken_answer(
+    serve: Serve, transport: Transport, head: bytes
+) -> None:
+    silence = get(transport, serve(answering(head + b"\r\n\r\nok!")).url())
+    assert isinstance(silence, Silence)
+    assert (silence.why, silence.sent) == ("broken_answer", True)
+
+
+@pytest.mark.parametrize(
+    ("version", "connection", "connections"),
+    [
+        (b"1.1", b"keep-alive", 1),
+        (b"1.1", b"Close", 2),
+        (b"1.0", b"x", 2),
+        (b"1.0", b"Keep-Alive", 1),
+    ],
+)
+def test_a_connection_lives_as_long_as_its_answer_says(
+    serve: Serve, transport: Transport, version: bytes, connection: bytes, connections: int
+) -> None:
+    raw = b"HTTP/%s 200 OK\r\nConnection: %s\r\nContent-Length: 2\r\n\r\nok" % (
+        version,
+        connection,
+    )
+
+    def behave(server: BareServer, peer: socket.socket) -> None:
+        while server.read_request(peer):
+            peer.sendall(raw)
+
+    server = serve(behave)
+    for _ in range(2):
+        assert isinstance(get(transport, server.url()), Answer)
+    assert server.connections == connections
+
+
+def coded(coding: str, body: bytes) -> Callable[[BareServer, socket.socket], None]:
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {coding}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return answering(head.encode() + body)
+
+
+# Without the time of day: a test's name is made of it, and is the same in each process.
+GZIPPED = gzip.compress(b'{"status":"PENDING"}', mtime=0)
+
+
+@pytest.mark.parametrize(
+    ("coding", "body", "unfolds_to", "whole"),
+    [
+        ("gzip", GZIPPED, b'{"status":"PENDING"}', True),
+        ("gzip", b"", b"", True),
+        ("gzip", GZIPPED[:-1], b'{"status":"PENDING"}', False),
+        ("gzip", GZIPPED[:-8] + b"\0" * 8, b"", False),
+        ("gzip", b'{"status":"PENDING"}', b"", False),
+        ("gzip, gzip", gzip.compress(GZIPPED, mtime=0), b'{"status":"PENDING"}', True),
+        ("deflate", zlib.compress(b"{}"), b"{}", True),
+        ("deflate", zlib.compress(b"{}")[:-1], b"{}", False),
+        # What isn't known is left as it is.
+        ("br", b"{}", b"{}", True),
+        ("utf-8", b"{}", b"{}", True),
+        # A thousand times as long as it comes.
+        ("gzip", gzip.compress(b" " * 10_000_000, mtime=0), b" " * RESPONSE_BYTES_MAX, False),
+        ("deflate", zlib.compress(b" " * 10_000_000), b" " * RESPONSE_BYTES_MAX, False),
+        ("gzip", GZIPPED * 1_000, b'{"status":"PENDING"}' * 1_000, True),
+    ],
+)
+def test_a_compressed_body_is_unfolded_within_the_bound(
+    serve: Serve, transport: Transport, coding: str, body: bytes, unfolds_to: bytes, *, whole: bool
+) -> None:
+    answer = get(transport, serve(coded(coding, body)).url())
+    assert isinstance(answer, Answer)
+    assert (answer.body, answer.truncated) == (unfolds_to, not whole)
 
 
 # --- answers that don't end well --------------------------------------------------------------

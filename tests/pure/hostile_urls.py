@@ -7,7 +7,9 @@ import socket
 import threading
 from typing import Any, Self
 
-PUBLIC = ("93.184.215.14",)
+from tests.nobodys_addresses import NEIGHBOURS_4, NOBODYS_HOST
+
+PUBLIC = (NOBODYS_HOST,)
 
 SCHEME = "must begin with https://"
 CHARACTERS = "may not hold spaces"
@@ -119,12 +121,12 @@ FORMS = {
     "ipv6 without brackets": ("https://::1/", AUTHORITY),
     "ipv6, zone": ("https://[fe80::1%25eth0]/", AUTHORITY),
     "ipv6, zone as it is": ("https://[fe80::1%eth0]/", AUTHORITY),
-    "ipv6, zone on a public one": ("https://[2606:4700::1111%25lo]/", AUTHORITY),
+    "ipv6, zone on a public one": (f"https://[{NOBODYS_HOST}%25lo]/", AUTHORITY),
     "ipv6, bracket left open": ("https://[::1/", AUTHORITY),
     "ipv6, bracket twice": ("https://[[::1]]/", AUTHORITY),
     "ipv6 of the future": ("https://[v1.fe80::a]/", AUTHORITY),
-    "ipv6, written out": ("https://[2606:4700:0:0:0:0:0:1111]/", HOST),
-    "ipv6, zeros in front": ("https://[2606:4700::0111]/", HOST),
+    "ipv6, written out": ("https://[3ffe:ffff:0:0:0:0:0:14]/", HOST),
+    "ipv6, zeros in front": ("https://[3ffe:ffff::0014]/", HOST),
     "ipv6, loopback written out": ("https://[0:0:0:0:0:0:0:1]/", HOST),
     "ipv6, ten groups": ("https://[1:2:3:4:5:6:7:8:9:a]/", HOST),
     "name after brackets": ("https://[::1].example.com/", AUTHORITY),
@@ -163,10 +165,10 @@ NOT_PUBLIC = {
     "v6 unspecified": "::",
     "v6 loopback": "::1",
     "v6 compatible": "::7f00:1",
-    "v6 compatible, public": "::5db8:d70e",
+    "v6 compatible, public": "::c611:ffff",
     "v6 mapped loopback": "::ffff:7f00:1",
     "v6 mapped metadata": "::ffff:a9fe:a9fe",
-    "v6 mapped public": "::ffff:5db8:d70e",
+    "v6 mapped public": "::ffff:c611:ffff",
     "v6 translated": "::ffff:0:7f00:1",
     "nat64 of loopback": "64:ff9b::7f00:1",
     "nat64 of private": "64:ff9b::a00:1",
@@ -182,9 +184,9 @@ NOT_PUBLIC = {
     "6to4 of loopback": "2002:7f00:1::1",
     "6to4 of metadata": "2002:a9fe:a9fe::1",
     "6to4 of private": "2002:c0a8:101::1",
-    "6to4 of public": "2002:5db8:d70e::1",
-    "isatap of private": "2606:4700::5efe:a00:1",
-    "isatap of private, unique": "2606:4700::200:5efe:a00:1",
+    "6to4 of public": "2002:c611:ffff::1",
+    "isatap of private": "3ffe:ffff::5efe:a00:1",
+    "isatap of private, unique": "3ffe:ffff::200:5efe:a00:1",
     "segment routing": "5f00::1",
     "unique local": "fc00::1",
     "metadata of aws in v6": "fd00:ec2::254",
@@ -207,23 +209,16 @@ GOOD = {
     "a name of numbers, but for its end": "https://127.0.0.1.example.com/",
     "percent-encoded path": "https://hooks.example.com/a%20b?c=%2e%2e",
     "a user in the path": "https://hooks.example.com/@user:80",
-    "ipv4": "https://93.184.215.14/",
-    "ipv6": "https://[2606:4700::1111]/",
-    "ipv6 with a port": "https://[2606:4700::1111]:443/",
+    "ipv4": f"https://{NEIGHBOURS_4[0]}/",
+    "ipv6": f"https://[{NOBODYS_HOST}]/",
+    "ipv6 with a port": f"https://[{NOBODYS_HOST}]:443/",
     "just short enough": "https://hooks.example.com/".ljust(2048, "a"),
 }
 GOOD_ADDRESSES = (
-    "1.1.1.1",
-    "93.184.215.14",
-    "100.63.255.255",
-    "100.128.0.1",
-    "172.32.0.1",
-    "198.20.0.1",
-    "223.255.255.254",
-    "2606:4700::1111",
-    "2a00:1450:4001:830::200e",
-    "2c0f:fb50:4002::1",
-    "64:ff9b::5db8:d70e",
+    *NEIGHBOURS_4,
+    NOBODYS_HOST,
+    # The last address before 198.18.0.0/15, as a network with IPv6 only reaches it.
+    "64:ff9b::c611:ffff",
 )
 
 

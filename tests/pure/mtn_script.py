@@ -31,6 +31,7 @@ TOKEN_BODY = b'{"access_token":"t0ken","token_type":"access_token","expires_in":
 TOKEN = Answer(200, {}, TOKEN_BODY)
 HTML = b"<html><head><title>Error</title></head><body>The page can't be shown</body></html>"
 FIREWALL = b"<html><body>Request Rejected. Your support ID is: 1234</body></html>"
+FORBIDDEN = b"<html><head><title>403 Forbidden</title></head></html>"
 DUPLICATE = (
     b'{"code":"RESOURCE_ALREADY_EXIST",'
     b'"message":"Duplicated reference id. Creation of resource failed."}'
@@ -38,6 +39,10 @@ DUPLICATE = (
 NOT_FOUND = b'{"code":"RESOURCE_NOT_FOUND","message":"Requested resource was not found."}'
 AZURE_401 = b'{"statusCode":401,"message":"Access denied due to invalid subscription key."}'
 AZURE_404 = b'{"statusCode":404,"message":"Resource not found"}'
+OUT_OF_QUOTA = (
+    b'{"statusCode":403,"message":"Out of call volume quota.'
+    b' Quota will be replenished in 00:00:05."}'
+)
 UNAUTHORIZED = Answer(401, {}, AZURE_401)
 
 Reply = Answer | Silence | LeaseLost
@@ -99,6 +104,11 @@ def submitted(*replies: Reply) -> Observation:
 def checked(*replies: Reply) -> Observation:
     """What the adapter makes of these replies to a status question, after a token."""
     return an_adapter().check(an_order(), an_account(), ScriptedWire([TOKEN, *replies]))
+
+
+def an_azure(status: int, message: str) -> bytes:
+    """As Azure API Management, in front of MTN, says it."""
+    return json.dumps({"statusCode": status, "message": message}).encode()
 
 
 def an_error(code: str) -> bytes:

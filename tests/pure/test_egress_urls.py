@@ -13,11 +13,12 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payments_app.kernel import lookup
+from devstack.supervisor import wait_until
 from payments_app.kernel.database import EVERY_TENANT, init_database, transaction
 from payments_app.kernel.destination import destination
 from payments_app.kernel.egress import AddressRefused, EgressRules, check_url
 from payments_app.kernel.public_address import is_public
+from tests.nobodys_addresses import NOBODYS_HOST
 from tests.pure.hostile_urls import (
     ADDRESS,
     FORMS,
@@ -86,8 +87,8 @@ def test_the_host_is_what_will_be_asked_for_and_shown() -> None:
     assert (target.host, target.port, target.tls) == ("hooks.example.com", 443, True)
     assert (target.host_header, target.path) == ("hooks.example.com", "/?a=/@127.0.0.1")
     rules = EgressRules(ports=(443, 8443))
-    target = destination("https://[2606:4700::1111]:8443/", rules)
-    assert (target.host, target.host_header) == ("2606:4700::1111", "[2606:4700::1111]:8443")
+    target = destination(f"https://[{NOBODYS_HOST}]:8443/", rules)
+    assert (target.host, target.host_header) == (NOBODYS_HOST, f"[{NOBODYS_HOST}]:8443")
 
 
 def test_a_port_is_allowed_by_the_list() -> None:
@@ -123,7 +124,7 @@ def test_development_may_not_write_what_two_parsers_read_differently(name: str) 
 
 def test_a_name_that_leads_nowhere_has_words_of_its_own() -> None:
     for rules in (RULES, PRIVATE):
-        with pytest.raises(AddressRefused, match="host is unknown"):
+        with pytest.raises(AddressRefused, match=ADDRESS):
             check_url("https://nowhere.example.com/", rules, resolve=Names())
 
 
@@ -131,31 +132,38 @@ def test_a_name_without_an_address_is_unknown_too() -> None:
     def found_nothing(*_: object, **__: object) -> list[tuple[Any, ...]]:
         return []
 
-    with pytest.raises(AddressRefused, match="host is unknown"):
+    with pytest.raises(AddressRefused, match=ADDRESS):
         check_url("https://hooks.example.com/", RULES, resolve=found_nothing)
 
 
 def test_a_lookup_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress.RESOLVE_MAX_S", 0.2)
+    monkeypatch.setattr("payments_app.kernel.egress.CHECK_MAX_S", 0.2)
     started = time.monotonic()
     with Hanging() as hang, pytest.raises(AddressRefused, match="not found in time"):
         check_url("https://hooks.example.com/", RULES, resolve=hang)
     assert time.monotonic() - started < 1
 
 
-def test_only_so_many_lookups_hang_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lookup, "_lookups", threading.BoundedSemaphore(2))
+def test_while_a_lookup_of_the_owner_runs_further_names_are_taken_without_one() -> None:
     with Hanging() as hang:
-        for _ in range(4):
-            with pytest.raises(lookup.LookupLate):
-                lookup.addresses(hang, "hooks.example.com", 443, 0.05)
-        assert len(hang.asked) == 2
-    for _ in range(4):
-        assert lookup.addresses(Names(*PUBLIC), "hooks.example.com", 443, 5)
-        # The thread gives its place back after its answer.
-        for thread in threading.enumerate():
-            if thread.name == "lookup":
-                thread.join()
+        checking = threading.Thread(target=refused_late, args=(hang, "acme"))
+        checking.start()
+        wait_until(lambda: len(hang.asked) == 1, what="the lookup did not begin", limit_s=5)
+        started = time.monotonic()
+        for host in ("hooks.example.com", "other.example.com"):
+            check_url(f"https://{host}/", RULES, owner="acme", resolve=hang)
+        assert time.monotonic() - started < 1
+        assert len(hang.asked) == 1
+        with pytest.raises(AddressRefused, match=ADDRESS):
+            check_url(
+                "https://hooks.example.com/", RULES, owner="other", resolve=Names("127.0.0.1")
+            )
+    checking.join()
+
+
+def refused_late(hang: Hanging, owner: str) -> None:
+    with Flask(__name__).app_context(), pytest.raises(AddressRefused):
+        check_url("https://hooks.example.com/", RULES, owner=owner, resolve=hang)
 
 
 def test_nothing_is_looked_up_inside_a_transaction() -> None:

@@ -8,16 +8,19 @@ import pytest
 
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.kernel.wire import Answer, LeaseLost, Silence
+from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence
 from payments_app.providers.contract import (
     FailureCode,
     PaymentOrder,
     Verdict,
 )
+from payments_app.providers.mtn_answers import TOKEN_LIFE_DEFAULT_S, minted
+from payments_app.providers.tokens import Minted
 from tests.pure.mtn_script import (
     DUPLICATE,
     FIREWALL,
     HTML,
+    OUT_OF_QUOTA,
     PAYMENT_ID,
     REFERENCE,
     TOKEN,
@@ -65,6 +68,22 @@ def test_a_refused_token_is_minted_anew_and_the_same_request_sent_once_more() ->
 def test_after_a_401_a_submission_is_never_again_proven_unsent(second: list[Reply]) -> None:
     seen = submitted(UNAUTHORIZED, *second)
     assert seen.verdict is Verdict.UNKNOWN
+
+
+def test_who_refuses_every_token_gets_one_call_a_question_and_mints_no_more() -> None:
+    class Refusing:
+        calls: list[str]
+
+        def send(self, call: Call) -> Answer:
+            self.calls.append(call.operation)
+            return TOKEN if call.operation == "token" else UNAUTHORIZED
+
+    wire, adapter = Refusing(), an_adapter()
+    wire.calls = []
+    for _ in range(60):
+        assert adapter.check(an_order(), an_account(), wire).reason == "unauthorized"
+    assert wire.calls.count("token") == 3
+    assert wire.calls.count("check") == 62
 
 
 def test_a_duplicate_after_a_401_is_a_duplicate() -> None:
@@ -127,11 +146,10 @@ MISSING_TOKENS: list[Answer | Silence] = [
     Answer(200, {}, b'{"access_token":"","expires_in":3600}'),
     Answer(200, {}, b'{"access_token":"a b","expires_in":3600}'),
     Answer(200, {}, b'{"access_token":"a\\r\\nX: y","expires_in":3600}'),
-    Answer(200, {}, b'{"access_token":"abc"}'),
     Answer(200, {}, b'{"access_token":"abc","expires_in":0}'),
     Answer(200, {}, b'{"access_token":"abc","expires_in":-5}'),
-    Answer(200, {}, b'{"access_token":"abc","expires_in":1e9}'),
-    Answer(200, {}, b'{"access_token":"abc","expires_in":"soon"}'),
+    Answer(200, {}, b'{"access_token":"abc","expires_in":3600,"expires_in":60}'),
+    Answer(403, {}, OUT_OF_QUOTA),
     Answer(202, {}, TOKEN_BODY),
 ]
 
@@ -149,6 +167,27 @@ def test_without_a_token_nothing_is_sent(reply: Answer | Silence) -> None:
     assert len(wire.calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("expires_in", "lives_s"),
+    [
+        ("", TOKEN_LIFE_DEFAULT_S),
+        (',"expires_in":null', TOKEN_LIFE_DEFAULT_S),
+        (',"expires_in":"soon"', TOKEN_LIFE_DEFAULT_S),
+        (',"expires_in":true', TOKEN_LIFE_DEFAULT_S),
+        (',"expires_in":1e999999999', TOKEN_LIFE_DEFAULT_S),
+        (',"expires_in":3600', 3600.0),
+        (',"expires_in":3600.0', 3600.0),
+        (',"expires_in":3.6E3', 3600.0),
+        (',"expires_in":"3600"', 3600.0),
+        (',"expires_in":"3600.0"', 3600.0),
+        (',"expires_in":1e9', 1e9),
+    ],
+)
+def test_a_token_lives_as_long_as_it_says_in_any_form(expires_in: str, lives_s: float) -> None:
+    found = minted(Answer(200, {}, f'{{"access_token":"abc"{expires_in}}}'.encode()))
+    assert found == Minted("abc", lives_s)
+
+
 def test_refused_credentials_are_told_from_an_outage() -> None:
     for reply in REFUSED_TOKENS:
         seen = an_adapter().prepare(an_account(), ScriptedWire([reply]))
@@ -162,7 +201,7 @@ def test_refused_credentials_are_told_from_an_outage() -> None:
 
 
 def test_an_answer_that_may_hold_a_token_is_not_kept_as_evidence() -> None:
-    odd = Answer(200, {}, b'{"access_token":"s3cret","expires_in":"soon"}')
+    odd = Answer(200, {}, b'{"access_token":"s3cret","expires_in":0}')
     seen = an_adapter().prepare(an_account(), ScriptedWire([odd]))
     assert seen is not None
     assert seen.body == b""
@@ -315,24 +354,9 @@ def test_each_market_takes_its_own_currency_and_numbers(
     assert terms.checks_per_s == 10.0
 
 
-def test_the_sandbox_takes_every_currency_of_a_market_and_any_country() -> None:
+def test_the_sandbox_takes_euros_only_and_numbers_of_any_country() -> None:
     terms = an_adapter().terms(an_account("sandbox"))
-    assert set(terms.currencies) == {
-        "EUR",
-        "UGX",
-        "GHS",
-        "XOF",
-        "ZMW",
-        "XAF",
-        "SZL",
-        "GNF",
-        "ZAR",
-        "LRD",
-        "USD",
-        "RWF",
-        "NGN",
-        "SSP",
-    }
+    assert terms.currencies == {"EUR": 2}
     assert (terms.country, terms.checks_per_s) == (None, None)
 
 

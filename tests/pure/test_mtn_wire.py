@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -17,9 +18,12 @@ from tests.pure.mtn_script import (
     AZURE_404,
     DUPLICATE,
     FIREWALL,
+    FORBIDDEN,
     HTML,
     NOT_FOUND,
+    OUT_OF_QUOTA,
     a_status,
+    an_azure,
     an_error,
     checked,
     submitted,
@@ -39,20 +43,36 @@ SUBMISSIONS = [
     (204, b"", Verdict.UNKNOWN, None),
     (302, b"", Verdict.UNKNOWN, None),
     (400, b"", Verdict.REFUSED, FailureCode.REQUEST_REFUSED),
-    (400, HTML, Verdict.REFUSED, FailureCode.REQUEST_REFUSED),
+    (400, b"Bad Request", Verdict.REFUSED, FailureCode.REQUEST_REFUSED),
+    (400, b'{"error":"Invalid or missing header"}', Verdict.REFUSED, FailureCode.REQUEST_REFUSED),
+    (400, HTML, Verdict.UNKNOWN, None),
+    (400, b"\xef\xbb\xbf\r\n" + HTML, Verdict.UNKNOWN, None),
+    (400, an_azure(400, "Bad request"), Verdict.UNKNOWN, None),
     (400, an_error("INVALID_CURRENCY"), Verdict.REFUSED, FailureCode.CURRENCY_REFUSED),
     (403, b"FORBIDDEN IP", Verdict.REFUSED, FailureCode.PROVIDER_NOT_ALLOWED),
-    (403, HTML, Verdict.REFUSED, FailureCode.PROVIDER_NOT_ALLOWED),
+    (403, b"", Verdict.REFUSED, FailureCode.PROVIDER_NOT_ALLOWED),
+    (403, an_error("NOT_ALLOWED"), Verdict.REFUSED, FailureCode.PROVIDER_NOT_ALLOWED),
+    (403, an_azure(403, "Forbidden IP"), Verdict.REFUSED, FailureCode.PROVIDER_NOT_ALLOWED),
+    (403, FORBIDDEN, Verdict.REFUSED, FailureCode.PROVIDER_NOT_ALLOWED),
+    (403, HTML, Verdict.UNKNOWN, None),
+    (403, an_azure(403, "Something new"), Verdict.UNKNOWN, None),
+    (403, OUT_OF_QUOTA, Verdict.NOT_SENT, None),
+    (403, an_azure(403, "Out of bandwidth quota."), Verdict.NOT_SENT, None),
+    (403, b"Rate limit is exceeded.", Verdict.NOT_SENT, None),
     (404, AZURE_404, Verdict.UNKNOWN, None),
     (404, NOT_FOUND, Verdict.UNKNOWN, None),
     (405, b"", Verdict.UNKNOWN, None),
     (408, b"", Verdict.UNKNOWN, None),
     (409, DUPLICATE, Verdict.DUPLICATE, None),
     (409, b"", Verdict.DUPLICATE, None),
-    (411, b"", Verdict.REFUSED, FailureCode.REQUEST_REFUSED),
-    (413, b"", Verdict.REFUSED, FailureCode.REQUEST_REFUSED),
-    (415, b"", Verdict.REFUSED, FailureCode.REQUEST_REFUSED),
+    (409, HTML, Verdict.UNKNOWN, None),
+    (411, b"", Verdict.UNKNOWN, None),
+    (413, b"", Verdict.UNKNOWN, None),
+    (413, an_azure(413, "Request Entity Too Large"), Verdict.UNKNOWN, None),
+    (415, b"", Verdict.UNKNOWN, None),
     (429, b"", Verdict.NOT_SENT, None),
+    (429, HTML, Verdict.NOT_SENT, None),
+    (429, an_azure(429, "Rate limit is exceeded. Try again in 7 seconds."), Verdict.NOT_SENT, None),
     (500, an_error("NOT_ALLOWED"), Verdict.REFUSED, FailureCode.PROVIDER_NOT_ALLOWED),
     (
         500,
@@ -132,6 +152,29 @@ def test_a_submission_that_never_left_may_be_repeated() -> None:
     assert submitted(Silence("connection_refused", sent=False)).verdict is Verdict.NOT_SENT
 
 
+@pytest.mark.parametrize(
+    ("status", "words", "wait_s"),
+    [
+        (403, "Out of call volume quota. Quota will be replenished in 00:00:05.", 5.0),
+        (403, "Out of call volume quota. Quota will be replenished in 11:22:33.", 40_953.0),
+        (403, "Out of bandwidth quota. Quota will be replenished in 2.00:00:01.", 172_801.0),
+        (403, "Out of call volume quota.", None),
+        (429, "Rate limit is exceeded. Try again in 7 seconds.", 7.0),
+        (429, "Rate limit is exceeded. Try again in 1 second.", 1.0),
+    ],
+)
+def test_the_gateways_words_say_when_to_come_back(
+    status: int, words: str, wait_s: float | None
+) -> None:
+    answer = Answer(status, {}, an_azure(status, words))
+    assert (submitted(answer).verdict, submitted(answer).reason) == (Verdict.NOT_SENT, "throttled")
+    assert submitted(answer).retry_after_s == wait_s
+    assert (checked(answer).verdict, checked(answer).reason) == (Verdict.UNKNOWN, "throttled")
+    assert checked(answer).retry_after_s == wait_s
+    with_header = replace(answer, headers={"retry-after": "9"})
+    assert submitted(with_header).retry_after_s == 9.0
+
+
 def test_throttled_says_when_to_come_back() -> None:
     throttled = Answer(429, {"retry-after": "7"}, b"")
     assert submitted(throttled).retry_after_s == 7.0
@@ -139,9 +182,7 @@ def test_throttled_says_when_to_come_back() -> None:
     assert checked(throttled).verdict is Verdict.UNKNOWN
 
 
-@pytest.mark.parametrize(
-    "value", ["", "soon", "-1", "1.5", "99999", "Wed, 21 Oct 2026 07:28:00 GMT"]
-)
+@pytest.mark.parametrize("value", ["", "soon", "-1", "1.5", "1e9", "Wed, 21 Oct 2015 07:28:00 GMT"])
 def test_a_retry_after_that_cannot_be_used_is_none(value: str) -> None:
     assert submitted(Answer(429, {"retry-after": value}, b"")).retry_after_s is None
 
@@ -165,6 +206,17 @@ def test_a_paid_payment_is_successful_with_amount_and_transaction_id() -> None:
         ('"1000.00"', "UGX", Money(1000, "UGX")),
         ('"6.0"', "EUR", Money(600, "EUR")),
         ("6.10", "EUR", Money(610, "EUR")),
+        ("1.0E7", "UGX", Money(10_000_000, "UGX")),
+        ('"1.0E7"', "UGX", Money(10_000_000, "UGX")),
+        ("1e3", "UGX", Money(1000, "UGX")),
+        ("10e+2", "UGX", Money(1000, "UGX")),
+        ("100000.0e-2", "UGX", Money(1000, "UGX")),
+        ("1000." + "0" * 5000, "UGX", Money(1000, "UGX")),
+        ("610E-2", "EUR", Money(610, "EUR")),
+        ("0e999999999", "UGX", Money(0, "UGX")),
+        # A float holds none of these.
+        ("9007199254740.93", "EUR", Money(900_719_925_474_093, "EUR")),
+        ("999999999999999", "UGX", Money(999_999_999_999_999, "UGX")),
         ('"100.98"', "EUR", Money(10098, "EUR")),
     ],
 )
@@ -184,8 +236,16 @@ def test_the_amount_is_read_exactly_as_text_or_number(
         ',"amount":null,"currency":"UGX"',
         ',"amount":true,"currency":"UGX"',
         ',"amount":"0.5","currency":"UGX"',
-        ',"amount":"1e3","currency":"UGX"',
-        ',"amount":1e3,"currency":"UGX"',
+        ',"amount":" 1000","currency":"UGX"',
+        ',"amount":"01000","currency":"UGX"',
+        ',"amount":"+1000","currency":"UGX"',
+        ',"amount":"1000.","currency":"UGX"',
+        ',"amount":"\u0661000","currency":"UGX"',
+        ',"amount":1000.0000000000000000000000000000000001,"currency":"UGX"',
+        ',"amount":1e-3,"currency":"UGX"',
+        ',"amount":1e999999999,"currency":"UGX"',
+        ',"amount":1e-999999999,"currency":"UGX"',
+        ',"amount":1e99999999999999999999999,"currency":"UGX"',
         ',"amount":-1000,"currency":"UGX"',
         ',"amount":"1,000","currency":"UGX"',
         ',"amount":"1000","currency":"XXX"',
@@ -255,6 +315,39 @@ def test_a_providers_word_can_always_be_stored() -> None:
     seen = checked(Answer(200, {}, a_status("FAILED", reason="A\x00B\ud800" + "C" * 500)))
     assert seen.failure is not None
     assert seen.failure.provider_code == "AB" + "C" * 98
+
+
+def test_a_byte_order_mark_is_ignored() -> None:
+    assert (
+        checked(Answer(200, {}, b"\xef\xbb\xbf" + a_status("PENDING"))).verdict is Verdict.PENDING
+    )
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_unread"),
+    [
+        (Answer(200, {}, b'{"status":"SUCC'), True),
+        (Answer(200, {}, a_status("ONGOING")), True),
+        (Answer(200, {}, b'{"status":"SUCCESSFUL","amount":"x","currency":"UGX"}'), True),
+        (Answer(404, {}, HTML), True),
+        (Answer(403, {}, b"FORBIDDEN IP"), True),
+        (Silence("broken_answer", sent=True), True),
+        (Answer(200, {}, a_status("PENDING")), False),
+        (Answer(404, {}, NOT_FOUND), False),
+        (Answer(429, {}, b""), False),
+        (Answer(403, {}, OUT_OF_QUOTA), False),
+        (Answer(500, {}, b""), False),
+        (Answer(502, {}, HTML), False),
+        (Answer(503, {}, HTML), False),
+        (Answer(504, {}, HTML), False),
+        (Silence("timeout", sent=True), False),
+        (Silence("connection_lost", sent=True), False),
+    ],
+)
+def test_what_could_not_be_read_is_told_from_what_is_no_news(
+    answer: Answer | Silence, *, is_unread: bool
+) -> None:
+    assert checked(answer).is_unread is is_unread
 
 
 ODD_ANSWERS = [

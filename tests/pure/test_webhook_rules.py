@@ -95,14 +95,6 @@ def test_a_retry_after_makes_it_later_by_a_day_at_most() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"),
-    [("120", 120), ("0", 0), (None, None), ("", None), ("-5", None), ("soon", None), ("1e9", None)],
-)
-def test_a_retry_after_is_whole_seconds(header: str | None, seconds: float | None) -> None:
-    assert schedule.retry_after_s(header) == seconds
-
-
-@pytest.mark.parametrize(
     ("pattern", "told", "not_told"),
     [
         ("*", ["payment.successful", "webhook.test"], []),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 import pytest
 
+from payments_app.kernel.public_address import is_public
 from tests.shape.source_tree import ROOT
 
 # A path on somebody's machine. The home of `user` in prose is nobody's.
@@ -16,6 +18,26 @@ OWN_PATH = re.compile(
     r"(?<![\w.~-])(?:/(?:work/|root/|Users/\w|home/(?!user\b|maramoja\b)\w)|[A-Z]:\\Users)"
 )
 TEXT_MAX = 2_000_000
+# Four numbers, or groups of hexadecimal digits: what may be an address. Versions have fewer parts.
+MAYBE_ADDRESS = re.compile(
+    r"(?<![\w.%])(?:\d+\.){3}\d+(?![\w.]*\w)|(?<![\w:])[0-9a-f:]*::[0-9a-f:]*"
+)
+# No host's, though they look public, and what nobody has (tests/nobodys_addresses.py).
+NOBODYS = [
+    ip_network(network)
+    # 2000::/3 is all of IPv6 that is handed out, and is written without its length too.
+    for network in (
+        "2000::/128",
+        "168.63.129.16/32",
+        "192.88.99.0/24",
+        "3ffe::/16",
+        "64:ff9b::/96",
+        "2002::/16",
+    )
+]
+
+# Versions of libraries, a section of RFC 9110.
+LOOKS_LIKE_ONE = {"6.2.5.1", "1.1.1.2", "8.4.1.2"}
 
 
 def tracked() -> list[Path]:
@@ -50,6 +72,37 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
         found += [f"{path.relative_to(ROOT)}: {match[0]}" for match in OWN_PATH.finditer(text)]
 
     assert not found
+
+
+def test_no_file_names_an_address_that_is_somebodys() -> None:
+    """What an example or a test names, somebody sends to one day: RFC 5737 and 3849 have others."""
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked()
+        if path.stat().st_size <= TEXT_MAX
+        for match in MAYBE_ADDRESS.finditer(path.read_bytes().decode(errors="ignore"))
+        if is_somebodys(match[0])
+    ]
+
+    assert not found
+
+
+def is_somebodys(written: str) -> bool:
+    if written in LOOKS_LIKE_ONE:
+        return False
+    try:
+        address = ip_address(written)
+    except ValueError:
+        return False
+    return is_public(address) and not any(address in network for network in NOBODYS)
+
+
+@pytest.mark.parametrize(
+    "written", ["192.0.2.1", "2001:db8::1", "127.0.0.1", "1.2.3", "::", "10:30"]
+)
+def test_what_is_nobodys_or_no_address_may_be_named(written: str) -> None:
+    assert not is_somebodys(written)
+    assert is_somebodys(str(ip_address("192.0.2.255") + 1))
 
 
 @pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])

@@ -33,6 +33,8 @@ OF_COMMANDS = {
     "KeyNotFound",
     "KeyNameInvalid",
     "KeyEnded",
+    "KeyModeUnusable",
+    "PaymentAmbiguous",
     "ScopeUnknown",
     "ProviderAccountInvalid",
     "ProviderAccountMoved",

@@ -8,22 +8,24 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2] / "payments_app"
 MAY = {
     "kernel/database.py": "says what it is",
+    "audit/heads.py": "says the head of each tenant's chain",
     "payments/breaks.py": "the operator lists breaks, and resolves one by its number",
     "payments/erasure.py": "the retention of payers, a tenant at a time",
     "payments/invariants.py": "asks of every payment what must hold",
-    "payments/lifecycle.py": "looks for what is due, then narrows to that payment's tenant",
+    "payments/processor.py": "looks for what is due, then narrows to that payment's tenant",
     "payments/operations.py": "the operator's commands",
     "payments/overdue.py": "counts what waits, for the operator",
+    "payments/unreadable.py": "the operator sees which open payments can't be read",
     "payments/retention.py": "drops what is past its time",
-    "payments/seals.py": "seals new events, an entry for each tenant",
+    "payments/checkpoints.py": "seals new events, an entry for each tenant",
     "payments/survey.py": "counts and ages for /metrics; no row, no tenant's name",
     "payments/verification.py": "the operator verifies and exports the record",
     "tenants/holds.py": "the operator sees who is held",
     "tenants/keys.py": "the operator revokes by a key's id",
     "tenants/rotation.py": "closes every secret under the newest key",
     "webhooks/deliveries.py": "drops what is past its time",
-    "webhooks/feed.py": "publishes each tenant's events in their order",
-    "webhooks/outbound.py": "looks for what is due, then narrows to that delivery's tenant",
+    "payments/outbox.py": "publishes each tenant's events in their order",
+    "webhooks/claims.py": "claims and records for several tenants, by the ids that it has found",
     "tenants/registry.py": "the operator finds and lists tenants",
 }
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from itertools import count, islice
 from multiprocessing import get_context
@@ -17,9 +18,13 @@ import click
 from devstack.servers import Servers
 from tests.simulation.fleet import Urls, killer_of, play, prepare, run_one, shorten
 from tests.simulation.mutants import ALL
+from tests.simulation.pairs import ALL as ALL_PAIRS
+from tests.simulation.pairs import Pair, missing, shortly, table
 from tests.simulation.run import Run
 
 SEEDS_AT_ONCE: Final = 20
+# With so many seeds every pair has had its turn several times.
+ALL_PAIRS_FROM: Final = 2_000
 
 
 @click.command()
@@ -50,12 +55,15 @@ def main(
 
 
 def _explore(pool: ProcessPoolExecutor, seeds: Iterator[int], jobs: int, mutant: str | None) -> int:
-    """The number of broken promises: 0, or 1, because it stops there."""
+    """0 if all is well, 1 at the first broken promise, 2 if the run proves too little."""
     begun = time.monotonic()
     done = payments = 0
+    counts: Counter[Pair] = Counter()
     for played in _played(pool, seeds, jobs, mutant):
         done += len(played)
         payments += sum(one.payments for one in played)
+        for one in played:
+            counts.update(one.pairs)
         if played[-1].broken:
             _show(played[-1])
             click.secho("── the same, as short as it gets", bold=True)
@@ -65,7 +73,22 @@ def _explore(pool: ProcessPoolExecutor, seeds: Iterator[int], jobs: int, mutant:
             return 1
         rate = done / (time.monotonic() - begun)
         click.echo(f"\r{done} seeds, {payments} payments, {rate:.1f} seeds/s", nl=False)
-    click.secho("\nall promises kept", fg="green", bold=True)
+    click.echo()
+    return tell_pairs(counts, is_big=done >= ALL_PAIRS_FROM)
+
+
+def tell_pairs(counts: Mapping[Pair, int], *, is_big: bool) -> int:
+    """How often each pair came. A big run in which one never came proves too little: 2."""
+    never = missing(counts)
+    if is_big:
+        click.echo("\n".join(table(counts)))
+    for line in shortly(never):
+        click.echo(f"never came: {line}")
+    click.echo(f"{len(ALL_PAIRS) - len(never)} of {len(ALL_PAIRS)} pairs came")
+    if is_big and never:
+        click.secho("no promise broken, but the run does not count", fg="red", bold=True)
+        return 2
+    click.secho("all promises kept", fg="green", bold=True)
     return 0
 
 

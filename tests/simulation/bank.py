@@ -7,6 +7,7 @@ stays ended, and what it says of an end is so. Everything else it may do wrong, 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -53,8 +54,11 @@ class Bank:
     said: dict[str, list[bytes]] = field(default_factory=dict)
     hide_s: float = 0.0
 
-    def submit(self, call: Call, *, at_s: float | None = None) -> Answer:
-        """Take the order, or say that it is there already. `at_s`: when it came, if not now."""
+    def submit(self, call: Call, *, at_s: float | None = None, hide_s: float = 0.0) -> Answer:
+        """Take the order, or say that it is there already. `at_s`: when it came, if not now.
+
+        `hide_s`: how long this one hides, if longer than the others.
+        """
         reference = call.headers["X-Reference-Id"]
         if reference in self.orders:
             return coded(409, "RESOURCE_ALREADY_EXIST")
@@ -65,7 +69,8 @@ class Bank:
             amount=body["amount"],
             currency=body["currency"],
             payer=body["payer"]["partyId"],
-            visible_at_s=(self.clock.seconds() if at_s is None else at_s) + self.hide_s,
+            visible_at_s=(self.clock.seconds() if at_s is None else at_s)
+            + max(hide_s, self.hide_s),
         )
         return Answer(202, {}, b"")
 
@@ -102,11 +107,17 @@ class Bank:
         assert order.fate is Fate.PENDING
         order.fate, order.reason = fate, reason
 
-    def come_clean(self) -> None:
-        """From now on whatever it has is seen at once."""
+    def come_clean(self, hidden: Callable[[str], bool]) -> None:
+        """From now on whatever it has is seen at once, but for what `hidden` still hides."""
         self.hide_s = 0.0
         for order in self.orders.values():
-            order.visible_at_s = 0.0
+            if not hidden(order.reference):
+                order.visible_at_s = 0.0
+
+    def reveal(self, reference: str) -> None:
+        """From now on this order is seen."""
+        if reference in self.orders:
+            self.orders[reference].visible_at_s = 0.0
 
     def pending(self) -> list[BankOrder]:
         """Orders that have no end yet, in the order in which they came."""

@@ -24,15 +24,15 @@ from payments_app.kernel.idempotency import (
 from payments_app.kernel.one_statement import ALONE, execute_alone
 from payments_app.kernel.transport import Lease
 from payments_app.kernel.vault import Vault
-from payments_app.payments import acceptance, birth, callbacks, lifecycle, retention
+from payments_app.payments import acceptance, birth, callbacks, outcomes, retention
 from payments_app.payments.birth import EarlierRow, Newborn
 from payments_app.payments.callbacks import ReceivedCallback
 from payments_app.payments.claims import Claim
 from payments_app.payments.due import locked_payments
 from payments_app.payments.evidence import store_exchanges
 from payments_app.payments.model import Payment
-from payments_app.payments.page import Page
 from payments_app.payments.states import Stage, Status, Step
+from payments_app.payments.write_batch import WriteBatch
 from payments_app.providers.contract import Observation, Verdict
 from tests.builders import found
 from tests.builders import vault as vault_here
@@ -195,7 +195,7 @@ def _end(payment_id: UUID, seen: Observation, vault: Vault) -> None:
             return
         payment.generation += 1
         claim = Claim(payment, payment.generation, Step.CHECK, Lease(0.0))
-        page = Page(session, now)
-        (exchange_id,) = store_exchanges(page, [found(claim, seen)], locked, vault)
-        lifecycle._settle(page, payment, seen, exchange_id)
-        page.write()
+        batch = WriteBatch(session, now)
+        (exchange_id,) = store_exchanges(batch, [found(claim, seen)], locked, vault)
+        outcomes.settle(batch, payment, seen, exchange_id)
+        batch.write()

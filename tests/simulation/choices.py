@@ -33,6 +33,12 @@ class Choices:
         self.made.append(choice)
         return choice
 
+    def in_turn(self, count: int, turn: int) -> int:
+        """An option that is not drawn: the seeds go through all of them, one after the other."""
+        weights = [0] * count
+        weights[turn % count] = 1
+        return self.pick(weights if self._prescribed is None else (1,) * count)
+
     def one_of(self, options: Sequence[T]) -> T:
         """Any of the options, all alike."""
         return options[self.pick((1,) * len(options))]

@@ -23,8 +23,8 @@ from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments import acceptance
 from payments_app.payments.acceptance import Asker
 from payments_app.payments.birth import Newborn
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.order import NewPayment
-from payments_app.payments.rails import Rails
 from payments_app.tenants.caller import Caller
 from tests.simulation.referee import Check, Violation
 
@@ -77,7 +77,7 @@ class Clients:
     intents: list[Intent] = field(default_factory=list)
     said: list[Said] = field(default_factory=list)
 
-    def send(self, intent: Intent, variant: int, rails: Rails) -> None:
+    def send(self, intent: Intent, variant: int, rails: PaymentGateway) -> None:
         """One request, as the view makes it."""
         asker = Asker(
             caller=intent.caller,

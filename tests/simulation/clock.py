@@ -41,6 +41,15 @@ DO $$ DECLARE place record; BEGIN
         EXECUTE format('ALTER TABLE %s ALTER COLUMN %I SET DEFAULT sim.clock_timestamp()',
                        place.relation, place.attname);
     END LOOP;
+    -- Our functions name their schemas, with the real clock in the first of them.
+    FOR place IN
+        SELECT oid::regprocedure AS function FROM pg_proc
+        WHERE pronamespace = 'public'::regnamespace
+          AND prosrc ~ '\\m(clock|statement)_timestamp\\M'
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET search_path = sim, pg_catalog, public, pg_temp',
+                       place.function);
+    END LOOP;
     EXECUTE format('ALTER DATABASE %I SET search_path = sim, pg_catalog, public',
                    current_database());
 END $$

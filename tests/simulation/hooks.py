@@ -13,14 +13,15 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from payments_app.kernel.database import BEGIN, db
-from payments_app.kernel.one_statement import ALONE
+from payments_app.kernel.database import CHECK_DEFERRED, db
+from payments_app.kernel.one_statement import BEGINNING
+from payments_app.kernel.postgres import BEGIN, COMMIT
+from payments_app.payments.due import QUEUES
 from tests.simulation.cast import Cast, Died, Where
 from tests.simulation.clock import VirtualClock
 
-_ALONE = ALONE.split(maxsplit=1)[0]
-# Statements that touch no row, or look whose a row is: there is nothing to interleave.
-ASIDE = (BEGIN, "SELECT set_config", "SELECT tenant_of_reference")
+# Statements that touch no row, or only look where work may be: there is nothing to interleave.
+ASIDE = (BEGIN, CHECK_DEFERRED, COMMIT, QUEUES)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class _Hooks:
         self.clock.tell()
 
     def before_statement(self, *call: Any) -> None:
-        if call[2].startswith(_ALONE):
+        if call[2].startswith(BEGINNING):
             # It is its transaction's begin.
             self.clock.tell()
         if self.cast.me() is not None and not call[2].startswith(ASIDE):
@@ -49,7 +50,7 @@ class _Hooks:
 
     def after_statement(self, *call: Any) -> None:
         self.cast.landed()
-        if call[2].startswith(_ALONE):
+        if call[2].startswith(BEGINNING):
             # It was its transaction's begin and commit too.
             self.cast.ended()
             self.cast.point(Where.COMMITTED, _short(call[2]))
@@ -107,10 +108,18 @@ def _short(statement: str) -> str:
     """`UPDATE payments`, as the trace tells it."""
     words = statement.replace("\n", " ").split()
     verb = words[0]
-    if verb == _ALONE:
-        return "accept" if "INSERT" in words else "find the key"
+    if statement.startswith(BEGINNING):
+        return _alone(words)
+    if verb == "WITH":
+        return "keep the callback"
     if verb == "SELECT":
         table = words[words.index("FROM") + 1] if "FROM" in words else ""
         lock = " FOR UPDATE" if "UPDATE" in words[-6:] else ""
         return f"SELECT {table.rstrip(',')}{lock}"
     return " ".join(words[:3] if verb == "INSERT" else words[:2])
+
+
+def _alone(words: list[str]) -> str:
+    if "tenant_of_reference" in " ".join(words):
+        return "find the payment"
+    return "accept" if "INSERT" in words else "find the key"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,13 @@ import psycopg
 import structlog
 from cryptography.fernet import Fernet
 from flask import Flask
+from sqlalchemy import event
 
 from payments_app.kernel import jobs
 from payments_app.kernel.database import db, init_database
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.vault import Vault
+from payments_app.payments import retry
 from payments_app.providers.contract import Mode
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.data_keys import StoredDataKeys
@@ -33,12 +36,12 @@ from tests.simulation.referee import Referee
 # In the order in which nothing points to what is gone; rules that forbid it are off.
 _FORGET: Final = """
 SET session_replication_role = replica;
-DELETE FROM idempotency_keys; DELETE FROM callbacks; DELETE FROM payment_events;
+DELETE FROM idempotency_keys; DELETE FROM callbacks; DELETE FROM events;
 DELETE FROM provider_exchanges; DELETE FROM payments
 """
 # Rows that are gone still cost a scan; after so many runs their room is given back.
 RUNS_BETWEEN_CLEANINGS: Final = 100
-_VACUUM: Final = "VACUUM payments, payment_events, provider_exchanges, idempotency_keys, callbacks"
+_VACUUM: Final = "VACUUM payments, events, provider_exchanges, idempotency_keys, callbacks"
 
 
 @dataclass
@@ -47,12 +50,12 @@ class Doorbell:
 
     rings: int = 0
 
-    def send_task(self, _name: str, **_options: Any) -> None:
-        self.rings += 1
+    def send_task(self, name: str, **_options: Any) -> None:
+        self.rings += name == jobs.Job.PROCESS_DUE
 
-    def ask(self, _job: jobs.Job, _traceparent: str | None) -> None:
-        """As kernel.jobs' bell, but at once."""
-        self.rings += 1
+    def notify_soon(self, job: jobs.Job, _traceparent: str | None) -> None:
+        """As kernel.jobs' notifier, but at once. No webhook is sent here."""
+        self.rings += job is jobs.Job.PROCESS_DUE
 
 
 @dataclass
@@ -68,6 +71,8 @@ class Installation:
     cipher: Cipher
     vault: Vault
     doorbell: Doorbell
+    # What the engine's pauses are spread by. Its own: other threads of the process draw from Python's.
+    jitter: random.Random
     runs: int = 0
 
     def restart(self) -> None:
@@ -90,11 +95,14 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
         time = VirtualClock(administrator)
         app = Flask("simulation")
         init_database(app, application_url.replace("postgresql:", "postgresql+psycopg:", 1))
+        with app.app_context():
+            event.listen(db.engine, "connect", _without_timeouts)
         cast, doorbell = Cast(app, administrator), Doorbell()
+        jitter = random.Random()  # noqa: S311  a seed that repeats is the point
         cipher = Cipher([Fernet.generate_key().decode()])
         vault = Vault(cipher, StoredDataKeys())
         app.extensions["maramoja"] = SimpleNamespace(vault=vault)
-        with app.app_context(), _wired(cast, time, doorbell):
+        with app.app_context(), _wired(cast, time, doorbell), patch.object(retry, "random", jitter):
             callers = [_caller(slug) for slug in ("amber", "birch", "cedar")]
             # Before the first run: in it there would be steps that the next one doesn't have.
             for caller in callers:
@@ -109,15 +117,31 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
                 cipher=cipher,
                 vault=vault,
                 doorbell=doorbell,
+                jitter=jitter,
             )
             db.engine.dispose()
 
 
+def _without_timeouts(raw: Any, *_entry: Any) -> None:
+    """Locks and statements time out by the virtual clock here: on a slow machine PostgreSQL's own
+    timeouts would decide how a run goes.
+    """
+    raw.execute(
+        "SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+    )
+
+
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Nobody reads the engine's log here, and writing it takes time."""
+    """Nobody reads the engine's log here, and writing it takes time.
+
+    No logger is cached meanwhile: one that is first used here would be silent for good.
+    """
     before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL),
+        cache_logger_on_first_use=False,
+    )
     try:
         yield
     finally:
@@ -130,7 +154,7 @@ def _wired(cast: Cast, time: VirtualClock, doorbell: Doorbell) -> Iterator[None]
         clock.ruling(time),
         hooks.listening(cast, time),
         patch.object(jobs, "current_app", doorbell),
-        patch.object(jobs, "_bell", doorbell),
+        patch.object(jobs, "_notifier", doorbell),
     ):
         yield
 

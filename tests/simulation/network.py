@@ -6,19 +6,23 @@ decides whether a call may still leave and whose words say what became of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
 from payments_app.kernel.departure import Departure
 from payments_app.kernel.transport import Transport
-from payments_app.kernel.wire import Answer, Call
-from payments_app.providers.contract import Observation, ProviderAccount, Verdict
+from payments_app.kernel.wire import Answer, Call, Silence
+from payments_app.payments.claims import LEASE
+from payments_app.payments.states import Step
+from payments_app.providers.contract import AccountKey, Observation, ProviderAccount, Verdict
 from payments_app.providers.tokens import Mint
 from tests.simulation.bank import HIDDEN_MAX_S, Bank, BankOrder, Fate, coded
 from tests.simulation.cast import Cast, Where
 from tests.simulation.choices import Choices
 from tests.simulation.clock import VirtualClock
+from tests.simulation.pairs import HONEST, LEASE_OVER, NOT_CONNECTED, Requests
 from tests.simulation.referee import Referee
 
 # How long a request that seems lost may still be on its way. With HIDDEN_MAX_S and the lease it
@@ -61,6 +65,16 @@ class Network(Transport):
         self.check_odds: Sequence[int] = (1,)
         self.token_odds: Sequence[int] = (1, 0)
         self.stragglers: list[Straggler] = []
+        self.requests = Requests()
+
+    def exchange(self, call: Call, *, leave_before: float | None) -> Answer | Silence:
+        """See Transport. The lease may end before the call leaves."""
+        if call.method == "POST":
+            reference = self._known(call)
+            if self.requests.planned(reference, is_submission=True) == LEASE_OVER:
+                self.requests.happened(reference, LEASE_OVER, is_submission=True)
+                self.clock.leap(LEASE.total_seconds())
+        return super().exchange(call, leave_before=leave_before)
 
     def _answer(self, call: Call, leaving: Departure, _start: float) -> Answer:
         """One call on the wire, in the place of HTTPAdapter and of departure's connections."""
@@ -73,6 +87,8 @@ class Network(Transport):
         ticket = self.around.referee.leaving(call, reference)
         told = self._at_the_provider(call, reference)
         leaving.begun = not isinstance(told, ConnectionRefusedError)
+        if leaving.begun and call.method == "POST":
+            self.around.referee.has_left(reference)
         self._note(what, told)
         self.clock.spend(call.timeout_s if isinstance(told, TimeoutError) else EXCHANGE_S)
         self.around.cast.point(Where.NETWORK, f"{what} is answered")
@@ -91,7 +107,12 @@ class Network(Transport):
         """The late request arrives; nobody waits for the answer."""
         self.stragglers.remove(straggler)
         # It is overdue only for us, who look late: it came when it had to.
-        self.bank.submit(straggler.call, at_s=min(straggler.until_s, self.clock.seconds()))
+        self.take(straggler.call, at_s=min(straggler.until_s, self.clock.seconds()))
+
+    def take(self, call: Call, *, at_s: float | None = None) -> Answer:
+        """The submission arrives. A payment whose script goes on hides until then."""
+        hide_s = HIDDEN_MAX_S if self.requests.hides(reference_of(call)) else 0.0
+        return self.bank.submit(call, at_s=at_s, hide_s=hide_s)
 
     def deliver_overdue(self) -> None:
         """None is on its way longer than STRAGGLE_MAX_S."""
@@ -101,10 +122,23 @@ class Network(Transport):
 
     def _at_the_provider(self, call: Call, reference: str) -> Told:
         self.deliver_overdue()
-        faults = SUBMIT_FAULTS if call.method == "POST" else CHECK_FAULTS
-        odds = self.submit_odds if call.method == "POST" else self.check_odds
-        chosen = 0 if self.around.cast.calm else self.around.choices.pick(odds)
-        return faults[chosen](self, call, reference)
+        is_submission = call.method == "POST"
+        faults = SUBMIT_FAULTS if is_submission else CHECK_FAULTS
+        effect = self.requests.planned(reference, is_submission=is_submission)
+        if effect is None:
+            odds = self.submit_odds if is_submission else self.check_odds
+            effect = tuple(faults)[0 if self.around.cast.calm else self.around.choices.pick(odds)]
+        self.requests.happened(reference, effect, is_submission=is_submission)
+        told = faults[effect](self, call, reference)
+        if self.around.cast.calm and not self.requests.hides(reference):
+            self.bank.reveal(reference)
+        return told
+
+    def _known(self, call: Call) -> str:
+        """The reference; whose payment it is, is remembered."""
+        reference = reference_of(call)
+        self.requests.payers[reference] = json.loads(call.body or b"")["payer"]["partyId"]
+        return reference
 
     def _note(self, what: str, told: Told) -> None:
         actor = self.around.cast.me()
@@ -122,20 +156,36 @@ class Tokens:
             return "token"
         return Observation(Verdict.NOT_SENT, "token_unavailable", retry_after_s=2.0)
 
-    def discard(self, _account: ProviderAccount, _product: str, _token: str) -> None:
+    def discard(self, _account: ProviderAccount, _product: str, _token: str) -> bool:
         """A new one is at hand."""
+        return True
+
+    def note_refused(self, _account: ProviderAccount, _product: str, _token: str) -> None:
+        """However often: each 401 is followed by a second request here."""
+
+    def note_accepted(self, _token: str) -> None:
+        """Nothing follows from it here."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Stands in for SharedPace: questions may be held back at any time."""
+    """Stands in for AccountPace: questions may be held back at any time."""
 
     network: Network
 
-    def wait_s(self, _account: ProviderAccount, _checks_per_s: float | None) -> float:
-        if self.network.is_good(self.network.token_odds):
-            return 0.0
-        return 1.5
+    def advise(self, _account: AccountKey, _checks_per_s: float | None) -> None:
+        """Nothing follows from it here."""
+
+    def is_open(self, _account: AccountKey, _step: Step) -> bool:
+        return True
+
+    def grant(self, wanted: Mapping[AccountKey, int]) -> Mapping[AccountKey, int]:
+        if not any(wanted.values()) or self.network.is_good(self.network.token_odds):
+            return wanted
+        return dict.fromkeys(wanted, 0)
+
+    def learn(self, _account: AccountKey, _step: Step, _seen: Observation, _calls: int) -> None:
+        """Nothing follows from it here."""
 
 
 def reference_of(call: Call) -> str:
@@ -147,11 +197,11 @@ def reference_of(call: Call) -> str:
 
 
 def _honest_submit(network: Network, call: Call, _reference: str) -> Told:
-    return network.bank.submit(call)
+    return network.take(call)
 
 
 def _answer_lost(network: Network, call: Call, _reference: str) -> Told:
-    network.bank.submit(call)
+    network.take(call)
     return ConnectionResetError()
 
 
@@ -169,7 +219,7 @@ def _straggles(network: Network, call: Call, _reference: str) -> Told:
 
 
 def _error_after_accepting(network: Network, call: Call, _reference: str) -> Told:
-    network.bank.submit(call)
+    network.take(call)
     return coded(500, "INTERNAL_PROCESSING_ERROR")
 
 
@@ -178,7 +228,7 @@ def _unavailable(_network: Network, _call: Call, _reference: str) -> Told:
 
 
 def _wrong_page_after_accepting(network: Network, call: Call, _reference: str) -> Told:
-    network.bank.submit(call)
+    network.take(call)
     return Answer(200, {}, b"<html>It works!</html>")
 
 
@@ -199,30 +249,57 @@ def _unauthorized(network: Network, _call: Call, reference: str) -> Told:
     return Answer(401, {}, b"")
 
 
-SUBMIT_FAULTS: Final[tuple[Fault, ...]] = (
-    _honest_submit,
-    _answer_lost,
-    _never_arrives,
-    _not_connected,
-    _straggles,
-    _error_after_accepting,
-    _unavailable,
-    _wrong_page_after_accepting,
-    _refused,
-    _refused_by_code,
-    _throttled,
-    _unauthorized,
-)
+def _no_such_address(_network: Network, _call: Call, _reference: str) -> Told:
+    return Answer(404, {}, b"Resource not found")
+
+
+def _forbidden(network: Network, _call: Call, reference: str) -> Told:
+    return network.bank.refuse(reference, Answer(403, {}, b"<html>403 Forbidden</html>"))
+
+
+def _taken_and(told: Fault) -> Fault:
+    def both(network: Network, call: Call, reference: str) -> Told:
+        network.take(call)
+        return told(network, call, reference)
+
+    return both
+
+
+def _there_already(_network: Network, _call: Call, _reference: str) -> Told:
+    return coded(409, "RESOURCE_ALREADY_EXIST")
+
+
+SUBMIT_FAULTS: Final[Mapping[str, Fault]] = {
+    HONEST: _honest_submit,
+    "taken, reset": _answer_lost,
+    "no answer": _never_arrives,
+    NOT_CONNECTED: _not_connected,
+    "taken later": _straggles,
+    "taken, 500": _error_after_accepting,
+    "503": _unavailable,
+    "taken, wrong page": _wrong_page_after_accepting,
+    "refused, 400": _refused,
+    "refused by code": _refused_by_code,
+    "429": _throttled,
+    "401": _unauthorized,
+    "404": _no_such_address,
+    "refused, 403": _forbidden,
+    "taken, 401": _taken_and(_unauthorized),
+    "taken, 404": _taken_and(_no_such_address),
+    "taken, 409": _taken_and(_there_already),
+    "taken, 429": _taken_and(_throttled),
+    "taken, 503": _taken_and(_unavailable),
+}
 # Weather of its own, for what needs a chain of these: the first is lost from sight, the second
 # refused, and the first still there.
-_EVASIVE: Final[dict[Fault, int]] = {
-    _honest_submit: 2,
-    _answer_lost: 4,
-    _straggles: 4,
-    _refused: 4,
-    _refused_by_code: 2,
+_EVASIVE: Final[Mapping[str, int]] = {
+    HONEST: 2,
+    "taken, reset": 4,
+    "taken later": 4,
+    "refused, 400": 4,
+    "refused by code": 2,
 }
-EVASIVE_ODDS: Final = tuple(_EVASIVE.get(fault, 0) for fault in SUBMIT_FAULTS)
+EVASIVE_ODDS: Final = tuple(_EVASIVE.get(effect, 0) for effect in SUBMIT_FAULTS)
 
 
 # --- what may be said to a question -----------------------------------------------------------
@@ -242,10 +319,6 @@ def _not_found_yet(network: Network, call: Call, reference: str) -> Told:
     ):
         return coded(404, "RESOURCE_NOT_FOUND")
     return _honest_check(network, call, reference)
-
-
-def _no_route(_network: Network, _call: Call, _reference: str) -> Told:
-    return Answer(404, {}, b"Resource not found")
 
 
 def _still_pending(network: Network, _call: Call, reference: str) -> Told:
@@ -272,20 +345,20 @@ def _cut_short(network: Network, _call: Call, reference: str) -> Told:
     return replace(told, body=told.body[:-5])
 
 
-CHECK_FAULTS: Final[tuple[Fault, ...]] = (
-    _honest_check,
-    _never_arrives,
-    _not_connected,
-    _not_found_yet,
-    _still_pending,
-    _another_order,
-    _unavailable,
-    _unknown_word,
-    _cut_short,
-    _no_route,
-    _throttled,
-    _unauthorized,
-)
+CHECK_FAULTS: Final[Mapping[str, Fault]] = {
+    HONEST: _honest_check,
+    "no answer": _never_arrives,
+    NOT_CONNECTED: _not_connected,
+    "not found yet": _not_found_yet,
+    "still pending": _still_pending,
+    "another order": _another_order,
+    "503": _unavailable,
+    "unknown word": _unknown_word,
+    "cut short": _cut_short,
+    "404": _no_such_address,
+    "429": _throttled,
+    "401": _unauthorized,
+}
 
 
 def _changed(network: Network, order: BankOrder | None, *, status: str) -> Told:

@@ -32,6 +32,7 @@ class Check(StrEnum):
     KEY_LIVES = "a key expires only after the payment's end"
     ONE_CHARGE = "one order at the provider"
     REFERENCE = "only the payment's own reference is sent"
+    NOT_SENT = "not sent is said only of what did not leave"
     WRITTEN_FIRST = "written down before it is sent"
     FENCE = "who sends holds the lease"
     ASK_FIRST = "asked before it is sent again"
@@ -52,7 +53,7 @@ class Violation(BaseException):
 
 _ON_LEAVING: Final = """
 SELECT p.id, p.reference, p.status, p.stage, p.generation, p.lease_until,
-       (SELECT e.stage FROM payment_events e WHERE e.payment_id = p.id
+       (SELECT e.stage FROM events e WHERE e.payment_id = p.id
         ORDER BY e.sequence DESC LIMIT 1) AS told_stage,
        (SELECT json_agg(json_build_object(
                    'generation', e.generation, 'kind', e.kind, 'verdict', e.verdict,
@@ -72,6 +73,8 @@ class Referee:
     clock: VirtualClock
     names: dict[str, str] = field(default_factory=dict)
     left: set[tuple[str, int]] = field(default_factory=set)
+    generations: dict[str, int] = field(default_factory=dict)
+    arrived: set[tuple[str, int]] = field(default_factory=set)
     out: dict[int, tuple[str, datetime]] = field(default_factory=dict)
     tickets: int = 0
 
@@ -79,6 +82,8 @@ class Referee:
         """A new run."""
         self.names.clear()
         self.left.clear()
+        self.generations.clear()
+        self.arrived.clear()
         self.out.clear()
 
     def rows(self, query: str, parameters: list[Any] | None = None) -> list[Row]:
@@ -137,6 +142,10 @@ class Referee:
         """The answer is in hand, or there will be none; of one who died it never is."""
         del self.out[ticket]
 
+    def has_left(self, reference: str) -> None:
+        """The submission that was to leave has left: it may have arrived."""
+        self.arrived.add((reference, self.generations[reference]))
+
     def unauthorized(self, reference: str) -> None:
         """A 401 was the answer: the adapter may send once more, under a new token."""
         self.left = {sent for sent in self.left if sent[0] != reference}
@@ -166,6 +175,7 @@ class Referee:
         if (str(payment["reference"]), generation) in self.left:
             raise Violation(Check.FENCE, f"{told} is sent twice by generation {generation}")
         self.left.add((str(payment["reference"]), generation))
+        self.generations[str(payment["reference"])] = generation
         before = exchanges.get(generation - 1)
         if generation > 1 and (
             before is None

@@ -55,14 +55,14 @@ def replaced(owner: ModuleType | type, original: FunctionType, new: object) -> I
 
 
 def _rewritten(original: FunctionType, edit: Edit) -> object:
-    source = textwrap.dedent(inspect.getsource(original))
+    source = textwrap.dedent(inspect.getsource(inspect.unwrap(original)))
     for old, new in ((edit.old, edit.new), *edit.more):
         if source.count(old) != 1:
             raise AssertionError(f"{old!r} is not once in {edit.name}: has the engine changed?")
         source = source.replace(old, new)
     flags = __future__.annotations.compiler_flag
-    code = compile(source, inspect.getfile(original), "exec", flags=flags)
-    names = _Globals(original.__globals__, edit.uses)
+    code = compile(source, inspect.getfile(inspect.unwrap(original)), "exec", flags=flags)
+    names = _Globals(inspect.unwrap(original).__globals__, edit.uses)
     exec(code, names)  # noqa: S102  the source is ours
     made: object = names[edit.name]
     return made

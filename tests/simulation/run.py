@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -11,12 +11,13 @@ from psycopg.errors import DeadlockDetected
 from sqlalchemy.exc import OperationalError
 
 from payments_app.kernel.database import db
-from payments_app.payments import lifecycle
-from payments_app.payments.hands import InTurn
+from payments_app.payments import processor
+from payments_app.payments.exchange_pool import SerialExchangePool
 from tests.simulation.cast import Actor, Died
 from tests.simulation.choices import Choices
 from tests.simulation.clients import Intent
 from tests.simulation.installation import Installation
+from tests.simulation.pairs import Pair
 from tests.simulation.referee import Check, Violation
 from tests.simulation.verdict import judge
 from tests.simulation.world import WORKER_STEPS_MAX, World
@@ -39,6 +40,7 @@ class Run:
     broken: Check | None
     why: str
     payments: int
+    pairs: Mapping[Pair, int]
 
 
 def run(installation: Installation, seed: int, prescribed: Sequence[int] | None = None) -> Run:
@@ -64,6 +66,7 @@ def run(installation: Installation, seed: int, prescribed: Sequence[int] | None 
         broken=violation.check if violation else None,
         why=why,
         payments=len({said.payment_id for said in world.clients.said if said.payment_id}),
+        pairs=world.network.requests.pairs(),
     )
 
 
@@ -81,15 +84,21 @@ def _heal(world: World) -> None:
     world.note("--- peace ---")
     world.cast.drain()
     _hear(world)
-    for straggler in list(world.network.stragglers):
-        world.network.deliver(straggler)
-    world.bank.come_clean()
+    _deliver_all(world)
+    world.bank.come_clean(world.network.requests.hides)
     _ask(
         world, [(intent, 0) for intent in world.clients.intents if not _has_payment(world, intent)]
     )
     _until_final(world)
+    # What arrives after a payment's end may not belie it either.
+    _deliver_all(world)
     keyed = [intent for intent in world.clients.intents if intent.key]
     _ask(world, [(intent, variant) for intent in keyed for variant in (0, 1)])
+
+
+def _deliver_all(world: World) -> None:
+    for straggler in list(world.network.stragglers):
+        world.network.deliver(straggler)
 
 
 def _ask(world: World, requests: list[tuple[Intent, int]]) -> None:
@@ -115,7 +124,7 @@ def _until_final(world: World) -> None:
             break
         world.worker_steps = 0
         try:
-            lifecycle.advance_due_payments(world.rails, InTurn())
+            processor.process_due(world.rails, SerialExchangePool())
         except Exception as error:
             raise _crash("worker", error) from error
         if world.worker_steps >= WORKER_STEPS_MAX:

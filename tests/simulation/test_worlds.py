@@ -9,12 +9,18 @@ import sys
 import pytest
 
 from tests.docs.pages import ROOT, read
+from tests.simulation import pairs
+from tests.simulation.__main__ import tell_pairs
+from tests.simulation.choices import Choices
 from tests.simulation.installation import Installation
 from tests.simulation.mutants import ALL
+from tests.simulation.network import CHECK_FAULTS, SUBMIT_FAULTS
 from tests.simulation.run import Run, run
 from tests.simulation.shrinking import shrunk
 
 SEEDS = 500
+# So much of all pairs comes in so many seeds.
+PAIRS_PART = 0.85
 # A row of docs/mutants.md: the mutant, what is wrong, the check, the seed.
 _ROW = re.compile(r"^\| `(\w+)` \| (.+) \| (.+) \| (\d+) \|$", re.MULTILINE)
 LISTED = {
@@ -30,6 +36,45 @@ def test_500_seeds_keep_every_promise() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "all promises kept" in done.stdout
     assert re.search(rf"{SEEDS} seeds, [1-9]\d* payments", done.stdout)
+    came = re.search(rf"(\d+) of {len(pairs.ALL)} pairs came", done.stdout)
+    assert came is not None
+    assert int(came[1]) >= len(pairs.ALL) * PAIRS_PART
+
+
+def test_the_first_payments_of_so_many_seeds_have_all_pairs_in_turn() -> None:
+    turns = [
+        pairs.ALL[Choices(seed).in_turn(len(pairs.ALL), seed)]
+        for seed in range(7, 7 + len(pairs.ALL))
+    ]
+    assert sorted(turns) == sorted(pairs.ALL)
+
+
+def test_a_script_says_what_becomes_of_the_first_two_requests(installation: Installation) -> None:
+    """And what came is counted as what it was."""
+    for seed in (1, 150, 333):
+        played = run(installation, seed)
+        script = next(line for line in played.trace if ": " in line and " → " in line)
+        assert [str(pair) for pair in played.pairs if script.endswith(f": {pair}")]
+
+
+def test_a_big_run_in_which_a_pair_never_came_does_not_count(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    counts = dict.fromkeys(pairs.ALL, 3)
+    assert tell_pairs(counts, is_big=True) == 0
+    assert "taken, 401 → submission: " in capsys.readouterr().out
+    lost = pairs.Pair("taken, 401", pairs.SUBMISSION, "refused by code")
+    counts[lost] = 0
+    assert tell_pairs(counts, is_big=False) == 0
+    assert tell_pairs(counts, is_big=True) == 2
+    said = capsys.readouterr().out
+    assert said.count("never came: taken, 401 → submission: refused by code") == 2
+    assert "refused by code 0" in said
+
+
+def test_each_effect_has_a_fault_of_the_network() -> None:
+    assert {*SUBMIT_FAULTS, pairs.LEASE_OVER} == set(pairs.SUBMISSIONS)
+    assert set(CHECK_FAULTS) == set(pairs.QUESTIONS)
 
 
 def test_a_broken_promise_ends_the_search_with_a_short_trace_and_its_seed() -> None:

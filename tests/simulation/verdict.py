@@ -41,6 +41,7 @@ def judge(referee: Referee, clients: Clients, bank: Bank, *, was_cut: bool) -> N
         _judge_wall(record)
         _judge_charge(record, bank)
         _judge_evidence(record, bank)
+        _judge_not_sent(record, referee)
         _judge_story(record, contradicted=str(record.payment["reference"]) in bank.mixed_up)
         if not was_cut and any(e["reason"] == "adapter_failed" for e in record.exchanges):
             raise Violation(Check.NO_CRASH, "an error while going out to the provider")
@@ -50,7 +51,7 @@ def judge(referee: Referee, clients: Clients, bank: Bank, *, was_cut: bool) -> N
 def _read(referee: Referee) -> dict[UUID, Record]:
     children: dict[str, dict[UUID, list[Row]]] = {}
     for table, order in (
-        ("payment_events", "sequence"),
+        ("events", "sequence"),
         ("provider_exchanges", "generation"),
         ("callbacks", "id"),
     ):
@@ -169,6 +170,15 @@ def _judge_evidence(record: Record, bank: Bank) -> None:
         raise Violation(Check.EVIDENCE, "the evidence is not what the provider said")
     if any(exchange["reference"] != payment["reference"] for exchange in record.exchanges):
         raise Violation(Check.REFERENCE, "an exchange under another reference")
+
+
+def _judge_not_sent(record: Record, referee: Referee) -> None:
+    for exchange in record.exchanges:
+        # A throttled one did leave, and its row says so by the answer's status.
+        if exchange["verdict"] == "NOT_SENT" and exchange["http_status"] is None:
+            sent = (str(exchange["reference"]), exchange["generation"])
+            if exchange["kind"] == "submit" and sent in referee.arrived:
+                raise Violation(Check.NOT_SENT, f"generation {sent[1]} did leave")
 
 
 def _judge_story(record: Record, *, contradicted: bool) -> None:

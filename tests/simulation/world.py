@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, cast
 from uuid import UUID
 
-from payments_app.payments import callbacks, lifecycle, operations, retention
+from payments_app.payments import callbacks, operations, processor, retention
 from payments_app.payments.callbacks import ReceivedCallback
-from payments_app.payments.hands import InTurn
+from payments_app.payments.exchange_pool import SerialExchangePool
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.operations import PaymentEnded
-from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode, ProviderAccount
 from payments_app.providers.mtn_momo import MtnMomo
 from payments_app.providers.registry import Registry
 from payments_app.providers.tokens import TokenCache
 from payments_app.tenants.accounts import ProviderAccounts
+from tests.simulation import pairs
 from tests.simulation.bank import HIDDEN_MAX_S, Bank, BankOrder, Fate
 from tests.simulation.cast import Odds
 from tests.simulation.choices import Choices
@@ -38,6 +38,8 @@ from tests.simulation.network import (
 WORKER_STEPS_MAX: Final = 25
 INTENTS_MAX: Final = 3
 HONEST_ODDS: Final = 12
+# How far apart in their order the pairs of one world's payments are.
+PAIRS_APART: Final = 270
 
 SHORT_LEAPS_S: Final = (1.0, 4.0, 12.0, 20.0, 31.0)
 LONG_LEAPS_S: Final = (65.0, 160.0, 320.0, 3_700.0, 90_000.0)
@@ -80,7 +82,7 @@ class World:
         self.network = Network(
             Surroundings(here.cast, here.clock, self.choices, self.bank, here.referee, self.note)
         )
-        self.rails = Rails(
+        self.rails = PaymentGateway(
             registry=Registry({"mtn_momo": MtnMomo(cast("TokenCache", Tokens(self.network)))}),
             accounts=ProviderAccounts((_PLATFORM,), here.cipher),
             transport=self.network,
@@ -94,7 +96,7 @@ class World:
         """Draw the weather and the intents. Not every fault comes in every world: some show
         only where another one keeps still.
         """
-        random.seed(seed)
+        self.installation.jitter.seed(seed)
         self.cast.begin(self.choices, self.note)
         pick = self.choices.pick
         self.cast.odds = Odds(
@@ -111,7 +113,9 @@ class World:
         self._stop_odds = (3, 8)[pick((1, 1))]
         self._leaps = SHORT_LEAPS_S + LONG_LEAPS_S * pick((1, 1))
         for number in range(1, 2 + pick((5, 4, 1))):
-            self.clients.intents.append(self._intent(number))
+            intent = self._intent(number)
+            self.clients.intents.append(intent)
+            self._write_script(intent, turn=seed + (number - 1) * PAIRS_APART)
 
     def note(self, line: str) -> None:
         """A line of the trace."""
@@ -151,8 +155,8 @@ class World:
         """A worker looks for what is due: the doorbell rang, or it is its tick."""
         bell = self.installation.doorbell
         bell.rings = max(bell.rings - 1, 0)
-        hands = InTurn(1 + self.choices.pick((3, 1, 2)))
-        self._spawn("worker", partial(lifecycle.advance_due_payments, self.rails, hands))
+        hands = SerialExchangePool(1 + self.choices.pick((3, 1, 2)))
+        self._spawn("worker", partial(processor.process_due, self.rails, hands))
 
     def look_when_due(self) -> None:
         """Time passes until something is due; then a worker looks."""
@@ -242,6 +246,14 @@ class World:
         if any((other.caller, other.key) == (caller, key) for other in self.clients.intents):
             key = UUID(int=(0xC0FFEE << 96) + 100 + number, version=4)
         return Intent(number, caller, key, minor=1000 * number)
+
+    def _write_script(self, intent: Intent, turn: int) -> None:
+        """The first payment has one, and most others: with the seeds all pairs have their turn."""
+        if intent.number == 1 or self.choices.pick((1, 6)):
+            pair = pairs.ALL[self.choices.in_turn(len(pairs.ALL), turn)]
+            payer = intent.order(0).payer.digits
+            self.network.requests.scripts[payer] = pair
+            self.note(f"{intent.name}: {pair}")
 
     def _weather(self, faults: int) -> tuple[int, ...]:
         """Good: none. Else each fault with a weight of its own, often nought."""

@@ -113,6 +113,9 @@ def test_a_reset_of_data_begins_anew_and_keeps_accounts(merchant: Merchant) -> N
         ("POST", "settings", {"callback_times": 0}, "callback_times"),
         ("POST", "settings", {"opening_balance": 5}, "opening_balance"),
         ("POST", "settings", ["approval_delay_s"], "body"),
+        ("POST", "faults", {"faults": "slow"}, "faults"),
+        ("POST", "faults", {"faults": [{"kind": "slow"}, 5]}, "faults.1"),
+        ("POST", "faults", {"faults": [], "kind": "slow"}, "kind"),
         ("POST", "clock", {}, "advance_s"),
         ("POST", "clock", {"advance_s": -5}, "advance_s"),
         ("POST", "reset", {"data": "yes"}, "data"),
@@ -128,6 +131,16 @@ def test_bad_input_is_a_400_that_names_the_field(
     answer = merchant.call(method, f"/_admin/{path}", json=document)
     assert (answer.status_code, answer.json()["error"]["field"]) == (400, field)
     assert merchant.admin("GET", "settings") == before
+
+
+def test_faults_are_set_together_in_their_order_or_not_at_all(merchant: Merchant) -> None:
+    wanted = [{"kind": "slow", "match": {"msisdn": f"46733{number:06}"}} for number in range(1000)]
+    merchant.admin("POST", "faults", {"faults": wanted})
+    shown = merchant.admin("GET", "faults")["data"]
+    assert [one["match"] for one in shown] == [one["match"] for one in wanted]
+    refused = merchant.call("POST", "/_admin/faults", json={"faults": [*wanted, {"kind": "none"}]})
+    assert (refused.status_code, refused.json()["error"]["field"]) == (400, "kind")
+    assert merchant.admin("GET", "faults")["data"] == shown
 
 
 @pytest.mark.parametrize(

@@ -39,8 +39,11 @@ def check_traces(merchant: Merchant, reference: str, *, created: int, fault: str
         ("refuse_500_code", {"code": "NEW_WORD"}, 500, {"code": "NEW_WORD"}),
         ("internal_error", {}, 500, {"code": "INTERNAL_PROCESSING_ERROR"}),
         ("unauthorized_401", {}, 401, {"statusCode": 401}),
+        ("quota_403", {}, 403, {"statusCode": 403}),
         ("too_many_429", {}, 429, {"statusCode": 429}),
         ("unavailable_503", {}, 503, {"code": "SERVICE_UNAVAILABLE"}),
+        ("no_route_404", {}, 404, {"statusCode": 404}),
+        ("conflict_409", {}, 409, {"code": "RESOURCE_ALREADY_EXIST"}),
     ],
 )
 def test_refusals_create_nothing(
@@ -54,6 +57,23 @@ def test_refusals_create_nothing(
     assert {name: body[name] for name in told} == told
     check_traces(merchant, reference, created=0, fault=kind)
     assert merchant.pay(reference).status_code == 202, "once, and then it is over"
+
+
+def test_an_answer_may_come_in_another_form_and_say_the_same(merchant: Merchant) -> None:
+    reference = new_reference()
+    merchant.pay(reference)
+    plain = merchant.ask(reference)
+    # This client takes no more than 100.
+    parameters: dict[str, dict[str, object]] = {"many_headers": {"lines": 90}}
+    for kind in ("gzip", "many_headers", "amount_number"):
+        merchant.fault(kind, operation="status", parameters=parameters.get(kind, {}))
+    forms = [merchant.ask(reference) for _ in range(3)]
+    assert forms[0].headers["Content-Encoding"] == "gzip"
+    assert forms[0].json() == plain.json()
+    assert len(forms[1].headers) > 90
+    assert forms[1].json() == plain.json()
+    assert isinstance(forms[2].json()["amount"], float)
+    assert forms[2].json()["amount"] == float(plain.json()["amount"])
 
 
 @pytest.mark.parametrize(("kind", "status"), [("waf_html_200", 200), ("html_403", 403)])
@@ -93,6 +113,73 @@ def test_errors_after_the_payment_was_accepted(
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     check_traces(merchant, reference, created=1, fault=kind)
     assert merchant.pay(reference).status_code == 409
+
+
+@pytest.mark.parametrize(
+    ("kind", "parameters", "status", "body"),
+    [
+        ("accept_then_401", {}, 401, '"statusCode":401'),
+        ("accept_then_404", {}, 404, '"statusCode":404'),
+        ("accept_then_409", {}, 409, "RESOURCE_ALREADY_EXIST"),
+        ("accept_then_429", {"retry_after": 2}, 429, '"statusCode":429'),
+        ("accept_then_500", {"form": "bare"}, 500, ""),
+        ("garbage", {"form": "body"}, 202, "not JSON"),
+    ],
+)
+def test_other_answers_after_the_payment_was_accepted(
+    merchant: Merchant, kind: str, parameters: dict[str, object], status: int, body: str
+) -> None:
+    merchant.fault(kind, parameters=parameters)
+    reference = new_reference()
+    answer = merchant.pay(reference)
+    assert (answer.status_code, body in answer.text) == (status, True)
+    assert answer.headers.get("Retry-After") == ("2" if parameters.get("retry_after") else None)
+    check_traces(merchant, reference, created=1, fault=kind)
+
+
+def test_a_duplicate_of_a_payment_that_is_there_can_be_answered_otherwise_too(
+    merchant: Merchant,
+) -> None:
+    reference = new_reference()
+    merchant.fault("accept_then_503", times=2, match={"reference": reference})
+    assert [merchant.pay(reference).status_code for _ in range(3)] == [503, 503, 409]
+    assert (merchant.creations(reference), merchant.movements(reference)) == (1, 1)
+
+
+def test_a_script_of_faults_for_one_payment(merchant: Merchant) -> None:
+    one, other = new_reference(), new_reference()
+    for kind, nth, times in (
+        ("refuse_400", 3, 1),
+        ("accept_then_401", 1, 1),
+        ("too_many_429", 2, 1),
+        ("refuse_500_code", 4, None),
+    ):
+        merchant.fault(kind, nth=nth, times=times, match={"msisdn": "256770000001"})
+    body = merchant.body("256770000001")
+    assert merchant.pay(other).status_code == 202
+    assert [merchant.pay(one, json=body).status_code for _ in range(5)] == [401, 429, 400, 500, 500]
+    assert (merchant.creations(one), merchant.movements(one)) == (1, 1)
+
+
+def test_requests_from_before_a_fault_was_set_count(merchant: Merchant) -> None:
+    reference = new_reference()
+    merchant.pay(reference)
+    assert merchant.ask(reference).status_code == 200
+    merchant.fault("status_404", nth=2, match={"reference": reference})
+    assert [merchant.ask(reference).status_code for _ in range(2)] == [404, 200]
+    merchant.fault("invisible", nth=2)
+    assert merchant.pay().status_code == 202, "the first request of another payment"
+    assert merchant.admin("GET", "faults")["data"][-1]["applied"] == 0
+
+
+def test_questions_about_a_submission_that_became_no_payment_are_the_payers_too(
+    merchant: Merchant,
+) -> None:
+    reference = new_reference()
+    merchant.fault("refuse_400", match={"msisdn": "256770000001"})
+    merchant.fault("internal_error", operation="status", match={"msisdn": "256770000001"})
+    assert merchant.pay(reference, json=merchant.body("256770000001")).status_code == 400
+    assert [merchant.ask(reference).status_code for _ in range(2)] == [500, 404]
 
 
 @pytest.mark.parametrize(("kind", "created"), [("accept_then_reset", 1), ("reset_before", 0)])
@@ -304,6 +391,35 @@ def test_a_fault_can_be_for_one_product(merchant: Merchant, payer_out: Merchant)
     merchant.fault("refuse_400", match={"product": "disbursement"})
     assert merchant.pay().status_code == 202
     assert payer_out.pay().status_code == 400
+
+
+def test_a_fault_can_be_for_one_account(merchant: Merchant) -> None:
+    other = Merchant(merchant.url)
+    other_user, reference = new_reference(), new_reference()
+    # Whoever makes a user here opens every product to the key: not the one that others share.
+    headers = {"Ocp-Apim-Subscription-Key": "key-of-another", "X-Reference-Id": other_user}
+    host = {"providerCallbackHost": "shop.example"}
+    assert other.call("POST", "/v1_0/apiuser", headers=headers, json=host).status_code == 201
+    made = other.call("POST", f"/v1_0/apiuser/{other_user}/apikey", headers=headers)
+    credentials = (other_user, made.json()["apiKey"])
+    merchant.fault("internal_error", operation="any", times=3, match={"api_user": other_user})
+    merchant.pay(reference)
+    merchant.ask(reference)
+    assert other.request_token(auth=credentials).status_code == 500
+    merchant.admin("DELETE", "faults")
+    other._token = other.request_token(auth=credentials).json()["access_token"]
+    merchant.fault("internal_error", operation="any", times=2, match={"api_user": other_user})
+    assert [merchant.pay().status_code, merchant.ask(reference).status_code] == [202, 200]
+    assert [other.pay().status_code, other.ask(reference).status_code] == [500, 500]
+
+
+def test_a_fault_can_spare_payers(merchant: Merchant) -> None:
+    merchant.fault("refuse_400", times=2, spares="25677000")
+    assert merchant.pay(msisdn="256770000001").status_code == 202
+    assert merchant.pay(msisdn="256770100001").status_code == 400
+    assert merchant.pay(json={"amount": "no payer"}).status_code == 400
+    (shown,) = merchant.admin("GET", "faults")["data"]
+    assert (shown["spares"], shown["applied"]) == ("25677000", 2)
 
 
 def test_a_fault_for_any_operation(merchant: Merchant) -> None:

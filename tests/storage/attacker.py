@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from payments_app.commands.doctor.rights import MAY_CHANGE
 from payments_app.payments.model import Payment
 
 # For a test's own connection: past the tenant wall.
@@ -24,6 +25,10 @@ class Attacker:
 
     def run(self, statement: str, **values: object) -> Any:
         return self.connection.execute(statement, values)
+
+    def may_change(self, table: str, column: str) -> bool:
+        """Whether the role has the right; the owner has every one."""
+        return self.role == "owner" or column in MAY_CHANGE.get(table, ())
 
     def refusal_of(self, attack: Callable[[], object]) -> str:
         """What the attack was refused with, or "" if it was not; either way it is undone."""
@@ -57,6 +62,29 @@ class Attacker:
         ).fetchone()
         return int(found[0])
 
+    def exchange(
+        self,
+        payment: Payment,
+        generation: int,
+        kind: str,
+        verdict: str | None,
+        http_status: int | None,
+    ) -> int:
+        """Another exchange about the payment; without a verdict, one that has not come back yet."""
+        found = self.run(
+            "INSERT INTO provider_exchanges"
+            " (tenant_id, payment_id, generation, kind, reference, verdict, http_status, finished_at)"
+            " SELECT tenant_id, id, %(generation)s, %(kind)s, reference, %(verdict)s, %(status)s,"
+            " CASE WHEN %(verdict)s::text IS NULL THEN NULL ELSE now() END"
+            " FROM payments WHERE id = %(id)s RETURNING id",
+            id=payment.id,
+            generation=generation,
+            kind=kind,
+            verdict=verdict,
+            status=http_status,
+        ).fetchone()
+        return int(found[0])
+
     def end(self, payment: Payment, status: str, evidence: int | None) -> None:
         """Set all that an end consists of."""
         self.run(
@@ -71,9 +99,9 @@ class Attacker:
     def tell(self, payment: Payment, status: str) -> None:
         """Add a line to the payment's story."""
         self.run(
-            "INSERT INTO payment_events"
-            " (tenant_id, payment_id, sequence, type, status, stage, actor)"
-            " SELECT tenant_id, id, sequence + 1, 'payment.ended', %(status)s, 'final', 'attacker'"
+            "INSERT INTO events"
+            " (tenant_id, mode, payment_id, sequence, type, status, stage, actor)"
+            " SELECT tenant_id, mode, id, sequence + 1, 'payment.ended', %(status)s, 'final', 'attacker'"
             " FROM payments WHERE id = %(id)s",
             id=payment.id,
             status=status,

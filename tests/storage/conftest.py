@@ -26,6 +26,7 @@ from tests.builders import (
     vault,
 )
 from tests.storage.attacker import EVERY_ROW, Attacker
+from tests.webhooks.backlogs import Backlogs
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +87,20 @@ def _on_empty_tables(empty_tables: Callable[[], None]) -> Iterator[None]:
 def _context(app: Flask) -> Iterator[None]:
     with app.app_context():
         yield
+
+
+@pytest.fixture
+def past_rules(administrator_url: str) -> Iterator[psycopg.Connection]:
+    """Writes rows that nothing leads to; only the superuser may."""
+    with psycopg.connect(administrator_url, autocommit=True) as connection:
+        connection.execute("SET session_replication_role = replica")
+        yield connection
+
+
+@pytest.fixture
+def backlogs(past_rules: psycopg.Connection) -> Backlogs:
+    """Endpoints with deliveries that are due."""
+    return Backlogs(past_rules)
 
 
 @pytest.fixture

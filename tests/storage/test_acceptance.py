@@ -22,10 +22,10 @@ from payments_app.kernel.idempotency import (
 )
 from payments_app.payments.acceptance import Accepted, Asker, attempt_of
 from payments_app.payments.errors import ExternalIdTaken
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment
 from payments_app.payments.payers import payer_of
-from payments_app.payments.rails import Rails
 from payments_app.payments.retention import expire_answers
 from payments_app.providers.contract import Mode
 from payments_app.providers.registry import Registry
@@ -56,7 +56,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -74,7 +74,7 @@ def payments_and_keys() -> tuple[int, int]:
     return count(Payment), count(IdempotencyKey)
 
 
-def end(payment_id: UUID, rails: Rails) -> None:
+def end(payment_id: UUID, rails: PaymentGateway) -> None:
     advance(rails)
     make_due(payment_id)
     advance(rails)
@@ -87,7 +87,9 @@ def orders_that_differ() -> Iterator[NewPayment]:
 # --- one after the other ------------------------------------------------------------------------
 
 
-def test_a_first_request_makes_key_payment_and_story_at_once(rails: Rails, asker: Asker) -> None:
+def test_a_first_request_makes_key_payment_and_story_at_once(
+    rails: PaymentGateway, asker: Asker
+) -> None:
     accepted = an_accepted_payment(rails, asker=asker)
     row = payment_row(accepted.payment_id)
     assert accepted.status_now is None
@@ -108,7 +110,7 @@ def test_a_first_request_makes_key_payment_and_story_at_once(rails: Rails, asker
 
 
 def test_the_same_request_again_is_given_the_same_bytes_and_how_the_payment_stands_now(
-    rails: Rails, asker: Asker
+    rails: PaymentGateway, asker: Asker
 ) -> None:
     first = an_accepted_payment(rails, asker=asker)
     for status in ("PENDING", "SUCCESSFUL"):
@@ -119,7 +121,7 @@ def test_the_same_request_again_is_given_the_same_bytes_and_how_the_payment_stan
 
 
 def test_another_order_under_the_key_is_refused_with_the_names_of_what_differs(
-    rails: Rails, asker: Asker
+    rails: PaymentGateway, asker: Asker
 ) -> None:
     an_accepted_payment(rails, order=an_order(external_id="order-1"), asker=asker)
     other = an_order(amount="4711", payer="256772999888", external_id="order-2")
@@ -129,7 +131,7 @@ def test_another_order_under_the_key_is_refused_with_the_names_of_what_differs(
     assert payments_and_keys() == (1, 1)
 
 
-def test_one_amount_in_two_spellings_is_one_request(rails: Rails, asker: Asker) -> None:
+def test_one_amount_in_two_spellings_is_one_request(rails: PaymentGateway, asker: Asker) -> None:
     first = an_accepted_payment(rails, order=an_order(amount="10"), asker=asker)
     again = an_accepted_payment(rails, order=an_order(amount="10.00"), asker=asker)
     assert again.answer == first.answer
@@ -164,7 +166,7 @@ def test_the_request_is_reduced_to_these_fields_since_version_1(asker: Asker) ->
     assert set(bare.fields) == {"method", "route", "amount", "currency", "payer"}
 
 
-def test_another_tenants_or_modes_use_of_the_key_is_unrelated(rails: Rails) -> None:
+def test_another_tenants_or_modes_use_of_the_key_is_unrelated(rails: PaymentGateway) -> None:
     key = uuid4()
     callers = [a_caller(), a_caller(), a_caller(mode=Mode.TEST)]
     callers.append(replace(callers[0], mode=Mode.TEST))
@@ -177,14 +179,16 @@ def test_another_tenants_or_modes_use_of_the_key_is_unrelated(rails: Rails) -> N
     assert payments_and_keys() == (4, 4)
 
 
-def test_without_a_key_each_request_is_a_new_payment(rails: Rails) -> None:
+def test_without_a_key_each_request_is_a_new_payment(rails: PaymentGateway) -> None:
     asker = an_asker()
     ids = {an_accepted_payment(rails, asker=asker).payment_id for _ in range(3)}
     assert len(ids) == 3
     assert payments_and_keys() == (3, 0)
 
 
-def test_an_answer_past_its_time_is_still_given_while_money_is_in_flight(rails: Rails) -> None:
+def test_an_answer_past_its_time_is_still_given_while_money_is_in_flight(
+    rails: PaymentGateway,
+) -> None:
     asker = an_asker(key=uuid4(), kept_for=PAST)
     first = an_accepted_payment(rails, asker=asker)
     expire_answers()
@@ -196,7 +200,7 @@ def test_an_answer_past_its_time_is_still_given_while_money_is_in_flight(rails: 
 
 @pytest.mark.parametrize("swept", [0, 1])
 def test_an_expired_key_points_to_its_payment_and_never_charges_again(
-    rails: Rails, provider: ScriptedProvider, swept: int
+    rails: PaymentGateway, provider: ScriptedProvider, swept: int
 ) -> None:
     asker = an_asker(key=uuid4(), kept_for=PAST)
     first = an_accepted_payment(rails, asker=asker)
@@ -225,28 +229,33 @@ def test_an_expired_key_points_to_its_payment_and_never_charges_again(
         replace(an_order(), provider="nobody"),
     ],
 )
-def test_a_refused_order_spends_no_key(rails: Rails, asker: Asker, order: NewPayment) -> None:
+def test_a_refused_order_spends_no_key(
+    rails: PaymentGateway, asker: Asker, order: NewPayment
+) -> None:
     with pytest.raises(GatewayError):
         an_accepted_payment(rails, order=order, asker=asker)
     assert payments_and_keys() == (0, 0)
     assert an_accepted_payment(rails, asker=asker).status_now is None
 
 
-def without_account(rails: Rails, app: Flask) -> Rails:
+def without_account(rails: PaymentGateway, app: Flask) -> PaymentGateway:
     return replace(rails, accounts=ProviderAccounts((), app.extensions["maramoja"].cipher))
 
 
-def without_adapter(rails: Rails, _app: Flask) -> Rails:
+def without_adapter(rails: PaymentGateway, _app: Flask) -> PaymentGateway:
     return replace(rails, registry=Registry({}))
 
 
-def with_other_terms(_rails: Rails, app: Flask) -> Rails:
+def with_other_terms(_rails: PaymentGateway, app: Flask) -> PaymentGateway:
     return rails_of(app, ScriptedProvider(currencies={"GHS": 2}))
 
 
 @pytest.mark.parametrize("change", [without_account, without_adapter, with_other_terms])
 def test_an_answer_outlives_the_rail_that_took_the_payment(
-    rails: Rails, app: Flask, asker: Asker, change: Callable[[Rails, Flask], Rails]
+    rails: PaymentGateway,
+    app: Flask,
+    asker: Asker,
+    change: Callable[[PaymentGateway, Flask], PaymentGateway],
 ) -> None:
     first = an_accepted_payment(rails, asker=asker)
     changed = change(rails, app)
@@ -259,14 +268,16 @@ def test_an_answer_outlives_the_rail_that_took_the_payment(
     assert payments_and_keys() == (1, 1)
 
 
-def test_a_key_that_has_expired_says_so_even_when_no_rail_is_left(rails: Rails, app: Flask) -> None:
+def test_a_key_that_has_expired_says_so_even_when_no_rail_is_left(
+    rails: PaymentGateway, app: Flask
+) -> None:
     asker = an_asker(key=uuid4(), kept_for=PAST)
     end(an_accepted_payment(rails, asker=asker).payment_id, rails)
     with pytest.raises(KeyExpired):
         an_accepted_payment(without_account(rails, app), asker=asker)
 
 
-def test_an_external_id_is_taken_once_for_each_tenant_and_mode(rails: Rails) -> None:
+def test_an_external_id_is_taken_once_for_each_tenant_and_mode(rails: PaymentGateway) -> None:
     caller = a_caller()
     order = an_order(external_id="order-1")
     an_accepted_payment(rails, order=order, asker=an_asker(caller=caller))

@@ -20,9 +20,10 @@ from devstack.redis_server import RedisServer
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey, KeyInProgress, fingerprint
 from payments_app.payments.acceptance import Accepted, Asker, attempt_of
-from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.model import Payment
 from payments_app.payments.payers import payer_of
-from payments_app.payments.rails import Rails
+from payments_app.webhooks.model import PaymentEvent
 from tests.builders import (
     ScriptedProvider,
     a_caller,
@@ -45,7 +46,7 @@ AWAY_MAX_S: Final = 3.0
 
 
 @pytest.fixture
-def rails(app: Flask) -> Rails:
+def rails(app: Flask) -> PaymentGateway:
     return rails_of(app, ScriptedProvider())
 
 
@@ -64,7 +65,7 @@ def payments_and_keys() -> tuple[int, int]:
 
 
 def test_of_many_equal_requests_at_once_one_is_run_and_all_are_given_its_answer(
-    app: Flask, rails: Rails, asker: Asker
+    app: Flask, rails: PaymentGateway, asker: Asker
 ) -> None:
     results = in_threads(app, lambda: an_accepted_payment(rails, asker=asker), times=32)
     assert {type(result) for result in results} == {Accepted}
@@ -75,7 +76,7 @@ def test_of_many_equal_requests_at_once_one_is_run_and_all_are_given_its_answer(
 
 
 def test_of_many_different_orders_under_one_key_at_once_one_is_taken(
-    app: Flask, rails: Rails, asker: Asker
+    app: Flask, rails: PaymentGateway, asker: Asker
 ) -> None:
     orders = (an_order(amount=str(amount)) for amount in itertools.count(1000))
     results = in_threads(
@@ -86,7 +87,7 @@ def test_of_many_different_orders_under_one_key_at_once_one_is_taken(
 
 
 def test_of_many_payments_for_one_external_id_at_once_one_is_taken(
-    app: Flask, rails: Rails
+    app: Flask, rails: PaymentGateway
 ) -> None:
     caller = a_caller()
     order = an_order(external_id="order-1")
@@ -109,7 +110,9 @@ class FirstRequest:
 
 
 @contextmanager
-def a_first_request_in_flight(asker: Asker, rails: Rails, url: str) -> Iterator[FirstRequest]:
+def a_first_request_in_flight(
+    asker: Asker, rails: PaymentGateway, url: str
+) -> Iterator[FirstRequest]:
     """Another process's transaction: it holds the key and points it to a payment."""
     attempt = attempt_of(an_order(), asker, vault())
     assert attempt is not None
@@ -132,7 +135,7 @@ def a_first_request_in_flight(asker: Asker, rails: Rails, url: str) -> Iterator[
 
 
 def test_a_second_request_gives_up_on_a_first_that_is_stuck(
-    rails: Rails, asker: Asker, database_url: str
+    rails: PaymentGateway, asker: Asker, database_url: str
 ) -> None:
     with a_first_request_in_flight(asker, rails, database_url):
         before = time.monotonic()
@@ -147,7 +150,7 @@ def test_a_second_request_gives_up_on_a_first_that_is_stuck(
 
 @pytest.mark.parametrize("outcome", ["commit", "rollback"])
 def test_a_second_request_waits_for_the_first_and_takes_what_is_left(
-    app: Flask, rails: Rails, asker: Asker, database_url: str, outcome: str
+    app: Flask, rails: PaymentGateway, asker: Asker, database_url: str, outcome: str
 ) -> None:
     second: list[Accepted] = []
 
@@ -183,7 +186,7 @@ def broker(redis_server: RedisServer) -> Iterator[RedisServer]:
 
 @pytest.mark.parametrize("away", [RedisServer.kill, lambda server: server.process.stop()])
 def test_a_payment_is_accepted_in_time_while_the_broker_is_dead_or_hangs(
-    broker: RedisServer, rails: Rails, away: Callable[[RedisServer], None]
+    broker: RedisServer, rails: PaymentGateway, away: Callable[[RedisServer], None]
 ) -> None:
     askers = [an_asker(key=uuid4()) for _ in range(3)]
     away(broker)
@@ -192,6 +195,7 @@ def test_a_payment_is_accepted_in_time_while_the_broker_is_dead_or_hangs(
         accepted = an_accepted_payment(rails, asker=asker)
         assert time.monotonic() - before < AWAY_MAX_S
         assert an_accepted_payment(rails, asker=asker).answer == accepted.answer
-    # The rows are the queue: whoever looks finds them due.
-    assert advance(rails) == 3
-    assert payment_row(accepted.payment_id).stage == "awaiting_payer"
+    # The rows are the queue: whoever looks finds them due. Where the rates rest in the same Redis,
+    # the first look waits for it as long as it may, and finds the questions due as well.
+    assert advance(rails) >= len(askers)
+    assert payment_row(accepted.payment_id).submissions == 1

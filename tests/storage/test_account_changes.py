@@ -15,8 +15,8 @@ import pytest
 from flask import Flask, current_app
 
 from payments_app.payments.acceptance import Accepted
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.operations import refuse_other_merchant
-from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode, ProviderAccount
 from payments_app.tenants.accounts import NewAccount, set_account
 from payments_app.tenants.errors import ProviderAccountMoved
@@ -43,7 +43,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -59,7 +59,7 @@ def give(tenant: Tenant, merchant: str) -> UUID:
         provider=SCRIPTED,
         mode=Mode.LIVE,
         base_url="http://127.0.0.1:1",
-        target_environment="sandbox",
+        target_environment="real",
         credentials={"merchant": merchant},
     )
     cipher = current_app.extensions["maramoja"].cipher
@@ -67,7 +67,7 @@ def give(tenant: Tenant, merchant: str) -> UUID:
     return set_account(tenant, account, cipher=cipher, actor="cli:test", before_change=same).id
 
 
-def end(payment_id: UUID, rails: Rails) -> None:
+def end(payment_id: UUID, rails: PaymentGateway) -> None:
     advance(rails)
     make_due(payment_id)
     advance(rails)
@@ -77,7 +77,7 @@ def end(payment_id: UUID, rails: Rails) -> None:
 @pytest.mark.parametrize("key", [None, uuid4()])
 @pytest.mark.parametrize("before", [None, "first shop"])
 def test_a_changed_account_takes_the_very_next_payment(
-    rails: Rails,
+    rails: PaymentGateway,
     provider: ScriptedProvider,
     tenant: Tenant,
     before: str | None,
@@ -97,7 +97,9 @@ def test_a_changed_account_takes_the_very_next_payment(
     assert provider.submissions[-1] == row.reference
 
 
-def test_a_key_from_before_the_change_keeps_its_payment(rails: Rails, tenant: Tenant) -> None:
+def test_a_key_from_before_the_change_keeps_its_payment(
+    rails: PaymentGateway, tenant: Tenant
+) -> None:
     give(tenant, "first shop")
     asker = an_asker(caller=a_caller(tenant=tenant), key=uuid4())
     first = an_accepted_payment(rails, asker=asker)
@@ -108,14 +110,14 @@ def test_a_key_from_before_the_change_keeps_its_payment(rails: Rails, tenant: Te
     assert payment_row(first.payment_id).merchant == "first shop"
 
 
-def test_one_tenants_change_is_nobody_elses(rails: Rails, tenant: Tenant) -> None:
+def test_one_tenants_change_is_nobody_elses(rails: PaymentGateway, tenant: Tenant) -> None:
     give(tenant, "first shop")
     other = an_asker(caller=a_caller())
     assert payment_row(an_accepted_payment(rails, asker=other).payment_id).merchant == "shop"
 
 
 def test_a_change_waits_for_a_payment_that_is_being_accepted(
-    app: Flask, rails: Rails, tenant: Tenant, database_url: str
+    app: Flask, rails: PaymentGateway, tenant: Tenant, database_url: str
 ) -> None:
     give(tenant, "first shop")
     asker = an_asker(caller=a_caller(tenant=tenant), key=uuid4())
@@ -152,7 +154,7 @@ def test_a_change_waits_for_a_payment_that_is_being_accepted(
 
 
 def test_an_account_that_changes_while_it_is_read_is_read_again(
-    rails: Rails, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+    rails: PaymentGateway, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(tenant, "shop 0")
     read, changes = rails.accounts._read_own, itertools.count(1)

@@ -16,10 +16,11 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import text
 
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
-from payments_app.webhooks import deliveries, outbound
+from payments_app.webhooks import deliveries
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import a_tenant, an_endpoint
 from tests.conftest import Installation
+from tests.webhooks.dispatching import WorkerProcess, answered
 
 OLD = timedelta(weeks=6)
 PARTITIONS = (
@@ -29,11 +30,11 @@ PARTITIONS = (
 # With an id of its time, as the publisher makes it, and with as many attempts.
 DELIVERY = """
     WITH told AS (
-        INSERT INTO webhook_events (tenant_id, mode, type, data)
-        VALUES (%(tenant)s, 'live', 'payment.x', '{}') RETURNING number)
+        INSERT INTO events (tenant_id, mode, type, feed_data)
+        VALUES (%(tenant)s, 'live', 'payment.x', '{}') RETURNING id)
     INSERT INTO webhook_deliveries (id, tenant_id, mode, endpoint_id, event_number, event_type, body,
         status, delivered_at, lease_until, created_at, generation)
-    SELECT %(id)s, %(tenant)s, 'live', %(endpoint)s, number, 'payment.x', '{}', %(status)s,
+    SELECT %(id)s, %(tenant)s, 'live', %(endpoint)s, told.id, 'payment.x', '{}', %(status)s,
         CASE %(status)s WHEN 'delivered' THEN %(at)s::timestamptz END, %(lease)s, %(at)s, 2 FROM told
 """
 ATTEMPTS = """
@@ -131,7 +132,7 @@ def test_a_week_past_its_time_goes_as_a_whole_and_nothing_else(weeks: Weeks) -> 
     old, recent, new = (
         weeks.a_delivery(ago=ago) for ago in (OLD, timedelta(weeks=3), timedelta(0))
     )
-    events = weeks.ask("SELECT count(*) FROM webhook_events")
+    events = weeks.ask("SELECT count(*) FROM events")
     assert weeks.forget() == 1
     gone = week_of(datetime.now(UTC) - OLD)
     assert gone not in weeks.partitions()
@@ -139,7 +140,16 @@ def test_a_week_past_its_time_goes_as_a_whole_and_nothing_else(weeks: Weeks) -> 
     assert (weeks.attempts_of(recent), weeks.attempts_of(new)) == (2, 2)
     left = {found for (found,) in weeks.ask("SELECT id FROM webhook_deliveries")}
     assert left == {recent, new}
-    assert weeks.ask("SELECT count(*) FROM webhook_events") == events
+    assert weeks.ask("SELECT count(*) FROM events") == events
+
+
+def test_thirty_days_are_kept_and_no_more(weeks: Weeks) -> None:
+    """docs/webhooks.md says thirty, of a delivery and of its attempts."""
+    kept, gone = (
+        weeks.a_delivery(ago=timedelta(days=30) + timedelta(hours=hours)) for hours in (-1, 1)
+    )
+    assert weeks.forget() == 1
+    assert (weeks.attempts_of(kept), weeks.attempts_of(gone)) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -169,9 +179,10 @@ def test_what_is_told_again_after_its_week_was_dropped_is_written_down(weeks: We
     (old,) = [weeks.a_delivery(ago=OLD)]
     weeks.superuser.execute(f"DROP TABLE webhook_attempts_{weeks.place_of(old)}".encode())
     deliveries.resend_one(weeks.owner, old, actor="cli:test")
-    post = outbound.claim_due()
-    assert post is not None
-    assert post.delivery.id == old
+    process = WorkerProcess()
+    claim = process.claim_one()
+    assert claim.delivery_id == old
+    process.record(answered(claim, 503))
     assert weeks.place_of(old) == "default"
     weeks.superuser.execute("UPDATE webhook_deliveries SET status = 'failed', lease_until = NULL")
     assert weeks.forget() == 1
@@ -200,6 +211,8 @@ def test_whoever_reads_is_not_waited_for_and_the_week_goes_next_time(weeks: Week
     [
         "DROP TABLE webhook_attempts_default",
         "DELETE FROM webhook_attempts_default",
+        "SELECT FROM webhook_attempts_default",
+        "UPDATE webhook_attempts_default SET outcome = 'x'",
         "CREATE TABLE mine PARTITION OF webhook_attempts FOR VALUES FROM (MINVALUE) TO (MAXVALUE)",
         "SELECT make_webhook_attempts(now())",
         "SELECT wall_webhook_attempts('payments')",
@@ -228,7 +241,9 @@ def test_it_sees_every_tenants_deliveries_whoever_calls_and_leaves_the_wall_as_i
         connection.exec_driver_sql(f"SELECT set_config('maramoja.tenant', '{tenant}', true)")
         connection.exec_driver_sql("SELECT * FROM turn_webhook_attempts()").one()
         now = connection.exec_driver_sql("SELECT current_setting('maramoja.tenant')").scalar_one()
-        seen = connection.exec_driver_sql(f"SELECT count(*) FROM {week}").scalar_one()  # noqa: S608
+        seen = connection.exec_driver_sql(
+            f"SELECT count(*) FROM webhook_attempts WHERE tableoid = '{week}'::regclass"  # noqa: S608
+        ).scalar_one()
         connection.exec_driver_sql("COMMIT")
     assert weeks.attempts_of(open_one) == 2
     assert (now, seen) == (tenant, 0)

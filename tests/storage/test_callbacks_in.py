@@ -19,9 +19,9 @@ from payments_app.payments.callbacks import (
     opened_callback,
 )
 from payments_app.payments.evidence import opened_body
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Callback, Payment
 from payments_app.payments.payers import payer_of
-from payments_app.payments.rails import Rails
 from tests.builders import (
     ANSWERS,
     SCRIPTED,
@@ -48,12 +48,12 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
 @pytest.fixture
-def waiting(rails: Rails) -> Payment:
+def waiting(rails: PaymentGateway) -> Payment:
     """A payment that was sent, and that nobody would ask about for minutes."""
     payment_id = an_accepted_payment(rails).payment_id
     advance(rails)
@@ -71,7 +71,7 @@ def kept() -> list[Callback]:
 
 
 def test_a_callback_is_kept_as_it_came_and_the_provider_is_asked_now(
-    rails: Rails, provider: ScriptedProvider, waiting: Payment
+    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
     assert note_callback(callback(waiting), vault())
     (row,) = kept()
@@ -91,7 +91,7 @@ def test_a_callback_is_kept_as_it_came_and_the_provider_is_asked_now(
 @pytest.mark.parametrize("body", [SAYS_PAID, SAYS_FAILED, b"", b"\x00\xff", b"{" * 1000])
 @pytest.mark.parametrize("truth", ["pending", "unknown", "not_sent"])
 def test_whatever_a_callback_says_only_the_providers_own_answer_counts(
-    rails: Rails, provider: ScriptedProvider, waiting: Payment, body: bytes, truth: str
+    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment, body: bytes, truth: str
 ) -> None:
     provider.checks = [ANSWERS[truth]]
     note_callback(callback(waiting, body), vault())
@@ -105,7 +105,7 @@ def test_whatever_a_callback_says_only_the_providers_own_answer_counts(
 
 @pytest.mark.parametrize(("says", "truth"), [(SAYS_PAID, "declined"), (SAYS_FAILED, "paid")])
 def test_a_lying_callback_ends_the_payment_as_the_provider_says(
-    rails: Rails, provider: ScriptedProvider, waiting: Payment, says: bytes, truth: str
+    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment, says: bytes, truth: str
 ) -> None:
     provider.checks = [ANSWERS[truth]]
     note_callback(callback(waiting, says), vault())
@@ -119,7 +119,7 @@ def test_a_lying_callback_ends_the_payment_as_the_provider_says(
 
 
 def test_the_same_bytes_again_are_no_news(
-    rails: Rails, provider: ScriptedProvider, waiting: Payment
+    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
     assert note_callback(callback(waiting), vault())
     advance(rails)
@@ -140,7 +140,7 @@ def test_one_callback_delivered_by_many_at_once_counts_once(app: Flask, waiting:
 
 @pytest.mark.parametrize("end", ["paid", "declined"])
 def test_a_callback_after_the_end_is_kept_and_changes_nothing(
-    rails: Rails, provider: ScriptedProvider, waiting: Payment, end: str
+    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment, end: str
 ) -> None:
     provider.checks = [ANSWERS[end]]
     note_callback(callback(waiting), vault())
@@ -159,7 +159,7 @@ def test_a_callback_after_the_end_is_kept_and_changes_nothing(
 
 
 def test_a_callback_before_anything_was_sent_does_not_make_us_ask(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
     assert note_callback(callback(row), vault())
@@ -168,7 +168,7 @@ def test_a_callback_before_anything_was_sent_does_not_make_us_ask(
     assert payment_row(row.id).status == "PENDING"
 
 
-def test_a_callback_never_puts_a_question_off(rails: Rails, waiting: Payment) -> None:
+def test_a_callback_never_puts_a_question_off(rails: PaymentGateway, waiting: Payment) -> None:
     assert note_callback(callback(waiting), vault())
     due_s = due_in_s(waiting.id)
     assert note_callback(callback(waiting, SAYS_FAILED), vault())
@@ -192,7 +192,7 @@ def test_a_callback_for_nobody_or_under_another_rails_name_leaves_no_trace(
 
 
 def test_a_flood_of_different_callbacks_is_bounded(
-    rails: Rails, provider: ScriptedProvider, waiting: Payment
+    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
     noted = [
         note_callback(callback(waiting, str(n).encode()), vault()) for n in range(CALLBACKS_MAX + 5)

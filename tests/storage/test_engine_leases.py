@@ -17,8 +17,8 @@ from payments_app.kernel.transport import Lease
 from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
 from payments_app.payments.claims import LEASE, Claim
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
-from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Observation, PaymentOrder
 from tests.builders import (
     ANSWERS,
@@ -47,7 +47,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -95,7 +95,7 @@ def sending(url: str) -> Move:
 
 
 def test_a_worker_that_lost_its_payment_sends_nothing(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     with a_listening_provider() as (url, arrived):
         provider.submits = [sending(url)]
@@ -112,7 +112,7 @@ def test_a_worker_that_lost_its_payment_sends_nothing(
 
 
 def test_a_worker_that_wakes_after_the_end_sends_nothing(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
     frozen = a_claim()
@@ -125,7 +125,7 @@ def test_a_worker_that_wakes_after_the_end_sends_nothing(
 
 
 def test_a_lease_that_ends_while_the_adapter_gets_ready_stops_the_first_byte(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     with a_listening_provider() as (url, arrived):
 
@@ -149,7 +149,7 @@ def test_a_lease_that_ends_while_the_adapter_gets_ready_stops_the_first_byte(
 
 
 def test_a_worker_with_little_time_left_takes_a_new_lease_before_it_sends(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     left: list[float] = []
 
@@ -178,7 +178,7 @@ def hint(row: Payment, *, body: bytes = b"{}") -> None:
 
 @pytest.mark.parametrize("renewed", [0, 1])
 def test_a_callback_that_overtakes_the_answer_makes_the_question_due_at_once(
-    rails: Rails, provider: ScriptedProvider, renewed: int
+    rails: PaymentGateway, provider: ScriptedProvider, renewed: int
 ) -> None:
     def overtaken(order: PaymentOrder, _wire: Wire) -> Observation:
         hint(payment_row(order.payment_id))
@@ -198,7 +198,7 @@ def test_a_callback_that_overtakes_the_answer_makes_the_question_due_at_once(
 
 
 def test_a_callback_during_the_lease_starts_no_second_worker(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
     a_claim()
@@ -208,7 +208,7 @@ def test_a_callback_during_the_lease_starts_no_second_worker(
 
 
 def test_a_callback_does_not_hurry_what_was_handed_back(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     def refused_connection(order: PaymentOrder, _wire: Wire) -> Observation:
         hint(payment_row(order.payment_id))

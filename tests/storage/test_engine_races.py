@@ -13,8 +13,8 @@ from flask import Flask
 from payments_app.kernel.database import db
 from payments_app.kernel.wire import Wire
 from payments_app.payments.claims import LEASE
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
-from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Observation, PaymentOrder
 from tests.builders import (
     ANSWERS,
@@ -49,7 +49,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -75,7 +75,7 @@ def state_of(row: Payment) -> dict[str, object]:
 
 @pytest.mark.parametrize("step", ["submit", "check"])
 def test_of_many_who_ring_at_once_one_does_the_work(
-    app: Flask, provider: ScriptedProvider, rails: Rails, step: str
+    app: Flask, provider: ScriptedProvider, rails: PaymentGateway, step: str
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
     provider.submits = [slowly(PATIENT)]
@@ -90,7 +90,7 @@ def test_of_many_who_ring_at_once_one_does_the_work(
 
 
 def test_many_payments_and_many_workers_make_one_submission_each(
-    app: Flask, provider: ScriptedProvider, rails: Rails
+    app: Flask, provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     asker = an_asker()
     provider.submits = [PATIENT]
@@ -114,7 +114,7 @@ def test_two_sweeps_over_lost_workers_ask_once_and_send_once(app: Flask) -> None
 
 
 def test_a_row_that_somebody_holds_does_not_hold_up_the_others(
-    rails: Rails, provider: ScriptedProvider, database_url: str
+    rails: PaymentGateway, provider: ScriptedProvider, database_url: str
 ) -> None:
     asker = an_asker()
     first, *others = [an_accepted_payment(rails, asker=asker).payment_id for _ in range(3)]
@@ -130,7 +130,7 @@ def test_a_row_that_somebody_holds_does_not_hold_up_the_others(
 
 
 def test_a_slow_provider_call_holds_no_row_and_no_connection(
-    provider: ScriptedProvider, rails: Rails, database_url: str
+    provider: ScriptedProvider, rails: PaymentGateway, database_url: str
 ) -> None:
     held: list[int] = []
 
@@ -149,7 +149,7 @@ def test_a_slow_provider_call_holds_no_row_and_no_connection(
 
 
 def test_a_process_that_is_to_end_takes_on_nothing_new(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     asker = an_asker()
     for _ in range(3):
@@ -162,7 +162,7 @@ def test_a_process_that_is_to_end_takes_on_nothing_new(
 
 @pytest.mark.parametrize(("payments", "rings"), [(3, 0), (4, 1), (9, 1)])
 def test_a_worker_whose_hands_are_full_rings_for_another_once(
-    app: Flask, rails: Rails, payments: int, rings: int
+    app: Flask, rails: PaymentGateway, payments: int, rings: int
 ) -> None:
     redis = app.extensions["maramoja"].redis
     asker = an_asker()
@@ -170,9 +170,9 @@ def test_a_worker_whose_hands_are_full_rings_for_another_once(
         an_accepted_payment(rails, asker=asker)
     # Those of the acceptances are given by a thread.
     let_rings_be_heard()
-    before = redis.llen("maramoja")
+    before = redis.llen("payments")
     assert advance(rails, hands=4) == payments
-    assert redis.llen("maramoja") == before + rings
+    assert redis.llen("payments") == before + rings
 
 
 # --- late workers -------------------------------------------------------------------------------
@@ -182,7 +182,7 @@ def test_a_worker_whose_hands_are_full_rings_for_another_once(
     "answer", ["accepted", "paid", "declined", "refused", "not_sent", "unknown"]
 )
 def test_a_late_answer_is_kept_as_evidence_and_changes_nothing(
-    rails: Rails, provider: ScriptedProvider, answer: str
+    rails: PaymentGateway, provider: ScriptedProvider, answer: str
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
     late = a_claim()
@@ -197,7 +197,7 @@ def test_a_late_answer_is_kept_as_evidence_and_changes_nothing(
 
 
 def test_a_late_workers_write_does_not_end_the_lease_of_the_one_who_has_the_payment_now(
-    rails: Rails, provider: ScriptedProvider
+    rails: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
     late = a_claim()
@@ -223,7 +223,11 @@ def test_a_late_workers_write_does_not_end_the_lease_of_the_one_who_has_the_paym
     ],
 )
 def test_a_late_answer_after_the_end_is_told_if_it_contradicts_and_changes_nothing(
-    rails: Rails, provider: ScriptedProvider, end: str, late_answer: str, contradicts: object
+    rails: PaymentGateway,
+    provider: ScriptedProvider,
+    end: str,
+    late_answer: str,
+    contradicts: object,
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
     advance(rails)

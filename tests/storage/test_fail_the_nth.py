@@ -24,8 +24,8 @@ from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.kernel.one_statement import ALONE
 from payments_app.payments.acceptance import Accepted, Asker
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
-from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Observation, PaymentOrder
 from payments_app.tenants.caller import Caller
 from tests.builders import (
@@ -125,7 +125,7 @@ class Journey:
     ledger: Ledger = field(default_factory=Ledger)
     answers: list[Accepted] = field(default_factory=list)
     asker: Asker = field(init=False)
-    rails: Rails = field(init=False)
+    rails: PaymentGateway = field(init=False)
 
     def __post_init__(self) -> None:
         self.asker = an_asker(caller=self.caller, key=uuid4())

@@ -1,4 +1,4 @@
-"""What engine and courier do shows in the figures, once it is committed."""
+"""What engine and dispatcher do shows in the figures, once it is committed."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from collections.abc import Callable, Iterator
 import pytest
 from flask import Flask
 
-from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.payments import news
-from payments_app.webhooks import outbound
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import (
     ANSWERS,
@@ -25,6 +22,7 @@ from tests.builders import (
     record,
 )
 from tests.metrics.figures import figures_here
+from tests.webhooks.dispatching import deliver_due
 from tests.webhooks.receiver import OK, Receiver, receiving
 
 Added = Callable[..., float]
@@ -56,10 +54,7 @@ def test_posts_by_what_came_of_them(app: Flask, receiver: Receiver, added: Added
     receiver.reply = lambda _received: next(replies)
     an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
     an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
-    news.publish_news()
-    egress = Egress(EgressRules(allow_private=True), user_agent="test")
-    while (post := outbound.claim_due()) is not None:
-        outbound.deliver(post, egress=egress, cipher=app.extensions["maramoja"].cipher)
+    deliver_due(app)
 
     for outcome, count in (("delivered", 1), ("http_error", 1), ("connection_refused", 2)):
         assert added("webhook_posts_total", outcome=outcome) == count, outcome

@@ -13,7 +13,7 @@ from flask import Flask
 from sqlalchemy import func, select
 from sqlalchemy.exc import DataError, IntegrityError
 
-from payments_app.kernel import idempotency
+from payments_app.kernel import idempotency, stored_answers
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import (
     Attempt,
@@ -88,7 +88,7 @@ def find(attempt: Attempt) -> Earlier | None:
 
 def drop(attempt: Attempt) -> None:
     with transaction(EVERY_TENANT) as session:
-        idempotency.drop_answers(session, [(attempt.tenant_id, attempt.mode, attempt.key)])
+        stored_answers.drop_answers(session, [(attempt.tenant_id, attempt.mode, attempt.key)])
 
 
 def test_the_first_claim_takes_the_key_and_every_later_one_finds_the_first(

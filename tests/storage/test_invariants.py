@@ -15,7 +15,6 @@ from payments_app.payments.breaks import list_breaks, release_tenant, resolve_br
 from payments_app.payments.errors import BreakNotFound
 from payments_app.payments.invariants import Invariant, check_everything
 from payments_app.payments.model import Payment
-from payments_app.payments.seals import seal_events
 from payments_app.tenants.errors import BreaksOpen, ReasonMissing
 from payments_app.tenants.holds import held_tenants
 from tests.builders import (
@@ -25,6 +24,7 @@ from tests.builders import (
     an_accepted_payment,
     make_due,
     payment_row,
+    publish_and_checkpoint,
     rails_of,
 )
 from tests.storage.bending import LAWLESS, Superuser
@@ -61,13 +61,26 @@ def ended_otherwise_than_its_evidence(superuser: Superuser, payment: Payment) ->
     )
 
 
+def ended_by_a_refusal_of_one_of_two(superuser: Superuser, payment: Payment) -> None:
+    """Its last request was refused; the one before it had left too."""
+    superuser.run(
+        "UPDATE payments SET status = 'FAILED', failure_code = 'other' WHERE id = %s", payment.id
+    )
+    superuser.run("UPDATE events SET status = 'FAILED' WHERE payment_id = %s", payment.id)
+    superuser.run(
+        "UPDATE provider_exchanges SET kind = 'submit', verdict = 'REFUSED', requests_left = 1"
+        " WHERE id = %s",
+        payment.evidence_id,
+    )
+
+
 def ended_on_anothers_evidence(superuser: Superuser, payment: Payment) -> None:
     superuser.run("UPDATE payments SET evidence_id = 0 WHERE id = %s", payment.id)
 
 
 def says_otherwise_than_its_story(superuser: Superuser, payment: Payment) -> None:
     superuser.run(
-        "UPDATE payment_events SET status = 'PENDING' WHERE payment_id = %s AND sequence = %s",
+        "UPDATE events SET status = 'PENDING' WHERE payment_id = %s AND sequence = %s",
         payment.id,
         payment.sequence,
     )
@@ -75,7 +88,7 @@ def says_otherwise_than_its_story(superuser: Superuser, payment: Payment) -> Non
 
 def contradicted(superuser: Superuser, payment: Payment) -> None:
     superuser.run(
-        "UPDATE payment_events SET type = 'payment.contradicted', data = '{\"verdict\": \"FAILED\"}'"
+        "UPDATE events SET type = 'payment.contradicted', data = '{\"verdict\": \"FAILED\"}'"
         " WHERE payment_id = %s AND sequence = %s",
         payment.id,
         payment.sequence,
@@ -86,13 +99,14 @@ PLANTED: dict[str, tuple[Planted, Invariant]] = {
     "reference": (sent_under_another_reference, Invariant.ONE_REFERENCE),
     "verdict": (ended_otherwise_than_its_evidence, Invariant.END_HAS_EVIDENCE),
     "evidence": (ended_on_anothers_evidence, Invariant.END_HAS_EVIDENCE),
+    "refusal": (ended_by_a_refusal_of_one_of_two, Invariant.REFUSAL_OF_ONLY_REQUEST),
     "story": (says_otherwise_than_its_story, Invariant.STORY_AGREES),
     "contradiction": (contradicted, Invariant.END_STANDS),
 }
 
 
 @pytest.mark.parametrize("name", PLANTED)
-@pytest.mark.parametrize("look", [seal_events, check_everything])
+@pytest.mark.parametrize("look", [publish_and_checkpoint, check_everything])
 def test_a_break_is_found_and_puts_its_tenants_brake_on(
     app: Flask, superuser: Superuser, name: str, look: Callable[[], int]
 ) -> None:
@@ -111,7 +125,7 @@ def test_a_break_is_found_and_puts_its_tenants_brake_on(
     ]
 
 
-@pytest.mark.parametrize("look", [seal_events, check_everything])
+@pytest.mark.parametrize("look", [publish_and_checkpoint, check_everything])
 def test_what_is_well_breaks_nothing(app: Flask, look: Callable[[], int]) -> None:
     an_ended_payment(app, "declined")
     an_ended_payment(app)
@@ -129,6 +143,23 @@ def test_one_transaction_of_the_provider_ends_one_payment(app: Flask, superuser:
     shared = [one for one in found if one.invariant == Invariant.ONE_PAYMENT_A_TRANSACTION]
     assert {one.subject for one in shared} == {str(first.id), str(second.id)}
     assert len(held_tenants()) == 2
+
+
+@pytest.mark.parametrize(
+    "differs",
+    ["provider = 'another'", "target_environment = 'mtnzambia'", "mode = 'test'"],
+)
+def test_the_same_number_elsewhere_is_another_transaction(
+    app: Flask, superuser: Superuser, differs: str
+) -> None:
+    """Each column of what names a transaction: provider, environment; a sandbox makes them up."""
+    first, _second = an_ended_payment(app), an_ended_payment(app)
+    superuser.run("UPDATE payments SET mode = 'live', provider_transaction_id = '77'")
+    superuser.run(f"UPDATE payments SET {differs} WHERE id = %s", first.id)  # noqa: S608  ours
+    with app.app_context():
+        check_everything()
+        found = list_breaks(None, resolved=False)
+    assert Invariant.ONE_PAYMENT_A_TRANSACTION not in {one.invariant for one in found}
 
 
 def test_a_bent_record_is_a_break_of_its_tenant(app: Flask, superuser: Superuser) -> None:
@@ -149,7 +180,7 @@ def test_a_bent_record_is_a_break_of_its_tenant(app: Flask, superuser: Superuser
 def broken_tenant(app: Flask, superuser: Superuser) -> UUID:
     payment = an_ended_payment(app)
     ended_otherwise_than_its_evidence(superuser, payment)
-    seal_events()
+    publish_and_checkpoint()
     return payment.tenant_id
 
 
@@ -175,8 +206,12 @@ def test_a_break_is_never_rewritten(app: Flask, superuser: Superuser) -> None:
     tenant_id = broken_tenant(app, superuser)
     (found,) = list_breaks(tenant_id, resolved=False)
     resolve_break(found.id, why="looked at", actor="cli:test")
-    for change in ("detail = 'nothing'", "resolution = 'otherwise'", "resolved_at = NULL"):
-        with pytest.raises(Exception, match="resolved once"), transaction(tenant_id) as session:
+    for change, refused in (
+        ("detail = 'nothing'", "permission denied"),
+        ("resolution = 'otherwise'", "resolved once"),
+        ("resolved_at = NULL", "resolved once"),
+    ):
+        with pytest.raises(Exception, match=refused), transaction(tenant_id) as session:
             session.execute(text(f"UPDATE invariant_breaks SET {change}"))  # noqa: S608  ours
     with pytest.raises(Exception, match=r"denied|refused"), transaction(tenant_id) as session:
         session.execute(text("DELETE FROM invariant_breaks"))

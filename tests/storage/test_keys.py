@@ -13,10 +13,17 @@ from sqlalchemy import event, select, text
 from payments_app.audit.model import AuditEntry
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.providers.contract import Mode
-from payments_app.tenants.caller import Caller, verify_key
+from payments_app.tenants.caller import Caller, hash_of, verify_key
 from payments_app.tenants.errors import KeyNameInvalid, KeyNotFound, TenantSuspended
 from payments_app.tenants.key_format import CHECKSUM_LENGTH, checksum, new_key
-from payments_app.tenants.keys import IssuedKey, NewKey, issue_key, list_keys, revoke_key
+from payments_app.tenants.keys import (
+    IssuedKey,
+    NewKey,
+    fingerprint,
+    issue_key,
+    list_keys,
+    revoke_key,
+)
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import (
     configure_tenant,
@@ -24,6 +31,7 @@ from payments_app.tenants.registry import (
     resume_tenant,
     suspend_tenant,
 )
+from payments_app.tenants.scopes import DEFAULT_SCOPES
 
 # Well formed, and nobody's. Fixed: all test processes must collect the same names.
 AN_ID = "01a209ad-4164-7047-9850-453984927403"
@@ -84,6 +92,7 @@ def test_a_key_proves_whose_it_is_with_all_that_a_request_needs(tenant: Tenant, 
         require_idempotency_key=True,
         rate_limit="7 per minute",
         default_provider="mtn_momo",
+        scopes=DEFAULT_SCOPES,
     )
 
 
@@ -156,7 +165,13 @@ def test_revoking_twice_keeps_the_first_time_and_tells_it_once(tenant: Tenant) -
     )
     with transaction(EVERY_TENANT) as session:
         told = session.execute(wanted.order_by(AuditEntry.id)).all()
-    detail = {"prefix": key.prefix, "mode": "live", "name": "till 1"}
+    detail = {
+        "prefix": key.prefix,
+        "mode": "live",
+        "name": "till 1",
+        "scopes": sorted(DEFAULT_SCOPES),
+        "fingerprint": fingerprint(hash_of(key.key)),
+    }
     assert [tuple(entry) for entry in told] == [
         ("key.issued", "cli:ada", detail),
         ("key.revoked", "cli:ada", detail),

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 
 from payments_app.kernel.database import transaction_is_open
 from payments_app.kernel.money import Money
 from payments_app.payments import retry
 from payments_app.payments.evidence import EVIDENCE_BYTES_MAX, opened_body
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.payments.payers import payer_of
-from payments_app.payments.rails import Rails
-from payments_app.providers.contract import Observation, PaymentOrder, Verdict
+from payments_app.payments.rate_limit import AccountPace
+from payments_app.providers.contract import AccountKey, Observation, PaymentOrder, Verdict
 from tests.builders import (
     ANSWERS,
     ScriptedProvider,
@@ -75,11 +77,11 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
-def submitted(provider: ScriptedProvider, rails: Rails, answer: Observation) -> Payment:
+def submitted(provider: ScriptedProvider, rails: PaymentGateway, answer: Observation) -> Payment:
     """A payment after one submission that was answered so."""
     # What is due at once is asked about in the same round: that answer shall not matter.
     provider.submits, provider.checks = [answer], [ANSWERS["not_sent"]]
@@ -88,7 +90,9 @@ def submitted(provider: ScriptedProvider, rails: Rails, answer: Observation) -> 
     return payment_row(payment_id)
 
 
-def asked(provider: ScriptedProvider, rails: Rails, payment: Payment, answer: Observation) -> None:
+def asked(
+    provider: ScriptedProvider, rails: PaymentGateway, payment: Payment, answer: Observation
+) -> None:
     """One question about it that is answered so, a second after the last act."""
     provider.checks = [answer]
     make_due(payment.id)
@@ -108,7 +112,7 @@ def delay_s(row: Payment) -> float:
 
 @pytest.mark.parametrize("answer", TO_SUBMISSION)
 def test_the_answer_to_a_submission_sets_stage_step_and_story(
-    provider: ScriptedProvider, rails: Rails, answer: str
+    provider: ScriptedProvider, rails: PaymentGateway, answer: str
 ) -> None:
     after, step, next_s, line = TO_SUBMISSION[answer]
     row = submitted(provider, rails, ANSWERS[answer])
@@ -126,7 +130,7 @@ def test_the_answer_to_a_submission_sets_stage_step_and_story(
 
 @pytest.mark.parametrize("answer", TO_SUBMISSION)
 def test_the_answer_to_a_submission_is_kept_in_the_row_that_was_there_before_it(
-    provider: ScriptedProvider, rails: Rails, answer: str
+    provider: ScriptedProvider, rails: PaymentGateway, answer: str
 ) -> None:
     before: list[tuple[object, object]] = []
 
@@ -151,7 +155,7 @@ def test_the_answer_to_a_submission_is_kept_in_the_row_that_was_there_before_it(
 
 @pytest.mark.parametrize("answer", ["paid", "declined", "refused"])
 def test_an_end_points_to_the_answer_that_said_so(
-    provider: ScriptedProvider, rails: Rails, answer: str
+    provider: ScriptedProvider, rails: PaymentGateway, answer: str
 ) -> None:
     row = submitted(provider, rails, ANSWERS[answer])
     (exchange,) = exchanges_of(row.id)
@@ -163,14 +167,14 @@ def test_an_end_points_to_the_answer_that_said_so(
 
 
 def test_a_failure_that_the_provider_does_not_explain_is_other(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     row = submitted(provider, rails, replace(ANSWERS["declined"], failure=None))
     assert (row.status, row.failure_code) == ("FAILED", "other")
 
 
 def test_the_provider_is_told_what_was_accepted_and_no_transaction_waits_for_it(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     told: list[tuple[PaymentOrder, bool]] = []
 
@@ -200,7 +204,7 @@ def test_the_provider_is_told_what_was_accepted_and_no_transaction_waits_for_it(
 
 @pytest.mark.parametrize("where", ["prepare", "submit"])
 def test_what_was_not_sent_is_handed_back_and_tried_again_ever_later(
-    provider: ScriptedProvider, rails: Rails, where: str
+    provider: ScriptedProvider, rails: PaymentGateway, where: str
 ) -> None:
     provider.submits = [ANSWERS["not_sent"]]
     provider.not_ready = ANSWERS["not_sent"] if where == "prepare" else None
@@ -222,7 +226,7 @@ def test_what_was_not_sent_is_handed_back_and_tried_again_ever_later(
 @pytest.mark.parametrize("verdict", [Verdict.NOT_SENT, Verdict.UNKNOWN, Verdict.NOT_FOUND])
 @pytest.mark.parametrize("wanted_s", [120.0, 1e9, float("inf"), float("nan"), -60.0])
 def test_a_provider_may_ask_for_patience_within_bounds(
-    provider: ScriptedProvider, rails: Rails, verdict: Verdict, wanted_s: float
+    provider: ScriptedProvider, rails: PaymentGateway, verdict: Verdict, wanted_s: float
 ) -> None:
     row = submitted(provider, rails, Observation(verdict, "busy", retry_after_s=wanted_s))
     assert delay_s(row) <= retry.RETRY_AFTER_MAX_S
@@ -232,13 +236,28 @@ def test_a_provider_may_ask_for_patience_within_bounds(
         assert delay_s(row) == pytest.approx(1, abs=0.25)
 
 
+@pytest.mark.parametrize("first", ["unknown", "not_sent"])
+def test_a_provider_may_ask_for_patience_at_a_later_submission_too(
+    provider: ScriptedProvider, rails: PaymentGateway, first: str
+) -> None:
+    row = submitted(provider, rails, ANSWERS[first])
+    provider.checks = [ANSWERS["not_found"]]
+    # Without an HTTP status: it is about this payment, and closes no account for other tests.
+    provider.submits = [replace(ANSWERS["not_sent"], retry_after_s=120.0)]
+    while len(provider.submissions) < 2:
+        let_time_pass(seconds=4)
+        make_due(row.id, forget_lease=True)
+        advance(rails)
+    assert due_in_s(row.id) > 115
+
+
 # --- questions ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answer", TO_QUESTION)
 @pytest.mark.parametrize(("before", "column"), [("accepted", 0), ("unknown", 1)])
 def test_the_answer_to_a_question_sets_stage_and_next_question(
-    provider: ScriptedProvider, rails: Rails, answer: str, before: str, column: int
+    provider: ScriptedProvider, rails: PaymentGateway, answer: str, before: str, column: int
 ) -> None:
     row = submitted(provider, rails, ANSWERS[before])
     asked(provider, rails, row, ANSWERS[answer])
@@ -255,7 +274,7 @@ def test_the_answer_to_a_question_sets_stage_and_next_question(
 
 @pytest.mark.parametrize("answer", TO_QUESTION)
 def test_the_answer_to_a_question_is_kept_unless_nothing_was_asked(
-    provider: ScriptedProvider, rails: Rails, answer: str
+    provider: ScriptedProvider, rails: PaymentGateway, answer: str
 ) -> None:
     row = submitted(provider, rails, ANSWERS["accepted"])
     asked(provider, rails, row, ANSWERS[answer])
@@ -263,7 +282,9 @@ def test_the_answer_to_a_question_is_kept_unless_nothing_was_asked(
     assert kept == ([] if answer == "not_sent" else [("check", ANSWERS[answer].verdict)])
 
 
-def test_evidence_is_kept_up_to_its_bound(provider: ScriptedProvider, rails: Rails) -> None:
+def test_evidence_is_kept_up_to_its_bound(
+    provider: ScriptedProvider, rails: PaymentGateway
+) -> None:
     long = replace(ANSWERS["paid"], body=b"x" * (EVIDENCE_BYTES_MAX + 1), elapsed_s=1.2345)
     row = submitted(provider, rails, long)
     (exchange,) = exchanges_of(row.id)
@@ -272,7 +293,7 @@ def test_evidence_is_kept_up_to_its_bound(provider: ScriptedProvider, rails: Rai
 
 
 def test_the_story_has_one_line_for_each_change_and_none_for_no_news(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     row = submitted(provider, rails, ANSWERS["unknown"])
     for answer in ("unknown", "not_found", "pending", "pending", "unknown", "not_found", "paid"):
@@ -290,7 +311,9 @@ def test_the_story_has_one_line_for_each_change_and_none_for_no_news(
 
 
 @pytest.mark.parametrize("answer", ["pending", "unknown", "not_sent"])
-def test_no_age_ends_a_payment(provider: ScriptedProvider, rails: Rails, answer: str) -> None:
+def test_no_age_ends_a_payment(
+    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+) -> None:
     row = submitted(provider, rails, ANSWERS["accepted"])
     for _ in range(3):
         let_time_pass(seconds=timedelta(days=30).total_seconds())
@@ -303,7 +326,7 @@ def test_no_age_ends_a_payment(provider: ScriptedProvider, rails: Rails, answer:
 
 @pytest.mark.parametrize("answer", ["paid", "declined"])
 def test_a_final_payment_is_never_taken_up_again(
-    provider: ScriptedProvider, rails: Rails, answer: str
+    provider: ScriptedProvider, rails: PaymentGateway, answer: str
 ) -> None:
     row = submitted(provider, rails, ANSWERS[answer])
     let_time_pass(seconds=1e6)
@@ -313,18 +336,20 @@ def test_a_final_payment_is_never_taken_up_again(
     assert payment_row(row.id).generation == row.generation
 
 
-def test_a_question_that_is_held_back_is_asked_later_and_leaves_no_trace(
-    provider: ScriptedProvider, rails: Rails
+def test_a_question_that_may_not_leave_yet_is_not_claimed(
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
-    class Crowded:
-        def wait_s(self, _account: object, _checks_per_s: float | None) -> float:
-            return 7.0
+    class Crowded(AccountPace):
+        def grant(self, wanted: Mapping[AccountKey, int]) -> dict[AccountKey, int]:
+            return dict.fromkeys(wanted, 0)
 
+    redis = current_app.extensions["maramoja"].redis
     row = submitted(provider, rails, ANSWERS["accepted"])
-    asked(provider, replace(rails, pace=Crowded()), row, ANSWERS["paid"])
+    make_due(row.id)
+    assert advance(replace(rails, pace=Crowded(redis, ceiling=100))) == 0
     assert provider.questions == []
     assert len(exchanges_of(row.id)) == 1
-    assert 3 < due_in_s(row.id) <= 7
+    assert payment_row(row.id).generation == row.generation
     asked(provider, rails, row, ANSWERS["paid"])
     assert payment_row(row.id).status == "SUCCESSFUL"
 
@@ -334,7 +359,7 @@ def test_a_question_that_is_held_back_is_asked_later_and_leaves_no_trace(
 
 @pytest.mark.parametrize("amount", [Money(99_999, "EUR"), Money(0, "EUR"), Money(100_000, "KES")])
 def test_another_amount_than_was_asked_settles_nothing(
-    provider: ScriptedProvider, rails: Rails, amount: Money
+    provider: ScriptedProvider, rails: PaymentGateway, amount: Money
 ) -> None:
     odd = replace(ANSWERS["paid"], amount=amount)
     row = submitted(provider, rails, ANSWERS["accepted"])
@@ -348,7 +373,7 @@ def test_another_amount_than_was_asked_settles_nothing(
 
 
 def test_a_submission_answered_with_another_amount_settles_nothing_either(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     row = submitted(provider, rails, replace(ANSWERS["paid"], amount=Money(1, "EUR")))
     assert (row.status, row.stage, row.next_step) == (OPEN, "unknown", "check")

@@ -8,10 +8,18 @@ from typing import Any, Final
 import pytest
 from flask import Flask
 
-from payments_app.payments.lifecycle import LEASE
+from payments_app.kernel.transport import Transport
+from payments_app.kernel.wire import Answer, Call, Silence, Wire
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
-from payments_app.payments.rails import Rails
-from payments_app.providers.contract import Capabilities, Mode, Observation, ProviderAccount
+from payments_app.payments.processor import LEASE
+from payments_app.providers.contract import (
+    Capabilities,
+    Mode,
+    Observation,
+    PaymentOrder,
+    ProviderAccount,
+)
 from payments_app.providers.registry import Registry
 from payments_app.tenants.accounts import NewAccount, ProviderAccounts, set_account
 from payments_app.tenants.errors import ProviderNotEnabled
@@ -44,7 +52,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -58,7 +66,7 @@ def capable(**changed: Any) -> Capabilities:
     return replace(usual, **changed)
 
 
-def submitted(provider: ScriptedProvider, rails: Rails, answer: str) -> Payment:
+def submitted(provider: ScriptedProvider, rails: PaymentGateway, answer: str) -> Payment:
     provider.submits = [ANSWERS[answer]]
     payment_id = an_accepted_payment(rails).payment_id
     assert advance(rails) == 1
@@ -69,7 +77,7 @@ def submitted(provider: ScriptedProvider, rails: Rails, answer: str) -> Payment:
 
 
 def test_after_a_crash_in_the_middle_of_a_submission_the_next_worker_asks_first(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     provider.checks = [ANSWERS["pending"]]
     row = payment_row(an_accepted_payment(rails).payment_id)
@@ -91,7 +99,7 @@ def test_after_a_crash_in_the_middle_of_a_submission_the_next_worker_asks_first(
 
 
 def test_after_a_crash_before_the_first_byte_the_same_reference_goes_out_later(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     row = payment_row(an_accepted_payment(rails).payment_id)
     a_claim()
@@ -103,7 +111,7 @@ def test_after_a_crash_before_the_first_byte_the_same_reference_goes_out_later(
 
 
 def test_a_crash_in_the_middle_of_a_question_costs_one_lease_and_nothing_else(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     row = submitted(provider, rails, "accepted")
     provider.checks = [ANSWERS["paid"]]
@@ -120,7 +128,7 @@ def test_a_crash_in_the_middle_of_a_question_costs_one_lease_and_nothing_else(
 
 
 def test_what_is_not_found_is_sent_again_under_the_same_reference_ever_later(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     row = submitted(provider, rails, "unknown")
     for sent, wait_s in enumerate([3, 6, 12, 24], start=1):
@@ -138,7 +146,7 @@ def test_what_is_not_found_is_sent_again_under_the_same_reference_ever_later(
 
 
 def test_submissions_that_never_left_do_not_put_off_the_resend_of_one_that_did(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     row = submitted(provider, rails, "not_sent")
     for _ in range(5):
@@ -155,7 +163,7 @@ def test_submissions_that_never_left_do_not_put_off_the_resend_of_one_that_did(
 
 
 def test_what_a_rail_may_charge_twice_is_never_sent_again(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     provider.capabilities = capable(idempotent_submit=False)
     row = submitted(provider, rails, "unknown")
@@ -172,7 +180,7 @@ def test_what_a_rail_may_charge_twice_is_never_sent_again(
 
 
 def test_after_a_crash_too_it_is_not_sent_again_where_that_may_charge_twice(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     provider.capabilities = capable(idempotent_submit=False)
     payment_id = an_accepted_payment(rails).payment_id
@@ -185,7 +193,7 @@ def test_after_a_crash_too_it_is_not_sent_again_where_that_may_charge_twice(
 
 
 def test_a_payment_that_was_seen_and_is_not_found_any_more_has_not_failed(
-    provider: ScriptedProvider, rails: Rails
+    provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     provider.capabilities = capable(idempotent_submit=False)
     row = submitted(provider, rails, "accepted")
@@ -199,7 +207,7 @@ def test_a_payment_that_was_seen_and_is_not_found_any_more_has_not_failed(
 
 
 @pytest.fixture
-def refused_after_doubt(provider: ScriptedProvider, rails: Rails) -> Payment:
+def refused_after_doubt(provider: ScriptedProvider, rails: PaymentGateway) -> Payment:
     """The first submission was not answered, the second was refused."""
     provider.capabilities = capable(resend_after_s=10)
     row = submitted(provider, rails, "unknown")
@@ -220,7 +228,7 @@ def test_a_refusal_after_a_submission_in_doubt_fails_nothing_yet(
 
 
 def test_the_refusal_ends_it_once_the_provider_has_long_had_nothing_else(
-    rails: Rails, refused_after_doubt: Payment
+    rails: PaymentGateway, refused_after_doubt: Payment
 ) -> None:
     row = refused_after_doubt
     let_time_pass(seconds=VISIBLE_AFTER_S - 5)
@@ -239,7 +247,7 @@ def test_the_refusal_ends_it_once_the_provider_has_long_had_nothing_else(
 
 @pytest.mark.parametrize("answer", ["pending", "unknown", "not_sent", "duplicate", "refused"])
 def test_without_a_not_found_the_refusal_ends_nothing(
-    provider: ScriptedProvider, rails: Rails, refused_after_doubt: Payment, answer: str
+    provider: ScriptedProvider, rails: PaymentGateway, refused_after_doubt: Payment, answer: str
 ) -> None:
     provider.checks = [ANSWERS[answer]]
     let_time_pass(seconds=30 * 86_400)
@@ -248,7 +256,7 @@ def test_without_a_not_found_the_refusal_ends_nothing(
 
 
 def test_the_first_submission_may_turn_out_paid_after_the_refusal(
-    provider: ScriptedProvider, rails: Rails, refused_after_doubt: Payment
+    provider: ScriptedProvider, rails: PaymentGateway, refused_after_doubt: Payment
 ) -> None:
     provider.checks = [ANSWERS["paid"]]
     let_time_pass(seconds=30 * 86_400)
@@ -258,7 +266,7 @@ def test_the_first_submission_may_turn_out_paid_after_the_refusal(
 
 @pytest.mark.parametrize("third", ["unknown", "accepted", "not_sent"])
 def test_a_refusal_that_is_not_the_last_word_ends_nothing(
-    provider: ScriptedProvider, rails: Rails, refused_after_doubt: Payment, third: str
+    provider: ScriptedProvider, rails: PaymentGateway, refused_after_doubt: Payment, third: str
 ) -> None:
     row = refused_after_doubt
     provider.submits = [ANSWERS[third]]
@@ -270,6 +278,87 @@ def test_a_refusal_that_is_not_the_last_word_ends_nothing(
     let_time_pass(seconds=2 * VISIBLE_AFTER_S)
     advance(rails)
     assert payment_row(row.id).status == "PENDING"
+
+
+# --- a refusal of another request than the only one ---------------------------------------------
+
+
+def sent_twice(_order: PaymentOrder, wire: Wire) -> Observation:
+    """The provider takes the first and answers 401; it refuses the second. As MTN's adapter sends."""
+    for _ in range(2):
+        wire.send(Call("POST", "http://rail.test/", {}, b"{}"))
+    return ANSWERS["refused"]
+
+
+class AnsweringTransport(Transport):
+    """Every request is answered by a 401, without a network."""
+
+    def exchange(self, _call: Call, *, leave_before: float | None) -> Answer | Silence:
+        assert leave_before is not None, "a submission has a lease"
+        return Answer(401, {}, b"")
+
+
+def test_a_refusal_of_the_second_request_of_a_submission_ends_nothing(
+    app: Flask, provider: ScriptedProvider
+) -> None:
+    rails = replace(rails_of(app, provider), transport=AnsweringTransport(user_agent="test"))
+    provider.submits = [sent_twice]
+    provider.checks = [ANSWERS["paid"]]
+    payment_id = an_accepted_payment(rails).payment_id
+    assert advance(rails) == 1
+    row = payment_row(payment_id)
+    assert (row.status, row.stage, row.next_step) == ("PENDING", "unknown", "check")
+    (sent,) = exchanges_of(payment_id)
+    assert (sent.verdict, sent.reason, sent.requests_left) == ("UNKNOWN", "sent_more_than_once", 2)
+    make_due(payment_id)
+    advance(rails)
+    assert payment_row(payment_id).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize("answer", ["refused", "declined"])
+def test_a_refusal_after_a_submission_that_was_answered_ends_nothing_yet(
+    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+) -> None:
+    provider.submits = [ANSWERS["throttled"], ANSWERS[answer]]
+    payment_id = an_accepted_payment(rails).payment_id
+    for _ in range(2):
+        make_due(payment_id)
+        assert advance(rails) == 1
+    row = payment_row(payment_id)
+    assert (row.status, row.stage, row.next_step) == ("PENDING", "unknown", "check")
+    assert events_of(payment_id)[-1].data == {"reason": "sent_before"}
+    let_time_pass(seconds=VISIBLE_AFTER_S + 1)
+    make_due(payment_id)
+    advance(rails)
+    # A refusal and a late "not found" end it; "failed" was the answer to a request, and is asked for.
+    assert payment_row(payment_id).status == ("FAILED" if answer == "refused" else "PENDING")
+
+
+def test_a_failure_told_of_a_resend_is_asked_for_before_it_is_believed(
+    provider: ScriptedProvider, rails: PaymentGateway
+) -> None:
+    row = submitted(provider, rails, "unknown")
+    provider.submits = [ANSWERS["declined"]]
+    let_time_pass(seconds=5)
+    make_due(row.id)
+    advance(rails)
+    assert len(provider.submissions) == 2
+    assert payment_row(row.id).status == "PENDING"
+    provider.checks = [ANSWERS["declined"]]
+    make_due(row.id)
+    advance(rails)
+    assert payment_row(row.id).status == "FAILED"
+
+
+def test_a_refusal_after_submissions_that_never_left_ends_the_payment(
+    provider: ScriptedProvider, rails: PaymentGateway
+) -> None:
+    provider.submits = [ANSWERS["not_sent"], ANSWERS["not_sent"], ANSWERS["refused"]]
+    payment_id = an_accepted_payment(rails).payment_id
+    for _ in range(3):
+        make_due(payment_id)
+        assert advance(rails) == 1
+    assert payment_row(payment_id).status == "FAILED"
 
 
 # --- rails that are gone or faulty --------------------------------------------------------------
@@ -299,7 +388,7 @@ def neighbour() -> ScriptedProvider:
     return ScriptedProvider(code="neighbour", checks=[ANSWERS["pending"]])
 
 
-def with_other_merchant(rails: Rails, app: Flask) -> Rails:
+def with_other_merchant(rails: PaymentGateway, app: Flask) -> PaymentGateway:
     accounts = tuple(
         ProviderAccount(
             *(None, code, Mode.TEST, "http://127.0.0.1:1", "sandbox"),
@@ -311,13 +400,13 @@ def with_other_merchant(rails: Rails, app: Flask) -> Rails:
     return replace(rails, accounts=ProviderAccounts(accounts, cipher))
 
 
-def without_account(rails: Rails, app: Flask) -> Rails:
+def without_account(rails: PaymentGateway, app: Flask) -> PaymentGateway:
     accounts = tuple(a for a in rails.accounts.platform() if a.provider != SCRIPTED)
     cipher = app.extensions["maramoja"].cipher
     return replace(rails, accounts=ProviderAccounts(accounts, cipher))
 
 
-def without_adapter(rails: Rails, _app: Flask) -> Rails:
+def without_adapter(rails: PaymentGateway, _app: Flask) -> PaymentGateway:
     codes = [code for code in rails.registry.codes() if code != SCRIPTED]
     return replace(rails, registry=Registry({code: rails.registry.get(code) for code in codes}))
 
@@ -353,7 +442,7 @@ def test_a_payment_whose_rail_is_gone_is_kept_and_the_others_go_on(
 
 
 def test_another_merchants_word_that_a_payment_is_there_counts(
-    app: Flask, provider: ScriptedProvider, rails: Rails
+    app: Flask, provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     row = submitted(provider, rails, "accepted")
     provider.checks = [ANSWERS["paid"]]
@@ -363,12 +452,12 @@ def test_another_merchants_word_that_a_payment_is_there_counts(
 
 
 def test_a_worker_that_remembers_an_older_account_reads_it_anew_before_it_waits(
-    app: Flask, provider: ScriptedProvider, rails: Rails
+    app: Flask, provider: ScriptedProvider, rails: PaymentGateway
 ) -> None:
     """Else the first payments after a change would wait a minute for somebody to act."""
     tenant, cipher = a_tenant(), app.extensions["maramoja"].cipher
     worker = replace(rails, accounts=ProviderAccounts((), cipher))
-    own = NewAccount(SCRIPTED, Mode.LIVE, "http://127.0.0.1:1", "sandbox", {"merchant": "first"})
+    own = NewAccount(SCRIPTED, Mode.LIVE, "http://127.0.0.1:1", "real", {"merchant": "first"})
     with pytest.raises(ProviderNotEnabled):
         worker.accounts.find(tenant_id=tenant.id, provider=SCRIPTED, mode=Mode.LIVE)
     for merchant in ("first", "second"):

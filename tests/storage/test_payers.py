@@ -19,8 +19,8 @@ from payments_app.kernel.vault import Vault, VaultClosed
 from payments_app.payments.callbacks import ReceivedCallback, note_callback
 from payments_app.payments.erasure import erase_old_payers, erase_payer, payments_of_payer
 from payments_app.payments.evidence import opened_body
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.payers import payer_of
-from payments_app.payments.rails import Rails
 from payments_app.payments.verification import verify_record
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.data_keys import StoredDataKeys
@@ -51,7 +51,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -67,7 +67,7 @@ def everything_at_rest(table: str) -> str:
     return repr([tuple(row) for row in rows])
 
 
-def test_the_number_rests_nowhere_in_the_clear(rails: Rails, caller: Caller) -> None:
+def test_the_number_rests_nowhere_in_the_clear(rails: PaymentGateway, caller: Caller) -> None:
     asker = an_asker(caller=caller, key=uuid4())
     payment_id = an_accepted_payment(rails, asker=asker).payment_id
     advance(rails)
@@ -86,7 +86,9 @@ def test_the_number_rests_nowhere_in_the_clear(rails: Rails, caller: Caller) -> 
     assert opened_body(payer, generation=last.generation, body=last.body) == body
 
 
-def test_one_payments_seal_is_worth_nothing_on_another(rails: Rails, caller: Caller) -> None:
+def test_one_payments_seal_is_worth_nothing_on_another(
+    rails: PaymentGateway, caller: Caller
+) -> None:
     one, two = (
         payment_row(an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id)
         for _ in range(2)
@@ -98,14 +100,14 @@ def test_one_payments_seal_is_worth_nothing_on_another(rails: Rails, caller: Cal
         payer_of(vault(), two)
 
 
-def test_two_tenants_indexes_of_one_number_tell_nothing(rails: Rails) -> None:
+def test_two_tenants_indexes_of_one_number_tell_nothing(rails: PaymentGateway) -> None:
     rows = [payment_row(an_accepted_payment(rails).payment_id) for _ in range(2)]
     assert rows[0].tenant_id != rows[1].tenant_id
     assert rows[0].payer_index != rows[1].payer_index
 
 
 def test_erasing_forgets_who_paid_and_keeps_what_was_paid(
-    rails: Rails, provider: ScriptedProvider, caller: Caller
+    rails: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
     asker = an_asker(caller=caller, key=uuid4())
     payment_id = an_accepted_payment(rails, asker=asker).payment_id
@@ -136,7 +138,7 @@ def test_erasing_forgets_who_paid_and_keeps_what_was_paid(
     assert (again.erased, again.open) == (0, 0)
 
 
-def test_the_record_verifies_after_an_erasure(rails: Rails, caller: Caller) -> None:
+def test_the_record_verifies_after_an_erasure(rails: PaymentGateway, caller: Caller) -> None:
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
     advance(rails)
     make_due(payment_id)
@@ -145,7 +147,9 @@ def test_the_record_verifies_after_an_erasure(rails: Rails, caller: Caller) -> N
     assert verify_record(caller.tenant_id, on_row=lambda: None).fault is None
 
 
-def test_an_open_payment_keeps_its_payer_until_it_has_ended(rails: Rails, caller: Caller) -> None:
+def test_an_open_payment_keeps_its_payer_until_it_has_ended(
+    rails: PaymentGateway, caller: Caller
+) -> None:
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
     done = erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
     assert (done.erased, done.open) == (0, 1)
@@ -156,7 +160,9 @@ def test_an_open_payment_keeps_its_payer_until_it_has_ended(rails: Rails, caller
     assert erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test").erased == 1
 
 
-def test_another_number_and_another_tenant_are_left_alone(rails: Rails, caller: Caller) -> None:
+def test_another_number_and_another_tenant_are_left_alone(
+    rails: PaymentGateway, caller: Caller
+) -> None:
     other = an_order(payer="256772000001")
     mine = an_accepted_payment(rails, order=other, asker=an_asker(caller=caller)).payment_id
     theirs = an_accepted_payment(rails).payment_id
@@ -170,7 +176,7 @@ def test_another_number_and_another_tenant_are_left_alone(rails: Rails, caller: 
 
 
 def test_what_ended_long_ago_is_forgotten_and_what_is_young_or_open_is_not(
-    rails: Rails, caller: Caller
+    rails: PaymentGateway, caller: Caller
 ) -> None:
     ended = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
     advance(rails)
@@ -184,7 +190,9 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_young_or_open_is_not(
     assert payment_row(waiting).payer is not None
 
 
-def test_a_late_callback_for_a_forgotten_payer_leaves_nothing(rails: Rails, caller: Caller) -> None:
+def test_a_late_callback_for_a_forgotten_payer_leaves_nothing(
+    rails: PaymentGateway, caller: Caller
+) -> None:
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
     advance(rails)
     make_due(payment_id)
@@ -205,13 +213,13 @@ def test_a_late_callback_for_a_forgotten_payer_leaves_nothing(rails: Rails, call
     ],
 )
 def test_the_database_lets_a_payer_go_whole_and_nothing_else_with_it(
-    rails: Rails, caller: Caller, database_url: str, change: str
+    rails: PaymentGateway, caller: Caller, migration_database_url: str, change: str
 ) -> None:
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
     advance(rails)
     make_due(payment_id)
     advance(rails)
-    url = database_url.replace("+psycopg", "")
+    url = migration_database_url.replace("+psycopg", "")
     with (
         psycopg.connect(url, options="-c maramoja.tenant=*") as connection,
         pytest.raises((psycopg.errors.RestrictViolation, psycopg.errors.CheckViolation)),
@@ -220,7 +228,7 @@ def test_the_database_lets_a_payer_go_whole_and_nothing_else_with_it(
 
 
 def test_the_database_keeps_an_open_payments_payer(
-    rails: Rails, caller: Caller, database_url: str
+    rails: PaymentGateway, caller: Caller, database_url: str
 ) -> None:
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
     url = database_url.replace("+psycopg", "")
@@ -236,7 +244,7 @@ def test_the_database_keeps_an_open_payments_payer(
 
 
 def test_without_the_key_nothing_is_sent_and_nothing_is_guessed(
-    rails: Rails, provider: ScriptedProvider, caller: Caller
+    rails: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
     payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
     lost = Vault(Cipher([Fernet.generate_key().decode()]), StoredDataKeys())

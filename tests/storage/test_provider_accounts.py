@@ -139,9 +139,17 @@ def test_a_test_key_uses_the_platforms_sandbox_and_a_live_key_its_live_account(
     assert found(book, tenant, Mode.LIVE) is PLATFORM_LIVE
 
 
-def test_a_live_key_may_use_a_development_installations_sandbox(tenant: Tenant) -> None:
-    assert found(accounts(PLATFORM_SANDBOX), tenant) is PLATFORM_SANDBOX
+def test_a_live_key_finds_no_sandbox_and_what_it_has_taken_there_goes_on(tenant: Tenant) -> None:
+    with pytest.raises(ProviderNotEnabled) as refused:
+        found(accounts(PLATFORM_SANDBOX), tenant)
+    assert "sandbox" in refused.value.detail
+    # Accepted by a release that did not mind.
     assert opened(accounts(PLATFORM_SANDBOX), tenant, None) is PLATFORM_SANDBOX
+
+
+def test_a_live_account_that_is_a_sandbox_is_refused_when_stored(tenant: Tenant) -> None:
+    with pytest.raises(ProviderAccountInvalid):
+        store(tenant, replace(SANDBOX, mode=Mode.LIVE))
 
 
 def test_a_test_account_that_moves_money_is_refused_when_stored(tenant: Tenant) -> None:

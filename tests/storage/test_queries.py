@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments.errors import CursorInvalid, PaymentNotFound
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.queries import (
     PaymentFilter,
     find_events,
     find_payment,
     list_payments,
 )
-from payments_app.payments.rails import Rails
 from payments_app.providers.contract import Mode
 from payments_app.tenants.caller import Caller
 from tests.builders import (
@@ -48,7 +48,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> Rails:
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -57,7 +57,7 @@ def caller() -> Caller:
     return a_caller()
 
 
-def paid_into(rails: Rails, caller: Caller, **order: str) -> UUID:
+def paid_into(rails: PaymentGateway, caller: Caller, **order: str) -> UUID:
     accepted = an_accepted_payment(rails, order=an_order(**order), asker=an_asker(caller=caller))
     return accepted.payment_id
 
@@ -84,7 +84,7 @@ def walked(caller: Caller, wanted: PaymentFilter = ALL, *, limit: int) -> list[l
 
 
 def test_another_tenants_and_another_modes_payments_look_like_none(
-    rails: Rails, caller: Caller
+    rails: PaymentGateway, caller: Caller
 ) -> None:
     own = paid_into(rails, caller)
     assert find_payment(caller, own).id == own
@@ -104,7 +104,7 @@ def test_another_tenants_and_another_modes_payments_look_like_none(
 
 
 def test_each_filter_keeps_what_it_names_and_together_they_keep_what_all_name(
-    rails: Rails, provider: ScriptedProvider, caller: Caller
+    rails: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
     provider.submits = [ANSWERS["paid"], ANSWERS["declined"], ANSWERS["accepted"]]
     paid = paid_into(rails, caller, amount="10", external_id="a")
@@ -145,7 +145,7 @@ def created_at_once(url: str, caller: Caller) -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8])
 @pytest.mark.parametrize("at_once", [0, 1])
 def test_pages_hold_everything_once_newest_first(
-    rails: Rails, caller: Caller, administrator_url: str, limit: int, at_once: int
+    rails: PaymentGateway, caller: Caller, administrator_url: str, limit: int, at_once: int
 ) -> None:
     ids = [paid_into(rails, caller) for _ in range(7)]
     paid_into(rails, a_caller())
@@ -157,7 +157,7 @@ def test_pages_hold_everything_once_newest_first(
     assert 1 <= len(pages[-1]) <= limit
 
 
-def test_what_is_created_meanwhile_shifts_no_page(rails: Rails, caller: Caller) -> None:
+def test_what_is_created_meanwhile_shifts_no_page(rails: PaymentGateway, caller: Caller) -> None:
     first = [paid_into(rails, caller) for _ in range(4)]
     page = list_payments(caller, ALL, limit=2, cursor=None, vault=vault())
     paid_into(rails, caller)
@@ -166,7 +166,7 @@ def test_what_is_created_meanwhile_shifts_no_page(rails: Rails, caller: Caller) 
     assert rest.next_cursor is None
 
 
-def test_a_cursor_of_another_tenant_opens_nothing(rails: Rails, caller: Caller) -> None:
+def test_a_cursor_of_another_tenant_opens_nothing(rails: PaymentGateway, caller: Caller) -> None:
     stranger = a_caller()
     mine = paid_into(rails, caller)
     for _ in range(3):
@@ -176,7 +176,7 @@ def test_a_cursor_of_another_tenant_opens_nothing(rails: Rails, caller: Caller) 
     assert [p.id for p in page.payments] == [mine]
 
 
-def test_filters_hold_on_every_page(rails: Rails, caller: Caller) -> None:
+def test_filters_hold_on_every_page(rails: PaymentGateway, caller: Caller) -> None:
     wanted = [paid_into(rails, caller, payer="256772000000") for _ in range(3)]
     for _ in range(3):
         paid_into(rails, caller)
@@ -221,7 +221,7 @@ def test_a_cursor_at_the_edge_of_time_is_a_position_like_any_other(
 
 
 def test_a_story_is_read_in_its_order_from_any_line_on(
-    rails: Rails, provider: ScriptedProvider, caller: Caller
+    rails: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
     provider.submits = [ANSWERS["unknown"]]
     payment_id = paid_into(rails, caller)

@@ -18,15 +18,21 @@ from payments_app.audit.model import SEALED, AuditEntry
 from payments_app.audit.queries import latest_entries
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.jobs import Job
-from payments_app.payments import seals
+from payments_app.payments import checkpoints
 from payments_app.payments.model import Payment
-from payments_app.payments.seals import seal_events
 from payments_app.payments.verification import Verdict, verify_record
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.model import Tenant
-from payments_app.worker.clockwork import SEAL_EVERY_S, Clockwork
-from tests.builders import ScriptedProvider, a_tenant, an_accepted_payment, events_of, rails_of
+from payments_app.worker.poller import SEAL_EVERY_S, Poller
+from tests.builders import (
+    ScriptedProvider,
+    a_tenant,
+    an_accepted_payment,
+    events_of,
+    publish_and_checkpoint,
+    rails_of,
+)
 from tests.storage.attacker import Attacker
 
 THREADS = 8
@@ -136,9 +142,9 @@ def test_an_event_that_leaves_a_gap_is_refused(
 ) -> None:
     with pytest.raises(RestrictViolation, match="has nothing before it"):
         superuser.execute(
-            "INSERT INTO payment_events"
-            " (tenant_id, payment_id, sequence, type, status, stage, actor)"
-            " VALUES (%s, %s, %s, 'payment.ended', 'FAILED', 'final', 'eve')",
+            "INSERT INTO events"
+            " (tenant_id, mode, payment_id, sequence, type, status, stage, actor)"
+            " VALUES (%s, 'live', %s, %s, 'payment.ended', 'FAILED', 'final', 'eve')",
             (open_payment.tenant_id, open_payment.id, sequence),
         )
     superuser.rollback()
@@ -151,9 +157,9 @@ def test_each_event_is_sealed_once_however_many_seal(app: Flask) -> None:
     rails = rails_of(app, ScriptedProvider())
     for _ in range(5):
         an_accepted_payment(rails)
-    at_once(app, seal_events)
+    at_once(app, publish_and_checkpoint)
     assert sealed_events() == 5
-    assert seal_events() == 0
+    assert publish_and_checkpoint() == 0
     verdict = verify()
     assert (verdict.fault, verdict.seals) == (None, 5), "each payment's tenant has its own"
 
@@ -165,16 +171,17 @@ def test_an_event_is_not_overtaken_by_a_later_one_that_is_there_first(
     slow = an_accepted_payment(rails).payment_id
     superuser.execute("UPDATE payments SET sequence = 2 WHERE id = %s", (slow,))
     superuser.execute(
-        "INSERT INTO payment_events (tenant_id, payment_id, sequence, type, status, stage, actor)"
-        " SELECT tenant_id, id, 2, 'payment.noted', status, stage, 'engine' FROM payments"
+        "INSERT INTO events (tenant_id, mode, payment_id, sequence, type, status, stage, actor)"
+        " SELECT tenant_id, mode, id, 2, 'payment.noted', status, stage, 'engine' FROM payments"
         " WHERE id = %s",
         (slow,),
     )
     an_accepted_payment(rails)
     timer = threading.Timer(0.5, superuser.commit)
     timer.start()
-    assert seal_events() == 3, "it waits for the transaction that is open"
+    assert publish_and_checkpoint() == 1, "it waits for the transaction that is open"
     timer.join()
+    assert publish_and_checkpoint() == 2
     assert len(events_of(slow)) == 2
     assert verify().fault is None
 
@@ -188,7 +195,7 @@ def test_events_are_sealed_each_minute(app: Flask) -> None:
 def test_a_worker_seals_without_a_broker(app: Flask) -> None:
     an_accepted_payment(rails_of(app, ScriptedProvider()))
     stop = threading.Event()
-    clockwork = Clockwork(app, stop, seal_every_s=0.05)
+    clockwork = Poller(app, stop, seal_every_s=0.05)
     clockwork.start()
     deadline = time.monotonic() + 10
     while not sealed_events() and time.monotonic() < deadline:
@@ -204,17 +211,18 @@ def test_what_is_many_is_sealed_in_batches(
     count = len(events_of(open_payment.id))
     superuser.execute("SET session_replication_role = replica")
     superuser.execute(
-        "INSERT INTO payment_events"
-        " (tenant_id, payment_id, sequence, type, status, stage, actor, previous_hash, hash)"
-        " SELECT %s, gen_random_uuid(), 1, 'payment.accepted', 'PENDING', 'accepted', 'engine',"
-        " sha256(n::text::bytea), sha256(n::text::bytea) FROM generate_series(1, %s) AS n",
-        (open_payment.tenant_id, seals.BATCH + 5),
+        "INSERT INTO events"
+        " (tenant_id, mode, payment_id, sequence, type, status, stage, actor, previous_hash, hash,"
+        " feed_data)"
+        " SELECT %s, 'live', gen_random_uuid(), 1, 'payment.accepted', 'PENDING', 'accepted', 'engine',"
+        " sha256(n::text::bytea), sha256(n::text::bytea), '{}' FROM generate_series(1, %s) AS n",
+        (open_payment.tenant_id, checkpoints.BATCH + 5),
     )
     superuser.commit()
-    assert seal_events() == count + seals.BATCH + 5
+    assert publish_and_checkpoint() == count + checkpoints.BATCH + 5
     entries = latest_entries(open_payment.tenant_id, limit=9)
     sizes = [entry.detail["events"] for entry in entries if entry.action == SEALED]
-    assert sizes == [count + 5, seals.BATCH]
+    assert sizes == [count + 5, checkpoints.BATCH]
 
 
 def test_an_entry_that_only_calls_itself_a_seal_is_named(tenant_with_false_seal: Tenant) -> None:
@@ -248,12 +256,12 @@ def test_a_false_seal_does_not_end_the_sealing(
     app: Flask, superuser: psycopg.Connection, through: str
 ) -> None:
     first = an_accepted_payment(rails_of(app, ScriptedProvider()))
-    assert seal_events() == len(events_of(first.payment_id))
+    assert publish_and_checkpoint() == len(events_of(first.payment_id))
     plant_seal(superuser, a_tenant(), f'{{"through": {through}, "events": 0}}')
     later = an_accepted_payment(rails_of(app, ScriptedProvider()))
 
-    assert seal_events() == len(events_of(later.payment_id))
-    assert seal_events() == 0
+    assert publish_and_checkpoint() == len(events_of(later.payment_id))
+    assert publish_and_checkpoint() == 0
     fault = verify().fault
     assert fault is not None
     assert "of the audit trail sealed 0 events" in fault.detail

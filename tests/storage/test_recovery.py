@@ -7,12 +7,14 @@ from uuid import UUID, uuid4
 import pytest
 from flask import Flask
 
+from payments_app.audit.queries import latest_entries
 from payments_app.payments.acceptance import reference_for
+from payments_app.payments.breaks import release_tenant
 from payments_app.payments.errors import RecoveryUnfinished
-from payments_app.payments.news import publish_news
-from payments_app.payments.rails import Rails
+from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.outbox import publish_outbox
 from payments_app.payments.recovery import begin_recovery, finish_recovery, progress
-from payments_app.payments.states import Stage, Status
+from payments_app.payments.states import Stage, Status, Step
 from payments_app.providers.contract import Mode
 from payments_app.tenants.holds import RESTORED, held_tenants, hold_tenant
 from payments_app.webhooks.endpoints import Owner
@@ -26,10 +28,12 @@ from tests.builders import (
     age_submission,
     an_accepted_payment,
     an_asker,
+    claims,
     events_of,
     make_due,
     payment_row,
     rails_of,
+    record,
     vault,
 )
 
@@ -38,7 +42,7 @@ def begin() -> None:
     begin_recovery(actor="cli:test")
 
 
-def go_on(rails: Rails, payment_id: UUID) -> None:
+def go_on(rails: PaymentGateway, payment_id: UUID) -> None:
     make_due(payment_id, forget_lease=True)
     advance(rails)
 
@@ -130,6 +134,36 @@ def test_who_is_held_for_another_reason_meanwhile_stays_held() -> None:
     ]
 
 
+@pytest.mark.usefixtures("app")
+def test_who_is_held_for_a_restore_is_let_go_by_its_end_only() -> None:
+    """Else what was sent since the backup would be sent again before anyone had asked about it."""
+    tenant_id = a_caller().tenant_id
+    begin()
+    with pytest.raises(RecoveryUnfinished, match="flask recovery finish"):
+        release_tenant(tenant_id, actor="cli:test")
+    assert tenant_id in {tenant.id for tenant in held_tenants(RESTORED)}
+    finish_recovery(actor="cli:test")
+    entries = latest_entries(tenant_id, limit=4)
+    assert [(entry.action, entry.actor) for entry in reversed(entries)] == [
+        ("tenant.held", "cli:test"),
+        ("recovery.begun", "cli:test"),
+        ("tenant.released", "cli:test"),
+        ("recovery.finished", "cli:test"),
+    ]
+
+
+def test_who_had_a_payment_in_hand_when_it_begins_records_nothing(app: Flask) -> None:
+    """Its answer is of before the restore. The payment is asked about by somebody else."""
+    rails = rails_of(app, ScriptedProvider())
+    payment_id = an_accepted_payment(rails).payment_id
+    (in_hand,) = claims(1)
+    begin()
+    record(in_hand, ANSWERS["accepted"], rails)
+    row = payment_row(payment_id)
+    assert (row.stage, row.next_step) == (Stage.SUBMITTING, Step.CHECK)
+    assert row.generation > in_hand.generation
+
+
 def test_to_begin_again_asks_again(app: Flask) -> None:
     """As after a backup that was taken during a recovery: what was heard before it is old."""
     rails = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
@@ -164,10 +198,10 @@ def test_the_feed_goes_on_behind_all_that_readers_can_have_seen(app: Flask) -> N
     caller = a_caller()
     owner = Owner(caller.tenant_id, caller.mode)
     an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
-    publish_news()
+    publish_outbox()
     assert last_position(owner) == 1
     begin()
-    publish_news()
+    publish_outbox()
     page = read_events(owner, after=GAP, limit=10)
     assert [event.type for event in page.events] == [RESTORED_EVENT, "payment.unknown"]
     assert [event.position for event in page.events] == [1 + GAP, 2 + GAP]

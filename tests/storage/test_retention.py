@@ -15,7 +15,7 @@ from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.payments import retention
 from payments_app.payments.acceptance import Asker
-from payments_app.payments.rails import Rails
+from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.retention import expire_answers
 from tests.builders import (
     ANSWERS,
@@ -38,7 +38,7 @@ COPIES: Final = (
 
 
 @pytest.fixture
-def rails(app: Flask) -> Rails:
+def rails(app: Flask) -> PaymentGateway:
     return rails_of(app, ScriptedProvider(submits=[ANSWERS["paid"]]))
 
 
@@ -51,7 +51,9 @@ def a_past_asker() -> Asker:
     return an_asker(key=uuid4(), kept_for=PAST)
 
 
-def test_an_answer_goes_when_its_time_is_over_and_its_payment_has_ended(rails: Rails) -> None:
+def test_an_answer_goes_when_its_time_is_over_and_its_payment_has_ended(
+    rails: PaymentGateway,
+) -> None:
     an_accepted_payment(rails, asker=a_past_asker())
     (before,) = keys()
     advance(rails)
@@ -73,7 +75,7 @@ def test_an_answer_stays_while_money_may_be_in_flight(app: Flask, answer: str) -
     assert keys()[0].body is not None
 
 
-def test_an_answer_whose_time_is_not_over_stays(rails: Rails) -> None:
+def test_an_answer_whose_time_is_not_over_stays(rails: PaymentGateway) -> None:
     an_accepted_payment(rails, asker=an_asker(key=uuid4()))
     advance(rails)
     assert expire_answers() == 0
@@ -81,7 +83,7 @@ def test_an_answer_whose_time_is_not_over_stays(rails: Rails) -> None:
 
 
 def test_a_backlog_of_several_batches_is_worked_off_in_one_go(
-    rails: Rails, database_url: str
+    rails: PaymentGateway, database_url: str
 ) -> None:
     an_accepted_payment(rails, asker=a_past_asker())
     advance(rails)
@@ -92,7 +94,7 @@ def test_a_backlog_of_several_batches_is_worked_off_in_one_go(
 
 
 def test_two_sweeps_at_once_drop_each_answer_once(
-    app: Flask, rails: Rails, database_url: str
+    app: Flask, rails: PaymentGateway, database_url: str
 ) -> None:
     an_accepted_payment(rails, asker=a_past_asker())
     advance(rails)
@@ -104,7 +106,7 @@ def test_two_sweeps_at_once_drop_each_answer_once(
 
 
 def test_a_key_that_somebody_holds_is_left_for_the_next_sweep(
-    rails: Rails, database_url: str
+    rails: PaymentGateway, database_url: str
 ) -> None:
     caller = a_caller()
     askers = [an_asker(caller=caller, key=uuid4(), kept_for=PAST) for _ in range(3)]

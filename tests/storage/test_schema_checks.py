@@ -61,14 +61,17 @@ ROWS: Final[dict[str, Row]] = {
         "created_at": NOW,
         "updated_at": NOW,
     },
-    "payment_events": {
+    "events": {
         "tenant_id": TENANT,
+        "mode": "live",
         "payment_id": UUID(int=5),
         "sequence": 1,
         "type": "payment.accepted",
         "status": "PENDING",
         "stage": "accepted",
         "actor": "engine",
+        "position": 1,
+        "feed_data": b"{}",
         "previous_hash": b"h" * 32,
         "hash": b"h" * 32,
     },
@@ -106,16 +109,6 @@ ROWS: Final[dict[str, Row]] = {
         "url": "https://shop.example/hook",
         "event_types": ["*"],
         "secret": "encrypted",
-    },
-    "webhook_events": {
-        "tenant_id": TENANT,
-        "id": UUID(int=8),
-        "mode": "live",
-        "type": "payment.accepted",
-        "payment_id": UUID(int=5),
-        "sequence": 1,
-        "position": 1,
-        "data": b"{}",
     },
     "webhook_deliveries": {
         "id": UUID(int=9),
@@ -159,6 +152,9 @@ PAID: Final[Row] = {
     "final_at": NOW,
     "next_action_at": None,
 }
+OF_NO_PAYMENT: Final[Row] = dict.fromkeys(
+    ("payment_id", "sequence", "status", "stage", "actor", "hash", "previous_hash")
+)
 FAILED: Final[Row] = {**PAID, "status": "FAILED", "failure_code": "payer_rejected"}
 
 # (what is wrong in the row, the rule that must refuse it)
@@ -197,14 +193,39 @@ ATTACKS: Final[list[tuple[Row, str]]] = [
     ({**FAILED, "failure_code": None}, "ck_payments_failure_has_code"),
     ({**PAID, "failure_code": "other"}, "ck_payments_failure_has_code"),
     ({"failure_code": "other"}, "ck_payments_failure_has_code"),
-    ({"sequence": 0}, "ck_payment_events_sequence_positive"),
+    ({"sequence": 0}, "ck_events_sequence_positive"),
+    *(
+        ({column: None}, "ck_events_of_payment_is_whole")
+        for column in ("sequence", "status", "stage", "actor")
+    ),
+    (
+        {**OF_NO_PAYMENT, "position": None, "feed_data": None},
+        "ck_events_of_no_payment_is_published",
+    ),
+    (
+        {**OF_NO_PAYMENT, "hash": b"h" * 32, "previous_hash": b"h" * 32},
+        "ck_events_of_no_payment_is_published",
+    ),
+    ({"feed_data": None}, "ck_events_published_is_whole"),
+    ({"hash": None, "previous_hash": None}, "ck_events_published_is_chained"),
+    ({"previous_hash": None}, "ck_events_hash_has_link"),
     ({"kind": "guess"}, "ck_provider_exchanges_kind_known"),
     ({"kind": "submit", "verdict": None}, "ck_provider_exchanges_closed_has_verdict"),
     ({"kind": "submit", "finished_at": None}, "ck_provider_exchanges_closed_has_verdict"),
     ({"verdict": None, "finished_at": None}, "ck_provider_exchanges_only_submit_is_open"),
+    *(
+        (
+            {"kind": "submit", "requests_left": 2, "verdict": verdict},
+            "ck_provider_exchanges_weak_verdict_is_of_one_request",
+        )
+        for verdict in ("REFUSED", "NOT_SENT", "NOT_FOUND", "FAILED")
+    ),
+    ({"requests_left": -1}, "ck_provider_exchanges_requests_left_counted"),
     ({"mode": "both"}, "ck_idempotency_keys_mode_known"),
     ({"fingerprint": b"f" * 31}, "ck_idempotency_keys_fingerprint_is_sha256"),
     ({"fingerprint": b""}, "ck_idempotency_keys_fingerprint_is_sha256"),
+    ({"resource_id": None}, "ck_idempotency_keys_stands_for_one_thing"),
+    ({"resource_path": "/api/v1/x"}, "ck_idempotency_keys_stands_for_one_thing"),
     ({"mode": "both"}, "ck_api_keys_mode_known"),
     ({"key_hash": b"mara_live_a_whole_key"}, "ck_api_keys_hash_is_sha256"),
     ({"scopes": ["everything"]}, "ck_api_keys_scopes_known"),
@@ -230,7 +251,6 @@ ATTACKS: Final[list[tuple[Row, str]]] = [
     ({"deleted_at": NOW, "secret": None}, "ck_webhook_endpoints_removed_is_disabled"),
     ({"status": "disabled"}, "ck_webhook_endpoints_disabled_has_time"),
     ({"disabled_at": NOW}, "ck_webhook_endpoints_disabled_has_time"),
-    ({"data": None}, "ck_webhook_events_published_is_whole"),
     ({"status": "lost"}, "ck_webhook_deliveries_status_known"),
     ({"status": "delivered"}, "ck_webhook_deliveries_has_time"),
     ({"delivered_at": NOW}, "ck_webhook_deliveries_has_time"),
@@ -246,16 +266,14 @@ COPIES: Final[list[tuple[Row, str]]] = [
         "uq_payments_tenant_id_mode_external_id",
     ),
     ({"fingerprint": b"g" * 32, "resource_id": UUID(int=50)}, "pk_idempotency_keys"),
-    ({"type": "payment.failed"}, "uq_payment_events_payment_id_sequence"),
+    ({"position": 2}, "uq_events_payment_id_sequence"),
+    ({"sequence": 2}, "uq_events_tenant_id_mode_position"),
     ({"hash": b"i" * 32}, "uq_audit_entries_tenant_id_position"),
     ({"kind": "submit"}, "uq_provider_exchanges_payment_id_generation"),
     ({"body": b"[]"}, "uq_callbacks_payment_id_digest"),
     ({"id": OTHER_TENANT}, "uq_tenants_slug"),
     ({"id": UUID(int=50), "tenant_id": OTHER_TENANT}, "uq_api_keys_prefix"),
     ({"id": UUID(int=50)}, "uq_provider_accounts_tenant_id_provider_mode"),
-    ({"sequence": 2, "position": 2}, "uq_webhook_events_id"),
-    ({"id": UUID(int=50), "position": 2}, "uq_webhook_events_payment_id_sequence"),
-    ({"id": UUID(int=50), "sequence": 2}, "uq_webhook_events_tenant_id_mode_position"),
     ({"id": UUID(int=50)}, "uq_webhook_deliveries_event_number_endpoint_id"),
     ({"detail": "otherwise"}, "uq_invariant_breaks_tenant_id_invariant_subject"),
     # Told by its partition's name.

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from flask import Flask
 from psycopg.errors import (
     CheckViolation,
     ForeignKeyViolation,
@@ -19,12 +20,12 @@ from psycopg.errors import (
 )
 
 from payments_app.payments.model import Payment
-from tests.builders import a_tenant, payment_row
+from tests.builders import ScriptedProvider, a_tenant, an_accepted_payment, payment_row, rails_of
 from tests.storage.attacker import EVERY_ROW, Attacker
 
 AN_ID: Final = UUID("01a209ad-4164-7047-9850-453984927403")
 LONG_AGO: Final = "2020-01-01T00:00:00Z"
-APPEND_ONLY: Final = ("payment_events", "audit_entries", "callbacks")
+APPEND_ONLY: Final = ("events", "audit_entries", "callbacks")
 # What was told, and when: dropped a month after it ended.
 FORGOTTEN_IN_TIME = ("webhook_deliveries", "webhook_attempts")
 NEVER_REMOVED: Final = (*APPEND_ONLY, "payments", "provider_exchanges", "idempotency_keys")
@@ -77,6 +78,7 @@ CLOSED_EVIDENCE: Final[dict[str, object]] = {
     "failure_code": "other",
     "failure_provider_code": "another",
     "elapsed_ms": -1,
+    "requests_left": 0,
     "finished_at": LONG_AGO,
     "started_at": LONG_AGO,
     "payment_id": AN_ID,
@@ -108,12 +110,19 @@ NO_PROOF: Final = [
 def not_refused(
     attacker: Attacker, table: str, values: dict[str, object], refusal: str
 ) -> dict[str, str]:
-    """The columns that could be changed, or whose change another rule refused."""
+    """The columns that could be changed, or whose change another rule refused.
+
+    Our role doesn't get as far as to the rule where it has no right to the column.
+    """
     said = {
         column: attacker.refusal_of(lambda c=column, v=value: attacker.change(table, c, v))
         for column, value in values.items()
     }
-    return {column: words for column, words in said.items() if refusal not in words}
+    return {
+        column: words
+        for column, words in said.items()
+        if (refusal if attacker.may_change(table, column) else "permission denied") not in words
+    }
 
 
 def removal_refusal(attacker: Attacker) -> type[psycopg.Error]:
@@ -180,16 +189,77 @@ def test_another_payments_evidence_proves_nothing(
 
 
 @pytest.mark.parametrize(
-    ("status", "verdict"),
-    [("SUCCESSFUL", "SUCCESSFUL"), ("FAILED", "FAILED"), ("FAILED", "REFUSED")],
+    ("status", "verdict"), [("SUCCESSFUL", "SUCCESSFUL"), ("FAILED", "FAILED")]
 )
 def test_with_evidence_and_its_line_a_payment_ends(
     attacker: Attacker, open_payment: Payment, status: str, verdict: str
 ) -> None:
-    attacker.end(open_payment, status, attacker.evidence(open_payment, verdict))
+    answer = attacker.exchange(open_payment, 99, "check", verdict, 200)
+    attacker.end(open_payment, status, answer)
     attacker.tell(open_payment, status)
     attacker.connection.commit()
     assert payment_row(open_payment.id).status == status
+
+
+@pytest.fixture
+def unsent_payment(app: Flask) -> Payment:
+    """A payment of which nothing has left."""
+    accepted = an_accepted_payment(rails_of(app, ScriptedProvider()))
+    return payment_row(accepted.payment_id)
+
+
+@pytest.mark.parametrize(
+    ("kind", "verdict", "http_status", "stands"),
+    [
+        (None, None, None, True),
+        ("submit", "NOT_SENT", None, True),
+        ("submit", "NOT_SENT", 429, False),
+        ("submit", "UNKNOWN", None, False),
+        ("submit", "PENDING", 202, False),
+        ("submit", None, None, False),
+        ("check", "NOT_FOUND", 404, True),
+        ("check", "UNKNOWN", 500, True),
+    ],
+)
+def test_a_refusal_ends_a_payment_only_if_its_request_is_the_only_one_that_left(
+    attacker: Attacker,
+    unsent_payment: Payment,
+    kind: str | None,
+    verdict: str | None,
+    http_status: int | None,
+    *,
+    stands: bool,
+) -> None:
+    refusal = attacker.evidence(unsent_payment, "REFUSED")
+    if kind is not None:
+        attacker.exchange(unsent_payment, 98, kind, verdict, http_status)
+    attacker.tell(unsent_payment, "FAILED")
+    if stands:
+        attacker.end(unsent_payment, "FAILED", refusal)
+        attacker.connection.commit()
+        assert payment_row(unsent_payment.id).status == "FAILED"
+    else:
+        with pytest.raises(CheckViolation, match="another request of this payment"):
+            attacker.end(unsent_payment, "FAILED", refusal)
+
+
+@pytest.mark.parametrize(("generation", "stands"), [(97, False), (100, True)])
+def test_a_not_found_after_the_last_submission_lets_a_refusal_stand(
+    attacker: Attacker, unsent_payment: Payment, generation: int, *, stands: bool
+) -> None:
+    refusal = attacker.evidence(unsent_payment, "REFUSED")
+    attacker.exchange(unsent_payment, 98, "submit", "UNKNOWN", None)
+    attacker.exchange(unsent_payment, generation, "check", "NOT_FOUND", 404)
+    attacker.tell(unsent_payment, "FAILED")
+    refused = attacker.refusal_of(lambda: attacker.end(unsent_payment, "FAILED", refusal))
+    assert ("another request" not in refused) is stands
+
+
+def test_a_refusal_of_a_question_ends_nothing(attacker: Attacker, unsent_payment: Payment) -> None:
+    refusal = attacker.exchange(unsent_payment, 99, "check", "REFUSED", 403)
+    attacker.tell(unsent_payment, "FAILED")
+    with pytest.raises(CheckViolation, match="another request of this payment"):
+        attacker.end(unsent_payment, "FAILED", refusal)
 
 
 @pytest.mark.parametrize("told", ["never", "another_end", "another_payment", "too_early"])
@@ -275,8 +345,12 @@ def test_an_open_submission_stays_that_of_its_payment_and_claim(
 ) -> None:
     exchange = attacker.evidence(open_payment, None)
     for column, value in OPEN_SUBMISSION.items():
+        may = attacker.may_change("provider_exchanges", column)
         with (
-            pytest.raises(RestrictViolation, match="evidence never changes"),
+            pytest.raises(
+                RestrictViolation if may else InsufficientPrivilege,
+                match="evidence never changes" if may else "permission denied",
+            ),
             attacker.connection.transaction(),
         ):
             attacker.change("provider_exchanges", column, value, where=f"id = {exchange}")

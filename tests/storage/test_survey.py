@@ -13,8 +13,8 @@ from flask import Flask
 from sqlalchemy import TextClause, text
 
 from payments_app.kernel.database import EVERY_TENANT, transaction
-from payments_app.payments import news, survey
-from payments_app.payments.figures import count_fenced
+from payments_app.payments import outbox, survey
+from payments_app.payments.counters import count_fenced
 from payments_app.payments.survey import providers_heard
 from payments_app.payments.survey import survey as look
 from payments_app.webhooks.endpoints import Owner
@@ -41,10 +41,9 @@ COPIES = """
     FROM payments p, generate_series(1, %s)
 """
 EVENTS = """
-    INSERT INTO webhook_events (id, tenant_id, mode, type, data, position)
-    OVERRIDING USER VALUE
-    SELECT gen_random_uuid(), e.tenant_id, e.mode, e.type, '{}', 1000 + i
-    FROM (SELECT * FROM webhook_events LIMIT 1) e, generate_series(1, %s) i
+    INSERT INTO events (tenant_id, mode, type, feed_data, position)
+    SELECT e.tenant_id, e.mode, e.type, '{}', 1000 + i
+    FROM (SELECT * FROM events LIMIT 1) e, generate_series(1, %s) i
 """
 DELIVERIES = """
     INSERT INTO webhook_deliveries SELECT (jsonb_populate_record(NULL::webhook_deliveries,
@@ -83,7 +82,9 @@ def test_what_is_open_by_its_stage_and_age(app: Flask) -> None:
     assert figures["open_payments"] == stages
     assert figures["unknown_payments"] == {"": 1}
     assert 50 < figures["due_lag_seconds"][""] <= 61
+    assert 50 < figures["check_lag_seconds"][""] <= 61
     assert 0 < figures["oldest_unknown_seconds"][""] < figures["oldest_open_payment_seconds"][""]
+    assert 0 < figures["oldest_unsent_seconds"][""] < figures["oldest_unknown_seconds"][""]
 
 
 def test_what_has_ended_is_in_none(app: Flask) -> None:
@@ -125,7 +126,7 @@ def test_news_and_deliveries_until_they_are_out(app: Flask) -> None:
     assert read()["unpublished_events"] == {"": 2}
     assert read()["oldest_unpublished_seconds"][""] > 0
 
-    news.publish_news()
+    outbox.publish_outbox()
     figures = read()
 
     assert figures["unpublished_events"] == figures["oldest_unpublished_seconds"] == {"": 0}
@@ -150,7 +151,7 @@ def test_a_table_that_answers_too_late_fails_the_whole_and_leaves_nothing_stale(
 ) -> None:
     assert app
     with psycopg.connect(administrator_url) as connection:
-        connection.execute("LOCK TABLE webhook_events IN ACCESS EXCLUSIVE MODE")
+        connection.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
         assert read() == {"survey_up": {"": 0}}
     assert read()["survey_up"] == {"": 1}
 
@@ -170,7 +171,7 @@ def test_many_who_ask_at_once_take_one_connection(app: Flask, administrator_url:
         psycopg.connect(administrator_url, autocommit=True) as watcher,
         psycopg.connect(administrator_url) as holder,
     ):
-        holder.execute("LOCK TABLE webhook_events IN ACCESS EXCLUSIVE MODE")
+        holder.execute("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
@@ -188,20 +189,18 @@ def test_each_question_is_answered_by_an_index_over_what_is_open(
     rails = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
     an_accepted_payment(rails, asker=an_asker(caller=caller))
     advance(rails)
-    news.publish_news()
+    outbox.publish_outbox()
     past_the_rules = "-c session_replication_role=replica"
     with psycopg.connect(administrator_url, autocommit=True, options=past_the_rules) as filler:
         for copies in (COPIES, EVENTS, DELIVERIES):
             filler.execute(copies.encode(), [ENDED])
         # The index entries of rows that earlier tests removed would be touched too.
-        filler.execute(
-            "VACUUM (ANALYZE, INDEX_CLEANUP ON) payments, webhook_events, webhook_deliveries"
-        )
+        filler.execute("VACUUM (ANALYZE, INDEX_CLEANUP ON) payments, events, webhook_deliveries")
 
     with psycopg.connect(database_url, options="-c maramoja.tenant=*") as connection:
         for name in sorted(QUESTIONS.keys() - {"_BOUNDED", "_SIZE"}):
             plan = plan_of(connection, QUESTIONS[name])
-            for table in ("payments", "webhook_events", "webhook_deliveries"):
+            for table in ("payments", "events", "webhook_deliveries"):
                 assert f"Seq Scan on {table}" not in plan, (name, plan)
             # What has ended would be thousands.
             assert pages_touched(plan) < 100, (name, plan)

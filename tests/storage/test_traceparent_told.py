@@ -9,9 +9,6 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel import tracing
-from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.payments import news
-from payments_app.webhooks import outbound
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import (
     ScriptedProvider,
@@ -23,6 +20,7 @@ from tests.builders import (
     let_time_pass,
     rails_of,
 )
+from tests.webhooks.dispatching import deliver_due
 from tests.webhooks.receiver import Receiver, receiving
 
 
@@ -51,13 +49,6 @@ def a_told_tenant(
     let_time_pass(seconds=60)
     advance(rails)
     return told
-
-
-def deliver_due(app: Flask) -> None:
-    news.publish_news()
-    egress = Egress(EgressRules(allow_private=True), user_agent="test")
-    while (post := outbound.claim_due()) is not None:
-        outbound.deliver(post, egress=egress, cipher=app.extensions["maramoja"].cipher)
 
 
 def test_each_webhook_carries_its_own_payments_and_nobody_elses(

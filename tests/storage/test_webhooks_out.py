@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -10,21 +11,21 @@ from uuid import UUID
 
 import psycopg
 import pytest
+import time_machine
 from flask import Flask
 from sqlalchemy import select, text
 
 from payments_app.audit.model import AuditEntry
 from payments_app.audit.queries import latest_entries
 from payments_app.kernel.database import EVERY_TENANT, transaction
-from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.payments import news
+from payments_app.kernel.egress import EgressRules
+from payments_app.payments import outbox
 from payments_app.tenants.caller import Caller
-from payments_app.webhooks import deliveries, endpoints, feed, outbound
+from payments_app.webhooks import concurrency, deliveries, endpoints, feed
 from payments_app.webhooks.deliveries import Span
-from payments_app.webhooks.endpoints import NewEndpoint, Owner, Wanted
+from payments_app.webhooks.endpoints import NewEndpoint, Owner, SecretRotation, Wanted
 from payments_app.webhooks.errors import EndpointDisabled, EndpointsTooMany
 from payments_app.webhooks.model import EndpointStatus
-from payments_app.webhooks.outbound import Post
 from tests.builders import (
     ScriptedProvider,
     a_caller,
@@ -37,6 +38,7 @@ from tests.builders import (
 )
 from tests.storage.attacker import Attacker
 from tests.storage.bending import LAWLESS
+from tests.webhooks.dispatching import WorkerProcess, answered, deliver_due
 from tests.webhooks.receiver import OK, Received, Receiver, Reply, receiving
 
 ANYWHERE = EgressRules(allow_private=True)
@@ -67,21 +69,6 @@ def pay(app: Flask, caller: Caller, times: int = 1) -> list[UUID]:
     let_time_pass(seconds=60)
     advance(rails)
     return paid
-
-
-def send(app: Flask, post: Post) -> None:
-    egress = Egress(ANYWHERE, user_agent="test")
-    outbound.deliver(post, egress=egress, cipher=app.extensions["maramoja"].cipher)
-
-
-def deliver_due(app: Flask) -> int:
-    """All that is due, one after the other."""
-    news.publish_news()
-    count = 0
-    while (post := outbound.claim_due()) is not None:
-        send(app, post)
-        count += 1
-    return count
 
 
 def time_passes(span: timedelta) -> None:
@@ -166,17 +153,17 @@ def test_a_worker_killed_during_the_post_leaves_an_open_attempt_and_the_same_byt
 ) -> None:
     new = an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
     pay(app, caller)
-    news.publish_news()
-    lost = outbound.claim_due()
-    assert lost is not None
-    assert outbound.claim_due() is None, "it was taken from a living worker"
+    outbox.publish_outbox()
+    slow, other = WorkerProcess(), WorkerProcess()
+    lost = slow.claim_one()
+    assert other.claim() == [], "it was taken from a living worker"
     time_passes(timedelta(seconds=31))
-    again = outbound.claim_due()
-    assert again is not None
-    send(app, again)
+    again = other.claim_one()
+    assert [one.outcome for one in one_delivery(caller, new).attempts] == [None, None]
+    other.deliver(again)
     # The lost one was only slow, after all: what it brings home changes nothing.
     receiver.reply = lambda _received: answering(500)
-    send(app, lost)
+    slow.deliver(lost)
 
     assert len({(one.message_id, one.body) for one in receiver.received}) == 1
     told = one_delivery(caller, new)
@@ -189,13 +176,16 @@ def test_an_attempt_whose_worker_never_came_back_stays_open(
 ) -> None:
     new = an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
     pay(app, caller)
-    news.publish_news()
-    outbound.claim_due()
+    outbox.publish_outbox()
+    lost = WorkerProcess().claim_one()
+    (shown,) = one_delivery(caller, new).attempts
+    assert (shown.outcome, shown.started_at, shown.url) == (None, lost.started_at, receiver.url)
     time_passes(timedelta(seconds=31))
     deliver_due(app)
 
     told = one_delivery(caller, new)
     assert [one.outcome for one in told.attempts] == [None, "delivered"]
+    assert told.attempts[0].started_at == lost.started_at - timedelta(seconds=31)
 
 
 def test_a_later_event_of_a_payment_waits_for_the_earlier_and_other_payments_go_on(
@@ -220,38 +210,38 @@ def test_a_later_event_of_a_payment_waits_for_the_earlier_and_other_payments_go_
     assert len(came) == 4
 
 
-def test_an_endpoint_has_four_at_once_and_after_timeouts_one(
+def test_an_endpoint_has_four_at_once_to_begin_with_and_after_timeouts_one(
     app: Flask, caller: Caller, receiver: Receiver
 ) -> None:
     new = an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
     pay(app, caller, times=10)
-    news.publish_news()
-    held = []
-    while (post := outbound.claim_due()) is not None:
-        held.append(post)
-    assert len(held) == outbound.PER_ENDPOINT
+    outbox.publish_outbox()
+    assert len(WorkerProcess().claim()) == concurrency.FIRST_LIMIT
+    assert WorkerProcess().claim() == [], "what other processes have in hand counts too"
     time_passes(timedelta(seconds=31))
     with transaction(caller.tenant_id) as session:
         session.execute(
             text("UPDATE webhook_endpoints SET timeouts = 3 WHERE id = :id"),
             {"id": new.endpoint.id},
         )
-    assert outbound.claim_due() is not None
-    assert outbound.claim_due() is None
+    process = WorkerProcess()
+    assert len(process.claim()) == 1
+    assert process.claim() == []
 
 
 def test_a_slow_answer_counts_like_a_timeout_until_a_fast_one(
     app: Flask, caller: Caller, receiver: Receiver
 ) -> None:
     new = an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
-    for pause_s, slow in ((outbound.SLOW_S + 0.1, 1), (0.0, 0)):
-        receiver.reply = lambda _received, pause_s=pause_s: (200, {}, pause_s)  # type: ignore[misc]
+    for elapsed_s, slow in ((concurrency.SLOW_S, 1), (concurrency.SLOW_S, 2), (0.0, 0)):
         pay(app, caller)
-        deliver_due(app)
+        outbox.publish_outbox()
+        process = WorkerProcess()
+        process.record(answered(process.claim_one(), elapsed_s=elapsed_s))
         assert endpoint_now(caller, new).timeouts == slow
 
 
-def test_a_tenant_has_eight_at_once_and_the_next_tenant_is_not_kept_waiting(
+def test_a_tenant_has_its_part_of_the_slots_and_the_next_tenant_is_not_kept_waiting(
     app: Flask, caller: Caller
 ) -> None:
     for number in range(3):
@@ -260,20 +250,20 @@ def test_a_tenant_has_eight_at_once_and_the_next_tenant_is_not_kept_waiting(
     other = a_caller()
     an_endpoint(owner_of(other), "http://127.0.0.1:9/", "payment.accepted")
     pay(app, other)
-    news.publish_news()
-    held = []
-    while (post := outbound.claim_due()) is not None:
-        held.append(post.delivery.tenant_id)
+    outbox.publish_outbox()
+    process = WorkerProcess(per_tenant=8)
+    first = [claim.tenant_id for claim in process.claim(4)]
+    rest = [claim.tenant_id for claim in process.claim(60)]
 
-    assert held.count(caller.tenant_id) == outbound.PER_TENANT
-    assert other.tenant_id in held[:4], "whoever has most comes first"
+    assert other.tenant_id in first, "whoever has most comes first"
+    assert (first + rest).count(caller.tenant_id) == 8
 
 
 def test_turns_go_round_by_endpoint(app: Flask, caller: Caller, receiver: Receiver) -> None:
     other = a_caller()
     an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
     pay(app, caller, times=6)
-    news.publish_news()
+    outbox.publish_outbox()
     an_endpoint(owner_of(other), receiver.url, "payment.accepted")
     pay(app, other)
     deliver_due(app)
@@ -350,6 +340,21 @@ def test_a_retry_after_is_waited_for(app: Flask, caller: Caller, receiver: Recei
     assert deliver_due(app) == 1
 
 
+@pytest.mark.parametrize("hours", [-5, 5])
+def test_the_stamp_is_of_the_databases_clock(
+    app: Flask, caller: Caller, receiver: Receiver, hours: int
+) -> None:
+    """A receiver refuses one that is five minutes off, and this machine's clock may be."""
+    new = an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
+    pay(app, caller)
+    now = time.time()
+    with time_machine.travel(now + 3600 * hours):
+        assert deliver_due(app) == 1
+    (told,) = receiver.received
+    assert abs(int(told.headers["webhook-timestamp"]) - now) < 60
+    assert told.verified(new.secret)["type"] == "payment.accepted"
+
+
 @pytest.mark.parametrize("status", [301, 302, 307, 400, 404, 500])
 def test_nothing_but_2xx_is_taken_for_delivered_and_no_redirect_is_followed(
     app: Flask, caller: Caller, receiver: Receiver, status: int
@@ -399,7 +404,7 @@ def test_a_rotated_secret_signs_beside_the_old_one_until_the_overlap_ends(
     new = endpoints.rotate_secret(
         owner_of(caller),
         old.endpoint.id,
-        overlap=timedelta(hours=1),
+        SecretRotation(timedelta(hours=1)),
         cipher=app.extensions["maramoja"].cipher,
         actor="cli:test",
     )
@@ -435,7 +440,7 @@ def test_a_removed_endpoint_is_sent_nothing_and_keeps_no_secret(
 ) -> None:
     new = an_endpoint(owner_of(caller), receiver.url)
     pay(app, caller)
-    news.publish_news()
+    outbox.publish_outbox()
     endpoints.remove_endpoint(owner_of(caller), new.endpoint.id, actor="cli:test")
 
     assert deliver_due(app) == 0
@@ -482,7 +487,7 @@ def test_a_reader_of_the_feed_misses_nothing_of_200_writers(app: Flask, caller: 
 
     def publish() -> None:
         while not written.is_set():
-            news.publish_news()
+            outbox.publish_outbox()
 
     def read() -> None:
         after, last_look = 0, False
@@ -497,7 +502,7 @@ def test_a_reader_of_the_feed_misses_nothing_of_200_writers(app: Flask, caller: 
         _join([_start(app, write) for _ in range(10)])
     written.set()
     _join(publishers)
-    news.publish_news()
+    outbox.publish_outbox()
     ended.set()
     _join([reader])
     assert [position for position, _ in seen] == list(range(1, 201))
@@ -524,18 +529,20 @@ def test_what_was_published_or_sent_never_changes(
 ) -> None:
     an_endpoint(owner_of(caller), "http://127.0.0.1:9/")
     pay(app, caller)
-    news.publish_news()
+    outbox.publish_outbox()
     changes = {
-        ("webhook_events", "data"): b"{}",
-        ("webhook_events", "type"): "payment.failed",
-        ("webhook_events", "position"): 99,
+        ("events", "feed_data"): b"{}",
+        ("events", "type"): "payment.failed",
+        ("events", "position"): 99,
+        ("events", "hash"): b"h" * 32,
+        ("events", "event_id"): UUID(int=9),
         ("webhook_deliveries", "body"): b"{}",
         ("webhook_deliveries", "sequence"): 9,
         ("webhook_deliveries", "generation"): -1,
     }
     for (table, column), value in changes.items():
         assert attacker.refusal_of(lambda t=table, c=column, v=value: attacker.change(t, c, v))  # type: ignore[misc]
-    refused = attacker.refusal_of(lambda: attacker.run("DELETE FROM webhook_events"))
+    refused = attacker.refusal_of(lambda: attacker.run("DELETE FROM events"))
     assert "denied" in refused or attacker.role == "owner"
 
 
@@ -546,7 +553,7 @@ def test_what_ended_a_month_ago_is_dropped_with_its_attempts(
     pay(app, caller)
     deliver_due(app)
     pay(app, caller)
-    news.publish_news()
+    outbox.publish_outbox()
     with psycopg.connect(
         administrator_url, options="-c session_replication_role=replica"
     ) as session:
@@ -585,15 +592,15 @@ def test_any_number_of_failed_deliveries_is_sent_again(
     owner = (caller.tenant_id, caller.mode)
     with psycopg.connect(administrator_url, options=LAWLESS, autocommit=True) as superuser:
         superuser.execute(
-            "INSERT INTO webhook_events (tenant_id, mode, type, position, data)"
+            "INSERT INTO events (tenant_id, mode, type, position, feed_data)"
             " SELECT %s, %s, 'payment.failed', n, '{}' FROM generate_series(1, 70000) n",
             owner,
         )
         superuser.execute(
             "INSERT INTO webhook_deliveries"
             " (id, tenant_id, mode, endpoint_id, event_number, event_type, body, status)"
-            " SELECT gen_random_uuid(), tenant_id, mode, %s, number, type, '{}', 'failed'"
-            " FROM webhook_events",
+            " SELECT gen_random_uuid(), tenant_id, mode, %s, id, type, '{}', 'failed'"
+            " FROM events",
             [endpoint.id],
         )
     span = Span(failed_only=True)
@@ -603,9 +610,8 @@ def test_any_number_of_failed_deliveries_is_sent_again(
 def test_what_is_in_hand_is_not_counted_as_sent_again(app: Flask, caller: Caller) -> None:
     an_endpoint(owner_of(caller), "http://127.0.0.1:9/", "payment.accepted")
     pay(app, caller)
-    news.publish_news()
-    post = outbound.claim_due()
-    assert post is not None
-    deliveries.resend_one(owner_of(caller), post.delivery.id, actor="cli:test")
+    outbox.publish_outbox()
+    claim = WorkerProcess().claim_one()
+    deliveries.resend_one(owner_of(caller), claim.delivery_id, actor="cli:test")
     (entry,) = latest_entries(caller.tenant_id, limit=1)
     assert (entry.action, entry.detail) == ("webhook_endpoint.resent", {"deliveries": 0})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
@@ -15,14 +14,12 @@ from sqlalchemy import func, select, text
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
-from payments_app.kernel.egress import Egress, EgressRules
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.wire import Answer
-from payments_app.payments import news
-from payments_app.webhooks import deliveries, feed, outbound
+from payments_app.payments import outbox
+from payments_app.webhooks import deliveries
+from payments_app.webhooks.claims import DeliveryClaim
 from payments_app.webhooks.endpoints import Owner
-from payments_app.webhooks.model import WebhookDelivery, WebhookEndpoint, WebhookEvent
-from payments_app.webhooks.outbound import Post
+from payments_app.webhooks.model import WebhookDelivery, WebhookEndpoint
 from tests.builders import (
     ScriptedProvider,
     a_caller,
@@ -33,6 +30,7 @@ from tests.builders import (
     in_threads,
     rails_of,
 )
+from tests.webhooks.dispatching import WorkerProcess, answered
 
 # An endpoint that is down: of each payment the first delivery is tried again in hours, and the
 # second waits behind it.
@@ -58,21 +56,9 @@ BACKLOG = """
 """
 
 
-@pytest.fixture
-def past_rules(administrator_url: str) -> Iterator[psycopg.Connection]:
-    """Writes rows that nothing leads to; only the superuser may."""
-    with psycopg.connect(administrator_url, autocommit=True) as connection:
-        connection.execute("SET session_replication_role = replica")
-        yield connection
-
-
 def owner() -> Owner:
     caller = a_caller()
     return Owner(caller.tenant_id, caller.mode)
-
-
-def answered(post: Post) -> None:
-    outbound._record(post, Answer(200, {}, b"", 0.0))
 
 
 def told_of_a_payment(app: Flask) -> UUID:
@@ -80,7 +66,7 @@ def told_of_a_payment(app: Flask) -> UUID:
     caller = a_caller()
     endpoint = an_endpoint(Owner(caller.tenant_id, caller.mode)).endpoint
     an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
-    news.publish_news()
+    outbox.publish_outbox()
     return endpoint.id
 
 
@@ -90,13 +76,13 @@ def test_an_endpoint_that_is_down_slows_nobody(app: Flask, past_rules: psycopg.C
     past_rules.execute("ANALYZE webhook_deliveries")
     well = told_of_a_payment(app)
 
-    post = outbound.claim_due()
-    assert post is not None
-    assert post.delivery.endpoint_id == well
-    answered(post)
-    assert outbound.claim_due() is None
+    process = WorkerProcess()
+    (claim,) = process.claim()
+    assert claim.endpoint_id == well
+    process.record(answered(claim))
+    assert process.claim() == []
     start = boot_seconds()
-    assert outbound.claim_due() is None
+    assert process.claim() == []
     assert boot_seconds() - start < 0.5
     due = past_rules.execute(
         "SELECT count(*) FROM webhook_deliveries"
@@ -111,50 +97,45 @@ def test_what_waited_goes_as_soon_as_the_one_before_has_ended(app: Flask) -> Non
     an_endpoint(Owner(caller.tenant_id, caller.mode))
     an_accepted_payment(rails, asker=an_asker(caller=caller))
     advance(rails)
-    news.publish_news()
+    outbox.publish_outbox()
 
-    first = outbound.claim_due()
-    assert first is not None
-    assert outbound.claim_due() is None
-    answered(first)
-    second = outbound.claim_due()
-    assert second is not None
-    assert (first.delivery.sequence, second.delivery.sequence) == (1, 2)
+    process = WorkerProcess()
+    (first,) = process.claim()
+    assert process.claim() == []
+    process.record(answered(first))
+    (second,) = process.claim()
+    assert (first.event_type, second.event_type) == ("payment.accepted", "payment.pending")
 
 
 @pytest.mark.usefixtures("quiet")
-def test_whoever_claims_at_once_has_another_delivery_in_hand(
+def test_whoever_claims_at_once_has_other_deliveries_in_hand(
     app: Flask, past_rules: psycopg.Connection
 ) -> None:
-    # A claim reads past the idle ones for long before it locks; by then another may have claimed
-    # at the same endpoint, and committed.
     past_rules.execute(IDLE, [owner().tenant_id])
     for endpoint in [an_endpoint(owner()).endpoint for _ in range(2)]:
-        past_rules.execute(
-            "UPDATE webhook_endpoints SET served_at = now() WHERE id = %s", [endpoint.id]
-        )
         past_rules.execute(BACKLOG, [endpoint.id])
-    claimed: list[Post] = []
+    claimed: list[DeliveryClaim] = []
 
     def claim() -> None:
+        process = WorkerProcess()
         for _ in range(12):
-            if (post := outbound.claim_due()) is not None:
-                claimed.append(post)
-                answered(post)
+            claims = process.claim(3)
+            claimed.extend(claims)
+            process.record(*map(answered, claims))
 
     assert in_threads(app, claim, times=8) == [None] * 8
     assert claimed
-    assert {post.delivery.generation for post in claimed} == {1}
-    assert len({post.delivery.id for post in claimed}) == len(claimed)
+    assert {one.generation for one in claimed} == {1}
+    assert len({one.delivery_id for one in claimed}) == len(claimed)
 
 
 def test_what_is_just_being_sent_again_is_not_dropped(
     app: Flask, past_rules: psycopg.Connection
 ) -> None:
     told_of_a_payment(app)
-    post = outbound.claim_due()
-    assert post is not None
-    answered(post)
+    process = WorkerProcess()
+    claim = process.claim_one()
+    process.record(answered(claim))
     old = deliveries.KEPT + timedelta(days=1)
     past_rules.execute("UPDATE webhook_deliveries SET created_at = created_at - %s", [old])
 
@@ -172,40 +153,35 @@ def test_what_is_just_being_sent_again_is_not_dropped(
         forgetting.join(1.0)
     forgetting.join()
     with transaction(EVERY_TENANT) as session:
-        assert session.get_one(WebhookDelivery, post.delivery.id).status == "pending"
+        assert session.get_one(WebhookDelivery, claim.delivery_id).status == "pending"
 
 
-@pytest.mark.usefixtures("app")
-def test_what_happened_before_an_endpoint_was_disabled_waits_for_it() -> None:
+def test_what_happened_before_an_endpoint_was_disabled_waits_for_it(app: Flask) -> None:
     # Committed before and published after: it is neither lost nor counted as missed.
-    whose = owner()
+    caller = a_caller()
+    whose = Owner(caller.tenant_id, caller.mode)
     endpoint_id = an_endpoint(whose).endpoint.id
+    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
     with transaction(whose.tenant_id) as session:
         endpoint = session.get_one(WebhookEndpoint, endpoint_id)
-        session.add(WebhookEvent(tenant_id=whose.tenant_id, mode=whose.mode, type="payment.x"))
-        session.flush()
         since = session.execute(select(func.clock_timestamp())).scalar_one()
         endpoint.disable("asked", since)
-    feed.publish_events(lambda _session, numbers: {number: {} for number in numbers})
+    outbox.publish_outbox()
 
-    assert outbound.claim_due() is None
+    assert WorkerProcess().claim() == []
     assert deliveries.missed(whose, endpoint_id, since) == 0
     with transaction(whose.tenant_id) as session:
         session.get_one(WebhookEndpoint, endpoint_id).enable()
-    post = outbound.claim_due()
-    assert post is not None
-    assert post.delivery.endpoint_id == endpoint_id
+    assert WorkerProcess().claim_one().endpoint_id == endpoint_id
 
 
 def test_a_secret_that_we_cannot_read_is_no_failure_of_the_endpoint(app: Flask) -> None:
     endpoint_id = told_of_a_payment(app)
-    post = outbound.claim_due()
-    assert post is not None
-    another = Cipher([Fernet.generate_key().decode()])
-    egress = Egress(EgressRules(allow_private=True), user_agent="test")
-    outbound.deliver(post, egress=egress, cipher=another)
+    process = WorkerProcess(cipher=Cipher([Fernet.generate_key().decode()]))
+    claim = process.claim_one()
+    process.deliver(claim)
     with transaction(EVERY_TENANT) as session:
         endpoint = session.get_one(WebhookEndpoint, endpoint_id)
         assert endpoint.failing_since is None
-        delivery = session.get_one(WebhookDelivery, post.delivery.id)
+        delivery = session.get_one(WebhookDelivery, claim.delivery_id)
         assert (delivery.status, delivery.lease_until) == ("pending", None)

@@ -224,7 +224,7 @@ def _protocols() -> Iterator[tuple[str, bytes]]:
     yield "nulls", b"\0" * 4096
     yield "line breaks", b"\r\n" * 400
     yield "no end", b"GET /api/v1/payments HTTP/1.1\r\nHost: a\r\n"
-    yield "PROXY", b"PROXY TCP4 1.1.1.1 2.2.2.2 1 2\r\n" + request(PAYMENTS, method=b"GET")
+    yield "PROXY", b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n" + request(PAYMENTS, method=b"GET")
     for host in (b"", b"evil.example", b"a b", b"[::1", b"a" * 3000, b"\xff", b"x:99999", b"x\0y"):
         lines = b"GET /health/live HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n" % host
         yield f"host {host[:20]!r}", lines

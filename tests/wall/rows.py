@@ -19,7 +19,6 @@ from payments_app.tenants.accounts import NewAccount, set_account
 from payments_app.tenants.model import Tenant
 from payments_app.webhooks.deliveries import send_test
 from payments_app.webhooks.endpoints import Owner
-from payments_app.webhooks.outbound import claim_due
 from tests.builders import (
     SCRIPTED,
     ScriptedProvider,
@@ -33,6 +32,7 @@ from tests.builders import (
     rails_of,
     vault,
 )
+from tests.webhooks.dispatching import WorkerProcess, answered
 
 # Alembic's own: one line that says which migration was the last.
 NO_TENANTS = frozenset({"alembic_version"})
@@ -62,7 +62,9 @@ def fill(app: Flask) -> Tenant:
         an_accepted_payment(rails, asker=an_asker(caller=caller))
         owner = Owner(tenant.id, caller.mode)
         send_test(owner, an_endpoint(owner).endpoint.id)
-        claim_due()
+        # A failure, so that it stays pending.
+        process = WorkerProcess()
+        process.record(answered(process.claim_one(), 503))
         with transaction(tenant.id) as session:
             session.add(
                 InvariantBreak(tenant_id=tenant.id, invariant="end_stands", subject="x", detail="x")

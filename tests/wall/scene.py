@@ -11,7 +11,7 @@ from uuid import uuid4
 from flask import Flask
 from werkzeug.test import TestResponse
 
-from payments_app.payments import news
+from payments_app.payments import outbox
 from payments_app.providers.contract import Mode
 from payments_app.webhooks.deliveries import send_test
 from payments_app.webhooks.endpoints import Owner
@@ -68,7 +68,7 @@ def set_up(app: Flask) -> Scene:
 def _told(app: Flask, victim: HttpCaller) -> dict[str, str]:
     """An endpoint of the victim's with a delivery. Nothing is ever sent to it; all is published."""
     with app.app_context():
-        news.publish_news()
+        outbox.publish_outbox()
         owner = Owner(victim.tenant.id, Mode.TEST)
         endpoint_id = an_endpoint(owner).endpoint.id
         delivery = send_test(owner, endpoint_id)

@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from tests.api.http_caller import NOBODYS
+from tests.nobodys_addresses import NOBODYS_URL
 from tests.wall.rules import COMMANDS, NOT_OURS, Of
 from tests.wall.scene import INTRUDERS, Scene
 
@@ -19,7 +20,7 @@ ID_PARAMETERS = {"payment_id", "key_id", "account_id", "endpoint_id", "id", "num
 ARGUMENTS = {
     "providers check": ["mtn_momo"],
     "providers set": ["mtn_momo", "--mode", "test", "--target-environment", "sandbox"],
-    "webhooks add": ["https://93.184.215.14/hook"],
+    "webhooks add": [NOBODYS_URL],
     "webhooks listen": ["--from-start", "--once", "--mode", "test"],
     "webhooks tail": ["--from-start", "--once", "--mode", "test"],
     "webhooks resend": ["--failed"],

@@ -23,8 +23,8 @@ NO_FILTERS = (
     Edit(queries, "find_events", "PaymentEvent.tenant_id == caller.tenant_id,", ""),
     Edit(endpoints, "_own", "WebhookEndpoint.tenant_id == owner.tenant_id,", ""),
     Edit(deliveries, "_own", "WebhookDelivery.tenant_id == owner.tenant_id, ", ""),
-    Edit(feed, "read_events", "WebhookEvent.tenant_id == owner.tenant_id,", ""),
-    Edit(feed, "_last_position", "WebhookEvent.tenant_id == owner.tenant_id, ", ""),
+    Edit(feed, "read_events", "PaymentEvent.tenant_id == owner.tenant_id,", ""),
+    Edit(feed, "_last_position", "PaymentEvent.tenant_id == owner.tenant_id, ", ""),
 )
 BY_OTHERS = [case for case in cases() if "/api/" in case.route and case.intruder in INTRUDERS[:2]]
 READS = [case for case in BY_OTHERS if case.method == "GET"]

@@ -44,12 +44,13 @@ OK: Reply = (200, {}, 0.0)
 
 @dataclass
 class Receiver:
-    """`reply` decides; `received` has all, `busy_max` how many came at once."""
+    """`reply` decides; `received` has all, `busy_max` how many came at once, on `connections`."""
 
     url: str = ""
     reply: Callable[[Received], Reply] = lambda _received: OK
     received: list[Received] = field(default_factory=list)
     busy_max: int = 0
+    connections: int = 0
     _busy: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -73,6 +74,13 @@ def receiving() -> Iterator[Receiver]:
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
+        # Connections are kept.
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            receiver.connections += 1
+            super().setup()
+
         def do_POST(self) -> None:
             length = int(self.headers["Content-Length"])
             headers = {name.lower(): value for name, value in self.headers.items()}

@@ -12,6 +12,12 @@ from typing import Any, Final
 import marshmallow as ma
 import orjson
 
+from payments_app.api.v1.invisible import (
+    REFERENCE_PATTERN,
+    TEXT_PATTERN,
+    objection_to_reference,
+    objection_to_text,
+)
 from payments_app.kernel.msisdn import Msisdn
 
 # Major units below 10^13 stay within what Money holds, whatever the currency's decimals. Zero
@@ -25,8 +31,6 @@ INSTANT_PATTERN: Final = (
     r"^[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{1,9})?"
     r"([Zz]|[+-][0-9]{2}:[0-9]{2})$"
 )
-# U+0000 to U+001F, DEL and C1: no text for people needs them, and PostgreSQL refuses U+0000.
-TEXT_PATTERN: Final = r"^[^\x00-\x1f\x7f-\x9f]+$"
 CURSOR_PATTERN: Final = r"^[A-Za-z0-9_-]+$"
 CURSOR_LENGTH_MAX: Final = 200
 METADATA_BYTES_MAX: Final = 4096
@@ -49,13 +53,19 @@ class Amount(ma.fields.Field[int | str]):
         "must be a whole number above zero, or a decimal string with at most two decimals"
         ' such as "12.50"'
     )
+    _TOO_LARGE: Final = f"must be at most {AMOUNT_MAX}"
     _FORM: Final = whole(AMOUNT_PATTERN)
+    _LONG: Final = whole(r"^[1-9][0-9]{13,}(\.[0-9]{1,2})?$")
 
     def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> int | str:
+        # orjson reads a whole number beyond 64 bits as a float.
+        if isinstance(value, int | float) and value > AMOUNT_MAX:
+            raise ma.ValidationError(self._TOO_LARGE)
         if isinstance(value, bool) or not isinstance(value, int | str):
             raise ma.ValidationError(self._WANTED)
-        if not self._FORM.fullmatch(str(value)):
-            raise ma.ValidationError(self._WANTED)
+        if not self._FORM.fullmatch(text := str(value)):
+            is_long = self._LONG.fullmatch(text) is not None
+            raise ma.ValidationError(self._TOO_LARGE if is_long else self._WANTED)
         return value
 
 
@@ -72,7 +82,8 @@ class MsisdnField(ma.fields.Field[Msisdn]):
     def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> Msisdn:
         # In an address, a + that nobody has escaped arrives as a space.
         if not isinstance(value, str) or not self._FORM.fullmatch(value.strip(" ")):
-            raise ma.ValidationError(self._WANTED)
+            unseen = objection_to_reference(value.strip(" ")) if isinstance(value, str) else None
+            raise ma.ValidationError(unseen or self._WANTED)
         try:
             return Msisdn.parse(value)
         except ValueError as error:
@@ -80,17 +91,25 @@ class MsisdnField(ma.fields.Field[Msisdn]):
 
 
 class Text(ma.fields.String):
-    """Text of a line, without control characters, not empty."""
-
-    _FORM: Final = whole(TEXT_PATTERN)
+    """Text of a line, without control characters, not empty. Kept as it is."""
 
     def __init__(self, *, longest: int, **options: Any) -> None:
         """`longest`: characters."""
         super().__init__(validate=[ma.validate.Length(min=1, max=longest), self._clean], **options)
 
     def _clean(self, value: str) -> None:
-        if value and not self._FORM.fullmatch(value):
-            raise ma.ValidationError("must be one line, without control characters")
+        if objection := self._objection(value):
+            raise ma.ValidationError(objection)
+
+    def _objection(self, value: str) -> str | None:
+        return objection_to_text(value)
+
+
+class Reference(Text):
+    """A text that is unique: no other one looks like it, as it holds nothing that doesn't show."""
+
+    def _objection(self, value: str) -> str | None:
+        return objection_to_reference(value)
 
 
 class Flag(ma.fields.Field[bool]):
@@ -195,6 +214,7 @@ _ATTRIBUTES: Final[dict[type[ma.fields.Field[Any]], dict[str, Any]]] = {
     AmountText: {"type": "string", "pattern": AMOUNT_PATTERN},
     MsisdnField: {"type": "string", "pattern": MSISDN_PATTERN},
     Text: {"type": "string", "pattern": TEXT_PATTERN},
+    Reference: {"type": "string", "pattern": REFERENCE_PATTERN},
     Flag: {"type": "boolean"},
     Instant: {"type": "string", "format": "date-time"},
     Limit: {"type": "integer", "minimum": 1, "maximum": PAGE_MAX},
@@ -209,8 +229,7 @@ def describe(
     if ret.get("default", "") is None:
         # Absent is absent.
         del ret["default"]
-    if isinstance(field, ma.fields.Nested) and field.allow_none:
-        # apispec would take any object.
-        reference = next(part for part in ret.pop("anyOf") if "$ref" in part)
-        return {"type": "object", "nullable": True, "allOf": [reference]}
-    return dict(_ATTRIBUTES.get(type(field), {}))
+    said = dict(_ATTRIBUTES.get(type(field), {}))
+    if field.allow_none and "type" in said:
+        said["type"] = [said["type"], "null"]
+    return said

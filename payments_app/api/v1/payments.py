@@ -9,11 +9,16 @@ from uuid import UUID
 import orjson
 from flask import Response, current_app, g
 
-from payments_app.api.authentication import caller, needs
+from payments_app.api.authentication import caller, needs, require
 from payments_app.api.blueprint import ApiBlueprint
-from payments_app.api.idempotent import await_first, key_of_request, under_its_key
+from payments_app.api.idempotent import await_first, idempotent, key_of_request
 from payments_app.api.json import json_response
-from payments_app.api.v1.schemas import EventQuerySchema, NewPaymentSchema, PaymentQuerySchema
+from payments_app.api.v1.schemas import (
+    AN_ORDER,
+    EventQuerySchema,
+    NewPaymentSchema,
+    PaymentQuerySchema,
+)
 from payments_app.api.v1.views import (
     EventPageSchema,
     PaymentPageSchema,
@@ -51,7 +56,7 @@ _SHOWN = {
 
 @blp.route("", methods=["POST"])
 @blp.doc(operationId="create_payment", responses={201: {"links": _SHOWN}})
-@blp.arguments(NewPaymentSchema())
+@blp.arguments(NewPaymentSchema(), example=AN_ORDER)
 @blp.response(
     201,
     PaymentSchema,
@@ -63,7 +68,7 @@ _SHOWN = {
 @blp.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
 @blp.header_parameter("Idempotency-Key")
-@under_its_key
+@idempotent
 @needs(Scope.PAYMENTS_WRITE)
 def create_payment(order: NewPayment) -> Response:
     """Ask a payer for money.
@@ -79,7 +84,7 @@ def create_payment(order: NewPayment) -> Response:
         answer_kept_for=timedelta(hours=settings.idempotency_ttl_hours),
         traceparent=tracing.here(),
     )
-    rails = current_app.extensions["maramoja"].rails
+    rails = current_app.extensions["maramoja"].gateway
     # A second request with a key waits here and not in PostgreSQL.
     earlier = await_first(lambda: acceptance.replay_payment(order, asker, rails.vault))
     return _answer(earlier or acceptance.accept_payment(order, asker, rails, _render))
@@ -95,8 +100,11 @@ def list_payments(query: dict[str, Any]) -> Response:
     """List payments, newest first.
 
     Of the key's tenant and mode. While payments are added, a walk by `next_cursor` neither
-    leaves out nor repeats one that was there when it began.
+    leaves out nor repeats one that was there when it began. The filter `payer` needs the scope
+    `payers:read`: who may not see numbers could find them by trying.
     """
+    if query["wanted"].payer is not None:
+        require(Scope.PAYERS_READ)
     page = queries.list_payments(caller(), vault=_vault(), **query)
     return json_response(
         {

@@ -17,6 +17,7 @@ from payments_app.api.v1.fields import (
     Limit,
     Metadata,
     MsisdnField,
+    Reference,
     Text,
 )
 from payments_app.kernel.money import EXPONENTS, Money
@@ -48,8 +49,9 @@ class NewPaymentSchema(RequestSchema):
         required=True,
         validate=ma.validate.OneOf(CURRENCIES),
         metadata={
-            "description": "ISO 4217. Which ones a payment can have, the provider's account says.",
-            "example": "UGX",
+            "description": "ISO 4217. Which ones a payment can have, the provider's account says:"
+            " a sandbox of MTN takes EUR.",
+            "example": "EUR",
         },
     )
     payer = MsisdnField(
@@ -70,10 +72,14 @@ class NewPaymentSchema(RequestSchema):
             "example": "mtn_momo",
         },
     )
-    external_id = Text(
+    external_id = Reference(
         load_default=None,
         longest=128,
-        metadata={"description": _EXTERNAL_ID, "example": "order-123"},
+        metadata={
+            "description": f"{_EXTERNAL_ID} In Unicode's form NFC, without characters that don't"
+            " show and without a space at its ends.",
+            "example": "order-123",
+        },
     )
     payer_message = Text(
         load_default=None,
@@ -112,6 +118,16 @@ class NewPaymentSchema(RequestSchema):
         return NewPayment(money=_money(data.pop("amount"), data.pop("currency")), **data)
 
 
+# What /docs sends as it stands, as often as one likes: any account that is for trying takes it.
+AN_ORDER: Final = {
+    "amount": 1000,
+    "currency": "EUR",
+    "payer": "256772123456",
+    "payer_message": "Order 123",
+    "metadata": {"cart": "c-981"},
+}
+
+
 class PaymentQuerySchema(RequestSchema):
     """What to list."""
 
@@ -126,13 +142,13 @@ class PaymentQuerySchema(RequestSchema):
     payer = MsisdnField(
         load_default=None,
         allow_none=False,
-        metadata={"description": "Only payments of this number.", "example": "256772123456"},
+        metadata={"description": "Only payments of this number, such as 256772123456."},
     )
     external_id = Text(
         load_default=None,
         allow_none=False,
         longest=128,
-        metadata={"description": "The payment with this reference.", "example": "order-123"},
+        metadata={"description": "The payment with this reference of your own."},
     )
     amount = AmountText(
         load_default=None,
@@ -149,16 +165,14 @@ class PaymentQuerySchema(RequestSchema):
         load_default=None,
         allow_none=False,
         metadata={
-            "description": "Only payments accepted then or later.",
-            "example": "2026-01-31T00:00:00Z",
+            "description": "Only payments accepted then or later, such as 2026-01-31T00:00:00Z.",
         },
     )
     created_to = Instant(
         load_default=None,
         allow_none=False,
         metadata={
-            "description": "Only payments accepted before that.",
-            "example": "2026-02-01T00:00:00+03:00",
+            "description": "Only payments accepted before that, such as 2026-02-01T00:00:00+03:00.",
         },
     )
 

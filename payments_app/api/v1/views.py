@@ -10,11 +10,12 @@ import marshmallow as ma
 from payments_app.api.v1.fields import PAGE_MAX
 from payments_app.kernel.money import EXPONENTS
 from payments_app.payments.birth import Newborn
-from payments_app.payments.model import Payment, PaymentEvent
+from payments_app.payments.model import Payment
 from payments_app.payments.order import NewPayment
 from payments_app.payments.states import Event, Stage, Status
 from payments_app.providers.contract import FailureCode, Mode
-from payments_app.providers.failures import FAILURES, Actor
+from payments_app.providers.failures import FAILURES, Actor, failure_document
+from payments_app.webhooks.model import PaymentEvent
 
 
 def payment_document(payment: Payment, *, payer: str | None) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def payment_document(payment: Payment, *, payer: str | None) -> dict[str, Any]:
         "metadata": payment.tenant_metadata,
         "provider_reference": str(payment.reference),
         "provider_transaction_id": payment.provider_transaction_id,
-        "failure": _failure_document(payment),
+        "failure": failure_document(payment.failure_code, payment.failure_provider_code),
         "created_at": _instant(payment.created_at),
         "updated_at": _instant(payment.updated_at),
         "final_at": _instant(payment.final_at),
@@ -80,24 +81,11 @@ def event_document(event: PaymentEvent) -> dict[str, Any]:
     }
 
 
-def _failure_document(payment: Payment) -> dict[str, Any] | None:
-    if payment.failure_code is None:
-        return None
-    failure = FAILURES[FailureCode(payment.failure_code)]
-    return {
-        "code": payment.failure_code,
-        "provider_code": payment.failure_provider_code,
-        "message": failure.description,
-        "who_must_act": failure.actor,
-        "new_payment_may_help": failure.new_payment_may_help,
-    }
-
-
 def _instant(when: datetime | None) -> str | None:
     return None if when is None else when.isoformat(timespec="microseconds")
 
 
-_CURRENCIES = sorted(EXPONENTS)
+CURRENCIES = sorted(EXPONENTS)
 _NEXT = {"description": "The cursor of the next page; null on the last one."}
 _INSTANT = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
 
@@ -185,7 +173,7 @@ class PaymentSchema(ma.Schema):
     )
     currency = ma.fields.String(
         required=True,
-        validate=ma.validate.OneOf(_CURRENCIES),
+        validate=ma.validate.OneOf(CURRENCIES),
         metadata={"description": "ISO 4217.", "example": "UGX"},
     )
     payer = ma.fields.String(
@@ -251,7 +239,12 @@ class PaymentSchema(ma.Schema):
             "example": "1234567890",
         },
     )
-    failure = ma.fields.Nested(FailureSchema, required=True, allow_none=True)
+    failure = ma.fields.Nested(
+        FailureSchema,
+        required=True,
+        allow_none=True,
+        metadata={"description": "Why it failed; null unless it has."},
+    )
     created_at = ma.fields.String(
         required=True, metadata={"description": "When it was accepted.", **_INSTANT}
     )

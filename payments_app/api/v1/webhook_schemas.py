@@ -8,20 +8,33 @@ from typing import Any, Final
 import marshmallow as ma
 
 from payments_app.api.request_schema import RequestSchema
-from payments_app.api.v1.fields import Cursor, Flag, Instant, Limit, Text
+from payments_app.api.v1.fields import Cursor, Flag, Instant, Limit, Text, whole
 from payments_app.webhooks import endpoints, patterns
 from payments_app.webhooks.deliveries import Span
-from payments_app.webhooks.endpoints import Wanted
+from payments_app.webhooks.endpoints import SecretRotation, Wanted
 from payments_app.webhooks.model import (
     DeliveryStatus,
     EndpointStatus,
 )
 
 URL_MAX: Final = 2048
-# It names no host here: the sentence of the refusal does.
-_URL_PATTERN: Final = r"^https?:[!-~]{3,2040}$"
+# It names no host here: the sentence of the refusal does. A scheme's case is nothing (RFC 3986, 3.1).
+_URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?:[!-~]{3,2040}$"
+_URL: Final = {
+    "pattern": _URL_PATTERN,
+    "maxLength": URL_MAX,
+    "example": "https://shop.example/webhooks",
+}
+_URL_FORM: Final = whole(_URL_PATTERN)
 _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
 _ID: Final = {"format": "uuid", "example": "01a209ad-4164-7047-9850-453984927403"}
+
+
+def _check_url(value: str) -> None:
+    if len(value) > URL_MAX:
+        raise ma.ValidationError(f"must be at most {URL_MAX} characters")
+    if not _URL_FORM.fullmatch(value):
+        raise ma.ValidationError("must be an address such as https://…")
 
 
 def _types(**options: Any) -> ma.fields.List[str]:
@@ -45,12 +58,10 @@ class NewEndpointSchema(RequestSchema):
 
     url = ma.fields.String(
         required=True,
-        validate=ma.validate.Regexp(
-            _URL_PATTERN.removesuffix("$") + r"\Z", error="must be an address such as https://…"
-        ),
+        validate=_check_url,
         metadata={
             "description": "Where events are sent: https, at a public address.",
-            "pattern": _URL_PATTERN,
+            **_URL,
         },
     )
     description = Text(
@@ -70,10 +81,8 @@ class EndpointChangeSchema(RequestSchema):
     """What is to be different; what isn't named stays."""
 
     url = ma.fields.String(
-        validate=ma.validate.Regexp(
-            _URL_PATTERN.removesuffix("$") + r"\Z", error="must be an address such as https://…"
-        ),
-        metadata={"description": "Where events are sent.", "pattern": _URL_PATTERN},
+        validate=_check_url,
+        metadata={"description": "Where events are sent.", **_URL},
     )
     description = Text(
         longest=endpoints.DESCRIPTION_MAX, metadata={"description": "Your own note."}
@@ -101,10 +110,18 @@ class RotationSchema(RequestSchema):
         metadata={"description": "Hours; 0 ends the old secret at once."},
     )
 
+    discard_current = Flag(
+        load_default=False,
+        metadata={
+            "description": "While an earlier rotation is in its overlap: drop the secret that it"
+            " gave, and let the one before it go on signing. For a secret that you never got."
+        },
+    )
+
     @ma.post_load
-    def make(self, data: dict[str, Any], **_options: Any) -> timedelta:
+    def make(self, data: dict[str, Any], **_options: Any) -> SecretRotation:
         """As a value of ours."""
-        return timedelta(hours=data["overlap_hours"])
+        return SecretRotation(timedelta(hours=data["overlap_hours"]), data["discard_current"])
 
 
 class SpanSchema(RequestSchema):
@@ -132,6 +149,7 @@ class DeliveryQuerySchema(RequestSchema):
 
     status = ma.fields.String(
         load_default=None,
+        allow_none=False,
         validate=ma.validate.OneOf(list(DeliveryStatus)),
         metadata={"description": "Only those that are so."},
     )

@@ -16,11 +16,11 @@ from payments_app.webhooks.feed import event_id, words_of
 from payments_app.webhooks.model import (
     DeliveryStatus,
     EndpointStatus,
+    PaymentEvent,
     Trigger,
     WebhookAttempt,
     WebhookDelivery,
     WebhookEndpoint,
-    WebhookEvent,
 )
 
 _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
@@ -217,7 +217,16 @@ class FeedEventSchema(_Strict):
     timestamp = ma.fields.String(
         required=True, metadata={"description": "When it happened.", **_INSTANT}
     )
-    data = ma.fields.Dict(required=True, metadata={"description": "As in a webhook's body."})
+    data = ma.fields.Dict(
+        required=True,
+        metadata={
+            "description": "As in a webhook's body.",
+            "anyOf": [
+                {"$ref": "#/components/schemas/PaymentNews"},
+                {"$ref": "#/components/schemas/RestoredNews"},
+            ],
+        },
+    )
 
 
 class FeedPageSchema(_Strict):
@@ -304,7 +313,7 @@ def attempt_document(attempt: WebhookAttempt) -> dict[str, Any]:
     }
 
 
-def feed_document(event: WebhookEvent) -> dict[str, Any]:
+def feed_document(event: PaymentEvent) -> dict[str, Any]:
     """One event of the feed."""
     return {
         "id": event_id(event),

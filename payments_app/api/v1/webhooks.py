@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from flask import Response, current_app
+from sqlalchemy.orm import Session
 
 from payments_app.api.authentication import caller, needs
 from payments_app.api.blueprint import ApiBlueprint, takes_no_body
+from payments_app.api.idempotent import idempotent
 from payments_app.api.json import json_response
+from payments_app.api.once import change_once
 from payments_app.api.v1.webhook_schemas import (
     DeliveryQuerySchema,
     EndpointChangeSchema,
@@ -38,8 +43,13 @@ from payments_app.payments.errors import CursorInvalid
 from payments_app.tenants.scopes import Scope
 from payments_app.webhooks import deliveries, endpoints, feed
 from payments_app.webhooks.deliveries import Span
-from payments_app.webhooks.endpoints import Owner, Wanted
-from payments_app.webhooks.model import DeliveryStatus, EndpointStatus
+from payments_app.webhooks.endpoints import Keep, NewEndpoint, Owner, SecretRotation, Wanted
+from payments_app.webhooks.model import (
+    DeliveryStatus,
+    EndpointStatus,
+    WebhookDelivery,
+    WebhookEndpoint,
+)
 
 blp = ApiBlueprint(
     "webhook_endpoints",
@@ -57,28 +67,45 @@ events = ApiBlueprint(
     "events", __name__, url_prefix="/api/v1/events", description="All that happened, in order"
 )
 
+REPLAYED = {"Idempotent-Replayed": "Idempotent-Replayed"}
+
 
 @blp.route("", methods=["POST"])
 @blp.doc(operationId="create_webhook_endpoint")
 @blp.arguments(NewEndpointSchema())
-@blp.response(201, EndpointWithSecretSchema, description="Made; its secret is shown this once")
+@blp.response(
+    201,
+    EndpointWithSecretSchema,
+    description="Made; its secret is shown this once",
+    headers={**REPLAYED, "Location": "Location"},
+)
 @blp.alt_response(400, "BAD_REQUEST")
 @blp.alt_response(409, "CONFLICT")
 @blp.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
+@blp.header_parameter("Idempotency-Key")
+@idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
 def create_endpoint(wanted: Wanted) -> Response:
     """Add a webhook endpoint.
 
     Of the key's tenant and mode, at most 16. From now on it is sent the events that it asks for.
     """
-    new = endpoints.add_endpoint(
-        _owner(), wanted, cipher=_parts().cipher, rules=_parts().egress.rules, actor=_actor()
+    change = partial(
+        endpoints.add_endpoint,
+        _owner(),
+        wanted,
+        cipher=_parts().cipher,
+        rules=_parts().egress.rules,
+        actor=_actor(),
     )
-    response = json_response(endpoint_with_secret(new))
-    response.status_code = 201
-    response.headers["Location"] = f"/api/v1/webhook-endpoints/{new.endpoint.id}"
-    return response
+
+    def answer(_session: Session, new: NewEndpoint) -> Response:
+        response = json_response(endpoint_with_secret(new), 201)
+        response.headers["Location"] = _path(new.endpoint.id)
+        return response
+
+    return change_once(asdict(wanted), change, answer)
 
 
 @blp.route("", methods=["GET"])
@@ -109,12 +136,15 @@ def show_endpoint(endpoint_id: UUID) -> Response:
 
 @blp.route("/<uuid:endpoint_id>", methods=["PATCH"])
 @blp.doc(operationId="change_webhook_endpoint")
-@blp.arguments(EndpointChangeSchema())
-@blp.response(200, EndpointSchema, description="As it is now")
+@blp.arguments(EndpointChangeSchema(), example={"status": "enabled"})
+@blp.response(200, EndpointSchema, description="As it is now", headers=REPLAYED)
 @blp.alt_response(400, "BAD_REQUEST")
 @blp.alt_response(404, "NOT_FOUND")
 @blp.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
+@blp.alt_response(409, "CONFLICT")
+@blp.header_parameter("Idempotency-Key")
+@idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
 def change_endpoint(wanted: Wanted, endpoint_id: UUID) -> Response:
     """Change a webhook endpoint.
@@ -122,74 +152,118 @@ def change_endpoint(wanted: Wanted, endpoint_id: UUID) -> Response:
     Enabled again, it goes on with what is pending, and `missed` says how many events it was not
     sent meanwhile: `resend` sends them.
     """
-    before = endpoints.find_endpoint(_owner(), endpoint_id)
-    endpoint = endpoints.change_endpoint(
-        _owner(), endpoint_id, wanted, rules=_parts().egress.rules, actor=_actor()
-    )
-    document = endpoint_document(endpoint)
-    if before.disabled_at is not None and endpoint.status == EndpointStatus.ENABLED:
-        document["missed"] = deliveries.missed(_owner(), endpoint_id, before.disabled_at)
-    return json_response(document)
+
+    def change(*, keep: Keep) -> None:
+        before = endpoints.find_endpoint(_owner(), endpoint_id)
+        endpoints.change_endpoint(
+            _owner(),
+            endpoint_id,
+            wanted,
+            rules=_parts().egress.rules,
+            actor=_actor(),
+            keep=lambda session, endpoint: keep(session, (endpoint, before.disabled_at)),
+        )
+
+    def answer(session: Session, changed: tuple[WebhookEndpoint, datetime | None]) -> Response:
+        endpoint, disabled_at = changed
+        document = endpoint_document(endpoint)
+        if disabled_at is not None and endpoint.status == EndpointStatus.ENABLED:
+            missed = deliveries.count_missed(session, _owner(), endpoint, disabled_at)
+            document["missed"] = missed
+        return json_response(document)
+
+    return change_once(asdict(wanted), change, answer, path=_path(endpoint_id))
 
 
 @blp.route("/<uuid:endpoint_id>", methods=["DELETE"])
 @blp.doc(operationId="remove_webhook_endpoint")
-@blp.response(204, description="Nothing is sent to it any more")
+@blp.response(204, description="Nothing is sent to it any more", headers=REPLAYED)
 @blp.alt_response(404, "NOT_FOUND")
+@blp.alt_response(400, "BAD_REQUEST")
+@blp.alt_response(409, "CONFLICT")
+@blp.alt_response(422, "UNPROCESSABLE_ENTITY")
+@blp.header_parameter("Idempotency-Key")
+@idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
 def remove_endpoint(endpoint_id: UUID) -> Response:
     """Remove a webhook endpoint.
 
     Nothing is sent to it from now on, pending deliveries neither.
     """
-    endpoints.remove_endpoint(_owner(), endpoint_id, actor=_actor())
-    return Response(status=204)
+    change = partial(endpoints.remove_endpoint, _owner(), endpoint_id, actor=_actor())
+    return change_once({}, change, lambda *_: Response(status=204), path=_path(endpoint_id))
 
 
 @blp.route("/<uuid:endpoint_id>/rotate-secret", methods=["POST"])
 @blp.doc(operationId="rotate_webhook_secret")
-@blp.arguments(RotationSchema())
-@blp.response(200, EndpointWithSecretSchema, description="The new secret, shown this once")
+@blp.arguments(RotationSchema(), example={"overlap_hours": 24})
+@blp.response(
+    200, EndpointWithSecretSchema, description="The new secret, shown this once", headers=REPLAYED
+)
 @blp.alt_response(400, "BAD_REQUEST")
 @blp.alt_response(404, "NOT_FOUND")
 @blp.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
+@blp.alt_response(409, "CONFLICT")
+@blp.header_parameter("Idempotency-Key")
+@idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
-def rotate_secret(overlap: timedelta, endpoint_id: UUID) -> Response:
+def rotate_secret(rotation: SecretRotation, endpoint_id: UUID) -> Response:
     """Give a webhook endpoint a new secret.
 
-    For the overlap each delivery carries two signatures, one by each secret.
+    For the overlap each delivery carries two signatures, one by each secret. Another rotation in
+    that time is refused, as a secret that may be deployed would be dropped.
     """
-    new = endpoints.rotate_secret(
-        _owner(), endpoint_id, overlap=overlap, cipher=_parts().cipher, actor=_actor()
+    change = partial(
+        endpoints.rotate_secret,
+        _owner(),
+        endpoint_id,
+        rotation,
+        cipher=_parts().cipher,
+        actor=_actor(),
     )
-    return json_response(endpoint_with_secret(new))
+    return change_once(
+        {"overlap_hours": rotation.overlap, "discard_current": rotation.discard_current},
+        change,
+        lambda _session, new: json_response(endpoint_with_secret(new)),
+        path=_path(endpoint_id),
+    )
 
 
 @blp.route("/<uuid:endpoint_id>/test", methods=["POST"])
 @blp.doc(operationId="test_webhook_endpoint")
-@blp.response(200, DeliverySchema, description="A delivery of `webhook.test`, on its way")
+@blp.response(
+    200, DeliverySchema, description="A delivery of `webhook.test`, on its way", headers=REPLAYED
+)
 @blp.alt_response(404, "NOT_FOUND")
 @blp.alt_response(409, "CONFLICT")
+@blp.alt_response(400, "BAD_REQUEST")
+@blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
+@blp.alt_response(422, "UNPROCESSABLE_ENTITY")
+@blp.header_parameter("Idempotency-Key")
 @takes_no_body
+@idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
 def send_test(endpoint_id: UUID) -> Response:
     """Send a test event.
 
     To this endpoint only, whatever it is told of otherwise. The delivery shows how it went.
     """
-    return json_response(delivery_document(deliveries.send_test(_owner(), endpoint_id)))
+    change = partial(deliveries.send_test, _owner(), endpoint_id)
+    return change_once({}, change, _delivery_answer, path=_path(endpoint_id))
 
 
 @blp.route("/<uuid:endpoint_id>/resend", methods=["POST"])
 @blp.doc(operationId="resend_webhooks")
-@blp.arguments(SpanSchema())
-@blp.response(200, ResentSchema, description="On their way")
+@blp.arguments(SpanSchema(), example={"failed_only": True})
+@blp.response(200, ResentSchema, description="On their way", headers=REPLAYED)
 @blp.alt_response(400, "BAD_REQUEST")
 @blp.alt_response(404, "NOT_FOUND")
 @blp.alt_response(409, "CONFLICT")
 @blp.alt_response(413, "REQUEST_ENTITY_TOO_LARGE")
 @blp.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
+@blp.header_parameter("Idempotency-Key")
+@idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
 def resend_span(span: Span, endpoint_id: UUID) -> Response:
     """Send events again.
@@ -197,8 +271,13 @@ def resend_span(span: Span, endpoint_id: UUID) -> Response:
     Of a span of time, or all that were given up. What was sent before has the same id and bytes;
     what the endpoint was never sent, though it asks for it, is sent too.
     """
-    count = deliveries.resend_span(_owner(), endpoint_id, span, actor=_actor())
-    return json_response({"deliveries": count})
+    change = partial(deliveries.resend_span, _owner(), endpoint_id, span, actor=_actor())
+    return change_once(
+        asdict(span),
+        change,
+        lambda _session, count: json_response({"deliveries": count}),
+        path=_path(endpoint_id),
+    )
 
 
 @blp.route("/<uuid:endpoint_id>/deliveries", methods=["GET"])
@@ -240,18 +319,24 @@ def show_delivery(delivery_id: UUID) -> Response:
 
 @told.route("/<uuid:delivery_id>/resend", methods=["POST"])
 @told.doc(operationId="resend_webhook_delivery")
-@told.response(200, DeliverySchema, description="On its way")
+@told.response(200, DeliverySchema, description="On its way", headers=REPLAYED)
 @told.alt_response(404, "NOT_FOUND")
 @told.alt_response(409, "CONFLICT")
+@told.alt_response(400, "BAD_REQUEST")
+@told.alt_response(415, "UNSUPPORTED_MEDIA_TYPE")
+@told.alt_response(422, "UNPROCESSABLE_ENTITY")
+@told.header_parameter("Idempotency-Key")
 @takes_no_body
+@idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
 def resend_delivery(delivery_id: UUID) -> Response:
     """Send one delivery again.
 
     The same id and bytes, with a new timestamp and signature.
     """
-    again = deliveries.resend_one(_owner(), delivery_id, actor=_actor())
-    return json_response(delivery_document(again))
+    change = partial(deliveries.resend_one, _owner(), delivery_id, actor=_actor())
+    path = f"/api/v1/webhook-deliveries/{delivery_id}"
+    return change_once({}, change, _delivery_answer, path=path)
 
 
 @events.route("", methods=["GET"])
@@ -277,6 +362,14 @@ def list_events(query: dict[str, Any]) -> Response:
             "last_position": page.last_position,
         }
     )
+
+
+def _path(endpoint_id: UUID) -> str:
+    return f"/api/v1/webhook-endpoints/{endpoint_id}"
+
+
+def _delivery_answer(_session: Session, delivery: WebhookDelivery) -> Response:
+    return json_response(delivery_document(delivery))
 
 
 def _owner() -> Owner:

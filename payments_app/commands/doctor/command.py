@@ -11,7 +11,7 @@ import psycopg
 from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
-from payments_app.commands.doctor import database, environment, walls
+from payments_app.commands.doctor import database, environment, functions, rights, walls
 from payments_app.commands.doctor.finding import Check, Finding, Level, ok, problem
 from payments_app.commands.group import GatewayCommand
 from payments_app.commands.report import Report, table
@@ -24,11 +24,14 @@ CHECKS: Final[dict[str, Check]] = {
     "migrations": database.check_migrations,
     "tenant walls": walls.check_walls,
     "triggers": walls.check_triggers,
+    "functions": functions.check_functions,
     "rights": walls.check_rights,
+    "columns": rights.check_columns,
     "durability": database.check_word,
     "clock": database.check_clock,
     "secrets": database.check_secrets,
     "work": database.check_work,
+    "payments": database.check_payments,
     "redis": environment.check_redis,
     "broker": environment.check_broker,
 }

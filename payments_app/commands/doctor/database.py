@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
+from uuid import UUID
 
 from flask import current_app
 from sqlalchemy import text
@@ -14,9 +15,10 @@ from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import snapshot
 from payments_app.kernel.schema import is_behind, present_versions
 from payments_app.payments.breaks import list_breaks
-from payments_app.payments.overdue import overdue_work
-from payments_app.tenants.holds import held_tenants
-from payments_app.tenants.rotation import SHELVES, unreadable_secrets
+from payments_app.payments.overdue import lingering_payments, overdue_work, refused_by_setup
+from payments_app.payments.unreadable import unreadable_payments
+from payments_app.tenants.holds import RESTORED, held_tenants
+from payments_app.tenants.rotation import SHELVES, look_at_secrets
 from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 
 # Stamps and leases are the database's; what is this machine's is only a little wrong below this.
@@ -75,16 +77,56 @@ def check_clock() -> Iterator[Finding]:
 
 
 def check_secrets() -> Iterator[Finding]:
-    """SECRET_KEYS opens all that is stored."""
-    closed = unreadable_secrets(cipher(), (*SHELVES, *WEBHOOK_SHELVES))
-    if not closed:
-        yield ok("SECRET_KEYS opens every stored secret")
-        return
-    kinds = sorted({kind for kind, _ in closed})
-    yield problem(
-        f"SECRET_KEYS opens {len(closed)} stored secrets not: {', '.join(kinds)}",
-        "put the old key back at the end of SECRET_KEYS; flask secrets rotate names each",
-    )
+    """SECRET_KEYS opens all that is stored, each secret in its own place only."""
+    stored = look_at_secrets(cipher(), (*SHELVES, *WEBHOOK_SHELVES))
+    if stored.unreadable:
+        yield problem(
+            f"SECRET_KEYS opens {_counted(stored.unreadable)} not",
+            "put the old key back at the end of SECRET_KEYS; flask secrets rotate names each. Under"
+            " a key that is there, somebody has moved it: flask audit verify, and set it again",
+        )
+    if stored.unbound:
+        yield warning(
+            f"{_counted(stored.unbound)} would open in another's row too",
+            "flask secrets rotate binds them, once every process runs this release",
+        )
+    if not (stored.unreadable or stored.unbound):
+        yield ok("SECRET_KEYS opens every stored secret, each in its place")
+
+
+def _counted(secrets: list[tuple[str, UUID]]) -> str:
+    kinds = sorted({kind for kind, _ in secrets})
+    return f"{len(secrets)} stored secrets ({', '.join(kinds)})"
+
+
+def check_payments() -> Iterator[Finding]:
+    """Each open payment can be read, none is open for too long, and no account is set up wrong."""
+    lingering, refused = lingering_payments(), refused_by_setup()
+    unreadable = unreadable_payments(cipher())
+    for some in unreadable:
+        yield problem(
+            f"{some.slug}: {some.payments} open payments can't be read (data_key_unreadable), the"
+            f" oldest is {some.oldest}",
+            "put the key of that time at the end of SECRET_KEYS; if the tenant's data key itself is"
+            " gone, take it from a backup: docs/backup.md",
+        )
+    for one in lingering:
+        count = f"{one.slug}: {one.payments} payments at {one.provider}"
+        if one.is_unsent:
+            said = f"{count} were not sent, the oldest for {one.oldest_s / 60:.0f} minutes"
+            yield problem(said, f"flask providers check {one.slug} {one.provider}")
+        else:
+            said = f"{count} are open, the oldest for {one.oldest_s / 3600:.0f} hours"
+            yield warning(said, "flask payments explain ID, then docs/runbooks/open-long.md")
+    for each in refused:
+        said = f"{each.slug}: {each.provider} refused {each.payments} payments of the last day"
+        code = each.provider_code or "no code"
+        remedy = f"{each.failure_code} ({code}) is the account's setup: docs/errors.md"
+        yield warning(said, remedy)
+    if not (unreadable or lingering or refused):
+        yield ok(
+            "each open payment can be read, none is open for too long or was refused for its account"
+        )
 
 
 def check_work() -> Iterator[Finding]:
@@ -100,6 +142,8 @@ def check_work() -> Iterator[Finding]:
         yield problem(f"{len(breaks)} invariants are broken", "flask invariants list")
     for tenant in held:
         remedy = f"flask tenants release {tenant.slug}, when it may go on"
+        if tenant.held_why == RESTORED:
+            remedy = "flask recovery status, then flask recovery finish"
         yield warning(f"{tenant.slug} is held: {tenant.held_why}", remedy)
     if not (any(waiting) or breaks or held):
         yield ok("no work is overdue, nothing is broken, nobody is held")

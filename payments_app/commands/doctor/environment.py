@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from flask import current_app
+from kombu.connection import Connection
 from kombu.exceptions import OperationalError
 from redis import RedisError
 
@@ -15,7 +16,12 @@ from payments_app.commands.probes import check_accounts, platform_accounts
 from payments_app.kernel.wire import Answer, Call
 
 _CALLBACK_MAX_S: Final = 5.0
-_OK: Final = 200
+# A proxy lets callbacks through, and maybe nothing else of ours: the way that a provider goes is
+# asked, with a method that changes nothing. Only the gateway answers so.
+_CALLBACK_PATH: Final = "/callbacks/doctor/check"
+_CALLBACK_ANSWER: Final = (405, "application/problem+json")
+# With so much of its room used, Redis soon refuses what is written.
+_FULL: Final = 0.9
 
 
 def check_settings() -> Iterator[Finding]:
@@ -59,6 +65,7 @@ def check_redis() -> Iterator[Finding]:
         )
         return
     yield ok(f"Redis {said.get('redis_version')} answers")
+    yield from _room(said, "Redis")
     policy = said.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         yield warning(
@@ -78,13 +85,38 @@ def check_broker() -> Iterator[Finding]:
     try:
         with celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=1, timeout=3)
-    except (OperationalError, OSError) as error:
+            said = _memory(connection)
+    except (OperationalError, OSError, RedisError) as error:
         yield warning(
             f"the broker doesn't answer ({type(error).__name__}): workers look each second instead",
             "see CELERY_BROKER_URL",
         )
         return
+    yield from _room(said, "the broker")
     yield ok("the broker answers")
+
+
+def _memory(connection: Connection) -> dict[str, Any]:
+    if connection.transport.driver_type != "redis":
+        return {}
+    # kombu's types know only what all its transports have.
+    channel: Any = connection.default_channel
+    found: dict[str, Any] = channel.client.info("memory")
+    return found
+
+
+def _room(said: dict[str, Any], named: str) -> Iterator[Finding]:
+    """Of a Redis that was given a bound and evicts nothing."""
+    most = said.get("maxmemory", 0)
+    if not most or said.get("maxmemory_policy", "noeviction") != "noeviction":
+        return
+    used = said["used_memory"] - said.get("mem_not_counted_for_evict", 0)
+    told = f"{named} uses {used / 2**20:.0f} of {most / 2**20:.0f} MiB"
+    remedy = "raise maxmemory, or see what else is kept there"
+    if used >= most:
+        yield problem(f"{told}: it refuses all that is written", remedy)
+    elif used >= _FULL * most:
+        yield warning(told, remedy)
 
 
 def check_providers() -> Iterator[Finding]:
@@ -111,13 +143,16 @@ def check_callbacks() -> Iterator[Finding]:
     url = settings().public_base_url
     if url is None:
         return
-    call = Call("GET", f"{url}/health/live", {}, None, _CALLBACK_MAX_S)
+    call = Call("GET", f"{url}{_CALLBACK_PATH}", {}, None, _CALLBACK_MAX_S)
     answer = rails().transport.unleased().send(call)
-    if isinstance(answer, Answer) and answer.status == _OK:
-        yield ok(f"{url} leads to a gateway")
-        return
-    why = f"HTTP {answer.status}" if isinstance(answer, Answer) else answer.why
+    if isinstance(answer, Answer):
+        if (answer.status, answer.headers.get("content-type")) == _CALLBACK_ANSWER:
+            yield ok(f"{url} leads callbacks to a gateway")
+            return
+        why = f"HTTP {answer.status} of something else"
+    else:
+        why = answer.why
     yield warning(
-        f"{url}/health/live can't be had from here: {why}",
+        f"{url}/callbacks/ doesn't lead to a gateway from here: {why}",
         "see DNS, TLS and the way in; from inside it may be no fault",
     )

@@ -12,7 +12,8 @@ from payments_app.kernel.database import snapshot
 
 _ROLE: Final = text(
     "SELECT current_user, rolsuper OR rolbypassrls,"
-    " EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public' AND tableowner = current_user)"
+    " EXISTS (SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    " AND relkind IN ('r', 'p') AND pg_has_role(relowner, 'MEMBER'))"
     " FROM pg_roles WHERE rolname = current_user"
 )
 # A wall is one policy, for everybody and everything, that asks for the transaction's tenant. All say
@@ -59,6 +60,20 @@ _RIGHTS: Final = text(
     ORDER BY relname
     """
 )
+# Whoever makes objects in a database can have them taken for others of their name. One that owns
+# the tables has more than this, and is named above.
+_MAKES: Final = text(
+    """
+    SELECT what FROM (VALUES
+        ('temporary tables', has_database_privilege(current_database(), 'TEMPORARY')),
+        ('schemas', has_database_privilege(current_database(), 'CREATE')),
+        ('tables and functions', has_schema_privilege('public', 'CREATE'))
+    ) AS rights (what, may)
+    WHERE may AND NOT EXISTS (
+        SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace
+        AND relkind IN ('r', 'p') AND pg_has_role(relowner, 'MEMBER'))
+    """
+)
 
 
 def check_role() -> Iterator[Finding]:
@@ -69,7 +84,7 @@ def check_role() -> Iterator[Finding]:
         yield problem(f"the role {name} is held by no wall", "give DATABASE_URL a plain role")
     elif owner:
         yield warning(
-            f"the role {name} owns tables: it could take the walls down",
+            f"the role {name} owns tables, or may act as who does: it could take the walls down",
             "migrate as another role, by MIGRATION_DATABASE_URL",
         )
     else:
@@ -106,6 +121,7 @@ def check_rights() -> Iterator[Finding]:
     """Our role may do what it must, and take nothing away."""
     with snapshot() as connection:
         rows = connection.execute(_RIGHTS).all()
+        makes = list(connection.execute(_MAKES).scalars())
     lacking = [name for name, enough, _ in rows if not enough]
     beyond = [name for name, _, too_much in rows if too_much]
     if lacking:
@@ -119,5 +135,11 @@ def check_rights() -> Iterator[Finding]:
             f"our role may remove rows of: {', '.join(beyond)}",
             "REVOKE DELETE, TRUNCATE on them from it",
         )
-    if not lacking and not beyond:
+    if makes:
+        yield problem(
+            f"our role may make {', '.join(makes)}",
+            "as the database's owner: REVOKE CREATE, TEMPORARY ON DATABASE … FROM PUBLIC;"
+            " REVOKE CREATE ON SCHEMA public FROM PUBLIC; and the same from our role",
+        )
+    if not (lacking or beyond or makes):
         yield ok("our role may do what it must, and no more")

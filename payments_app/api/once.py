@@ -1,0 +1,187 @@
+"""A change is made once for each Idempotency-Key, and answered again; payments: see acceptance.
+
+The key is taken, and the answer stored, in the transaction of the change. Where a change takes
+several transactions, in the last one: before it, a retry finds nothing, and makes the rest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Protocol
+
+from flask import Response, current_app, request
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from payments_app.api.authentication import caller
+from payments_app.api.idempotent import await_first, key_of_request
+from payments_app.kernel import idempotency, stored_answers
+from payments_app.kernel.database import transaction
+from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.idempotency import (
+    Attempt,
+    Earlier,
+    KeyExpired,
+    KeyInProgress,
+    StoredAnswer,
+)
+from payments_app.kernel.postgres import is_lock_timeout
+from payments_app.kernel.vault import Box
+
+# The answer to a change, made in its transaction.
+Render = Callable[[Session, Any], Response]
+
+
+class Change(Protocol):
+    """Makes a change, and calls `keep` with its result in the transaction that ends it."""
+
+    def __call__(self, *, keep: Callable[[Session, Any], None]) -> object:
+        """Raises GatewayError if the change can't be made."""
+        ...
+
+
+class _Taken(Exception):
+    """Another request with this key has committed meanwhile."""
+
+
+def change_once(
+    asked: Mapping[str, object], change: Change, render: Render, *, path: str | None = None
+) -> Response:
+    """Make the change and answer with `render`, or give the first answer to this key again.
+
+    `asked`: the validated body, without what is None. `path`: the address of what is changed; of
+    what is made, the answer's Location. Raises what the change does, KeyInvalid, KeyReused,
+    KeyInProgress, KeyExpired, VaultClosed.
+    """
+    answer = _Answer(render, path, _claim(asked))
+    if answer.claim is None:
+        change(keep=answer.keep)
+        return answer.made
+    if (earlier := await_first(answer.find) or answer.find()) is not None:
+        return earlier
+    try:
+        change(keep=answer.keep)
+    except _Taken:
+        earlier = answer.find()
+    except GatewayError:
+        # What the first request has done may be why this one can't be made.
+        if (earlier := answer.find()) is None:
+            raise
+    else:
+        return answer.made
+    if earlier is None:
+        raise RuntimeError("a key that is neither ours nor to be found")
+    return earlier
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """A request under a key, and what encrypts its answer: read once, before any transaction."""
+
+    attempt: Attempt
+    box: Box
+
+    def encrypt(self, body: bytes) -> bytes:
+        return self.box.seal(body, about=f"answer {self.attempt.key}")
+
+    def decrypt(self, body: bytes) -> bytes:
+        """Raises VaultClosed."""
+        return self.box.open(body, about=f"answer {self.attempt.key}")
+
+
+@dataclass
+class _Answer:
+    """The answer to a request: made by the change, or found under its key."""
+
+    render: Render
+    path: str | None
+    claim: _Claim | None
+    _made: Response | None = None
+
+    @property
+    def made(self) -> Response:
+        """The one that the change has made."""
+        if self._made is None:
+            raise RuntimeError("a change that has kept no answer")
+        return self._made
+
+    def keep(self, session: Session, result: object) -> None:
+        """Make it, and store it under the key. Raises _Taken, KeyInProgress."""
+        self._made = self.render(session, result)
+        if self.claim is None:
+            return
+        headers = {name: self._made.headers[name] for name in _STORED if name in self._made.headers}
+        body = self.claim.encrypt(self._made.get_data())
+        settings = current_app.extensions["maramoja"].settings
+        try:
+            is_ours = stored_answers.keep_answer(
+                session,
+                self.claim.attempt,
+                resource_path=self.path or headers["Location"],
+                answer=StoredAnswer(self._made.status_code, headers, body),
+                keep_for=timedelta(hours=settings.idempotency_ttl_hours),
+            )
+        except OperationalError as error:
+            if not is_lock_timeout(error):
+                raise
+            raise KeyInProgress(
+                "The first request with this Idempotency-Key is still running.", retry_after_s=1
+            ) from None
+        if not is_ours:
+            raise _Taken
+
+    def find(self) -> Response | None:
+        """The first answer to the key. Raises KeyReused, KeyExpired, VaultClosed."""
+        if self.claim is None:
+            return None
+        attempt = self.claim.attempt
+        with transaction(attempt.tenant_id) as session:
+            row = stored_answers.find_row(session, attempt)
+        return None if row is None else _again(self.claim, idempotency.earlier_of(attempt, row))
+
+
+_STORED = ("Content-Type", "Location")
+
+
+def _again(claim: _Claim, earlier: Earlier) -> Response:
+    if earlier.answer is None or earlier.is_past_expiry:
+        raise KeyExpired(
+            "The answer to this Idempotency-Key is no longer kept; what it changed is.",
+            resource=earlier.resource_path,
+        )
+    response = Response(claim.decrypt(earlier.answer.body), earlier.answer.status)
+    response.headers.update(earlier.answer.headers)
+    response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+def _claim(asked: Mapping[str, object]) -> _Claim | None:
+    """None without a key. Raises KeyInvalid, VaultClosed."""
+    key = key_of_request(required=False)
+    if key is None:
+        return None
+    rule = request.url_rule
+    place = {name: str(value) for name, value in (request.view_args or {}).items()}
+    body = {name: _canonical(value) for name, value in asked.items() if value is not None}
+    asker = caller()
+    box: Box = current_app.extensions["maramoja"].vault.box_of(asker.tenant_id)
+    attempt = Attempt(
+        tenant_id=asker.tenant_id,
+        mode=asker.mode,
+        key=key,
+        fields={"method": request.method, "route": rule.rule if rule else "", **place, **body},
+        digest=partial(box.digest, about="request"),
+    )
+    return _Claim(attempt, box)
+
+
+def _canonical(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_text)
+
+
+def _text(value: object) -> str:
+    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)

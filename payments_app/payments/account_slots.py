@@ -1,0 +1,134 @@
+"""Which payments a process takes next: slots for each account, and turns by account and by tenant. Pure.
+
+An account holds no more slots than its limit, so one that is silent holds only its own. The limit grows
+while the account answers quickly. Of an account's slots its questions hold at most half, and its
+submissions leave a quarter to questions: neither waits behind the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from payments_app.kernel.concurrency import ConcurrencyLimits, LimitRules, Turns
+from payments_app.payments.due import Lane, Queue
+from payments_app.payments.states import Step
+from payments_app.providers.contract import AccountKey, Observation
+
+# Slots of one account in one process. Less than `least` would hardly ever find out that an account is
+# quick again. An answer of a provider takes longer than one of a webhook's receiver.
+ACCOUNT_LIMITS: Final = LimitRules(first=8, least=4, most=32, quick_s=2.0, slow_s=5.0)
+
+
+class AccountSlots:
+    """The slots of one process. Any thread may hold one; one thread at a time shares them out."""
+
+    def __init__(self, rules: LimitRules = ACCOUNT_LIMITS) -> None:
+        self._limits = ConcurrencyLimits(rules)
+        self._turns = Turns()
+        # Guards the limits and the counts.
+        self._lock = threading.Lock()
+        self._held: Counter[tuple[AccountKey, Step]] = Counter()
+
+    def take(self, account: AccountKey, step: Step) -> None:
+        """One slot more is held."""
+        with self._lock:
+            self._held[account, step] += 1
+
+    @contextmanager
+    def held(self, account: AccountKey, step: Step) -> Iterator[None]:
+        """For whoever carries out what a slot was taken for: it is free at the end of the block."""
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held[account, step] -= 1
+                if not self._held[account, step]:
+                    del self._held[account, step]
+
+    def learn(self, account: AccountKey, seen: Observation) -> None:
+        """How long the account let us wait. What never left says nothing, unless that took long."""
+        with self._lock:
+            self._limits.record(account, answered=True, elapsed_s=seen.elapsed_s)
+
+    def share_out(
+        self, slots: int, waiting: Mapping[Queue, int], is_open: Callable[[AccountKey, Step], bool]
+    ) -> dict[Queue, int]:
+        """How many of the free slots each queue gets: to each account in turn, one by one.
+
+        `is_open`: whether anything of this account and step may leave now.
+        """
+        by_account: defaultdict[AccountKey, dict[Queue, int]] = defaultdict(dict)
+        for queue, count in waiting.items():
+            if is_open(queue.account, step_of(queue)):
+                by_account[queue.account][queue] = count
+        accounts = deque(
+            self._turn_of(account, by_account[account])
+            for account in sorted(by_account, key=self._turns.last_served)
+        )
+        shares: Counter[Queue] = Counter()
+        while slots and accounts:
+            turn = accounts.popleft()
+            if chosen := turn.next_queue():
+                shares[chosen] += 1
+                slots -= 1
+                self._turns.note(turn.account, (turn.account, step_of(chosen)), chosen)
+                accounts.append(turn)
+        return dict(shares)
+
+    def _turn_of(self, account: AccountKey, queues: Mapping[Queue, int]) -> _Turn:
+        with self._lock:
+            limit = self._limits.limit(account)
+            held = {step: self._held[account, step] for step in Step}
+        # The step that was served last, in this look or an earlier one, comes second.
+        last = max(Step, key=lambda step: self._turns.last_served((account, step)))
+        turn = _Turn(account, limit - sum(held.values()), last)
+        turn.room = {
+            Step.SUBMIT: limit - limit // 4 - held[Step.SUBMIT],
+            Step.CHECK: max(1, limit // 2) - held[Step.CHECK],
+        }
+        for queue in sorted(queues, key=lambda one: (one.lane, self._turns.last_served(one))):
+            turn.waiting[queue.lane].append((queue, queues[queue]))
+        return turn
+
+
+def step_of(queue: Queue) -> Step:
+    """What is done with the payments of this queue."""
+    return Step.SUBMIT if queue.lane is Lane.SUBMIT else Step.CHECK
+
+
+@dataclass(slots=True)
+class _Turn:
+    """An account that waits: how many slots it may take, in all and for each step, and for what."""
+
+    account: AccountKey
+    slots: int
+    last: Step
+    room: dict[Step, int] = field(default_factory=dict)
+    waiting: dict[Lane, deque[tuple[Queue, int]]] = field(
+        default_factory=lambda: {lane: deque() for lane in Lane}
+    )
+
+    def next_queue(self) -> Queue | None:
+        """The queue that gets the account's next slot: steps alternate, tenants take turns."""
+        for step in sorted(Step, key=lambda step: step is self.last):
+            if self.slots > 0 and self.room[step] > 0 and (queue := self._next_of(step)):
+                self.last = step
+                self.slots -= 1
+                self.room[step] -= 1
+                return queue
+        return None
+
+    def _next_of(self, step: Step) -> Queue | None:
+        lanes = (Lane.SUBMIT,) if step is Step.SUBMIT else (Lane.HINTED, Lane.CHECK)
+        for lane in lanes:
+            if self.waiting[lane]:
+                queue, count = self.waiting[lane].popleft()
+                if count > 1:
+                    self.waiting[lane].append((queue, count - 1))
+                return queue
+        return None

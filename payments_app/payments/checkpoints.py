@@ -1,0 +1,142 @@
+"""Seals: every minute the audit trail takes down which events there are, and their digest.
+
+A payment's own chain can't show that its tail, or all of it, was removed. The seal can: it stands
+in the tenant's audit chain.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Final, NamedTuple
+
+import structlog
+from sqlalchemy import text
+
+from payments_app.audit.heads import HeadPublisher
+from payments_app.audit.model import SEALED
+from payments_app.audit.record import record
+from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.payments.invariants import check_changed
+
+log = structlog.get_logger(__name__)
+
+# The digest of so many hashes takes some milliseconds; an audit chain is held for no longer.
+BATCH: Final = 10_000
+# Transactions that add events take milliseconds. One that takes longer is waited for next time.
+WAIT_MAX_S: Final = 10.0
+_WAIT_S: Final = 0.05
+_heads: Final = HeadPublisher()
+# Nobody seals beside another; the number is "seal".
+_ONE_SEALER: Final = 0x7365616C
+
+# An event with a lower id than the last that is seen was begun by a transaction that has its
+# number by now: an event's payment is written before it.
+_LAST: Final = text(
+    "SELECT max(id), pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM events"
+)
+_ENDED: Final = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= :number")
+# An event has its hash when it is published: what isn't yet, and all behind it, waits for the next time.
+_PUBLISHED: Final = text(
+    "SELECT coalesce(min(id) - 1, :last) FROM events WHERE feed_data IS NULL AND id <= :last"
+)
+_LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:key)")
+# Anyone who adds an entry that calls itself a seal could have us stop, or fail, for good: one
+# about events that aren't there is none. `flask audit verify` names it.
+_SEALED_THROUGH: Final = text(
+    f"""
+    SELECT through::bigint FROM (
+        SELECT id, CASE jsonb_typeof(detail->'through')
+            WHEN 'number' THEN (detail->>'through')::numeric END AS through
+        FROM audit_entries WHERE action = '{SEALED}'
+    ) AS seals
+    WHERE through BETWEEN 0 AND :last ORDER BY id DESC LIMIT 1
+    """  # noqa: S608  a constant
+)
+_BATCH_END: Final = text(
+    "SELECT max(id) FROM (SELECT id FROM events"
+    " WHERE payment_id IS NOT NULL AND id > :after AND id <= :last ORDER BY id LIMIT :batch) AS batch"
+)
+_DIGESTS: Final = text(
+    "SELECT tenant_id, count(*) AS events, min(id) AS first,"
+    " encode(sha256(string_agg(hash, ''::bytea ORDER BY id)), 'hex') AS digest"
+    " FROM events WHERE payment_id IS NOT NULL AND id > :after AND id <= :through"
+    " GROUP BY tenant_id ORDER BY tenant_id"
+)
+
+
+class Batch(NamedTuple):
+    """The events behind one id, up to another."""
+
+    after: int
+    through: int
+
+
+def write_checkpoints() -> int:
+    """Seal all published events that no other can come before any more; how many.
+
+    Then say the head of each chain that has grown, whoever has added to it.
+    """
+    sealed = _seal_all()
+    _heads.publish()
+    return sealed
+
+
+def _seal_all() -> int:
+    last = _last_settled()
+    sealed = 0
+    while last and (batch := _next_batch(last)):
+        # Looked at first: a batch that a crash leaves unsealed is looked at again.
+        check_changed(after=batch.after, through=batch.through)
+        if not (count := _seal(batch)):
+            break
+        sealed += count
+    if sealed:
+        log.info("payment_events.sealed", count=sealed)
+    return sealed
+
+
+def _last_settled() -> int | None:
+    """An event's id such that those up to it are all there and published, or never will be."""
+    with transaction(EVERY_TENANT) as session:
+        last, number = session.execute(_LAST).one()
+    give_up_at = time.monotonic() + WAIT_MAX_S
+    while time.monotonic() < give_up_at:
+        with transaction(EVERY_TENANT) as session:
+            if session.scalar(_ENDED, {"number": number}):
+                return session.scalar(_PUBLISHED, {"last": last}) if last else None
+        time.sleep(_WAIT_S)
+    log.warning("seal.postponed", waited_s=WAIT_MAX_S)
+    return None
+
+
+def _next_batch(last: int) -> Batch | None:
+    with transaction(EVERY_TENANT) as session:
+        after = session.scalar(_SEALED_THROUGH, {"last": last}) or 0
+        through = session.scalar(_BATCH_END, {"after": after, "last": last, "batch": BATCH})
+    return None if through is None else Batch(after, through)
+
+
+def _seal(batch: Batch) -> int:
+    """Add an entry for each tenant that has events in it; how many. 0 if another seals."""
+    with transaction(EVERY_TENANT) as session:
+        if not session.scalar(_LOCK, {"key": _ONE_SEALER}):
+            return 0
+        if (session.scalar(_SEALED_THROUGH, {"last": batch.through}) or 0) != batch.after:
+            return 0
+        tenants = session.execute(_DIGESTS, batch._asdict()).all()
+        for row in tenants:
+            record(
+                session,
+                tenant_id=row.tenant_id,
+                actor="system",
+                action=SEALED,
+                subject_type="payment_events",
+                subject_id=f"{row.first}-{batch.through}",
+                detail={
+                    "first": row.first,
+                    "through": batch.through,
+                    "events": row.events,
+                    "digest": row.digest,
+                },
+            )
+        return sum(row.events for row in tenants)

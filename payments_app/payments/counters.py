@@ -1,0 +1,48 @@
+"""What the engine's steps add to the figures, once they are committed."""
+
+from __future__ import annotations
+
+import structlog
+from sqlalchemy.orm import Session
+
+from payments_app.kernel import metrics
+from payments_app.kernel.database import after_commit
+from payments_app.payments.model import Payment
+from payments_app.payments.states import Step
+from payments_app.providers.contract import Observation
+
+log = structlog.get_logger(__name__)
+
+
+def count_answer(payment: Payment, step: Step, seen: Observation) -> Observation:
+    """One exchange with the provider has ended so. An answer that could not be read is logged."""
+    metrics.provider_answers.labels(payment.provider, step, seen.verdict).inc()
+    metrics.provider_exchange_seconds.labels(payment.provider, step).observe(seen.elapsed_s)
+    if seen.is_unread:
+        log.warning(
+            "provider.answer_unread",
+            provider=payment.provider,
+            operation=step,
+            reason=seen.reason,
+            http_status=seen.http_status,
+        )
+    return seen
+
+
+def count_fenced(session: Session) -> None:
+    """A worker has brought home what is another's by now."""
+    after_commit(session, metrics.fenced_writes.inc)
+
+
+def count_end(session: Session, payment: Payment) -> None:
+    """The payment has ended in this transaction."""
+    after_commit(session, lambda: _count_end(payment))
+
+
+def _count_end(payment: Payment) -> None:
+    failure = payment.failure_code or "none"
+    metrics.payments_final.labels(payment.provider, payment.mode, payment.status, failure).inc()
+    if payment.final_at is not None:
+        # Two machines' clocks.
+        took_s = max(0.0, (payment.final_at - payment.created_at).total_seconds())
+        metrics.time_to_final_seconds.labels(payment.provider, payment.status).observe(took_s)

@@ -1,0 +1,306 @@
+"""A payment's life after it was accepted, top to bottom: claim, submit or check, record, settle.
+
+With acceptance.py the only writer of payments. Each step is its own transaction; the network
+is only ever between two of them. What is about to be done is committed before it is done, so
+that a crash anywhere is answered by asking the provider.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+from typing import Final, assert_never
+
+import structlog
+
+from payments_app.kernel import metrics, tracing
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.database import EVERY_TENANT, snapshot, transaction
+from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.jobs import Job, enqueue, notify
+from payments_app.kernel.postgres import is_transient
+from payments_app.kernel.wire import LeaseLost
+from payments_app.payments import retry
+from payments_app.payments.account_slots import AccountSlots, step_of
+from payments_app.payments.claims import LEASE, Claim, lease_from, renewed
+from payments_app.payments.counters import count_answer
+from payments_app.payments.due import Queue, due_payments, locked_payments, waiting_queues
+from payments_app.payments.evidence import open_submission, store_exchanges, without_stored
+from payments_app.payments.exchange_pool import ExchangePool, ExchangeResult
+from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.model import Payment
+from payments_app.payments.outcomes import apply_result, move
+from payments_app.payments.states import Event, Stage, Step
+from payments_app.payments.trail import back_on_trail_of, note_outcome, on_trail_of
+from payments_app.payments.write_batch import WriteBatch
+from payments_app.providers.contract import Observation, Provider, ProviderAccount, Verdict
+from payments_app.providers.submission import (
+    QuestionWire,
+    SubmissionWire,
+    prepare_through,
+    submit_through,
+)
+
+log = structlog.get_logger(__name__)
+
+# A payment whose tenant is held is looked at again after this; it goes on within that time.
+HELD_LOOK: Final = timedelta(seconds=30)
+# Looks for one claim: other workers may take what was found. The next call finds what is left then.
+LOOKS_MAX: Final = 8
+
+
+# --- claim, then submit or check ---------------------------------------------------------------
+
+
+def process_due(
+    gateway: PaymentGateway, pool: ExchangePool, slots: AccountSlots | None = None
+) -> int:
+    """Do what is due until nothing is, several payments at a time; how many it did.
+
+    Claim at most one payment per free slot of the pool, so that no lease ages in a queue. A slow
+    exchange blocks only its slot, and a slow account only its own: `slots` has those.
+    """
+    slots = slots or AccountSlots()
+    done, has_notified = 0, False
+    while True:
+        results = pool.collect()
+        record(results, gateway)
+        done += len(results)
+        claims = [] if gateway.stopping() else _claim_due(pool.free_slots, gateway, slots)
+        for claim in claims:
+            slots.take(claim.account, claim.step)
+            pool.submit(partial(_in_slot, claim, gateway, slots, caused_by=tracing.here()))
+        if pool.is_idle:
+            return done
+        if claims and not pool.free_slots and not has_notified:
+            # More may be due than there are slots here: other workers help, each until nothing is.
+            notify(Job.PROCESS_DUE)
+            has_notified = True
+
+
+def _claim_due(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> list[Claim]:
+    """Take what is due, in turns. No others wait for it, and what others have is left out."""
+    for _ in range(LOOKS_MAX):
+        shares = _shares(limit, gateway, slots) if limit else {}
+        if not shares:
+            break
+        taken_at = boot_seconds()
+        claims: list[Claim] = []
+        with transaction(EVERY_TENANT, by_index=True) as session:
+            # None: others were quicker. More may be due.
+            if not (due := due_payments(session, shares)):
+                continue
+            batch = WriteBatch(session, due[0].now)
+            for theirs in batch.by_tenant(due, lambda one: one.payment.tenant_id):
+                for payment, now, held_at in theirs:
+                    if held_at is None or payment.next_step != Step.SUBMIT:
+                        claims.append(_take(batch, payment, taken_at))
+                    else:
+                        # The tenant is held: nothing new leaves for it.
+                        payment.next_action_at = now + HELD_LOOK
+        if claims:
+            return claims
+    return []
+
+
+def _shares(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> dict[Queue, int]:
+    """How many of each queue are claimed now. A question that may not leave yet is not claimed."""
+    with snapshot(EVERY_TENANT, by_index=True) as connection:
+        waiting = waiting_queues(connection, limit)
+    shares = slots.share_out(limit, waiting, gateway.pace.is_open)
+    if not shares:
+        return {}
+    wanted = Counter({queue.account: 0 for queue in shares})
+    for queue, share in shares.items():
+        wanted[queue.account] += share if step_of(queue) is Step.CHECK else 0
+    granted = dict(gateway.pace.grant(wanted))
+    for queue in sorted(shares, key=lambda one: one.lane):
+        if step_of(queue) is Step.CHECK:
+            shares[queue] = min(shares[queue], granted[queue.account])
+            granted[queue.account] -= shares[queue]
+        elif not gateway.pace.is_open(queue.account, Step.SUBMIT):
+            shares[queue] = 0
+    return {queue: share for queue, share in shares.items() if share}
+
+
+def _in_slot(
+    claim: Claim, gateway: PaymentGateway, slots: AccountSlots, *, caused_by: str | None
+) -> ExchangeResult:
+    """On any thread: the claimed step. The account's slot is free once it is done."""
+    with slots.held(claim.account, claim.step):
+        result = carry_out(claim, gateway, caused_by=caused_by)
+        slots.learn(claim.account, result.seen)
+        return result
+
+
+def _take(batch: WriteBatch, payment: Payment, taken_at: float) -> Claim:
+    now, step = batch.now, Step(payment.next_step)
+    payment.generation += 1
+    payment.lease_until = payment.next_action_at = now + LEASE
+    payment.hinted = False
+    match step:
+        case Step.SUBMIT:
+            # From here on it may have been sent: whoever comes after a crash asks first.
+            payment.apply(Event.SUBMITTING, now)
+            payment.next_step = Step.CHECK
+            payment.submissions += 1
+            payment.submitted_at = now
+            open_submission(batch, payment)
+        case Step.CHECK if payment.stage == Stage.SUBMITTING:
+            # The worker that was to send it has not come back.
+            move(batch, payment, Event.UNKNOWN, reason="worker_lost")
+        case Step.CHECK:
+            pass
+        case never:
+            assert_never(never)
+    return Claim(payment, payment.generation, step, lease_from(taken_at))
+
+
+def carry_out(
+    claim: Claim, gateway: PaymentGateway, *, caused_by: str | None = None
+) -> ExchangeResult:
+    """Take the claimed step with the provider: what it proved. On any thread, and it never fails.
+
+    `caused_by`: the span of the notification.
+    """
+    with on_trail_of(claim, caused_by=caused_by) as span:
+        seen = _seen(claim, gateway)
+        note_outcome(seen)
+        return ExchangeResult(claim, seen, span)
+
+
+def _seen(claim: Claim, gateway: PaymentGateway) -> Observation:
+    try:
+        return _observe(claim, gateway)
+    except LeaseLost:
+        # Nothing was sent. The row is another worker's by now, or waits for one.
+        log.warning("payment.lease_lost", generation=claim.generation)
+        return Observation(Verdict.NOT_SENT, "lease_lost")
+    except GatewayError as error:
+        # No adapter or no account any more: someone has to act, and nothing was sent.
+        log.error("payment.account_unavailable", code=error.code)
+        return Observation(
+            Verdict.NOT_SENT, "account_unavailable", retry_after_s=retry.ACCOUNT_MISSING_S
+        )
+    except Exception:
+        # A fault in an adapter must not stop the other payments; of this one we know nothing.
+        log.exception("payment.adapter_failed")
+        return Observation(Verdict.UNKNOWN, "adapter_failed")
+
+
+def _observe(claim: Claim, gateway: PaymentGateway) -> Observation:
+    """Go out: account, token, then the one exchange. No transaction is open.
+
+    Raises LeaseLost when there was no time left to send, and a GatewayError when the rail or
+    the account is gone.
+    """
+    payment = claim.payment
+    provider = gateway.registry.get(payment.provider)
+    account = gateway.account_of(payment)
+    if provider.merchant(account) != payment.merchant:
+        # We may remember it from before a change that the acceptance knew of.
+        account = gateway.account_of(payment, anew=True)
+    is_other_merchant = provider.merchant(account) != payment.merchant
+    if is_other_merchant:
+        log.error("payment.merchant_changed", provider=payment.provider)
+    if claim.step is Step.SUBMIT and is_other_merchant:
+        return Observation(
+            Verdict.NOT_SENT, "merchant_changed", retry_after_s=retry.ACCOUNT_MISSING_S
+        )
+    gateway.pace.advise(account.key, provider.terms(account).checks_per_s)
+    seen, calls = _exchanged(claim, gateway, provider, account)
+    gateway.pace.learn(account.key, claim.step, seen, calls)
+    return _distrusted(seen) if is_other_merchant else seen
+
+
+def _exchanged(
+    claim: Claim, gateway: PaymentGateway, provider: Provider, account: ProviderAccount
+) -> tuple[Observation, int]:
+    """Token, then the one exchange; and how many calls a question took."""
+    payment = claim.payment
+    counted = SubmissionWire(gateway.wire(claim.lease))
+    not_ready = prepare_through(counted, provider, account)
+    if not_ready is not None:
+        return not_ready, 0
+    counted.wire = gateway.wire(renewed(claim))
+    order = gateway.order_for(payment)
+    if claim.step is Step.SUBMIT:
+        seen = submit_through(counted, provider, order, account)
+        return count_answer(payment, claim.step, seen), 1
+    question = QuestionWire(counted.wire)
+    seen = provider.check(order, account, question)
+    return count_answer(payment, claim.step, seen), question.calls
+
+
+def _distrusted(seen: Observation) -> Observation:
+    """What is said to another merchant than the payment was accepted for.
+
+    That a reference is there still proves it; that it isn't there proves nothing, or we would
+    send it a second time, for another merchant.
+    """
+    if seen.verdict is Verdict.NOT_FOUND:
+        return replace(seen, verdict=Verdict.UNKNOWN, reason="merchant_changed")
+    return seen
+
+
+# --- record: what the exchanges proved --------------------------------------------------------
+
+
+def record(results: Sequence[ExchangeResult], gateway: PaymentGateway) -> None:
+    """Write the results in one transaction. What can't be written takes nothing with it.
+
+    Raises what the first of those met; their leases end, and somebody asks.
+    """
+    try:
+        if results:
+            _record_batch(results, gateway)
+    except Exception as error:
+        if len(results) == 1 or is_transient(error):
+            raise
+        metrics.payments_recorded_one_by_one.inc()
+        log.exception("payments.recorded_one_by_one", count=len(results))
+        _record_one_by_one(results, gateway)
+
+
+def _record_batch(results: Sequence[ExchangeResult], gateway: PaymentGateway) -> None:
+    """Once more after an error that says nothing about the rows: a connection that was lost."""
+    try:
+        _record_together(results, gateway)
+    except Exception as error:
+        if not is_transient(error):
+            raise
+        log.warning("payments.record_repeated", error=type(error).__name__, count=len(results))
+        # A commit whose answer was lost may have succeeded.
+        with transaction(EVERY_TENANT) as session:
+            left = without_stored(session, results)
+        if left:
+            _record_together(left, gateway)
+
+
+def _record_one_by_one(results: Sequence[ExchangeResult], gateway: PaymentGateway) -> None:
+    failed: list[Exception] = []
+    for result in results:
+        try:
+            _record_together([result], gateway)
+        except Exception as error:
+            with back_on_trail_of(result):
+                log.exception("payment.not_recorded")
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def _record_together(results: Sequence[ExchangeResult], gateway: PaymentGateway) -> None:
+    with transaction(EVERY_TENANT) as session:
+        enqueue(session, Job.DISPATCH_WEBHOOKS)
+        payments, now = locked_payments(session, {result.claim.payment.id for result in results})
+        batch = WriteBatch(session, now)
+        for theirs in batch.by_tenant(results, lambda one: one.claim.payment.tenant_id):
+            stored = store_exchanges(batch, theirs, payments, gateway.vault)
+            for result, exchange_id in zip(theirs, stored, strict=True):
+                with back_on_trail_of(result):
+                    payment = payments[result.claim.payment.id]
+                    apply_result(batch, payment, result, exchange_id, gateway)

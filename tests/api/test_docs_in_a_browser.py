@@ -1,0 +1,137 @@
+"""/docs as a newcomer uses it, in a real browser: authorize, try it out, execute."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.expected_conditions import element_to_be_clickable
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.api.http_caller import PAYMENTS, Engine, HttpCaller, count_payments, served
+
+PATIENCE_S = 30
+AUTHORIZE = ".auth-wrapper .authorize"
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Debian's Chromium, without a screen."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = chromium
+    profile = tmp_path_factory.mktemp("chromium")
+    for word in (
+        *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,2400"),
+        # It is to ask for nothing beyond the page.
+        *("--disable-background-networking", "--no-first-run", f"--user-data-dir={profile}"),
+    ):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    chrome = Chrome(options=options, service=Service(driver))
+    yield chrome
+    chrome.quit()
+
+
+class Reader:
+    """Somebody at the page."""
+
+    def __init__(self, browser: Chrome, address: str) -> None:
+        self.browser = browser
+        self.browser.get(f"{address}/docs")
+        # The page draws its parts anew as it likes.
+        passing = (NoSuchElementException, StaleElementReferenceException)
+        self.wait = WebDriverWait(browser, PATIENCE_S, ignored_exceptions=passing)
+
+    def click(self, selector: str, *, within: str = "") -> None:
+        place = (By.CSS_SELECTOR, f"{within} {selector}".strip())
+        button = self.wait.until(element_to_be_clickable(place))
+        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        button.click()
+
+    def authorize(self, key: str) -> None:
+        self.click(AUTHORIZE)
+        field = self.found("#auth-bearer-value, .auth-container input")
+        field.send_keys(key)
+        self.click(".auth-btn-wrapper .authorize", within=".auth-container")
+        self.click(".auth-btn-wrapper .btn-done")
+
+    def open(self, operation: str) -> str:
+        """Unfold it, and let it be tried. The selector of its part of the page."""
+        block = f"[id$='-{operation}']"
+        self.click(".opblock-summary-control", within=block)
+        self.click(".try-out__btn", within=block)
+        return block
+
+    def execute(self, block: str) -> int:
+        """Click, and the status that is shown for it."""
+        before = self._requests()
+        self.click(".execute", within=block)
+        self.wait.until(lambda _: self._requests() > before)
+        place = f"{block} .live-responses-table tbody .response-col_status"
+        shown: str = self.wait.until(
+            lambda browser: browser.find_element(By.CSS_SELECTOR, place).text
+        )
+        return int(shown.split(maxsplit=1)[0])
+
+    def _requests(self) -> int:
+        counted: int = self.browser.execute_script(
+            "return performance.getEntriesByType('resource')"
+            ".filter(entry => entry.name.includes('/api/')).length"
+        )
+        return counted
+
+    def found(self, selector: str, *, within: str = "") -> WebElement:
+        place = f"{within} {selector}".strip()
+        element: WebElement = self.wait.until(
+            lambda browser: browser.find_element(By.CSS_SELECTOR, place)
+        )
+        return element
+
+    def complaints(self) -> list[dict[str, Any]]:
+        """What the browser says was wrong: a policy that was broken, a script that failed."""
+        log: list[dict[str, Any]] = self.browser.get_log("browser")
+        return [entry for entry in log if entry["level"] == "SEVERE"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(8 * PATIENCE_S)
+def test_a_payment_is_taken_as_the_page_stands_as_often_as_one_clicks(
+    browser: Chrome, engine: Engine, scripted_caller: HttpCaller
+) -> None:
+    with served(engine.app) as address:
+        reader = Reader(browser, address)
+        reader.authorize(scripted_caller.key.key)
+
+        taking = reader.open("create_payment")
+        assert [reader.execute(taking) for _ in range(2)] == [201, 201]
+        assert count_payments(scripted_caller) == 2
+        command = reader.found(".curl-command", within=taking).text
+        assert "X-Tenant-Id" not in command
+        sent = command.split("Idempotency-Key:")[1].split("'")[0].strip()
+        assert UUID(sent).version == 4
+
+        assert reader.execute(reader.open("list_payments")) == 200
+        shown = reader.found("[id$='-list_payments'] .live-responses-table").text
+        assert scripted_caller.get(PAYMENTS).get_json()["data"][0]["id"] in shown
+        assert reader.complaints() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(4 * PATIENCE_S)
+def test_webhooks_are_on_the_page(browser: Chrome, engine: Engine) -> None:
+    with served(engine.app) as address:
+        reader = Reader(browser, address)
+
+        assert "payment.successful" in reader.found(".webhooks").text
+        assert reader.complaints() == []

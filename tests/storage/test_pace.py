@@ -1,0 +1,292 @@
+"""How often an account may be asked: on a real Redis, as several workers, and without one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from uuid import uuid4
+
+import pytest
+from flask import Flask
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from payments_app import Parts
+from payments_app.kernel.clock import boot_seconds
+from payments_app.payments.rate_limit import (
+    BATCH_S,
+    BURST_S,
+    RATE_MIN,
+    SHARE_HALVES_S,
+    SHORT_S,
+    AccountPace,
+)
+from payments_app.payments.retry import RETRY_AFTER_MAX_S
+from payments_app.payments.states import Step
+from payments_app.providers.contract import AccountKey, Observation, Verdict
+
+CEILING = 100.0
+QUICK = Observation(Verdict.PENDING, "pending", http_status=200, elapsed_s=0.05)
+TOO_MANY = Observation(Verdict.UNKNOWN, "throttled", http_status=429)
+ASKED_AWAY = replace(TOO_MANY, retry_after_s=60.0)
+
+Worker = Callable[[], AccountPace]
+
+
+@pytest.fixture(params=["shared", "alone"])
+def worker(app: Flask, request: pytest.FixtureRequest) -> Worker:
+    """Makes workers: with the app's Redis, or with one that is away."""
+    parts: Parts = app.extensions["maramoja"]
+    away = Redis(port=1, retry=Retry(NoBackoff(), 0), socket_connect_timeout=0.1)
+    redis = parts.redis if request.param == "shared" else away
+    return lambda: AccountPace(redis, ceiling=CEILING)
+
+
+@pytest.fixture
+def shared(app: Flask) -> Worker:
+    parts: Parts = app.extensions["maramoja"]
+    return lambda: AccountPace(parts.redis, ceiling=CEILING)
+
+
+def an_account() -> AccountKey:
+    return AccountKey("mtn_momo", uuid4())
+
+
+def granted(pace: AccountPace, account: AccountKey, wanted: int) -> int:
+    return pace.grant({account: wanted})[account]
+
+
+def rate_of(pace: AccountPace, account: AccountKey) -> float | None:
+    """As this worker has last heard."""
+    granted(pace, account, 0)
+    return pace._of(account).rate
+
+
+def test_an_account_without_a_limit_is_asked_at_once(worker: Worker) -> None:
+    assert granted(worker(), an_account(), 1000) == 1000
+
+
+def test_a_rate_is_handed_out_evenly_and_all_of_it(worker: Worker) -> None:
+    pace, account = worker(), an_account()
+    pace.advise(account, 20.0)
+    started, given = time.monotonic(), 0
+    burst = granted(pace, account, 1000)
+    assert 1 <= burst <= 20 * BURST_S + 1
+    while (elapsed_s := time.monotonic() - started) < 1.5:
+        given += granted(pace, account, 1000)
+        time.sleep(0.05)
+    assert 0.8 * 20 * (elapsed_s - BATCH_S) - 2 <= given <= 20 * elapsed_s + 1
+    granted(pace, account, 1000)
+    assert not pace.is_open(account, Step.CHECK)
+    assert pace.is_open(account, Step.SUBMIT)
+
+
+def test_workers_share_one_rate(shared: Worker) -> None:
+    account, workers = an_account(), [shared() for _ in range(4)]
+    for pace in workers:
+        pace.advise(account, 10.0)
+    assert sum(granted(pace, account, 100) for pace in workers) <= 10 * BURST_S + 1
+
+
+def test_what_was_not_wanted_is_not_kept_for_later(shared: Worker) -> None:
+    """An account that rests is not asked a hundred times at once afterwards."""
+    pace, account = shared(), an_account()
+    pace.advise(account, 10.0)
+    assert granted(pace, account, 1) == 1
+    time.sleep(2 * BURST_S)
+    assert granted(pace, account, 100) <= 10 * BURST_S + 1
+
+
+def test_the_rate_rises_while_it_is_what_holds_questions_back_up_to_the_ceiling(
+    shared: Worker,
+) -> None:
+    pace, account = shared(), an_account()
+    pace.advise(account, 10.0)
+    granted(pace, account, 100)
+    for _ in range(10):
+        pace.learn(account, Step.CHECK, QUICK, calls=1)
+    granted(pace, account, 100)
+    # Ten answers are a second's at this rate.
+    assert rate_of(pace, account) == pytest.approx(11.0)
+    for _ in range(10_000):
+        pace.learn(account, Step.CHECK, QUICK, calls=1)
+    granted(pace, account, 100)
+    assert rate_of(pace, account) == CEILING
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        replace(QUICK, elapsed_s=2.0),
+        replace(QUICK, http_status=500),
+        replace(QUICK, http_status=None),
+    ],
+    ids=["slow", "error", "no answer"],
+)
+def test_answers_that_are_not_quick_raise_nothing(shared: Worker, seen: Observation) -> None:
+    pace, account = shared(), an_account()
+    pace.advise(account, 10.0)
+    granted(pace, account, 100)
+    for _ in range(100):
+        pace.learn(account, Step.CHECK, seen, calls=1)
+    granted(pace, account, 100)
+    assert rate_of(pace, account) == 10.0
+
+
+def test_a_rate_that_is_not_used_up_does_not_rise(shared: Worker) -> None:
+    pace, account = shared(), an_account()
+    pace.advise(account, 10.0)
+    for _ in range(100):
+        pace.learn(account, Step.CHECK, QUICK, calls=1)
+    granted(pace, account, 1)
+    assert rate_of(pace, account) == 10.0
+
+
+@pytest.mark.parametrize("advice", [40.0, None])
+def test_a_refusal_halves_the_rate_at_once_for_every_worker(
+    shared: Worker, advice: float | None
+) -> None:
+    """Also of an account of which no limit was known: it had one."""
+    pace, other, account = shared(), shared(), an_account()
+    pace.advise(account, advice)
+    other.advise(account, advice)
+    pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
+    assert rate_of(other, account) == (advice or CEILING) / 2
+    # Those that were under way beside it tell nothing new.
+    pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
+    assert rate_of(other, account) == (advice or CEILING) / 2
+
+
+def test_the_rate_falls_by_half_the_share_of_questions_that_were_refused(worker: Worker) -> None:
+    """One that is refused among many is no reason to ask all others half as often."""
+    pace, account = worker(), an_account()
+    pace.advise(account, 40.0)
+    granted(pace, account, 1)
+    for _ in range(9):
+        pace.learn(account, Step.CHECK, QUICK, calls=1)
+    pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
+    assert pace._of(account).rate == pytest.approx(40.0 * (1 - 0.1 / 2), rel=0.05)
+
+
+def test_refusals_of_long_ago_are_outweighed(worker: Worker) -> None:
+    pace, account = worker(), an_account()
+    pace.advise(account, 40.0)
+    for _ in range(50):
+        pace.learn(account, Step.CHECK, QUICK, calls=1)
+    known = pace._of(account)
+    assert known.checks.answered == pytest.approx(50, rel=0.05)
+    known.checks.counted_at -= 10 * SHARE_HALVES_S
+    pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
+    assert known.rate == pytest.approx(20.0, rel=0.05)
+
+
+def test_a_provider_that_does_not_know_us_says_nothing_about_the_rate(worker: Worker) -> None:
+    """A token that was refused: another is minted, ever more rarely (tokens.py)."""
+    pace, account = worker(), an_account()
+    pace.advise(account, 40.0)
+    pace.learn(account, Step.CHECK, replace(TOO_MANY, reason="refused", http_status=401), calls=2)
+    granted(pace, account, 1)
+    assert pace._of(account).rate in {None, 40.0}
+
+
+def test_however_often_it_refuses_it_is_still_asked(worker: Worker) -> None:
+    pace, account = worker(), an_account()
+    pace.advise(account, RATE_MIN * 1.5)
+    pace.learn(account, Step.CHECK, TOO_MANY, calls=2)
+    assert pace._of(account).rate == RATE_MIN
+
+
+def test_retry_after_closes_the_account_for_questions_of_every_worker(shared: Worker) -> None:
+    pace, other, account = shared(), shared(), an_account()
+    pace.learn(account, Step.CHECK, ASKED_AWAY, calls=1)
+    assert not pace.is_open(account, Step.CHECK)
+    assert pace.is_open(account, Step.SUBMIT)
+    assert granted(other, account, 5) == 0
+    assert not other.is_open(account, Step.CHECK)
+    assert granted(other, an_account(), 5) == 5
+
+
+def test_retry_after_is_obeyed_while_redis_is_away(worker: Worker) -> None:
+    pace, account = worker(), an_account()
+    pace.learn(account, Step.CHECK, replace(ASKED_AWAY, retry_after_s=0.3), calls=1)
+    assert granted(pace, account, 5) == 0
+    time.sleep(0.35)
+    assert granted(pace, account, 5) >= 1
+
+
+def test_a_throttled_submission_closes_the_account_for_submissions(worker: Worker) -> None:
+    pace, account = worker(), an_account()
+    throttled = replace(ASKED_AWAY, verdict=Verdict.NOT_SENT)
+    pace.learn(account, Step.SUBMIT, throttled, calls=1)
+    assert not pace.is_open(account, Step.SUBMIT)
+    assert pace.is_open(account, Step.CHECK)
+    # Of one that may have been taken nothing follows for the others.
+    second = an_account()
+    pace.learn(second, Step.SUBMIT, replace(ASKED_AWAY, http_status=503), calls=1)
+    assert pace.is_open(second, Step.SUBMIT)
+
+
+@pytest.mark.parametrize("step", Step)
+def test_a_short_retry_after_of_one_among_many_holds_up_itself_only(
+    worker: Worker, step: Step
+) -> None:
+    """It has its own time in its row. Several such close the account, and so does a long one."""
+    pace, account, other = worker(), an_account(), an_account()
+    throttled = replace(ASKED_AWAY, verdict=Verdict.NOT_SENT)
+    for one in (account, other):
+        for _ in range(19):
+            pace.learn(one, step, QUICK, calls=1)
+    pace.learn(account, step, replace(throttled, retry_after_s=SHORT_S), calls=1)
+    assert pace.is_open(account, step)
+    for _ in range(9):
+        pace.learn(account, step, replace(throttled, retry_after_s=SHORT_S), calls=1)
+    assert not pace.is_open(account, step)
+    pace.learn(other, step, throttled, calls=1)
+    assert not pace.is_open(other, step)
+
+
+@pytest.mark.parametrize("asked_s", [float("nan"), float("inf"), -5.0])
+def test_what_is_no_time_to_wait_closes_nothing_for_longer_than_may_be(
+    worker: Worker, asked_s: float
+) -> None:
+    pace, account = worker(), an_account()
+    pace.learn(account, Step.CHECK, replace(TOO_MANY, retry_after_s=asked_s), calls=1)
+    assert pace.is_open(account, Step.CHECK) is not (asked_s > 0)
+    assert pace._of(account).checks_at <= boot_seconds() + RETRY_AFTER_MAX_S + 1
+
+
+def test_every_call_of_a_question_counts(shared: Worker) -> None:
+    """The second one after a 401 too."""
+    waits = []
+    for calls in (1, 2):
+        pace, account = shared(), an_account()
+        pace.advise(account, 1.0)
+        granted(pace, account, 100)
+        pace.learn(account, Step.CHECK, QUICK, calls=calls)
+        granted(pace, account, 1)
+        waits.append(pace._of(account).checks_at)
+    assert 0.8 < waits[1] - waits[0] < 1.5
+
+
+def test_a_key_of_another_kind_is_replaced(app: Flask, shared: Worker) -> None:
+    parts: Parts = app.extensions["maramoja"]
+    account = an_account()
+    parts.redis.set(f"pace:mtn_momo:{account.id}", "1")
+    pace = shared()
+    pace.advise(account, 10.0)
+    assert 1 <= granted(pace, account, 100) <= 10 * BURST_S + 1
+
+
+def test_instants_that_nobody_can_have_written_close_nothing(app: Flask, shared: Worker) -> None:
+    pace, account = shared(), an_account()
+    pace.advise(account, 10.0)
+    assert granted(pace, account, 1) == 1
+    parts: Parts = app.extensions["maramoja"]
+    (name,) = parts.redis.keys(f"pace:*{account.id}")
+    parts.redis.hset(name, mapping=dict.fromkeys(("next", "fell", "checks", "submits"), 9 * 10**15))
+    assert granted(pace, account, 1) == 1
+    assert pace.is_open(account, Step.SUBMIT)
+    pace.learn(account, Step.CHECK, TOO_MANY, 1)
+    assert rate_of(pace, account) == 5.0

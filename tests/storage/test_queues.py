@@ -1,0 +1,47 @@
+"""On which queue each notification goes, and what becomes of one under an old name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from flask import Flask
+from redis import Redis
+
+from payments_app.kernel.jobs import Job, notify
+from payments_app.worker.celery_app import HOUSEKEEPING, PAYMENTS, QUEUES, WEBHOOKS
+from tests.builders import let_rings_be_heard
+
+
+@pytest.fixture
+def broker(app: Flask) -> Iterator[Redis]:
+    """Its queues are empty, before and after."""
+    redis: Redis = app.extensions["maramoja"].redis
+    let_rings_be_heard()
+    redis.delete(*QUEUES)
+    yield redis
+    redis.delete(*QUEUES)
+
+
+def waiting(broker: Redis) -> dict[str, int]:
+    lengths = {queue: int(str(broker.llen(queue))) for queue in QUEUES}
+    return {queue: length for queue, length in lengths.items() if length}
+
+
+@pytest.mark.parametrize("job", Job)
+def test_each_job_goes_on_its_queue(broker: Redis, job: Job) -> None:
+    notify(job)
+    own = {Job.PROCESS_DUE: PAYMENTS, Job.DISPATCH_WEBHOOKS: WEBHOOKS}
+    assert waiting(broker) == {own.get(job, HOUSEKEEPING): 1}
+
+
+def test_an_old_name_becomes_a_notification_under_the_new_one(app: Flask, broker: Redis) -> None:
+    """Whichever worker received it: it may not be one for payments."""
+    app.extensions["celery"].tasks["payments.advance"]()
+    assert waiting(broker) == {PAYMENTS: 1}
+
+
+def test_beat_notifies_of_payments_and_of_webhooks_each_second(app: Flask) -> None:
+    beat = app.extensions["celery"].conf.beat_schedule.values()
+    each_second = {entry["task"] for entry in beat if entry["schedule"] == 1.0}
+    assert each_second == {"payments.process_due", "webhooks.dispatch"}

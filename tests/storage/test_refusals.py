@@ -1,0 +1,314 @@
+"""A refusal ends a payment only where nothing else of it can be at the provider."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from psycopg.errors import CheckViolation
+
+from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.wire import Wire
+from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.model import Payment
+from payments_app.payments.recovery import begin_recovery, finish_recovery
+from payments_app.providers.contract import Observation, PaymentOrder, ProviderAccount, Verdict
+from tests.builders import (
+    ANSWERS,
+    SUBMISSION,
+    ScriptedProvider,
+    advance,
+    an_accepted_payment,
+    an_asker,
+    exchanges_of,
+    let_time_pass,
+    make_due,
+    payment_row,
+    rails_of,
+)
+from tests.storage.attacker import Attacker
+
+VISIBLE_AFTER_S = 60.0
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider(checks=[ANSWERS["unknown"]])
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+    return rails_of(app, provider)
+
+
+def act(rails: PaymentGateway, payment: Payment, *, after_s: float = 0.0) -> Payment:
+    """Whatever is next for it, now; the row after it."""
+    let_time_pass(seconds=after_s)
+    make_due(payment.id, forget_lease=True)
+    advance(rails)
+    return payment_row(payment.id)
+
+
+def accepted(rails: PaymentGateway) -> Payment:
+    return payment_row(an_accepted_payment(rails).payment_id)
+
+
+# --- the provider has shown the payment ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown_by", ["accepted", "pending", "duplicate"])
+def test_what_the_provider_has_shown_is_not_ended_by_a_refusal_and_one_not_found(
+    provider: ScriptedProvider, rails: PaymentGateway, shown_by: str
+) -> None:
+    provider.submits = [
+        ANSWERS["accepted" if shown_by == "accepted" else "unknown"],
+        ANSWERS["refused"],
+    ]
+    provider.checks = [ANSWERS["not_found"]]
+    row = act(rails, accepted(rails))
+    row = act(rails, row, after_s=5)
+    assert len(provider.submissions) == 2
+    provider.capabilities = replace(provider.capabilities, resend_after_s=10_000)
+    if shown_by != "accepted":
+        provider.checks = [ANSWERS[shown_by]]
+        act(rails, row)
+    provider.checks = [ANSWERS["not_found"]]
+    row = act(rails, row, after_s=VISIBLE_AFTER_S + 1)
+    assert (row.status, row.stage) == ("PENDING", "unknown")
+    provider.checks = [ANSWERS["paid"]]
+    assert act(rails, row).status == "SUCCESSFUL"
+
+
+@pytest.mark.parametrize(
+    ("submits", "status"),
+    [
+        pytest.param(("unknown", "duplicate", "refused"), "PENDING", id="of what we had sent"),
+        pytest.param(("duplicate", "refused"), "FAILED", id="of the first one: not ours"),
+    ],
+)
+def test_a_duplicate_shows_the_payment_only_if_we_had_sent_it(
+    provider: ScriptedProvider, rails: PaymentGateway, submits: tuple[str, ...], status: str
+) -> None:
+    provider.submits = [ANSWERS[one] for one in submits]
+    provider.checks = [ANSWERS["not_found"]]
+    row = act(rails, accepted(rails))
+    while len(provider.submissions) < len(submits):
+        row = act(rails, row, after_s=4)
+    provider.capabilities = replace(provider.capabilities, resend_after_s=10_000)
+    assert act(rails, row, after_s=VISIBLE_AFTER_S + 1).status == status
+
+
+# --- a request that was counted -----------------------------------------------------------------
+
+
+def test_a_request_that_was_counted_has_left_whatever_the_adapter_says_of_its_answer(
+    provider: ScriptedProvider, rails: PaymentGateway
+) -> None:
+    def throttled(_order: PaymentOrder, wire: Wire) -> Observation:
+        wire.send(SUBMISSION)
+        return Observation(Verdict.NOT_SENT, "throttled")
+
+    provider.submits = [throttled, ANSWERS["refused"]]
+    row = act(rails, accepted(rails))
+    row = act(rails, row)
+    assert len(provider.submissions) == 2
+    assert (row.status, row.stage) == ("PENDING", "unknown")
+
+
+def test_a_token_that_was_refused_is_no_request_for_money(
+    provider: ScriptedProvider, rails: PaymentGateway
+) -> None:
+    provider.submits = [ANSWERS["refused"]]
+    provider.not_ready = Observation(Verdict.NOT_SENT, "token_unavailable", http_status=503)
+    row = act(rails, accepted(rails))
+    provider.not_ready = None
+    assert act(rails, row).status == "FAILED"
+    assert [one.requests_left for one in exchanges_of(row.id)] == [0, 1]
+
+
+def test_a_throttled_request_is_not_repeated_where_that_may_charge_twice(
+    provider: ScriptedProvider, rails: PaymentGateway
+) -> None:
+    provider.capabilities = replace(provider.capabilities, idempotent_submit=False)
+    provider.submits = [ANSWERS["throttled"], ANSWERS["accepted"]]
+    row = accepted(rails)
+    for _ in range(3):
+        row = act(rails, row, after_s=VISIBLE_AFTER_S)
+    assert provider.submissions == [row.reference]
+    assert (row.stage, row.next_step) == ("unknown", "check")
+
+
+# --- what an adapter does in prepare, and after ---------------------------------------------------
+
+
+class Preparing(ScriptedProvider):
+    """Does this in `prepare`."""
+
+    act: Callable[[Wire], Observation | None] = staticmethod(lambda _wire: None)
+
+    def prepare(self, _account: ProviderAccount, wire: Wire) -> Observation | None:
+        return self.act(wire)
+
+
+def prepared(app: Flask, does: Callable[[Wire], Observation | None], *submits: str) -> Any:
+    provider = Preparing(submits=[ANSWERS[one] for one in submits], checks=[ANSWERS["unknown"]])
+    provider.act = does
+    return provider, rails_of(app, provider)
+
+
+def test_a_request_that_leaves_while_an_adapter_prepares_counts(app: Flask) -> None:
+    def sends(wire: Wire) -> None:
+        wire.send(SUBMISSION)
+
+    _, rails = prepared(app, sends, "refused")
+    row = act(rails, accepted(rails))
+    assert (row.status, row.stage) == ("PENDING", "unknown")
+    assert [one.requests_left for one in exchanges_of(row.id)] == [2]
+
+
+def test_an_error_after_a_request_that_left_in_prepare_is_unknown(app: Flask) -> None:
+    def fails(wire: Wire) -> None:
+        wire.send(SUBMISSION)
+        raise GatewayError("no account")
+
+    _, rails = prepared(app, fails, "refused")
+    assert act(rails, accepted(rails)).stage == "unknown"
+
+
+@pytest.mark.parametrize("says", ["refused", "declined", "not_found", "paid", "accepted"])
+def test_an_adapter_that_prepares_says_nothing_of_a_payment(app: Flask, says: str) -> None:
+    provider, rails = prepared(app, lambda _wire: ANSWERS[says], "accepted")
+    row = act(rails, accepted(rails))
+    assert (row.status, row.stage) == ("PENDING", "accepted")
+    provider.act = lambda _wire: None
+    row = act(rails, row)
+    assert row.stage == "awaiting_payer"
+    provider.act = lambda _wire: ANSWERS[says]
+    assert act(rails, row).stage == "awaiting_payer"
+
+
+def test_a_wire_that_is_kept_sends_nothing_once_the_submission_was_judged(
+    provider: ScriptedProvider, rails: PaymentGateway
+) -> None:
+    kept: list[Wire] = []
+
+    def keeps(_order: PaymentOrder, wire: Wire) -> Observation:
+        kept.append(wire)
+        wire.send(SUBMISSION)
+        return ANSWERS["refused"]
+
+    provider.submits = [keeps]
+    assert act(rails, accepted(rails)).status == "FAILED"
+    with pytest.raises(RuntimeError):
+        kept[0].send(SUBMISSION)
+
+
+@pytest.mark.parametrize("status", [0, 99_999_999_999])
+def test_a_status_that_is_none_of_https_does_not_keep_an_answer_from_being_stored(
+    provider: ScriptedProvider, rails: PaymentGateway, status: int
+) -> None:
+    provider.checks = [replace(ANSWERS["paid"], http_status=status, requests_left=2)]
+    row = act(rails, accepted(rails))
+    assert act(rails, row).status == "SUCCESSFUL"
+
+
+# --- after a restore --------------------------------------------------------------------------------
+
+
+def test_a_refusal_soon_after_a_restore_may_not_be_of_the_only_request(
+    provider: ScriptedProvider, rails: PaymentGateway, past_rules: psycopg.Connection
+) -> None:
+    """The provider took the first, the backup does not know it, and the client sends its key again."""
+    provider.submits = [ANSWERS["accepted"], ANSWERS["refused"]]
+    asker = an_asker(key=uuid4())
+    first = payment_row(an_accepted_payment(rails, asker=asker).payment_id)
+    act(rails, first)
+    tables = (
+        "provider_exchanges",
+        "events",
+        "idempotency_keys",
+        "payments",
+    )
+    for table in tables:
+        past_rules.execute(f"DELETE FROM {table}")  # noqa: S608  names of ours
+    begin_recovery(actor="cli:test")
+    finish_recovery(actor="cli:test")
+    again = payment_row(an_accepted_payment(rails, asker=asker).payment_id)
+    assert again.reference == first.reference
+    row = act(rails, again)
+    assert (row.status, row.stage) == ("PENDING", "unknown")
+    provider.checks = [ANSWERS["paid"]]
+    assert act(rails, row).status == "SUCCESSFUL"
+
+
+# --- the database says it too -----------------------------------------------------------------------
+
+
+def stored(
+    attacker: Attacker,
+    payment: Payment,
+    generation: int,
+    verdict: str,
+    *,
+    kind: str = "submit",
+    left: int | None = 1,
+) -> int:
+    """An exchange, as somebody who speaks SQL writes it; its id."""
+    found = attacker.run(
+        "INSERT INTO provider_exchanges (tenant_id, payment_id, generation, kind, reference, verdict,"
+        " requests_left, finished_at)"
+        " SELECT tenant_id, id, %(generation)s, %(kind)s, reference, %(verdict)s, %(left)s, now()"
+        " FROM payments WHERE id = %(id)s RETURNING id",
+        generation=generation,
+        kind=kind,
+        verdict=verdict,
+        left=left,
+        id=payment.id,
+    )
+    row = found.fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+@pytest.mark.parametrize(
+    ("earlier", "ending"),
+    [
+        pytest.param([("NOT_SENT", "submit", 1)], "REFUSED", id="counted, no status"),
+        pytest.param([("UNKNOWN", "submit", 1)], "FAILED", id="failed is the answer to a second"),
+        pytest.param([("PENDING", "submit", 1)], "REFUSED", id="it was accepted"),
+    ],
+)
+@pytest.mark.parametrize("then_not_found", [False, True])
+def test_the_database_refuses_an_end_by_an_answer_that_proves_nothing(
+    attacker: Attacker,
+    rails: PaymentGateway,
+    earlier: list[tuple[str, str, int]],
+    ending: str,
+    *,
+    then_not_found: bool,
+) -> None:
+    payment = accepted(rails)
+    for generation, (verdict, kind, left) in enumerate(earlier, start=1):
+        stored(attacker, payment, generation, verdict, kind=kind, left=left)
+    evidence = stored(attacker, payment, 8, ending)
+    if then_not_found:
+        stored(attacker, payment, 9, "NOT_FOUND", kind="check", left=None)
+    attacker.tell(payment, "FAILED")
+    if then_not_found and earlier[0][0] == "NOT_SENT":
+        # The provider has nothing there: then a refusal is the end.
+        attacker.end(payment, "FAILED", evidence)
+        return
+    with pytest.raises(CheckViolation):
+        attacker.end(payment, "FAILED", evidence)
+
+
+def test_the_database_counts_no_less_than_nothing(
+    attacker: Attacker, rails: PaymentGateway
+) -> None:
+    with pytest.raises(CheckViolation):
+        stored(attacker, accepted(rails), 1, "REFUSED", left=-1)
