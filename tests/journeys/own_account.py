@@ -49,12 +49,14 @@ def opened_at(simulator_url: str) -> OwnAccount:
     return OwnAccount(key, user, given.json()["apiKey"])
 
 
-def give(gateway: Gateway, tenant: str, account: OwnAccount) -> None:
+def give(
+    gateway: Gateway, tenant: str, account: OwnAccount, *, environment: str = "sandbox"
+) -> None:
     """Have the tenant's payments go through the account, and its secrets looked for."""
     values = (account.subscription_key, account.api_user, account.api_key)
     variables = {name.upper(): value for name, value in zip(NAMES, values, strict=True)}
     Programs({**gateway.stack.environment, **variables}).flask(
-        *("providers", "set", tenant, "mtn_momo", "--target-environment", "sandbox"),
+        *("providers", "set", tenant, "mtn_momo", "--target-environment", environment),
         *("--base-url", gateway.stack.simulator_url),
         *(word for name in NAMES for word in ("--credential", f"{name}=env:{name.upper()}")),
     )

@@ -48,7 +48,8 @@ def assert_told_the_truth(gateway: Gateway, paid: Paid, *, contradictions: int =
     assert bool(truth.movements) == (shown["status"] == "SUCCESSFUL")
     for row in (*truth.creations, *truth.movements):
         assert (row["external_id"], row["party"]) == (paid.id, paid.order["payer"])
-        assert (Decimal(row["amount"]), row["currency"]) == (Decimal(shown["amount"]), "EUR")
+        asked = (Decimal(shown["amount"]), paid.order["currency"])
+        assert (Decimal(row["amount"]), row["currency"]) == asked
     for movement in truth.movements:
         assert movement["financial_transaction_id"] == shown["provider_transaction_id"]
     events = gateway.story(paid)
