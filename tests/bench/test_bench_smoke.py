@@ -27,6 +27,7 @@ COSTS = {
     "accept": (1, 1),
     "replay": (1, 1),
 }
+KEY_LOOKUP = "SELECT (key).key_hash"
 # At most so much, for it depends on how many looks it took: an account begins with eight slots, so ten
 # payments need two, and on a slow machine some are due again before the second. Which queues have something
 # due is looked at before the claim, and a transaction by index begins with four settings, in one message.
@@ -58,8 +59,10 @@ def test_what_it_costs_the_database_is_what_is_written_here(
     steps: dict[str, Count], what: str
 ) -> None:
     count = steps[what]
-    # A key is looked up a few times a second, however many payments that is.
-    assert (round(count.syncs), round(count.statements)) == COSTS[what], count.texts
+    # A key is looked up some times a second, however many payments that is: on a slow machine for each.
+    lookups = sum(text.startswith(KEY_LOOKUP) for text in count.texts) / counts.COUNTED
+    found = round(count.syncs - lookups, 1), round(count.statements - lookups, 1)
+    assert found == COSTS[what], (lookups, count.texts)
 
 
 @pytest.mark.parametrize("what", COSTS_MAX)

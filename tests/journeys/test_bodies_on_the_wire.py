@@ -43,11 +43,13 @@ def stack(stack_factory: partial[Stack]) -> Iterator[Stack]:
 
 def answer_to(stack: Stack, path: str, header: str, body: bytes) -> bytes:
     address = urlsplit(stack.api_url)
+    # A command of its own, which takes longer than a client may say nothing.
+    key = stack.issue_key("wire")
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: gateway\r\nX-API-Key: {key}\r\n"
+        f"Content-Type: application/json\r\nConnection: close\r\n{header}\r\n\r\n"
+    )
     with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: gateway\r\nX-API-Key: {stack.issue_key('wire')}\r\n"
-            f"Content-Type: application/json\r\nConnection: close\r\n{header}\r\n\r\n"
-        )
         peer.sendall(head.encode() + body)
         peer.shutdown(socket.SHUT_WR)
         answer = b""
