@@ -5,43 +5,26 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from devstack.programs import ROOT
 from tests.deploy.settings_known import known_settings
+from tests.deploy.units import (
+    ADDED,
+    DROP_IN,
+    SERVICES,
+    UNITS,
+    effective,
+    environment_file,
+    lines_of,
+)
 
-UNITS = ROOT / "deploy/systemd"
-DROP_IN = UNITS / "maramoja-.service.d/hardened.conf"
-SERVICES = sorted(UNITS.glob("*.service"))
 # What systemd itself makes of a service: 0 is nothing to worry about, 10 is all of the machine.
 EXPOSURE_MAX = "15"
-# Settings whose values add up. Of all others systemd keeps the last, which is the drop-in's.
-ADDED = {"Environment", "EnvironmentFile"}
 HOME = Path("/opt/maramoja")
 each = pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
-
-
-def lines_of(*paths: Path) -> dict[str, list[str]]:
-    """Each setting's values; systemd's files may name one several times."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        for name, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
-            found[name].append(value)
-    return found
-
-
-def effective(path: Path) -> dict[str, str]:
-    """A unit's settings as systemd has them: the unit first, then its drop-ins (systemd.unit(5))."""
-    found: dict[str, str] = {}
-    for name, values in lines_of(path, DROP_IN).items():
-        # An empty value takes back those before it.
-        last = max((place + 1 for place, value in enumerate(values) if not value), default=0)
-        kept = values[last:]
-        found[name] = " ".join(kept) if name in ADDED else "".join(kept[-1:])
-    return found
 
 
 def test_there_is_one_for_each_part() -> None:
@@ -70,22 +53,34 @@ def test_each_works_in_the_folder_of_its_own_program(path: Path) -> None:
     unit = effective(path)
     release = "next" if path.name == "maramoja-migrate.service" else "current"
     assert unit["WorkingDirectory"] == str(HOME / release)
-    assert unit["ExecStart"].startswith(f"{HOME / release}/.venv/bin/")
+    program = re.sub(r"^/usr/bin/env \w+=\S+ ", "", unit["ExecStart"])
+    assert program.startswith(f"{HOME / release}/.venv/bin/")
 
 
-@pytest.mark.parametrize("before", [None, "v0.1.0"], ids=["first install", "upgrade"])
+@pytest.mark.parametrize("path", [p for p in SERVICES if re.search("worker|beat", p.name)])
+def test_a_port_is_set_where_no_settings_file_changes_it(path: Path) -> None:
+    """A file's variables win over those of Environment=, and all workers read the same file."""
+    unit = effective(path)
+    assert "_PORT" not in unit["Environment"]
+    assert re.match(r"/usr/bin/env (WORKER_PORT=911%i|BEAT_PORT=9102) ", unit["ExecStart"])
+
+
+@pytest.mark.parametrize("before", [None, "v0.2.0"], ids=["first install", "upgrade"])
 def test_the_migration_is_the_new_releases(tmp_path: Path, before: str | None) -> None:
     """The page's own lines, up to the migration, in a folder that stands for /opt/maramoja."""
-    for release in filter(None, (before, "v0.2.0")):
+    new = "v0.3.0" if before else "v0.2.0"
+    for release in filter(None, (before, new)):
         (tmp_path / release).mkdir()
     if before:
         (tmp_path / "current").symlink_to(before)
-    page = (ROOT / "docs/deploy.md").read_text()
+    page = (ROOT / "docs/systemd.md").read_text()
+    if before:
+        page = page[page.index("## Upgrade") :]
     until = page.index("systemctl start maramoja-migrate")
     for leads_to, link in re.findall(r"^sudo ln -sfn (\S+) (\S+)$", page[:until], re.MULTILINE):
         (tmp_path / Path(link).relative_to(HOME)).symlink_to(leads_to)
     folder = effective(UNITS / "maramoja-migrate.service")["WorkingDirectory"]
-    assert (tmp_path / Path(folder).relative_to(HOME)).resolve() == tmp_path / "v0.2.0"
+    assert (tmp_path / Path(folder).relative_to(HOME)).resolve() == tmp_path / new
 
 
 @each
@@ -96,6 +91,31 @@ def test_each_is_bounded_and_says_how_long_it_may_take_to_end(path: Path) -> Non
     if ours.get("Type") != ["oneshot"]:
         assert ours["Restart"] == ["always"]
         assert int(ours["TimeoutStopSec"][0]) >= 30
+
+
+def test_a_settings_file_is_read_as_systemd_reads_it() -> None:
+    text = """
+    # A comment, and ; another
+    ; WORKER_PORT=1
+    SPACES=100 per minute  \n    QUOTED="two words" \n    SINGLE='it is $HOME'
+    ESCAPED=a\\$b\\ c
+    INSIDE=say "yes"
+    DOLLAR=$HOME
+    EMPTY=
+    not a setting
+    LONG=one \\
+two
+    """
+    assert environment_file(text) == {
+        "SPACES": "100 per minute",
+        "QUOTED": "two words",
+        "SINGLE": "it is $HOME",
+        "ESCAPED": "a$b c",
+        "INSIDE": 'say "yes"',
+        "DOLLAR": "$HOME",
+        "EMPTY": "",
+        "LONG": "one two",
+    }
 
 
 @each

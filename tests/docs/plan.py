@@ -27,6 +27,7 @@ NOT_RUN: Final = (
     Rule("", r"^flask recovery ", "tests/chaos/test_drill.py goes that way"),
     Rule("", r"deploy/backup/", "tests/chaos/test_drill.py runs both scripts"),
     Rule("docs/cli.md", r"^flask invariants resolve", "tests/storage/test_invariants.py does it"),
+    Rule("docs/systemd.md", r"", "tests/deploy/test_systemd_page.py runs the whole page"),
     Rule("docs/deploy.md", r"^(kubectl|cosign|sudo) ", "needs a cluster, a registry or a machine"),
     Rule("docs/adding-a-provider.md", r"^pytest ", "a part of this very test run"),
     Rule(
