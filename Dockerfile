@@ -39,6 +39,21 @@ EXPOSE 9010
 CMD ["python", "-m", "simulator", "--host", "0.0.0.0", "--port", "9010"]
 
 
+# Backups and the way back: PostgreSQL's own programs, which must not be older than the server, and our scripts.
+# docker build --target backup
+FROM postgres:18-bookworm AS backup
+RUN groupadd --gid 10001 maramoja \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \
+        --shell /usr/sbin/nologin maramoja
+COPY deploy/backup /usr/local/lib/maramoja-backup
+ENV PATH=/usr/local/lib/maramoja-backup:$PATH
+WORKDIR /backups
+USER 10001:10001
+# Not the image's own, which would start a server.
+ENTRYPOINT []
+CMD ["scheduled.sh", "/backups"]
+
+
 # Last, so that it is what `docker build .` makes.
 FROM runtime AS gateway
 COPY --from=build /app /app

@@ -29,7 +29,9 @@ from devstack.supervisor import Command, Process, Supervisor
 from tests.deploy.units import Lines, environment_of, kept, lines_of
 
 # What of the machine lies in the folder.
-PLACES = re.compile(r"(?<![\w/.-])(?=/(?:opt/maramoja|etc/maramoja|etc/systemd|usr/local/sbin)\b)")
+PLACES = re.compile(
+    r"(?<![\w/.-])(?=/(?:opt/maramoja|etc/maramoja|etc/systemd|usr/local/sbin|var/lib/maramoja-backups)\b)"
+)
 # What systemd gives each process of its own accord; the rest is what the tests' programs need.
 GIVEN = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -83,6 +85,10 @@ def _free_ports() -> str:
             return prefix
 
 
+# What a stand-in is told: how it ends, or what to become.
+Answer = dict[str, object]
+
+
 @dataclass(frozen=True)
 class Ran:
     """A command that systemd-run was asked for."""
@@ -110,8 +116,10 @@ class Machine:
     def __post_init__(self) -> None:
         """Make the folder, and listen to those that stand in for systemd's programs."""
         self.programs = self.root / "programs"
-        for place in ("opt", "etc/systemd/system", "usr/local/sbin", "programs"):
+        for place in ("opt", "etc/systemd/system", "usr/local/sbin", "usr/bin", "programs"):
             (self.root / place).mkdir(parents=True)
+        for name in ("pg_dump", "pg_restore"):
+            (self.root / "usr/bin" / name).symlink_to(Path(self.postgres["PSQL"]).with_name(name))
         for name, text in self._stand_ins().items():
             (self.programs / name).write_text(text, encoding="utf-8")
             (self.programs / name).chmod(0o755)
@@ -154,7 +162,8 @@ class Machine:
         files = kept(lines).get("EnvironmentFile", [])
         read = {name: Path(self.placed(name)).read_text() for name in files}
         needed = {name: os.environ[name] for name in NEEDED if name in os.environ}
-        return {**needed, **GIVEN, **environment_of(lines, read)}
+        given = {**GIVEN, "PATH": f"{self.root}/usr/bin:{GIVEN['PATH']}"}
+        return {**needed, **given, **environment_of(lines, read)}
 
     def unit(self, name: str) -> tuple[Lines, str]:
         """What the unit and its drop-ins say, and its instance."""
@@ -180,39 +189,36 @@ class Machine:
                     answer = {"code": 1, "said": f"{program}: {error!r}"}
                 asked.send_bytes(json.dumps(answer).encode())
 
-    def _systemctl(self, verb: str, name: str = "") -> dict[str, object]:
-        done = {"code": 0, "said": ""}
-        folder = self.root / "etc/systemd/system"
-        if name.endswith(".target"):
-            target = lines_of(folder / name)
-            if verb == "enable":
-                assert target["WantedBy"]
-                return done
-            assert verb == "start"
+    def _systemctl(self, verb: str, *names: str) -> Answer:
+        name = names[-1].removesuffix(".service") if names else ""
+        if verb == "enable":
+            lines = lines_of(self.root / "etc/systemd/system" / name)
+            assert lines["WantedBy"], f"{name} has no [Install]"
+        elif verb == "start" and name.endswith(".target"):
+            target = lines_of(self.root / "etc/systemd/system" / name)
             for wanted in target["Wants"][0].split():
-                self._start(wanted)
-            return done
-        if verb == "daemon-reload":
-            return done
-        service = name.removesuffix(".service")
-        if verb == "reload":
-            lines, _ = self.unit(service)
-            command = lines["ExecReload"][0].replace("$MAINPID", str(self.services[service].pid))
+                self._start(wanted.removesuffix(".service"))
+        elif verb == "start":
+            return self._start(name)
+        elif verb == "restart":
+            self.services.pop(name).terminate()
+            return self._start(name)
+        elif verb == "reload":
+            lines, _ = self.unit(name)
+            command = lines["ExecReload"][0].replace("$MAINPID", str(self.services[name].pid))
             subprocess.run(shlex.split(command), check=True)
-            return done
-        if verb == "restart":
-            self.services.pop(service).terminate()
-        elif verb != "start":
+        elif verb != "daemon-reload":
             raise ValueError(verb)
-        return self._start(name)
+        return {"code": 0, "said": ""}
 
-    def _start(self, name: str) -> dict[str, object]:
-        service = name.removesuffix(".service")
+    def _start(self, service: str) -> Answer:
         lines, instance = self.unit(service)
         (line,) = kept(lines)["ExecStart"]
         line = self.placed(line).replace("%i", instance).replace("%%", "%")
         directory = Path(self.placed(kept(lines)["WorkingDirectory"][0]))
         arguments, environment = shlex.split(line), self.environment(lines)
+        for state in kept(lines).get("StateDirectory", []):
+            (self.root / "var/lib" / state).mkdir(mode=0o700, parents=True, exist_ok=True)
         if kept(lines).get("Type") == ["oneshot"]:
             done = subprocess.run(
                 arguments,
@@ -227,7 +233,7 @@ class Machine:
         self.services[service] = self.supervisor.start(command)
         return {"code": 0, "said": ""}
 
-    def _systemd_run(self, arguments: list[str]) -> dict[str, object]:
+    def _systemd_run(self, arguments: list[str]) -> Answer:
         options, command = (
             arguments[: arguments.index("--")],
             arguments[arguments.index("--") + 1 :],

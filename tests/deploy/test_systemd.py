@@ -30,6 +30,7 @@ each = pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
 def test_there_is_one_for_each_part() -> None:
     assert [path.name for path in SERVICES] == [
         "maramoja-api.service",
+        "maramoja-backup.service",
         "maramoja-beat.service",
         "maramoja-migrate.service",
         "maramoja-worker@.service",
@@ -54,7 +55,8 @@ def test_each_works_in_the_folder_of_its_own_program(path: Path) -> None:
     release = "next" if path.name == "maramoja-migrate.service" else "current"
     assert unit["WorkingDirectory"] == str(HOME / release)
     program = re.sub(r"^/usr/bin/env \w+=\S+ ", "", unit["ExecStart"])
-    assert program.startswith(f"{HOME / release}/.venv/bin/")
+    programs = "deploy/backup" if path.name == "maramoja-backup.service" else ".venv/bin"
+    assert program.startswith(f"{HOME / release}/{programs}/")
 
 
 @pytest.mark.parametrize("path", [p for p in SERVICES if re.search("worker|beat", p.name)])
@@ -124,13 +126,20 @@ def test_each_sets_known_settings_only(path: Path) -> None:
     assert {pair.partition("=")[0] for pair in pairs} <= known_settings()
 
 
-def test_only_the_migration_reads_the_owners_address() -> None:
+@pytest.mark.parametrize("name", ["migration", "backup"])
+def test_an_address_with_more_rights_is_read_by_one_unit_only(name: str) -> None:
+    unit = {"migration": "maramoja-migrate", "backup": "maramoja-backup"}[name]
     readers = [
-        p.name
-        for p in SERVICES
-        if any("migration.env" in f for f in lines_of(p)["EnvironmentFile"])
+        p.name for p in SERVICES if any(f"{name}.env" in f for f in lines_of(p)["EnvironmentFile"])
     ]
-    assert readers == ["maramoja-migrate.service"]
+    assert readers == [f"{unit}.service"]
+
+
+def test_a_timer_starts_the_backup_and_makes_up_for_a_missed_night() -> None:
+    timer = lines_of(UNITS / "maramoja-backup.timer")
+    assert timer["OnCalendar"] == ["*-*-* 02:17:00 UTC"]
+    assert timer["Persistent"] == ["true"]
+    assert timer["WantedBy"] == ["timers.target"]
 
 
 def test_a_reload_of_the_api_is_a_hangup_and_follows_the_link() -> None:
@@ -165,7 +174,7 @@ def test_systemd_finds_nothing_wrong_and_little_exposed(standing: Path) -> None:
     units = [re.sub("@", "@1", path.name) for path in SERVICES]
     environment = {"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{standing}:"}
     exposure = ("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE_MAX}")
-    for asked in (("verify", "--man=no", "maramoja.target"), exposure):
+    for asked in (("verify", "--man=no", "maramoja.target", "maramoja-backup.timer"), exposure):
         done = subprocess.run(
             ["systemd-analyze", *asked, *units],
             env=environment,

@@ -125,6 +125,8 @@ def the_gateway_starts(machine: Machine) -> None:
     assert settings["OTEL_SERVICE_NAME"] == "the gateway of the shop"
     each_command_has_the_units_environment_and_shows_none_of_it(machine, settings, done.stdout)
     the_files_are_roots_alone(machine)
+    (dump,) = (machine.root / "var/lib/maramoja-backups").glob("maramoja-*.dump")
+    assert dump.stat().st_size > 0
     the_roles_are_what_they_should_be(settings)
 
 
@@ -160,7 +162,7 @@ def environment_of(machine: Machine, service: str) -> dict[str, str]:
 
 
 def the_files_are_roots_alone(machine: Machine) -> None:
-    for name in ("maramoja.env", "migration.env"):
+    for name in ("maramoja.env", "migration.env", "backup.env"):
         assert (machine.root / "etc/maramoja" / name).stat().st_mode & 0o777 == 0o600
 
 
