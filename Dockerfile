@@ -9,7 +9,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 # First the requirements alone: they change less often than the code, and this layer is reused.
 COPY requirements.txt /tmp/requirements.txt
-RUN /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements.txt \
+# The file has all there is: pip need not look for more, and takes nothing that has another hash.
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement /tmp/requirements.txt \
+    && /opt/venv/bin/pip check \
     # What is installed is fixed; nothing may add to it later.
     && /opt/venv/bin/pip uninstall --yes pip setuptools
 COPY payments_app /app/payments_app
