@@ -8,7 +8,7 @@ from sqlalchemy import create_engine, pool, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from payments_app.kernel.database import Base
-from payments_app.kernel.server_version import SERVER_VERSION, why_too_old
+from payments_app.kernel.schema import SERVER_VERSION, why_too_old
 
 # Two deploys at once: the second waits here, then finds nothing to do. The number is "mara".
 ADVISORY_LOCK = 0x6D617261

@@ -12,7 +12,7 @@ from devstack.errors import StackError
 from devstack.programs import Programs
 from devstack.servers import Servers
 from payments_app.kernel.database import snapshot
-from payments_app.kernel.server_version import LEAST_POSTGRESQL, why_too_old
+from payments_app.kernel.schema import LEAST_POSTGRESQL, why_too_old
 from tests.deploy.settings_known import ROOT
 
 # No such server is at hand: this one says that it is one, to who asks in this database.

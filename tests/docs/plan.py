@@ -19,6 +19,9 @@ class Rule:
     meaning: str
 
 
+# Pages of which another test runs every block.
+ELSEWHERE: Final = {"docs/systemd.md": "tests/deploy/test_systemd_page.py"}
+
 # (page, pattern) → reason. A command is left out where one of these is found in it.
 NOT_RUN: Final = (
     Rule("", r"^make ", "CI calls these verbs, and tests/devstack runs what is behind them"),

@@ -13,8 +13,13 @@ from payments_app.commands.doctor.finding import Finding, ok, problem, warning
 from payments_app.commands.parts import cipher
 from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import snapshot
-from payments_app.kernel.schema import is_behind, present_versions
-from payments_app.kernel.server_version import SERVER_VERSION, version_name, why_too_old
+from payments_app.kernel.schema import (
+    SERVER_VERSION,
+    is_behind,
+    present_versions,
+    version_name,
+    why_too_old,
+)
 from payments_app.payments.breaks import list_breaks
 from payments_app.payments.overdue import lingering_payments, overdue_work, refused_by_setup
 from payments_app.payments.unreadable import unreadable_payments
