@@ -9,7 +9,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/venv
 # First the requirements alone: they change less often than the code, and this layer is reused.
 COPY requirements.txt /tmp/requirements.txt
-RUN /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements.txt \
+# The file has all there is: pip need not look for more, and takes nothing that has another hash.
+RUN /opt/venv/bin/pip install --no-cache-dir --no-deps --require-hashes --requirement /tmp/requirements.txt \
+    && /opt/venv/bin/pip check \
     # What is installed is fixed; nothing may add to it later.
     && /opt/venv/bin/pip uninstall --yes pip setuptools
 COPY payments_app /app/payments_app
@@ -37,6 +39,21 @@ FROM runtime AS simulator
 COPY simulator /app/simulator
 EXPOSE 9010
 CMD ["python", "-m", "simulator", "--host", "0.0.0.0", "--port", "9010"]
+
+
+# Backups and the way back: PostgreSQL's own programs, which must not be older than the server, and our scripts.
+# docker build --target backup
+FROM postgres:18-bookworm AS backup
+RUN groupadd --gid 10001 maramoja \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent \
+        --shell /usr/sbin/nologin maramoja
+COPY deploy/backup /usr/local/lib/maramoja-backup
+ENV PATH=/usr/local/lib/maramoja-backup:$PATH
+WORKDIR /backups
+USER 10001:10001
+# Not the image's own, which would start a server.
+ENTRYPOINT []
+CMD ["scheduled.sh", "/backups"]
 
 
 # Last, so that it is what `docker build .` makes.

@@ -47,10 +47,10 @@ migrate: environment ## bring the schema of DATABASE_URL, or of the running stac
 openapi: environment ## write openapi.json anew from the code
 	@$(VENV)/python -m devstack flask openapi write openapi.json
 
-requirements: ## pin anew what requirements*.in ask for (UPGRADE=1 for the newest)
+requirements: ## pin anew, with hashes, what requirements*.in ask for (UPGRADE=1 for the newest)
 	@VERB="$(firstword $(MAKECMDGOALS))" sh devstack/bootstrap.sh
 	@for name in requirements requirements-dev; do \
-		$(VENV)/uv pip compile --universal --python-version 3.11 --no-header --no-emit-index-url \
+		$(VENV)/uv pip compile --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes \
 			--quiet $(if $(UPGRADE),--upgrade) $$name.in --output-file $$name.txt || exit 1; \
 	done
 

@@ -52,11 +52,19 @@ fi
 # uv installs in seconds what pip takes a minute for; where it cannot (a proxy, a mirror that only
 # pip knows of, an unusual platform), pip does the same from the same pins. Both compile: where
 # PYTHONDONTWRITEBYTECODE is set every process would do it again, for three seconds at each start.
-uv_pin=$(sed -n 's/^\(uv==[^ ;]*\).*/\1/p' requirements-dev.txt)
-pip_install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@"; }
+# What is installed is what was pinned, byte for byte: a file with another hash is refused by both. The
+# files have all there is; a pip of 2023 would look for newer ones where a library is asked for with extras.
+pip_install() {
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes "$@"
+}
+install_uv() {
+    # Its line with the hashes that follow.
+    sed -n '/^uv==/,/[^\\]$/p' requirements-dev.txt >"$venv/uv.txt"
+    pip_install -r "$venv/uv.txt" 2>/dev/null
+}
 with_uv() {
-    { [ -x "$venv/bin/uv" ] || pip_install "$uv_pin" 2>/dev/null; } &&
-        "$venv/bin/uv" pip install --quiet --compile-bytecode --python "$venv/bin/python" \
+    { [ -x "$venv/bin/uv" ] || install_uv; } &&
+        "$venv/bin/uv" pip install --quiet --compile-bytecode --require-hashes --python "$venv/bin/python" \
             -r requirements.txt -r requirements-dev.txt 2>/dev/null
 }
 if ! with_uv && ! pip_install -r requirements.txt -r requirements-dev.txt; then

@@ -22,7 +22,13 @@ from devstack.programs import ROOT
 # The oldest that knows what the manifests use (preStop.sleep), and the newest that the wheel has.
 KUBERNETES: Final = ("1.30", "1.37")
 MANIFESTS: Final = ROOT / "deploy/kubernetes"
-OVERLAYS: Final = ("base", "migrate", "overlays/example", "overlays/example/migrate")
+OVERLAYS: Final = (
+    "base",
+    "migrate",
+    "overlays/example",
+    "overlays/example/migrate",
+    "overlays/example/restore",
+)
 # Kinds that clusters learn from KEDA and from Prometheus' operator: no schema of Kubernetes' own.
 FOREIGN: Final = (
     "components/keda/worker-scaling.yaml",

@@ -8,6 +8,7 @@ from sqlalchemy import create_engine, pool, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from payments_app.kernel.database import Base
+from payments_app.kernel.schema import SERVER_VERSION, why_too_old
 
 # Two deploys at once: the second waits here, then finds nothing to do. The number is "mara".
 ADVISORY_LOCK = 0x6D617261
@@ -27,6 +28,8 @@ def run() -> None:
     url = settings.migration_database_url or settings.database_url
     engine = create_engine(url, poolclass=pool.NullPool)
     with engine.connect() as connection:
+        if (why := why_too_old(connection.execute(SERVER_VERSION).scalar_one())) is not None:
+            raise SystemExit(f"{why}. Nothing was changed.")
         connection.execute(text(f"SELECT pg_advisory_lock({ADVISORY_LOCK})"))
         connection.execute(text(f"SET lock_timeout = {LOCK_TIMEOUT_MS}"))
         connection.execute(text(f"SET statement_timeout = {STATEMENT_TIMEOUT_MS}"))

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
 from payments_app.kernel.pool import DEAD_PEER, bound, counted_pool
-from payments_app.kernel.postgres import BEGIN, BEGIN_BY_INDEX, COMMIT, refuse_unsafe_role
+from payments_app.kernel.postgres import BEGIN, BEGIN_BY_INDEX, COMMIT, NO_JIT, refuse_unsafe_role
 
 # Constraint names come out the same everywhere, so that a migration can name them.
 NAMING: Final = {
@@ -64,7 +64,7 @@ def init_database(
     """
     options = (
         f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
-        " -c idle_in_transaction_session_timeout=30000 -c timezone=UTC"
+        f" -c idle_in_transaction_session_timeout=30000 -c timezone=UTC -c {NO_JIT}"
     )
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {

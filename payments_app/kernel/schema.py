@@ -1,4 +1,4 @@
-"""The schema's version: which this code was written for, and which the database has."""
+"""The schema's version: which this code was written for, and which the database has; and the server's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from payments_app.kernel.database import snapshot
 
 # Alembic's own way to ask writes two lines into the log, each time.
 VERSIONS: Final = text("SELECT version_num FROM alembic_version")
+# Views with the rights of who reads them (`security_invoker`), and a `public` schema in which not
+# everybody may make tables.
+LEAST_POSTGRESQL: Final = 15
+SERVER_VERSION: Final = text("SELECT current_setting('server_version_num')::int")
 
 
 @lru_cache(maxsize=1)
@@ -46,3 +50,16 @@ def present_versions() -> frozenset[str]:
     except ProgrammingError:
         # There is no such table.
         return frozenset()
+
+
+def version_name(number: int) -> str:
+    """`server_version_num` as people write it: 150018 is 15.18."""
+    major, minor = divmod(number, 10_000)
+    return f"{major}.{minor}"
+
+
+def why_too_old(number: int) -> str | None:
+    """What to say of a server of this `server_version_num`; None if it is new enough."""
+    if number >= LEAST_POSTGRESQL * 10_000:
+        return None
+    return f"PostgreSQL {version_name(number)} is too old: {LEAST_POSTGRESQL} is the least"

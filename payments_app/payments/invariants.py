@@ -1,7 +1,8 @@
 """What must hold whatever happens, asked of the rows themselves; a break puts the tenant's brake on.
 
 Each payment is looked at whenever it has changed, and all of them once a day with the whole record.
-DUPLICATE: the first two. LIE: the next three. The last: somebody wrote in the record.
+DUPLICATE: the first two. LIE: the next three. Then: somebody wrote in the record. The last: open
+payments that nobody can decrypt; it holds no tenant, for they are never sent, and others may go on.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from sqlalchemy.orm import Session
 
 from payments_app.audit.stream import take_time
 from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.kernel.secrets import Cipher
 from payments_app.payments.model import InvariantBreak
+from payments_app.payments.unreadable import unreadable_payments
 from payments_app.payments.verification import verify_record
 from payments_app.tenants.holds import hold_in
 from payments_app.tenants.registry import list_tenants
+from payments_app.tenants.rotation import SHELVES, opens_newest_secrets
+from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 
 log = structlog.get_logger(__name__)
 
@@ -39,6 +44,11 @@ class Invariant(StrEnum):
     END_STANDS = "end_stands"
     STORY_AGREES = "story_agrees"
     RECORD_UNBENT = "record_unbent"
+    OPEN_PAYMENT_READABLE = "open_payment_readable"
+
+
+# These hold no tenant. A process that was started without one of SECRET_KEYS would stop tenants.
+_WITHOUT_HOLD: Final = {Invariant.OPEN_PAYMENT_READABLE}
 
 
 class Break(NamedTuple):
@@ -115,7 +125,7 @@ def check_changed(*, after: int, through: int) -> int:
     return _note(found)
 
 
-def check_everything() -> int:
+def check_everything(cipher: Cipher) -> int:
     """Look at every payment and walk the whole record of each tenant; how many new breaks."""
     with transaction(EVERY_TENANT) as session:
         take_time(session)
@@ -130,7 +140,24 @@ def check_everything() -> int:
         if fault is not None:
             subject = f"{fault.table} {fault.row}"
             found.append(Break(tenant.id, Invariant.RECORD_UNBENT, subject, fault.detail))
-    return _note(found)
+    return _note([*found, *_unreadable(cipher)])
+
+
+def _unreadable(cipher: Cipher) -> list[Break]:
+    """One break for each tenant: a data key that is lost takes all its open payments with it."""
+    if not opens_newest_secrets(cipher, (*SHELVES, *WEBHOOK_SHELVES)):
+        # The keys are another installation's: /health/ready says so, and no payment is at fault.
+        log.error("invariants.secret_keys_foreign")
+        return []
+    return [
+        Break(
+            some.tenant_id,
+            Invariant.OPEN_PAYMENT_READABLE,
+            str(some.oldest),
+            f"{some.payments} open payments can't be read (data_key_unreadable); this is the oldest",
+        )
+        for some in unreadable_payments(cipher)
+    ]
 
 
 def _asked(
@@ -157,8 +184,7 @@ def _note_of(tenant_id: UUID, breaks: list[Break]) -> int:
             .on_conflict_do_nothing()
             .returning(InvariantBreak.invariant, InvariantBreak.subject)
         ).all()
-        if new:
-            broken = sorted({row.invariant for row in new})
+        if broken := sorted({row.invariant for row in new} - _WITHOUT_HOLD):
             hold_in(session, tenant_id, why=f"broken: {', '.join(broken)}", actor=ACTOR)
     for row in new:
         log.error("invariant.broken", invariant=row.invariant, subject=row.subject)

@@ -25,6 +25,7 @@ WHERE p.status = 'PENDING' ORDER BY p.id LIMIT :most
 class Unreadable(NamedTuple):
     """A tenant's open payments that can't be read, with the id of the oldest."""
 
+    tenant_id: UUID
     slug: str
     payments: int
     oldest: UUID
@@ -40,7 +41,7 @@ def unreadable_payments(cipher: Cipher) -> list[Unreadable]:
         own = list(group)
         ids = _unreadable(vault, tenant_id, [(row.id, row.payer) for row in own])
         if ids:
-            found.append(Unreadable(own[0].slug, len(ids), min(ids)))
+            found.append(Unreadable(tenant_id, own[0].slug, len(ids), min(ids)))
     return found
 
 

@@ -51,4 +51,4 @@ def forget_deliveries() -> None:
 @shared_task(name=Job.CHECK_INVARIANTS.value, ignore_result=True)
 def check_invariants() -> None:
     """Ask of every payment, and of the whole record, what must hold."""
-    invariants.check_everything()
+    invariants.check_everything(current_app.extensions["maramoja"].cipher)

@@ -83,6 +83,7 @@ def test_a_sound_installation_has_no_problem(installation_of_its_own: Installati
     problems = [o for o in outcome.document["data"] if o["level"] == "problem"]
     assert {one["check"] for one in problems} <= {"durability"}
     for check in (
+        "PostgreSQL",
         "database role",
         "migrations",
         "tenant walls",

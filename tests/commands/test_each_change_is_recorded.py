@@ -93,7 +93,7 @@ def change_all(app: Flask, installation: Installation) -> None:
             "UPDATE provider_exchanges SET verdict = 'PENDING' WHERE verdict = 'SUCCESSFUL'"
         )
         with app.app_context():
-            assert check_everything() == 1
+            assert check_everything(app.extensions["maramoja"].cipher) == 1
         superuser.execute(
             "UPDATE provider_exchanges SET verdict = 'SUCCESSFUL' WHERE id IN"
             " (SELECT evidence_id FROM payments)"

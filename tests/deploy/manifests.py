@@ -29,7 +29,14 @@ class Workload:
 
     @property
     def pod(self) -> Manifest:
-        found: Manifest = self.manifest["spec"]["template"]["spec"]
+        found: Manifest = self._template["spec"]
+        return found
+
+    @property
+    def _template(self) -> Manifest:
+        spec = self.manifest["spec"]
+        # A CronJob makes Jobs.
+        found: Manifest = spec.get("jobTemplate", {"spec": spec})["spec"]["template"]
         return found
 
     @property
@@ -39,7 +46,7 @@ class Workload:
 
     @property
     def labels(self) -> Manifest:
-        found: Manifest = self.manifest["spec"]["template"]["metadata"]["labels"]
+        found: Manifest = self._template["metadata"]["labels"]
         return found
 
 
@@ -92,6 +99,6 @@ def environment_of(workload: Workload, secret_values: Mapping[str, str]) -> dict
 
 
 def workloads() -> dict[str, Workload]:
-    """The workloads by the name of their part: api, worker, beat, migrate."""
-    found = [Workload(one) for kind in ("Deployment", "Job") for one in of_kind(kind)]
+    """The workloads by the name of their part: api, worker, beat, migrate, backup, restore."""
+    found = [Workload(one) for kind in ("Deployment", "Job", "CronJob") for one in of_kind(kind)]
     return {workload.name: workload for workload in found}

@@ -5,48 +5,32 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from devstack.programs import ROOT
 from tests.deploy.settings_known import known_settings
+from tests.deploy.units import (
+    ADDED,
+    DROP_IN,
+    SERVICES,
+    UNITS,
+    effective,
+    environment_file,
+    lines_of,
+)
 
-UNITS = ROOT / "deploy/systemd"
-DROP_IN = UNITS / "maramoja-.service.d/hardened.conf"
-SERVICES = sorted(UNITS.glob("*.service"))
 # What systemd itself makes of a service: 0 is nothing to worry about, 10 is all of the machine.
 EXPOSURE_MAX = "15"
-# Settings whose values add up. Of all others systemd keeps the last, which is the drop-in's.
-ADDED = {"Environment", "EnvironmentFile"}
 HOME = Path("/opt/maramoja")
 each = pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
-
-
-def lines_of(*paths: Path) -> dict[str, list[str]]:
-    """Each setting's values; systemd's files may name one several times."""
-    found: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        for name, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
-            found[name].append(value)
-    return found
-
-
-def effective(path: Path) -> dict[str, str]:
-    """A unit's settings as systemd has them: the unit first, then its drop-ins (systemd.unit(5))."""
-    found: dict[str, str] = {}
-    for name, values in lines_of(path, DROP_IN).items():
-        # An empty value takes back those before it.
-        last = max((place + 1 for place, value in enumerate(values) if not value), default=0)
-        kept = values[last:]
-        found[name] = " ".join(kept) if name in ADDED else "".join(kept[-1:])
-    return found
 
 
 def test_there_is_one_for_each_part() -> None:
     assert [path.name for path in SERVICES] == [
         "maramoja-api.service",
+        "maramoja-backup.service",
         "maramoja-beat.service",
         "maramoja-migrate.service",
         "maramoja-worker@.service",
@@ -70,22 +54,35 @@ def test_each_works_in_the_folder_of_its_own_program(path: Path) -> None:
     unit = effective(path)
     release = "next" if path.name == "maramoja-migrate.service" else "current"
     assert unit["WorkingDirectory"] == str(HOME / release)
-    assert unit["ExecStart"].startswith(f"{HOME / release}/.venv/bin/")
+    program = re.sub(r"^/usr/bin/env \w+=\S+ ", "", unit["ExecStart"])
+    programs = "deploy/backup" if path.name == "maramoja-backup.service" else ".venv/bin"
+    assert program.startswith(f"{HOME / release}/{programs}/")
 
 
-@pytest.mark.parametrize("before", [None, "v0.1.0"], ids=["first install", "upgrade"])
+@pytest.mark.parametrize("path", [p for p in SERVICES if re.search("worker|beat", p.name)])
+def test_a_port_is_set_where_no_settings_file_changes_it(path: Path) -> None:
+    """A file's variables win over those of Environment=, and all workers read the same file."""
+    unit = effective(path)
+    assert "_PORT" not in unit["Environment"]
+    assert re.match(r"/usr/bin/env (WORKER_PORT=911%i|BEAT_PORT=9102) ", unit["ExecStart"])
+
+
+@pytest.mark.parametrize("before", [None, "v0.2.0"], ids=["first install", "upgrade"])
 def test_the_migration_is_the_new_releases(tmp_path: Path, before: str | None) -> None:
     """The page's own lines, up to the migration, in a folder that stands for /opt/maramoja."""
-    for release in filter(None, (before, "v0.2.0")):
+    new = "v0.3.0" if before else "v0.2.0"
+    for release in filter(None, (before, new)):
         (tmp_path / release).mkdir()
     if before:
         (tmp_path / "current").symlink_to(before)
-    page = (ROOT / "docs/deploy.md").read_text()
+    page = (ROOT / "docs/systemd.md").read_text()
+    if before:
+        page = page[page.index("## Upgrade") :]
     until = page.index("systemctl start maramoja-migrate")
     for leads_to, link in re.findall(r"^sudo ln -sfn (\S+) (\S+)$", page[:until], re.MULTILINE):
         (tmp_path / Path(link).relative_to(HOME)).symlink_to(leads_to)
     folder = effective(UNITS / "maramoja-migrate.service")["WorkingDirectory"]
-    assert (tmp_path / Path(folder).relative_to(HOME)).resolve() == tmp_path / "v0.2.0"
+    assert (tmp_path / Path(folder).relative_to(HOME)).resolve() == tmp_path / new
 
 
 @each
@@ -98,19 +95,51 @@ def test_each_is_bounded_and_says_how_long_it_may_take_to_end(path: Path) -> Non
         assert int(ours["TimeoutStopSec"][0]) >= 30
 
 
+def test_a_settings_file_is_read_as_systemd_reads_it() -> None:
+    text = """
+    # A comment, and ; another
+    ; WORKER_PORT=1
+    SPACES=100 per minute  \n    QUOTED="two words" \n    SINGLE='it is $HOME'
+    ESCAPED=a\\$b\\ c
+    INSIDE=say "yes"
+    DOLLAR=$HOME
+    EMPTY=
+    not a setting
+    LONG=one \\
+two
+    """
+    assert environment_file(text) == {
+        "SPACES": "100 per minute",
+        "QUOTED": "two words",
+        "SINGLE": "it is $HOME",
+        "ESCAPED": "a$b c",
+        "INSIDE": 'say "yes"',
+        "DOLLAR": "$HOME",
+        "EMPTY": "",
+        "LONG": "one two",
+    }
+
+
 @each
 def test_each_sets_known_settings_only(path: Path) -> None:
     pairs = " ".join(lines_of(path, DROP_IN)["Environment"]).split()
     assert {pair.partition("=")[0] for pair in pairs} <= known_settings()
 
 
-def test_only_the_migration_reads_the_owners_address() -> None:
+@pytest.mark.parametrize("name", ["migration", "backup"])
+def test_an_address_with_more_rights_is_read_by_one_unit_only(name: str) -> None:
+    unit = {"migration": "maramoja-migrate", "backup": "maramoja-backup"}[name]
     readers = [
-        p.name
-        for p in SERVICES
-        if any("migration.env" in f for f in lines_of(p)["EnvironmentFile"])
+        p.name for p in SERVICES if any(f"{name}.env" in f for f in lines_of(p)["EnvironmentFile"])
     ]
-    assert readers == ["maramoja-migrate.service"]
+    assert readers == [f"{unit}.service"]
+
+
+def test_a_timer_starts_the_backup_and_makes_up_for_a_missed_night() -> None:
+    timer = lines_of(UNITS / "maramoja-backup.timer")
+    assert timer["OnCalendar"] == ["*-*-* 02:17:00 UTC"]
+    assert timer["Persistent"] == ["true"]
+    assert timer["WantedBy"] == ["timers.target"]
 
 
 def test_a_reload_of_the_api_is_a_hangup_and_follows_the_link() -> None:
@@ -145,7 +174,7 @@ def test_systemd_finds_nothing_wrong_and_little_exposed(standing: Path) -> None:
     units = [re.sub("@", "@1", path.name) for path in SERVICES]
     environment = {"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{standing}:"}
     exposure = ("security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE_MAX}")
-    for asked in (("verify", "--man=no", "maramoja.target"), exposure):
+    for asked in (("verify", "--man=no", "maramoja.target", "maramoja-backup.timer"), exposure):
         done = subprocess.run(
             ["systemd-analyze", *asked, *units],
             env=environment,

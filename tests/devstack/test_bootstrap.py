@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -79,3 +83,48 @@ def test_make_alone_lists_the_verbs(checkout: Path) -> None:
     assert done.returncode == 0
     listed = {line.split()[1] for line in done.stdout.splitlines()}
     assert {"run", "test", "check", "fix", "migrate", "openapi", "clean"} <= listed
+
+
+def test_a_library_with_another_hash_is_not_installed(checkout: Path) -> None:
+    wheel = a_wheel(checkout / "index")
+    (checkout / "requirements-dev.txt").write_text("")
+    installed = checkout / ".venv/installed"
+
+    done = bootstrap_with(checkout, hashlib.sha256(b"another").hexdigest())
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+    assert "could not be installed" in done.stderr
+    assert not installed.exists()
+
+    done = bootstrap_with(checkout, hashlib.sha256(wheel.read_bytes()).hexdigest())
+    assert done.returncode == 0, done.stderr
+    assert installed.exists()
+    subprocess.run([checkout / ".venv/bin/python", "-c", "import tiny"], check=True)
+
+
+def bootstrap_with(checkout: Path, digest: str) -> subprocess.CompletedProcess[str]:
+    """Where the one pin has this hash, and nothing comes over a network."""
+    pin = f"tiny==1.0 \\\n    --hash=sha256:{digest}\n"
+    (checkout / "requirements.txt").write_text(pin)
+    settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout / "index")}
+    return subprocess.run(
+        ["/bin/sh", "devstack/bootstrap.sh"],
+        cwd=checkout,
+        env={"PATH": os.environ["PATH"], "PYTHON": sys.executable, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def a_wheel(folder: Path) -> Path:
+    folder.mkdir()
+    path = folder / "tiny-1.0-py3-none-any.whl"
+    about = "Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"
+    form = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with ZipFile(path, "w") as wheel:
+        wheel.writestr("tiny.py", "")
+        wheel.writestr("tiny-1.0.dist-info/METADATA", about)
+        wheel.writestr("tiny-1.0.dist-info/WHEEL", form)
+        wheel.writestr("tiny-1.0.dist-info/RECORD", "")
+    return path

@@ -39,6 +39,7 @@ def test_each_setting_of_the_example_reaches_the_gateway() -> None:
     passed = set(SERVICES["migrate"]["environment"]) | set(SERVICES["api"]["environment"])
     about_compose = {
         *("POSTGRES_PASSWORD", "OWNER_DATABASE_PASSWORD", "APP_DATABASE_PASSWORD"),
+        *("BACKUP_DATABASE_PASSWORD", "BACKUP_FOLDER", "BACKUP_KEEP_DAYS"),
         *("COMPOSE_PROFILES", "PORT", "GRAFANA_ADMIN_PASSWORD"),
     }
     assert names_in_example() - about_compose == passed
@@ -96,7 +97,7 @@ def test_no_way_leads_from_outside_to_what_is_stored() -> None:
         assert SERVICES[name]["profiles"] == ["observability"]
 
 
-@pytest.mark.parametrize("name", ["migrate", "api", "worker", "beat", "simulator"])
+@pytest.mark.parametrize("name", ["migrate", "api", "worker", "beat", "backup", "simulator"])
 def test_what_is_ours_has_no_rights_and_writes_nowhere(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -117,7 +118,7 @@ def test_the_image_is_made_of_what_is_here() -> None:
     assert "USER 10001" in DOCKERFILE
     assert "requirements-dev" not in DOCKERFILE
     for base in re.findall(r"^FROM (\S+:\S+)", DOCKERFILE, flags=re.MULTILINE):
-        assert base == "python:3.11-slim-bookworm"
+        assert base in ("python:3.11-slim-bookworm", "postgres:18-bookworm")
     for label in ("version", "revision"):
         assert f"org.opencontainers.image.{label}=" in DOCKERFILE
         assert f"\nARG {label.upper()}=" in DOCKERFILE
@@ -127,6 +128,9 @@ def run_roles_script(server: PostgresServer) -> None:
     """Compose's own script, its variables as compose would fill them in."""
     service = SERVICES["roles"]
     script = service["command"][0].replace("$$", "$")
+    (mounted,) = service["volumes"]
+    here, there, _ = mounted.split(":")
+    script = script.replace(there, str(ROOT / here))
     host = re.search(r"host=(.+)", server.administrator_url())
     assert host is not None
     environment = {
@@ -135,6 +139,7 @@ def run_roles_script(server: PostgresServer) -> None:
         "PGUSER": "postgres",
         "OWNER_PASSWORD": "it's the owner's",
         "APP_PASSWORD": "the app's",
+        "BACKUP_PASSWORD": "",
     }
     shell = shutil.which("sh")
     assert shell is not None
@@ -157,4 +162,6 @@ def test_the_roles_script_makes_a_plain_role_that_the_gateway_works_with() -> No
                 "SELECT rolsuper, rolbypassrls, pg_get_userbyid(relowner) FROM pg_roles, pg_class"
                 " WHERE rolname = current_user AND pg_class.oid = 'tenants'::regclass"
             ).fetchone()
+            backup = "SELECT count(*) FROM pg_roles WHERE rolname = 'maramoja_backup'"
+            assert connection.execute(backup).fetchone() == (0,), "nobody asked for it"
     assert rights == (False, False, "maramoja_owner")

@@ -19,6 +19,9 @@ class Rule:
     meaning: str
 
 
+# Pages of which another test runs every block.
+ELSEWHERE: Final = {"docs/systemd.md": "tests/deploy/test_systemd_page.py"}
+
 # (page, pattern) → reason. A command is left out where one of these is found in it.
 NOT_RUN: Final = (
     Rule("", r"^make ", "CI calls these verbs, and tests/devstack runs what is behind them"),
@@ -27,6 +30,12 @@ NOT_RUN: Final = (
     Rule("", r"^flask recovery ", "tests/chaos/test_drill.py goes that way"),
     Rule("", r"deploy/backup/", "tests/chaos/test_drill.py runs both scripts"),
     Rule("docs/cli.md", r"^flask invariants resolve", "tests/storage/test_invariants.py does it"),
+    Rule("docs/systemd.md", r"", "tests/deploy/test_systemd_page.py runs the whole page"),
+    Rule(
+        "docs/backup.md",
+        r"^(kubectl|sudo) ",
+        "tests/deploy/test_backups_run.py runs what they start",
+    ),
     Rule("docs/deploy.md", r"^(kubectl|cosign|sudo) ", "needs a cluster, a registry or a machine"),
     Rule("docs/adding-a-provider.md", r"^pytest ", "a part of this very test run"),
     Rule(

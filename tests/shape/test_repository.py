@@ -110,10 +110,26 @@ def test_requirements_are_pinned_and_name_no_index(name: str) -> None:
     text = (ROOT / name).read_text()
 
     assert "://" not in text
-    assert "--" not in re.sub(r"^\s*#.*$", "", text, flags=re.MULTILINE)
-    for line in text.splitlines():
-        if line and not line.lstrip().startswith("#"):
-            assert re.match(r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+", line), line
+    for pin in pins_of(text):
+        assert re.fullmatch(
+            r"[A-Za-z0-9._-]+(\[[a-z,]+\])?==\S+( ;[^\\]+?)?( --hash=sha256:[0-9a-f]{64})+", pin
+        ), pin
+
+
+def pins_of(text: str) -> list[str]:
+    """Each pin with its hashes on one line."""
+    bare = re.sub(r"^\s*#.*\n", "", text, flags=re.MULTILINE)
+    return re.sub(r"\s*\\\n\s*", " ", bare).splitlines()
+
+
+def test_whatever_installs_what_is_pinned_asks_for_the_hashes() -> None:
+    """pip asks for them by itself where each pin has one; a pin without one would end that."""
+    for name in ("Dockerfile", "docs/systemd.md", "devstack/bootstrap.sh"):
+        text = (ROOT / name).read_text().replace("\\\n", " ")
+        found = re.findall(r"\bpip install\b.*", text)
+        assert found, name
+        assert all("--require-hashes" in line for line in found), found
+    assert "--generate-hashes" in (ROOT / "Makefile").read_text()
 
 
 @pytest.mark.parametrize("name", ["requirements", "requirements-dev"])

@@ -7,10 +7,12 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from flask import Flask
+from cryptography.fernet import Fernet
+from flask import Flask, current_app
 from sqlalchemy import text
 
 from payments_app.kernel.database import transaction
+from payments_app.kernel.secrets import Cipher
 from payments_app.payments.breaks import list_breaks, release_tenant, resolve_break
 from payments_app.payments.errors import BreakNotFound
 from payments_app.payments.invariants import Invariant, check_everything
@@ -20,8 +22,10 @@ from payments_app.tenants.holds import held_tenants
 from tests.builders import (
     ANSWERS,
     ScriptedProvider,
+    a_caller,
     advance,
     an_accepted_payment,
+    an_asker,
     make_due,
     payment_row,
     publish_and_checkpoint,
@@ -36,6 +40,11 @@ Planted = Callable[[Superuser, Payment], object]
 def superuser(administrator_url: str) -> Iterator[Superuser]:
     with psycopg.connect(administrator_url, autocommit=True, options=LAWLESS) as connection:
         yield Superuser(connection)
+
+
+def check_all() -> int:
+    """As the night's look does."""
+    return check_everything(current_app.extensions["maramoja"].cipher)
 
 
 def an_ended_payment(app: Flask, answer: str = "paid") -> Payment:
@@ -106,7 +115,7 @@ PLANTED: dict[str, tuple[Planted, Invariant]] = {
 
 
 @pytest.mark.parametrize("name", PLANTED)
-@pytest.mark.parametrize("look", [publish_and_checkpoint, check_everything])
+@pytest.mark.parametrize("look", [publish_and_checkpoint, check_all])
 def test_a_break_is_found_and_puts_its_tenants_brake_on(
     app: Flask, superuser: Superuser, name: str, look: Callable[[], int]
 ) -> None:
@@ -125,7 +134,7 @@ def test_a_break_is_found_and_puts_its_tenants_brake_on(
     ]
 
 
-@pytest.mark.parametrize("look", [publish_and_checkpoint, check_everything])
+@pytest.mark.parametrize("look", [publish_and_checkpoint, check_all])
 def test_what_is_well_breaks_nothing(app: Flask, look: Callable[[], int]) -> None:
     an_ended_payment(app, "declined")
     an_ended_payment(app)
@@ -138,7 +147,7 @@ def test_what_is_well_breaks_nothing(app: Flask, look: Callable[[], int]) -> Non
 def test_one_transaction_of_the_provider_ends_one_payment(app: Flask, superuser: Superuser) -> None:
     first, second = an_ended_payment(app), an_ended_payment(app)
     superuser.run("UPDATE payments SET mode = 'live', provider_transaction_id = '77'")
-    check_everything()
+    check_all()
     found = list_breaks(None, resolved=False)
     shared = [one for one in found if one.invariant == Invariant.ONE_PAYMENT_A_TRANSACTION]
     assert {one.subject for one in shared} == {str(first.id), str(second.id)}
@@ -157,7 +166,7 @@ def test_the_same_number_elsewhere_is_another_transaction(
     superuser.run("UPDATE payments SET mode = 'live', provider_transaction_id = '77'")
     superuser.run(f"UPDATE payments SET {differs} WHERE id = %s", first.id)  # noqa: S608  ours
     with app.app_context():
-        check_everything()
+        check_all()
         found = list_breaks(None, resolved=False)
     assert Invariant.ONE_PAYMENT_A_TRANSACTION not in {one.invariant for one in found}
 
@@ -165,7 +174,7 @@ def test_the_same_number_elsewhere_is_another_transaction(
 def test_a_bent_record_is_a_break_of_its_tenant(app: Flask, superuser: Superuser) -> None:
     whole, bent = an_ended_payment(app), an_ended_payment(app)
     superuser.run("UPDATE audit_entries SET actor = 'nobody' WHERE tenant_id = %s", bent.tenant_id)
-    check_everything()
+    check_all()
     record = {
         one.tenant_id
         for one in list_breaks(None, resolved=False)
@@ -175,6 +184,34 @@ def test_a_bent_record_is_a_break_of_its_tenant(app: Flask, superuser: Superuser
     held = {tenant.id: tenant.held_why or "" for tenant in held_tenants()}
     assert "record_unbent" in held[bent.tenant_id]
     assert "record_unbent" not in held.get(whole.tenant_id, "")
+
+
+def test_open_payments_that_nobody_can_read_are_named_and_hold_nobody(
+    app: Flask, superuser: Superuser
+) -> None:
+    """As a downgrade leaves them, which drops the column of the tenants' data keys."""
+    rails = rails_of(app, ScriptedProvider())
+    lost, whole = a_caller(), a_caller()
+    oldest, _, _ = (
+        an_accepted_payment(rails, asker=an_asker(caller=caller)) for caller in (lost, lost, whole)
+    )
+    an_ended_payment(app)
+    superuser.run("UPDATE tenants SET data_key = NULL WHERE id = %s", lost.tenant_id)
+
+    assert check_all() == 1
+
+    (found,) = list_breaks(None, resolved=False)
+    assert found.invariant == Invariant.OPEN_PAYMENT_READABLE
+    assert (found.tenant_id, found.subject) == (lost.tenant_id, str(oldest.payment_id))
+    assert found.detail.startswith("2 open payments can't be read (data_key_unreadable)")
+    assert held_tenants() == []
+    assert check_all() == 0, "known is known"
+
+
+def test_a_process_with_anothers_secret_keys_finds_no_break(app: Flask) -> None:
+    an_accepted_payment(rails_of(app, ScriptedProvider()))
+    check_everything(Cipher((Fernet.generate_key().decode(),)))
+    assert list_breaks(None, resolved=True) == []
 
 
 def broken_tenant(app: Flask, superuser: Superuser) -> UUID:
@@ -197,7 +234,7 @@ def test_the_brake_is_let_go_once_each_break_is_resolved(app: Flask, superuser: 
         resolve_break(found.id, why="again", actor="cli:test")
     assert release_tenant(tenant_id, actor="cli:test")
 
-    check_everything()
+    check_all()
     assert list_breaks(tenant_id, resolved=False) == [], "what is resolved isn't found again"
     assert held_tenants() == []
 

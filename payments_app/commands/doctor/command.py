@@ -20,6 +20,7 @@ from payments_app.kernel.logs import masked
 
 CHECKS: Final[dict[str, Check]] = {
     "settings": environment.check_settings,
+    "PostgreSQL": database.check_version,
     "database role": walls.check_role,
     "migrations": database.check_migrations,
     "tenant walls": walls.check_walls,

@@ -13,7 +13,13 @@ from payments_app.commands.doctor.finding import Finding, ok, problem, warning
 from payments_app.commands.parts import cipher
 from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import snapshot
-from payments_app.kernel.schema import is_behind, present_versions
+from payments_app.kernel.schema import (
+    SERVER_VERSION,
+    is_behind,
+    present_versions,
+    version_name,
+    why_too_old,
+)
 from payments_app.payments.breaks import list_breaks
 from payments_app.payments.overdue import lingering_payments, overdue_work, refused_by_setup
 from payments_app.payments.unreadable import unreadable_payments
@@ -29,6 +35,19 @@ _SETTINGS: Final = text(
     "SELECT name, setting FROM pg_settings"
     " WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')"
 )
+
+
+def check_version() -> Iterator[Finding]:
+    """PostgreSQL has all that the schema uses."""
+    with snapshot() as connection:
+        yield judge_version(connection.execute(SERVER_VERSION).scalar_one())
+
+
+def judge_version(number: int) -> Finding:
+    """What to say of a server with this `server_version_num`."""
+    if (why := why_too_old(number)) is not None:
+        return problem(why, "move the database to a newer server: docs/systemd.md#postgresql")
+    return ok(f"PostgreSQL {version_name(number)}")
 
 
 def check_migrations() -> Iterator[Finding]:
