@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -75,6 +76,7 @@ class Settings:
     trusted_proxies: int = 0
     idempotency_ttl_hours: int = ANSWERS_KEPT_HOURS
     payer_retention_days: int | None = None
+    audit_heads_file: Path | None = None
     status_checks_per_s_max: int = STATUS_CHECKS_PER_S_MAX
     cors_allowed_origins: tuple[str, ...] = ()
     log_level: str = "INFO"
@@ -113,6 +115,7 @@ class Settings:
                 "IDEMPOTENCY_TTL_HOURS", _hours, ANSWERS_KEPT_HOURS
             ),
             payer_retention_days=read.optional("PAYER_RETENTION_DAYS", _days, None),
+            audit_heads_file=read.optional("AUDIT_HEADS_FILE", _file, None),
             status_checks_per_s_max=read.optional(
                 "STATUS_CHECKS_PER_S_MAX", _checks_per_s, STATUS_CHECKS_PER_S_MAX
             ),
@@ -267,6 +270,14 @@ def _days(value: str) -> int:
     if not re.fullmatch("[0-9]{1,4}", value) or not 1 <= int(value) <= DAYS_MAX:
         raise ValueError
     return int(value)
+
+
+def _file(value: str) -> Path:
+    """the whole path of a file, such as /mnt/audit/heads.jsonl"""
+    path = Path(value)
+    if not path.is_absolute() or value.endswith("/"):
+        raise ValueError
+    return path
 
 
 def _checks_per_s(value: str) -> int:

@@ -26,6 +26,8 @@ from payments_app.kernel.database import Base
 
 # The action of an entry that seals payment events: payments/checkpoints.py.
 SEALED: Final = "payment_events.sealed"
+# Migration 0017's, where the schema was taken back behind it and the hashes of contents were lost.
+UNCOVERED: Final = "payment_events.uncovered"
 
 
 class AuditEntry(Base):

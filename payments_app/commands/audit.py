@@ -8,12 +8,13 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Final
+from typing import Final, TextIO
 from uuid import UUID
 
 import click
 
 from payments_app.audit.chain import Fault
+from payments_app.audit.heads import HeadsUnreadable, KeptHead, read_heads
 from payments_app.audit.model import SEALED, AuditEntry
 from payments_app.audit.queries import latest_entries
 from payments_app.commands.group import GatewayGroup
@@ -57,20 +58,28 @@ def list_latest(slug: str, limit: int, *, seals: bool) -> Report:
 @audit.command("verify", example="flask audit verify acme")
 @click.argument("slug", required=False)
 @click.option("--head", "heads", metavar="HASH", multiple=True, help="Must still be in the chain.")
-def verify(slug: str | None, heads: tuple[str, ...]) -> Report:
+@click.option(
+    "--heads",
+    "file",
+    type=click.File(),
+    help="What AUDIT_HEADS_FILE names, or a copy: all of it must still be in the chains.",
+)
+def verify(slug: str | None, heads: tuple[str, ...], file: TextIO | None) -> Report:
     """Walk every chain, of the tenant SLUG or of all, and name the first bad row.
 
     The heads that it prints are worth keeping elsewhere: given with --head, each proves that
-    nothing up to it has changed since.
+    nothing up to it has changed since. --heads takes a file of them, as a worker writes it, and
+    names what was removed: the newest entries, or a tenant with all its rows.
     """
     sought = [_hash(head) for head in heads]
     tenant_id = find_tenant(slug).id if slug else None
+    kept = _KeptHeads(file, tenant_id)
     with _progress(tenant_id) as on_row:
-        verdict = verify_record(tenant_id, sought=sought, on_row=on_row)
+        verdict = verify_record(tenant_id, sought=sought, kept=kept, on_row=on_row)
     slugs = {str(tenant.id): tenant.slug for tenant in list_tenants()}
     if verdict.fault is not None:
         return _bad(verdict.fault, slugs)
-    return _good(verdict, slugs, sought)
+    return _good(verdict, slugs, len(sought) + kept.count)
 
 
 @audit.command("export", example="flask audit export acme --since 2026-11-01 --events")
@@ -84,7 +93,24 @@ def export(slug: str | None, since: datetime | None, until: datetime | None, eve
     return Lines(export_record(part, events=events))
 
 
-def _good(verdict: Verdict, slugs: dict[str, str], sought: list[str]) -> Report:
+class _KeptHeads:
+    """The heads in a file, of one tenant or of all, counted as they are read."""
+
+    def __init__(self, file: TextIO | None, tenant_id: UUID | None) -> None:
+        self._file, self._tenant_id = file, tenant_id
+        self.count = 0
+
+    def __iter__(self) -> Iterator[KeptHead]:
+        try:
+            for head in read_heads(self._file or ()):
+                if self._tenant_id in (None, head.tenant_id):
+                    self.count += 1
+                    yield head
+        except (HeadsUnreadable, UnicodeDecodeError) as error:
+            raise click.BadParameter(str(error), param_hint="--heads") from None
+
+
+def _good(verdict: Verdict, slugs: dict[str, str], kept: int) -> Report:
     tenants = [
         {
             "tenant": slugs.get(found.tenant_id, found.tenant_id),
@@ -99,8 +125,8 @@ def _good(verdict: Verdict, slugs: dict[str, str], sought: list[str]) -> Report:
     if not rows:
         return Report(document, "There is no record yet: nothing was changed.")
     lines = [table(("TENANT", "ENTRIES", "EVENTS", "HEAD"), rows, empty="")]
-    if sought:
-        lines.append(f"Still in the chain: {len(sought)} heads that were kept.")
+    if kept:
+        lines.append(f"Still in the chain: {kept} heads that were kept.")
     lines.append(f"The record is whole. Seals: {verdict.seals}. Keep the heads elsewhere.")
     return Report(document, "\n".join(lines))
 

@@ -7,6 +7,7 @@ in the tenant's audit chain.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Final, NamedTuple
 
 import structlog
@@ -58,7 +59,8 @@ _BATCH_END: Final = text(
 )
 _DIGESTS: Final = text(
     "SELECT tenant_id, count(*) AS events, min(id) AS first,"
-    " encode(sha256(string_agg(hash, ''::bytea ORDER BY id)), 'hex') AS digest"
+    " encode(sha256(string_agg(hash, ''::bytea ORDER BY id)), 'hex') AS digest,"
+    " encode(sha256(string_agg(coalesce(content_hash, ''), ''::bytea ORDER BY id)), 'hex') AS contents"
     " FROM events WHERE payment_id IS NOT NULL AND id > :after AND id <= :through"
     " GROUP BY tenant_id ORDER BY tenant_id"
 )
@@ -71,13 +73,13 @@ class Batch(NamedTuple):
     through: int
 
 
-def write_checkpoints() -> int:
+def write_checkpoints(heads_file: Path | None = None) -> int:
     """Seal all published events that no other can come before any more; how many.
 
-    Then say the head of each chain that has grown, whoever has added to it.
+    Then publish the head of each chain that has grown, whoever has added to it.
     """
     sealed = _seal_all()
-    _heads.publish()
+    _heads.publish(heads_file)
     return sealed
 
 
@@ -137,6 +139,7 @@ def _seal(batch: Batch) -> int:
                     "through": batch.through,
                     "events": row.events,
                     "digest": row.digest,
+                    "contents": row.contents,
                 },
             )
         return sum(row.events for row in tenants)

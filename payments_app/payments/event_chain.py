@@ -1,5 +1,6 @@
 """Walks the payments' histories: each event chained to the one before it, the first to its payment,
-and all of them to the seals in the audit trail. Stops at the first bad row.
+and all of them to the seals in the audit trail. The payment and the answer that ended it are compared
+with what its events cover. Stops at the first bad row.
 
 An event gets its hash when it is published: until then, for some tenths of a second, it has none.
 """
@@ -8,17 +9,22 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+import orjson
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
 from payments_app.audit.chain import MICROSECONDS, Fault, Problem, TamperDetected, chain_hash
-from payments_app.audit.model import SEALED
+from payments_app.audit.model import SEALED, UNCOVERED
 from payments_app.audit.stream import stream
+from payments_app.payments.covered import COVERED, EVIDENCE, EXCHANGES, differences
+from payments_app.payments.states import Status
+from payments_app.providers.contract import Verdict
+from payments_app.webhooks.contents import CONTENT_FIELDS, content_hash
 
 # What stands before their fields in a hash, and what they are called in the record.
 EVENTS: Final = "payment_events"
@@ -37,8 +43,11 @@ PAYMENT_FIELDS: Final = f"""
 _STORIES: Final = f"""
 SELECT encode(e.previous_hash, 'hex'), {EVENT_FIELDS}, encode(e.hash, 'hex') AS hash,
        p.sequence AS told, p.status AS status_now, e.mode = p.mode AS is_in_its_mode,
-       CASE WHEN e.sequence = 1 THEN ARRAY[{PAYMENT_FIELDS}] END AS asked
-FROM events e LEFT JOIN payments p ON p.id = e.payment_id
+       CASE WHEN e.sequence = 1 THEN ARRAY[{PAYMENT_FIELDS}] END AS asked,
+       ARRAY[{CONTENT_FIELDS}] AS contents, encode(e.content_hash, 'hex') AS content_hash,
+       e.covers, {COVERED}, p.stage AS stage_now, p.payer_masked, p.external_id,
+       p.evidence_id::text AS evidence_id, x.payment_id::text AS evidence_of, x.verdict
+FROM events e LEFT JOIN payments p ON p.id = e.payment_id {EVIDENCE}
 WHERE e.payment_id IS NOT NULL {{where}} ORDER BY e.payment_id, e.sequence
 """  # noqa: S608  no value of anyone's
 _WITHOUT_STORY: Final = """
@@ -47,14 +56,27 @@ WHERE NOT EXISTS (SELECT FROM events e WHERE e.payment_id = p.id) {where} LIMIT 
 """
 # The release before this one may have sealed an event that is published a moment later.
 _EVENT_HASHES: Final = (
-    "SELECT id, tenant_id::text AS tenant, coalesce(hash, previous_release_hash(e)) AS hash"
+    "SELECT id, tenant_id::text AS tenant, coalesce(hash, previous_release_hash(e)) AS hash,"
+    " coalesce(content_hash, '') AS content_hash"
     " FROM events e WHERE payment_id IS NOT NULL {where} ORDER BY id"
 )
 _SEALS: Final = f"""
-SELECT tenant_id::text AS tenant, position, detail FROM audit_entries
+SELECT id, tenant_id::text AS tenant, position, detail FROM audit_entries
 WHERE action = '{SEALED}' {{where}} ORDER BY id
 """  # noqa: S608  a constant
+# Each tenant's last: its seals up to there were of hashes that are no more.
+_UNCOVERED: Final = f"""
+SELECT DISTINCT ON (tenant_id) tenant_id::text AS tenant, id, detail FROM audit_entries
+WHERE action = '{UNCOVERED}' {{where}} ORDER BY tenant_id, id DESC
+"""  # noqa: S608  a constant
 _HASHED: Final = 13
+# Where CONTENT_FIELDS have what a tenant was told.
+_WORDS: Final = 3
+# Whose words end a payment as what.
+_ENDING: Final = {
+    Status.SUCCESSFUL: {Verdict.SUCCESSFUL},
+    Status.FAILED: {Verdict.FAILED, Verdict.REFUSED},
+}
 
 
 class Place(NamedTuple):
@@ -68,6 +90,18 @@ class Place(NamedTuple):
     status: str
     told: int
     status_now: str
+    stage: str
+    stage_now: str
+    # What its tenant was told, if that is covered: hexadecimal digits of JSON. And what the row says now.
+    words: str | None
+    payer_now: str | None
+    external_id_now: str | None
+
+    @property
+    def is_as_it_ended(self) -> bool:
+        """Whether the row says what the last event says. An open payment's stage may be later."""
+        is_open = self.status == Status.PENDING
+        return self.status == self.status_now and (is_open or self.stage == self.stage_now)
 
 
 @dataclass(slots=True)
@@ -104,8 +138,9 @@ class ChainVerifier:
             self._check_link(row)
         if not row.is_in_its_mode:
             raise _bent(row, Problem.ALTERED, "its mode is not its payment's")
-        place = Place(payment, tenant, due, row.hash, row.status, row.told, row.status_now)
-        self._at = place
+        _check_contents(row)
+        _check_evidence(row)
+        self._at = _place(row, due)
         self.events[tenant] += 1
 
     def _check_link(self, row: Any) -> None:
@@ -123,10 +158,88 @@ class ChainVerifier:
         if at.sequence < at.told:
             told = f"the payment counts {at.told} events"
             raise TamperDetected(Fault(at.tenant_id, EVENTS, row, Problem.MISSING, told))
-        if at.sequence > at.told or at.status != at.status_now:
+        if at.sequence > at.told or not at.is_as_it_ended:
             told = f"its last event is {at.sequence}, {at.status}: the row says something else"
             named = f"id {at.payment_id}"
             raise TamperDetected(Fault(at.tenant_id, PAYMENTS, named, Problem.ALTERED, told))
+        if wrong := list(_unlike_what_was_told(at)):
+            told = f"not what its last event told its tenant: {', '.join(wrong)}"
+            named = f"id {at.payment_id}"
+            raise TamperDetected(Fault(at.tenant_id, PAYMENTS, named, Problem.ALTERED, told))
+
+
+def _place(row: Any, sequence: int) -> Place:
+    return Place(
+        payment_id=row[2],
+        tenant_id=row[1],
+        sequence=sequence,
+        hash=row.hash,
+        status=row.status,
+        told=row.told,
+        status_now=row.status_now,
+        stage=row.stage,
+        stage_now=row.stage_now,
+        words=None if row.content_hash is None else row.contents[_WORDS],
+        payer_now=row.payer_masked,
+        external_id_now=row.external_id,
+    )
+
+
+def _check_contents(row: Any) -> None:
+    """What the event says and covers, and its payment against that. Earlier releases' have no such hash."""
+    if row.content_hash is None:
+        if row.covers is not None:
+            raise _bent(row, Problem.ALTERED, "the hash of what it says was taken from it")
+        return
+    if content_hash(row.hash, *row.contents) != row.content_hash:
+        raise _bent(row, Problem.ALTERED, "what it says is not what its hash was made of")
+    wrong = list(differences(row.covers, row))
+    if wrong == ["evidence"]:
+        told = f"not the provider's answer with which payment {row[2]} ended"
+        raise _of_evidence(row, Problem.ALTERED, told)
+    if wrong:
+        told = f"not what its event {row[3]} covers: {', '.join(wrong)}"
+        raise TamperDetected(Fault(row[1], PAYMENTS, f"id {row[2]}", Problem.ALTERED, told))
+
+
+def _check_evidence(row: Any) -> None:
+    """That what a payment ended on is there, is about it, and says so.
+
+    Where an event covers it there is a hash to say that it is as it was.
+    """
+    if row.content_hash is not None or row.status == Status.PENDING:
+        return
+    if row.status_now != row.status:
+        return
+    if row.evidence_of is None:
+        told = f"payment {row[2]} ended with it, and it is not there"
+        raise _of_evidence(row, Problem.MISSING, told)
+    if row.evidence_of != row[2] or row.verdict not in _ENDING[Status(row.status)]:
+        raise _of_evidence(row, Problem.ALTERED, f"it does not say how payment {row[2]} ended")
+
+
+def _of_evidence(row: Any, problem: Problem, told: str) -> TamperDetected:
+    return TamperDetected(Fault(row[1], EXCHANGES, f"id {row.evidence_id}", problem, told))
+
+
+def _unlike_what_was_told(at: Place) -> Iterator[str]:
+    """By column. A payer may be forgotten after the end, and then for good."""
+    if at.words is None:
+        return
+    words = _read(at.words)
+    if at.payer_now not in (None, words.get("payer")):
+        yield "payer_masked"
+    if at.external_id_now != words.get("external_id"):
+        yield "external_id"
+
+
+def _read(words: str) -> dict[str, Any]:
+    """Who computed the hashes anew may have written anything."""
+    try:
+        found = orjson.loads(bytes.fromhex(words))
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def verify_event_chains(
@@ -156,12 +269,16 @@ class Tally:
     events: int = 0
     first: int = 0
     digest: Any = field(default_factory=hashlib.sha256)
+    contents: Any = field(default_factory=hashlib.sha256)
+    covered: int = 0
 
     def add(self, event: Any) -> None:
         """Count the next event."""
         self.first = self.first or event.id
         self.events += 1
         self.digest.update(event.hash)
+        self.contents.update(event.content_hash)
+        self.covered += bool(event.content_hash)
 
 
 def verify_checkpoints(
@@ -169,15 +286,22 @@ def verify_checkpoints(
 ) -> int:
     """Each seal against the events that it was made of; how many seals. Raises TamperDetected."""
     where, values = _of(tenant_id, "AND tenant_id = :tenant")
+    found = session.execute(text(_UNCOVERED.format(where=where)), values)
+    uncovered = {entry.tenant: entry for entry in found}
     # The seals first: an event that they speak of is then there.
     with (
         stream(session, _SEALS.format(where=where), **values) as seals,
         stream(session, _EVENT_HASHES.format(where=where), **values) as events,
     ):
-        return _match(seals, events, on_row)
+        return _match(seals, events, uncovered, on_row)
 
 
-def _match(seals: Iterator[Any], events: Iterator[Any], on_row: Callable[[], None]) -> int:
+def _match(
+    seals: Iterator[Any],
+    events: Iterator[Any],
+    uncovered: Mapping[str, Any],
+    on_row: Callable[[], None],
+) -> int:
     """Both in the order of ids, so that one tally for each tenant is all that is kept."""
     tallies: dict[str, Tally] = {}
     event, seen = next(events, None), 0
@@ -187,7 +311,7 @@ def _match(seals: Iterator[Any], events: Iterator[Any], on_row: Callable[[], Non
             tallies.setdefault(event.tenant, Tally()).add(event)
             event = next(events, None)
             on_row()
-        _compare(seal, tallies.pop(seal.tenant, Tally()))
+        _compare(seal, tallies.pop(seal.tenant, Tally()), uncovered.get(seal.tenant))
         seen += 1
     for tenant, tally in tallies.items():
         told = "events up to there were sealed already, and this one is in no seal"
@@ -195,10 +319,15 @@ def _match(seals: Iterator[Any], events: Iterator[Any], on_row: Callable[[], Non
     return seen
 
 
-def _compare(seal: Any, found: Tally) -> None:
+def _compare(seal: Any, found: Tally, uncovered: Any) -> None:
     sealed = _number(seal.detail, "events")
-    # A seal without a digest is an entry that only calls itself one.
-    if isinstance(seal.detail, dict) and seal.detail.get("digest") == found.digest.hexdigest():
+    # A seal without a digest is an entry that only calls itself one. Earlier releases' have one digest.
+    detail = seal.detail if isinstance(seal.detail, dict) else {}
+    contents = found.contents.hexdigest()
+    is_right = detail.get("digest") == found.digest.hexdigest()
+    if is_right and (
+        detail.get("contents", contents) == contents or _is_uncovered(seal, found, uncovered)
+    ):
         return
     problem = Problem.ALTERED
     if found.events != sealed:
@@ -209,6 +338,16 @@ def _compare(seal: Any, found: Tally) -> None:
         f" digest; there are {found.events}"
     )
     raise TamperDetected(Fault(seal.tenant, EVENTS, row, problem, told))
+
+
+def _is_uncovered(seal: Any, found: Tally, uncovered: Any) -> bool:
+    """Whether a later entry says that a migration took all hashes of contents there, and all are gone."""
+    return (
+        uncovered is not None
+        and seal.id < uncovered.id
+        and _number(seal.detail, "through") <= _number(uncovered.detail, "through")
+        and found.covered == 0
+    )
 
 
 def _number(detail: object, name: str) -> int:

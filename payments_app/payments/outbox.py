@@ -1,6 +1,6 @@
 """The outbox: events of payments are published some tenths of a second after they have committed.
 
-In one pass each gets its place in the feed, its words and its hash. The words are frozen then: a later
+In one pass each gets its place in the feed, its words, what it covers, and its hashes. The words are frozen then: a later
 release that says more says it of later events only. The number is masked; whoever wants it whole, or
 the texts that the payer reads, asks for the payment.
 """
@@ -18,6 +18,7 @@ from sqlalchemy import Row, text
 from payments_app.audit.chain import BEGINNING, chain_hash
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.money import Money
+from payments_app.payments.covered import COVERED, EVIDENCE, covers
 from payments_app.payments.event_chain import EVENT_FIELDS, EVENTS, PAYMENT_FIELDS, PAYMENTS
 from payments_app.payments.states import Status
 from payments_app.providers.failures import failure_document
@@ -35,10 +36,12 @@ _UNPUBLISHED: Final = text(
            e.created_at, ARRAY[{EVENT_FIELDS}] AS fields, encode(b.hash, 'hex') AS hash_before,
            CASE WHEN e.sequence = 1 THEN ARRAY[{PAYMENT_FIELDS}] END AS asked,
            p.amount_minor, p.currency, p.payer_masked, p.external_id, p.provider, p.reference,
-           p.failure_code, p.failure_provider_code, p.provider_transaction_id, p.metadata
+           p.failure_code, p.failure_provider_code, p.provider_transaction_id, p.metadata,
+           {COVERED}
     FROM (SELECT * FROM events WHERE feed_data IS NULL ORDER BY id LIMIT {BATCH}) e
     JOIN payments p ON p.id = e.payment_id
     LEFT JOIN events b ON b.payment_id = e.payment_id AND b.sequence = e.sequence - 1
+    {EVIDENCE}
     ORDER BY e.id
     """  # noqa: S608  constants
 )
@@ -81,7 +84,7 @@ def _publications(rows: Iterable[Row[Any]]) -> Iterator[Publication]:
         own = chain_hash(EVENTS, previous, *row.fields)
         last[row.payment_id] = row.sequence, own
         words = orjson.dumps(_words(row))
-        yield Publication(row, words, bytes.fromhex(previous), bytes.fromhex(own))
+        yield Publication(row, words, bytes.fromhex(previous), bytes.fromhex(own), covers(row))
 
 
 def _words(row: Row[Any]) -> dict[str, Any]:

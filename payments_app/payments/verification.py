@@ -5,7 +5,7 @@ Verified with it: API keys and provider accounts, which are what their entries s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from payments_app.audit.chain import Fault, TamperDetected
+from payments_app.audit.heads import KeptHead, verify_kept_heads
 from payments_app.audit.stream import stream, take_time
 from payments_app.audit.verify import verify_entries
 from payments_app.kernel.database import EVERY_TENANT, transaction
@@ -34,7 +35,9 @@ _ENTRIES: Final = (
 _EVENTS: Final = (
     "SELECT 'payment_events' AS table, tenant_id, payment_id, sequence, id, type, status, stage,"
     " actor, request_id, data, transaction_id, created_at, encode(previous_hash, 'hex') AS"
-    " previous_hash, encode(hash, 'hex') AS hash FROM (SELECT * FROM events"
+    " previous_hash, encode(hash, 'hex') AS hash, event_id, mode, position,"
+    " encode(feed_data, 'hex') AS feed_data, covers, encode(content_hash, 'hex') AS content_hash"
+    " FROM (SELECT * FROM events"
     " WHERE payment_id IS NOT NULL) AS of_payments {where} ORDER BY id"
 )
 
@@ -68,13 +71,21 @@ class Part:
 
 
 def verify_record(
-    tenant_id: UUID | None, *, sought: Collection[str] = (), on_row: Callable[[], None]
+    tenant_id: UUID | None,
+    *,
+    sought: Collection[str] = (),
+    kept: Iterable[KeptHead] = (),
+    on_row: Callable[[], None],
 ) -> Verdict:
-    """Walk the record of one tenant or of all. `sought`: heads that were kept elsewhere."""
+    """Walk the record of one tenant or of all.
+
+    `sought`, `kept`: heads that were kept elsewhere, by their hash alone and with their place.
+    """
     with transaction(tenant_id or EVERY_TENANT) as session:
         take_time(session)
         try:
             heads = verify_entries(session, tenant_id, sought=sought, on_row=on_row)
+            verify_kept_heads(session, kept)
             verify_tenants_rows(session, tenant_id, on_row=on_row)
             events = verify_event_chains(session, tenant_id, on_row=on_row)
             seals = verify_checkpoints(session, tenant_id, on_row=on_row)

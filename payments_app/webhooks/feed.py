@@ -19,6 +19,7 @@ from uuid_utils.compat import uuid7
 
 from payments_app.kernel.database import Base, transaction
 from payments_app.providers.contract import Mode
+from payments_app.webhooks.contents import content_hash
 from payments_app.webhooks.endpoints import Owner
 from payments_app.webhooks.model import PaymentEvent, WebhookDelivery, WebhookEndpoint
 from payments_app.webhooks.patterns import TEST_EVENT, matches
@@ -43,6 +44,8 @@ _PUBLISH: Final = (
         feed_data=bindparam("feed_data"),
         previous_hash=func.coalesce(_EVENTS.c.previous_hash, bindparam("previous_hash")),
         hash=func.coalesce(_EVENTS.c.hash, bindparam("hash")),
+        content_hash=bindparam("content_hash"),
+        covers=bindparam("covers"),
     )
 )
 
@@ -53,12 +56,16 @@ AnEvent = PaymentEvent | Row[Any]
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An event that is to be published: its row, its words, and its place in its payment's chain."""
+    """An event that is to be published: its row, its words, and its place in its payment's chain.
+
+    `covers`: what of its payment the hash of its content covers too.
+    """
 
     event: AnEvent
     feed_data: bytes
     previous_hash: bytes
     hash: bytes
+    covers: str | None = None
 
 
 def become_publisher(session: Session) -> bool:
@@ -85,6 +92,8 @@ def publish(session: Session, publications: Sequence[Publication]) -> None:
                 "feed_data": one.feed_data,
                 "previous_hash": one.previous_hash,
                 "hash": one.hash,
+                "content_hash": _content_hash(one, last[owner]),
+                "covers": one.covers,
             }
         )
         deliveries += [
@@ -96,6 +105,12 @@ def publish(session: Session, publications: Sequence[Publication]) -> None:
     connection.execute(_PUBLISH, published)
     if deliveries:
         connection.execute(insert(_DELIVERIES), deliveries)
+
+
+def _content_hash(one: Publication, position: int) -> bytes:
+    event = one.event
+    fields = str(event.event_id), event.mode, str(position), one.feed_data.hex(), one.covers
+    return bytes.fromhex(content_hash(one.hash.hex(), *fields))
 
 
 def _listened(endpoint: WebhookEndpoint, event: AnEvent) -> bool:

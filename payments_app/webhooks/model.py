@@ -173,6 +173,9 @@ class PaymentEvent(Base):
     feed_data: Mapped[bytes | None] = mapped_column(LargeBinary)
     previous_hash: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
     hash: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    # Over position, words and `covers`, a JSON document: what of its payment the event speaks for.
+    content_hash: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
+    covers: Mapped[str | None] = mapped_column(Text, deferred=True)
 
 
 class WebhookDelivery(Base):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
@@ -61,10 +62,11 @@ class Poller:
         self._processor: PaymentProcessor = app.extensions[PROCESSOR]
         self._dispatcher = WebhookDispatcher(app, stop, self._pulse)
         app.extensions[DISPATCHER] = self._dispatcher
+        heads_file = app.extensions["maramoja"].settings.audit_heads_file
         self._polls = (
             _Poll(PAYMENTS, self._processor.run_once, POLL_PAYMENTS_S),
             _Poll(WEBHOOKS, self._dispatcher.run_once, DISPATCH_WEBHOOKS_S),
-            _Poll(HOUSEKEEPING, checkpoints.write_checkpoints, seal_every_s),
+            _Poll(HOUSEKEEPING, partial(checkpoints.write_checkpoints, heads_file), seal_every_s),
         )
         self._threads: list[threading.Thread] = []
 

@@ -39,7 +39,7 @@ def erase_payers() -> None:
 @shared_task(name=Job.SEAL_EVENTS.value, ignore_result=True)
 def write_checkpoints() -> None:
     """Take down in the audit trail which events there are."""
-    checkpoints.write_checkpoints()
+    checkpoints.write_checkpoints(current_app.extensions["maramoja"].settings.audit_heads_file)
 
 
 @shared_task(name=Job.FORGET_DELIVERIES.value, ignore_result=True)

@@ -219,6 +219,35 @@ def test_what_was_found_is_told_for_a_second() -> None:
     assert [told(at_s) for at_s in (0.0, 0.5, 0.99, 1.0, 1.5, 2.0)] == [0, 0, 0, 1, 1, 2]
 
 
+@pytest.mark.parametrize(("age_s", "is_told"), [(2.99, True), (3.0, False)])
+def test_while_one_looks_what_is_told_is_never_older_than_three_seconds(
+    age_s: float, *, is_told: bool
+) -> None:
+    now, asked, go_on = [0.0], threading.Event(), threading.Event()
+    found, answers = LastFound(seconds=lambda: now[0]), iter(["first", "second", "third"])
+
+    def look() -> str:
+        answer = next(answers)
+        if answer == "second":
+            asked.set()
+            assert go_on.wait(10)
+        return answer
+
+    assert found.get(look) == "first"
+    now[0] = age_s
+    with ThreadPoolExecutor(2) as threads:
+        slow = threads.submit(found.get, look)
+        assert asked.wait(10)
+        other = threads.submit(found.get, look)
+        wait_until(
+            lambda: other.done() or not is_told, what="it waits for the other's look", limit_s=10
+        )
+        assert is_told or not other.done()
+        go_on.set()
+        slow.result(10)
+        assert (other.result(10) == "first") == is_told
+
+
 def test_while_one_looks_others_are_told_what_is_not_old() -> None:
     """A database that hangs holds up one request, and then those who would be told too old news."""
     now, asked, go_on = [0.0], threading.Event(), threading.Event()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import socket
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -13,6 +14,7 @@ import psycopg
 import pytest
 from flask import Flask
 
+from payments_app.audit.heads import HeadPublisher
 from payments_app.tenants.registry import find_tenant
 from tests.api.http_caller import an_order, new_caller
 from tests.builders import (
@@ -152,9 +154,76 @@ def test_an_export_can_be_verified_without_the_database(flask: Installed) -> Non
         assert entry["hash"] == head
     assert head == flask("audit verify --json").document["tenants"][0]["head"]
     assert [recomputed(event) for event in events] == [events[0]["hash"]]
+    assert recomputed({**events[0], "table": "event_contents"}) == events[0]["content_hash"]
+    contents = hashlib.sha256(bytes.fromhex(events[0]["content_hash"])).hexdigest()
+    assert entries[-1]["detail"]["contents"] == contents
     digest = hashlib.sha256(bytes.fromhex(events[0]["hash"])).hexdigest()
     assert entries[-1]["detail"]["digest"] == digest
     assert flask("audit export --events --json").document == {"data": lines}
+
+
+def published(flask: Installed, file: Path) -> list[str]:
+    """The file as a worker that begins writes it."""
+    with flask.app.app_context():
+        HeadPublisher().publish(file)
+    return file.read_text().splitlines()
+
+
+def test_a_file_of_heads_names_the_newest_entry_that_was_removed(
+    flask: Installed, tmp_path: Path
+) -> None:
+    for slug in ("acme", "birch"):
+        assert flask(f"tenants create {slug}").code == 0
+    file = tmp_path / "heads.jsonl"
+    assert len(published(flask, file)) == 2
+    assert (
+        "Still in the chain: 2 heads that were kept." in flask(f"audit verify --heads {file}").out
+    )
+    assert "Still in the chain: 1 heads" in flask(f"audit verify acme --heads {file}").out
+
+    flask.bend(
+        "DELETE FROM audit_entries WHERE position = 2"
+        " AND tenant_id = (SELECT id FROM tenants WHERE slug = 'acme')"
+    )
+    assert flask("audit verify").code == 0
+    outcome = flask(f"audit verify --heads {file} --json")
+    fault = outcome.document["fault"]
+    assert outcome.code == 1
+    assert (fault["tenant"], fault["table"], fault["row"]) == (
+        "acme",
+        "audit_entries",
+        "position 2",
+    )
+    assert flask(f"audit verify birch --heads {file}").code == 0
+
+
+def test_a_file_of_heads_names_a_tenant_that_was_removed_with_all_its_rows(
+    flask: Installed, tmp_path: Path
+) -> None:
+    for slug in ("acme", "birch"):
+        assert flask(f"tenants create {slug}").code == 0
+    file = tmp_path / "heads.jsonl"
+    published(flask, file)
+    birch = flask("tenants show birch --json").document["id"]
+    for table, column in (("audit_entries", "tenant_id"), ("tenants", "id")):
+        flask.bend(f"DELETE FROM {table} WHERE {column} = '{birch}'")  # noqa: S608  the test's own
+    assert flask("audit verify").code == 0
+    outcome = flask(f"audit verify --heads {file}")
+    assert outcome.code == 1
+    assert f"NOT WHOLE: tenants, id {birch}" in outcome.out
+
+
+def test_a_file_that_has_no_heads_is_refused_with_the_line(
+    flask: Installed, tmp_path: Path
+) -> None:
+    flask("tenants create acme")
+    file = tmp_path / "heads.jsonl"
+    for content in (b"nonsense\n", b"\xff\n"):
+        file.write_bytes(content)
+        outcome = flask(f"audit verify --heads {file}")
+        assert outcome.code == 2
+        assert "--heads" in outcome.err
+    assert flask(f"audit verify --heads {tmp_path / 'none'}").code == 2
 
 
 def test_an_export_can_be_of_one_tenant_and_of_one_time(flask: Installed) -> None:
@@ -178,6 +247,7 @@ HASHED = {
         *("previous_hash", "tenant_id", "payment_id", "sequence", "id", "type", "status", "stage"),
         *("actor", "request_id", "data", "transaction_id", "created_at"),
     ),
+    "event_contents": ("hash", "event_id", "mode", "position", "feed_data", "covers"),
 }
 
 

@@ -44,6 +44,8 @@ UNSENT_AGE = "maramoja_oldest_unsent_seconds"
 OPEN_AGE = "maramoja_oldest_open_payment_seconds"
 UNPUBLISHED_AGE = "maramoja_oldest_unpublished_seconds"
 WEBHOOK_LAG = "maramoja_webhook_lag_seconds"
+AUDITED = 'maramoja_audit_entries{instance="a1"}'
+AUDITED_2 = 'maramoja_audit_entries{instance="a2"}'
 BREAKS = 'maramoja_invariant_breaks{invariant="one_reference"}'
 HELD = "maramoja_held_tenants"
 FENCED = 'maramoja_fenced_writes_total{job="worker",instance="w1"}'
@@ -80,6 +82,8 @@ _GROWS = {
     CREATED: 60,
     REPLAYED_SLOW: 30,
     SIZE: 1024**2,
+    AUDITED: 3,
+    AUDITED_2: 3,
 }
 _STAYS = {
     DUE_LAG: 1,
@@ -188,6 +192,7 @@ CAUSES = (
     ill("WebhookLag", TICKET, {WEBHOOK_LAG: "1+0x20 60+60x20"}),
     ill("WebhooksOneByOne", TICKET, {WEBHOOKS_ONE_BY_ONE: "0+0x35 3+0x5"}),
     ill("InvariantBreak", PAGE, {BREAKS: "0+0x38 1+0x2"}),
+    ill("AuditEntriesFell", PAGE, {AUDITED: "1000+3x35 1104+3x4"}),
     ill("TenantHeld", TICKET, {HELD: "0+0x20 1+0x20"}),
     ill("ErrorBudget", PAGE, {ERROR_500: "0+0x28 0+200x12"}),
     ill("ErrorBudget", TICKET, {ERROR_500: "0+25x60", OK_201: "0+3000x60"}, minutes=60),
@@ -239,6 +244,9 @@ NEAR_MISSES = (
     well("something is unknown since minutes, and old", {UNKNOWN_AGE: "1+0x35 3700+60x4"}),
     well("a provider was away for some minutes", {UNSENT_AGE: "1+0x30 1+60x6 5+0x3"}),
     well("a payment is open for most of a day", {OPEN_AGE: "70000+60x40"}),
+    well("nothing was changed for an hour", {AUDITED: "1000+0x40", AUDITED_2: "1000+0x40"}),
+    # The database did not answer: there is no number, not a smaller one.
+    well("the trails were not counted for a while", {AUDITED: "1000+3x20 _x10 1090+3x10"}),
     well("one machine paused once", {FENCED: "2+0x30 8+0x10"}),
     well("the broker was restarted", {DOORBELLS: "3+0x37 9+0x2", REDIS: "7+0x37 30+0x2"}),
     well("a single wait for a connection", {TIMEOUTS: "1+0x35 2+0x5"}),

@@ -52,6 +52,27 @@ def test_all_owners_together_have_so_many_at_once() -> None:
             lookups.addresses(Names(*PUBLIC), name("c"), 5.0)
 
 
+def begun(lookups: Lookups, hang: Hanging, one: Name) -> bool:
+    try:
+        lookups.addresses(hang, one, 0.0)
+    except LookupLate:
+        return True
+    except LookupRefused:
+        return False
+    raise AssertionError
+
+
+def test_a_worker_looks_up_four_names_at_once_for_a_tenant_and_128_in_all() -> None:
+    lookups = Lookups()
+    with Hanging() as hang:
+        begins = [
+            begun(lookups, hang, name(f"tenant {tenant}", f"h{number}.example"))
+            for tenant in range(33)
+            for number in range(5)
+        ]
+    assert begins == [True, True, True, True, False] * 32 + [False] * 5
+
+
 def test_whoever_asks_for_the_same_name_waits_for_the_same_lookup() -> None:
     lookups = Lookups(per_owner=1)
     with Hanging() as hang:

@@ -110,6 +110,8 @@ def test_a_missing_setting_is_named_with_what_it_should_be(name: str, value: str
         ("IDEMPOTENCY_TTL_HOURS", "1_0"),
         ("IDEMPOTENCY_TTL_HOURS", "٢٤"),
         ("IDEMPOTENCY_TTL_HOURS", "a day"),
+        ("AUDIT_HEADS_FILE", "heads.jsonl"),
+        ("AUDIT_HEADS_FILE", "/mnt/audit/"),
         ("LOG_LEVEL", "LOUD"),
         ("LOG_FORMAT", "xml"),
         ("WEBHOOK_ALLOW_PRIVATE_ADDRESSES", "maybe"),

@@ -122,3 +122,25 @@ def test_who_was_served_longest_ago_is_next() -> None:
         served[endpoint_id] += 1
     assert set(served.values()) == {2}
     assert len(served) == 6
+
+
+# --- what docs/webhooks.md says -------------------------------------------------------------------
+
+
+def test_an_endpoint_gets_four_at_once_and_32_at_most() -> None:
+    assert limits_after().limit(ENDPOINT) == 4
+    # One more once all four, and the one that took the place of the first, were quick.
+    assert [limits_after(*[(True, 0.0)] * n).limit(ENDPOINT) for n in (4, 5)] == [4, 5]
+    assert limits_after(*[(True, 0.0)] * 5000).limit(ENDPOINT) == 32
+
+
+@pytest.mark.parametrize(("elapsed_s", "limit"), [(1.0, 5), (1.01, 4), (2.99, 4), (3.0, 2)])
+def test_within_a_second_is_quick_and_three_seconds_are_slow(elapsed_s: float, limit: int) -> None:
+    assert (
+        limits_after(*[(True, elapsed_s)] * (1 if elapsed_s >= 3 else 5)).limit(ENDPOINT) == limit
+    )
+
+
+def test_three_slow_answers_in_a_row_make_it_one_at_a_time() -> None:
+    limits = limits_after(*[(True, 0.0)] * 5000)
+    assert [limits.limit(ENDPOINT, slow_in_a_row=row) for row in (0, 2, 3, 4)] == [32, 32, 1, 1]

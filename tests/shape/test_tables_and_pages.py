@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 
 import payments_app
 from payments_app.api.problem_types import PROBLEMS, all_problems
-from payments_app.audit.model import SEALED
+from payments_app.audit.model import SEALED, UNCOVERED
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.jobs import Job
 from payments_app.providers.contract import FailureCode
@@ -176,6 +176,7 @@ def actions_recorded() -> set[str]:
     shelves = (*SHELVES, *WEBHOOK_SHELVES)
     return {
         SEALED,
+        UNCOVERED,
         *plain,
         *(f"webhook_endpoint.{what}" for what in noted),
         *(f"{shelf.kind}.rewrapped" for shelf in shelves),

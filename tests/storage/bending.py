@@ -10,6 +10,8 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from payments_app.webhooks.contents import CONTENT_FIELDS, content_hash
+
 LAWLESS = "-c session_replication_role=replica"
 OTHER_VALUES: dict[str, object] = {
     "uuid": "01a209ad-4164-7047-9850-453984927403",
@@ -35,14 +37,14 @@ class Superuser:
         )
         return dict(found.fetchall())
 
-    def row(self, table: str, row_id: int) -> dict[str, Any]:
+    def row(self, table: str, row_id: object) -> dict[str, Any]:
         """The row as PostgreSQL writes it in JSON."""
         query = sql.SQL("SELECT to_jsonb(t) FROM {} t WHERE id = %s").format(sql.Identifier(table))
         found = self._connection.execute(query, [row_id]).fetchone()
         assert found is not None
         return dict(found[0])
 
-    def remove(self, table: str, row_id: int) -> None:
+    def remove(self, table: str, row_id: object) -> None:
         query = sql.SQL("DELETE FROM {} WHERE id = %s").format(sql.Identifier(table))
         assert self._connection.execute(query, [row_id]).rowcount == 1
 
@@ -53,13 +55,21 @@ class Superuser:
         ).format(sql.Identifier(table))
         self._connection.execute(query, [json.dumps(row)])
 
-    def put(self, table: str, row_id: int, row: dict[str, Any]) -> None:
+    def put(self, table: str, row_id: object, row: dict[str, Any]) -> None:
         """Have `row` stand where the row with this id stood."""
         self.remove(table, row_id)
         self.insert(table, row)
 
+    def make_hashes_fit(self, event_id: int) -> None:
+        """Give an event the hashes of what it holds now."""
+        self.run("UPDATE events e SET hash = payment_event_hash(e) WHERE id = %s", event_id)
+        query = f"SELECT encode(hash, 'hex'), ARRAY[{CONTENT_FIELDS}] FROM events e WHERE id = %s"  # noqa: S608  a constant
+        own, fields = self.run(query, event_id).fetchone()
+        made = bytes.fromhex(content_hash(own, *fields))
+        self.run("UPDATE events SET content_hash = %s WHERE id = %s", made, event_id)
+
     @contextmanager
-    def bent(self, table: str, row_id: int, **values: object) -> Iterator[None]:
+    def bent(self, table: str, row_id: object, **values: object) -> Iterator[None]:
         """The row with other values, and then as it was."""
         kept = self.row(table, row_id)
         changed = {**kept, **values}

@@ -290,3 +290,91 @@ def test_instants_that_nobody_can_have_written_close_nothing(app: Flask, shared:
     assert pace.is_open(account, Step.SUBMIT)
     pace.learn(account, Step.CHECK, TOO_MANY, 1)
     assert rate_of(pace, account) == 5.0
+
+
+# --- exactly --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rate", "at_once"), [(0.5, 1), (2.0, 3), (7.0, 9), (10.5, 13), (33.0, 40)]
+)
+def test_after_a_rest_what_a_second_and_a_fifth_are_worth_leaves_at_once_and_no_more(
+    worker: Worker, rate: float, at_once: int
+) -> None:
+    """And the one that is due now: 1.2 s at 7 a second are 8.4, so nine may leave."""
+    pace, account = worker(), an_account()
+    pace.advise(account, rate)
+    assert granted(pace, account, 1000) == at_once
+    assert granted(pace, account, 1000) == 0
+    assert granted(pace, account, 1) == 0
+
+
+@pytest.mark.parametrize("wanted", [1, 5, 8, 9])
+def test_as_many_as_are_wanted_and_no_more(worker: Worker, wanted: int) -> None:
+    pace, account = worker(), an_account()
+    pace.advise(account, 7.0)
+    assert granted(pace, account, wanted) == wanted
+    # What was not wanted is left for whoever wants it now, less what a moment is worth.
+    assert granted(pace, account, 1000) in ({0} if wanted == 9 else {0, 9 - wanted})
+
+
+# At 2.5 a second one question is due every 400 ms; what is worth a second, two, is handed out together.
+GAP_MS = 400
+
+
+@pytest.mark.parametrize(
+    ("due_for_ms", "wanted", "leave"),
+    [
+        *((-200, 1, 0), (-200, 9, 0)),
+        *((200, 1, 1), (200, 9, 0)),
+        *((600, 1, 1), (600, 2, 2), (600, 9, 2)),
+        *((1000, 2, 2), (1000, 3, 3), (1000, 9, 3)),
+    ],
+)
+def test_each_question_that_is_due_leaves_and_none_that_is_not(
+    app: Flask, shared: Worker, due_for_ms: int, wanted: int, leave: int
+) -> None:
+    redis = app.extensions["maramoja"].redis
+    for _ in range(20):
+        pace, account = shared(), an_account()
+        pace.advise(account, 1000 / GAP_MS)
+        before = redis_ms(redis)
+        redis.hset(f"pace:mtn_momo:{account.id}", "next", before - due_for_ms)
+        given = granted(pace, account, wanted)
+        # Else the machine stood still, and something else was due by then.
+        if redis_ms(redis) - before < GAP_MS // 4:
+            assert given == leave
+            return
+    pytest.fail("the machine stands still all the time")
+
+
+def redis_ms(redis: Redis) -> int:
+    seconds, micros = redis.time()
+    return int(seconds) * 1000 + int(micros) // 1000
+
+
+def test_what_falls_within_a_second_falls_once(app: Flask, shared: Worker) -> None:
+    """By the instant that Redis has: each side of the second."""
+    redis = app.extensions["maramoja"].redis
+    for since_ms, falls in ((900, False), (1100, True)):
+        pace, account = shared(), an_account()
+        pace.advise(account, 40.0)
+        granted(pace, account, 1)
+        before = redis_ms(redis)
+        redis.hset(f"pace:mtn_momo:{account.id}", "fell", before - since_ms)
+        pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
+        if falls or redis_ms(redis) - before < 90:
+            assert (rate_of(pace, account) == 20.0) == falls
+
+
+def test_a_pace_is_no_slower_than_one_in_two_seconds_and_no_quicker_than_its_ceiling(
+    shared: Worker,
+) -> None:
+    pace, account = shared(), an_account()
+    pace.advise(account, 0.1)
+    granted(pace, account, 1)
+    assert rate_of(pace, account) == 0.5
+    fast = an_account()
+    pace.advise(fast, 5000.0)
+    assert granted(pace, fast, 5000) == 121, "1.2 s at a hundred a second, and the one due now"
+    assert rate_of(pace, fast) == CEILING

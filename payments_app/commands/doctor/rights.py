@@ -21,7 +21,7 @@ MAY_CHANGE: Final[Mapping[str, frozenset[str]]] = {
         "payments": "status stage failure_code failure_provider_code provider_transaction_id"
         " evidence_id sequence next_step next_action_at hinted lease_until generation submissions"
         " submitted_at updated_at final_at payer payer_index payer_masked",
-        "events": "position feed_data previous_hash hash",
+        "events": "position feed_data previous_hash hash content_hash covers",
         "provider_exchanges": "verdict reason http_status body failure_code failure_provider_code"
         " elapsed_ms requests_left finished_at",
         "idempotency_keys": "body headers field_digests",

@@ -1,0 +1,86 @@
+"""What events cover beside themselves: the order with a payment's first, its end with a final one.
+
+The publisher writes it into `events.covers`, whose hash is in the event's `content_hash`, and the seals
+hash that. `flask audit verify` compares the payment and the provider's answer with it, column by column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import orjson
+
+from payments_app.audit.chain import MICROSECONDS, chain_hash
+
+PAYMENT_ORDER: Final = "payment_order"
+EXCHANGES: Final = "provider_exchanges"
+# All as text. What the tenant gave with a payment `p`, beyond what it is for.
+ORDER_FIELDS: Final = """
+    p.external_id, p.payer_message, p.payee_note, p.description, p.metadata::text, p.traceparent
+""".strip()
+# What `p` ended with: a final payment keeps it for ever.
+END_COLUMNS: Final = {
+    "evidence_id": "p.evidence_id::text",
+    "provider_transaction_id": "p.provider_transaction_id",
+    "failure_code": "p.failure_code",
+    "failure_provider_code": "p.failure_provider_code",
+    "next_step": "p.next_step",
+    "generation": "p.generation::text",
+    "submissions": "p.submissions::text",
+    "submitted_at": MICROSECONDS.format("p.submitted_at"),
+    "updated_at": MICROSECONDS.format("p.updated_at"),
+    "final_at": MICROSECONDS.format("p.final_at"),
+}
+# The provider's answer `x` that ended it: every column.
+EVIDENCE_FIELDS: Final = f"""
+    x.id::text, x.tenant_id::text, x.payment_id::text, x.generation::text, x.kind, x.reference::text,
+    x.verdict, x.reason, x.http_status::text, encode(x.body, 'hex'), x.failure_code,
+    x.failure_provider_code, x.elapsed_ms::text, x.requests_left::text,
+    {MICROSECONDS.format("x.started_at")}, {MICROSECONDS.format("x.finished_at")}
+""".strip()
+# Of an event `e`, its payment `p`, and the answer `x` that ended it. The columns' names: those of Covered.
+COVERED: Final = f"""
+    CASE WHEN e.sequence = 1 THEN ARRAY[{ORDER_FIELDS}] END AS ordered,
+    CASE WHEN e.status <> 'PENDING' THEN ARRAY[{", ".join(END_COLUMNS.values())}] END AS ended,
+    CASE WHEN e.status <> 'PENDING' THEN ARRAY[{EVIDENCE_FIELDS}] END AS evidence
+""".strip()
+EVIDENCE: Final = "LEFT JOIN provider_exchanges x ON e.status <> 'PENDING' AND x.id = p.evidence_id"
+
+
+def covers(row: Any) -> str | None:
+    """The document for an event with COVERED; None if it covers nothing but itself."""
+    document: dict[str, Any] = {}
+    if row.ordered is not None:
+        document["order"] = chain_hash(PAYMENT_ORDER, *row.ordered)
+    if row.ended is not None:
+        document["end"] = _end(row.ended)
+        document["evidence"] = chain_hash(EXCHANGES, *row.evidence)
+    return orjson.dumps(document).decode() if document else None
+
+
+def differences(document: str | None, row: Any) -> Iterator[str]:
+    """What of the payment, by column, is not as the event's document says; `evidence` for the answer."""
+    said = _read(document)
+    if row.ordered is not None and said.get("order") != chain_hash(PAYMENT_ORDER, *row.ordered):
+        yield "external_id, payer_message, payee_note, description, metadata or traceparent"
+    if row.ended is None:
+        return
+    now, then = _end(row.ended), said.get("end")
+    then = then if isinstance(then, dict) else {}
+    yield from (name for name in END_COLUMNS if name not in then or then[name] != now[name])
+    if said.get("evidence") != chain_hash(EXCHANGES, *row.evidence):
+        yield "evidence"
+
+
+def _end(values: Sequence[str | None]) -> dict[str, str | None]:
+    return dict(zip(END_COLUMNS, values, strict=True))
+
+
+def _read(document: str | None) -> dict[str, Any]:
+    """What somebody made of it who computed the hashes anew may be anything."""
+    try:
+        said = orjson.loads(document or "{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return said if isinstance(said, dict) else {}
