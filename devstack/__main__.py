@@ -123,10 +123,14 @@ def flask(checkout: Checkout, arguments: tuple[str, ...]) -> None:
     nowhere = "postgresql://nobody@localhost:1/none"
     unreachable = Addresses(nowhere, nowhere, "redis://localhost:1/0")
     account = SimulatorAccount().settings("http://localhost:1")
-    running = checkout.environment() or hermetic_environment(unreachable, account)
-    environment = {**running, **os.environ, "FLASK_APP": "wsgi", TYPED_AS: _typed_as(checkout)}
+    running = checkout.environment()
+    given = running or hermetic_environment(unreachable, account)
+    environment = {**given, **os.environ, "FLASK_APP": "wsgi", TYPED_AS: _typed_as(checkout)}
     command = [sys.executable, "-m", "devstack.flask_here", *arguments]
-    sys.exit(subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode)
+    code = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
+    if code == 1 and not running and "DATABASE_URL" not in os.environ:
+        click.echo("  → nothing runs in this checkout: `make run` starts a stack", err=True)
+    sys.exit(code)
 
 
 def _typed_as(checkout: Checkout) -> str:

@@ -105,7 +105,9 @@ def _read_key() -> UUID | None:
         key = None
     # UUID() also reads braces, urn: and missing hyphens; one spelling is enough.
     if len(values) != 1 or key is None or str(key) != text.lower():
-        raise KeyInvalid("The Idempotency-Key must be one UUID, such as uuidgen prints.")
+        raise KeyInvalid(
+            "The Idempotency-Key must be one UUID, such as 3f0e8a52-6c1d-4b7e-9d0b-0d9a6d1c2f3a."
+        )
     if key in UNSET:
         raise KeyInvalid(
             "The Idempotency-Key is the nil or the max UUID, which a variable holds that nobody"

@@ -34,12 +34,17 @@ def refuse_near_misses() -> None:
     """
     if request.method in SAFE_METHODS or "caller" not in g:
         return
-    for name in chain(_header_names(), request.args if request.query_string else ()):
-        if is_near_miss(name):
-            raise KeyInvalid(
-                f"The key was sent as {name[:_NAME_LENGTH_MAX]}, which is not read."
-                f" Send it in the header {HEADER}."
-            )
+    # In the query the right name is as wrong as any other.
+    asked = request.args if request.query_string else ()
+    wrong = chain(
+        (name for name in _header_names() if is_near_miss(name)),
+        (name for name in asked if is_near_miss(name) or name.lower() == HEADER.lower()),
+    )
+    for name in wrong:
+        raise KeyInvalid(
+            f"The key was sent as {name[:_NAME_LENGTH_MAX]}, which is not read."
+            f" Send it in the header {HEADER}."
+        )
 
 
 def is_near_miss(name: str) -> bool:

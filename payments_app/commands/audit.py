@@ -79,6 +79,9 @@ def verify(slug: str | None, heads: tuple[str, ...], file: TextIO | None) -> Rep
     slugs = {str(tenant.id): tenant.slug for tenant in list_tenants()}
     if verdict.fault is not None:
         return _bad(verdict.fault, slugs)
+    if file is not None and kept.count == 0:
+        whose = f" of {slug}" if slug else ""
+        raise click.BadParameter(f"the file holds no head{whose}", param_hint="--heads")
     return _good(verdict, slugs, len(sought) + kept.count)
 
 

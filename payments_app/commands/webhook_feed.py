@@ -18,6 +18,7 @@ from payments_app.commands.webhook_options import (
 )
 from payments_app.commands.webhooks import webhooks
 from payments_app.kernel.clock import utc_now
+from payments_app.kernel.destination import destination
 from payments_app.kernel.egress import Egress, EgressRules
 from payments_app.kernel.wire import Answer
 from payments_app.providers.contract import Mode
@@ -31,6 +32,8 @@ __all__ = ["webhooks"]
 
 LOOK_EVERY_S: Final = 0.5
 PAGE: Final = 100
+# The operator's own machine, and the operator says where to.
+_ANYWHERE: Final = EgressRules(allow_private=True)
 
 
 class SigningSecret(click.ParamType[str]):
@@ -88,6 +91,8 @@ def listen(  # noqa: PLR0913  one for each thing that can be said
 ) -> Lines:
     """Print a tenant's events as they come, and forward them to where you develop."""
     owner = owner_of(tenant, mode)
+    if forward is not None:
+        destination(forward, _ANYWHERE)
     _say_where(tenant, owner.mode, once=once)
     wanted = event_types or ("*",)
     found = (
@@ -112,8 +117,7 @@ def _forwarded(
 ) -> Iterator[Mapping[str, object]]:
     if not told:
         yield {"secret": secret, "forwarding_to": url}
-    # The operator's own machine, and the operator says where to.
-    egress_anywhere = Egress(EgressRules(allow_private=True), user_agent="Maramoja/listen")
+    egress_anywhere = Egress(_ANYWHERE, user_agent="Maramoja/listen")
     for event in found:
         stand_in = WebhookEndpoint(id=UUID(int=0))
         delivery = feed.delivery_of(event, stand_in)

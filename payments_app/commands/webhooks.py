@@ -18,9 +18,10 @@ from payments_app.commands.webhook_options import (
     owner_of,
     tenant_argument,
 )
+from payments_app.providers.contract import Mode
 from payments_app.webhooks import deliveries, endpoints
 from payments_app.webhooks.deliveries import Span
-from payments_app.webhooks.endpoints import NewEndpoint, SecretRotation, Wanted
+from payments_app.webhooks.endpoints import NewEndpoint, Owner, SecretRotation, Wanted
 from payments_app.webhooks.model import (
     DeliveryStatus,
     EndpointStatus,
@@ -64,6 +65,10 @@ def list_all(tenant: str, mode: str | None) -> Report:
         for one in documents
     ]
     empty = f"{tenant} has no webhook endpoints in {owner.mode} mode yet."
+    if not documents:
+        (other,) = {one.value for one in Mode} - {owner.mode}
+        if there := endpoints.list_endpoints(Owner(owner.tenant_id, other)):
+            empty += f" It has {len(there)} in {other} mode: --mode {other}"
     return Report({"data": documents}, table(headings, rows, empty=empty))
 
 

@@ -67,7 +67,8 @@ def destination(url: str, rules: EgressRules) -> Destination:
         )
     parts = _URL.fullmatch(url)
     if parts is None or (parts[1].lower() == "http" and not rules.allow_private):
-        raise AddressRefused("The URL must begin with https:// and name a host.")
+        begin = "http:// or https://" if rules.allow_private else "https://"
+        raise AddressRefused(f"The URL must begin with {begin} and name a host.")
     named = _AUTHORITY.fullmatch(parts[2])
     if named is None:
         raise AddressRefused(

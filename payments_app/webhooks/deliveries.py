@@ -165,6 +165,8 @@ def resend_span(
 ) -> int:
     """Send again what the span holds, and what of it the endpoint was never sent; how many.
 
+    What waits for its next attempt is sent now: its receiver is well again.
+
     Raises EndpointNotFound, EndpointDisabled.
     """
     made = 0 if span.failed_only else _make_missing(owner, endpoint_id, span)
@@ -177,7 +179,10 @@ def resend_span(
             WebhookDelivery.status
             == (DeliveryStatus.FAILED if span.failed_only else WebhookDelivery.status),
             # What was made just now, or waits for its turn, needs no second reason.
-            WebhookDelivery.status != DeliveryStatus.PENDING,
+            or_(
+                WebhookDelivery.status != DeliveryStatus.PENDING,
+                WebhookDelivery.next_attempt_at > func.clock_timestamp(),
+            ),
         ),
         span,
     )

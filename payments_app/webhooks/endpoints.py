@@ -142,7 +142,7 @@ def own_endpoint(
     query = _own(owner).where(WebhookEndpoint.id == endpoint_id)
     found = session.scalars(query.with_for_update(key_share=True) if lock else query).first()
     if found is None:
-        raise EndpointNotFound("There is no such webhook endpoint.")
+        raise EndpointNotFound(f"There is no such webhook endpoint in {owner.mode} mode.")
     return found
 
 

@@ -63,7 +63,7 @@ BODIES: dict[str, dict[str, Any]] = {
     f"DELETE {ENDPOINTS}/<uuid:endpoint_id>": {},
     f"POST {ENDPOINTS}/<uuid:endpoint_id>/rotate-secret": {"overlap_hours": 2},
     f"POST {ENDPOINTS}/<uuid:endpoint_id>/test": {},
-    f"POST {ENDPOINTS}/<uuid:endpoint_id>/resend": {},
+    f"POST {ENDPOINTS}/<uuid:endpoint_id>/resend": {"since": "2026-01-31T12:00:00Z"},
     f"POST {DELIVERIES}/<uuid:delivery_id>/resend": {},
 }
 CREATE = f"POST {ENDPOINTS}"

@@ -111,10 +111,11 @@ def test_a_key_under_a_wrong_name_is_refused_with_both_names(
     assert "Idempotent-Replayed" not in accepted.headers
 
 
-def test_a_key_in_the_address_is_refused(caller: HttpCaller) -> None:
-    refused = caller.send(
-        "POST", f"{PAYMENTS}?idempotency_key={A_KEY}", json=an_order(), headers={}
-    )
+@pytest.mark.parametrize(
+    "name", ["idempotency_key", "Idempotency-Key", "idempotency-key", "IDEMPOTENCY-KEY"]
+)
+def test_a_key_in_the_address_is_refused(caller: HttpCaller, name: str) -> None:
+    refused = caller.send("POST", f"{PAYMENTS}?{name}={A_KEY}", json=an_order(), headers={})
 
     assert (refused.status_code, code_of(refused)) == (400, "idempotency_key_invalid")
     assert count_payments(caller) == 0

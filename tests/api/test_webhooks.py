@@ -184,6 +184,21 @@ def test_a_payment_is_told_and_the_delivery_shows_how(engine: Engine, receiver: 
     assert receiver.received[-1].message_id == whole["message_id"]
 
 
+@pytest.mark.parametrize("nothing", [{}, {"failed_only": False}, {"since": None}])
+def test_a_resend_of_nothing_in_particular_is_refused(
+    engine: Engine, caller: HttpCaller, receiver: Receiver, nothing: dict[str, Any]
+) -> None:
+    """It would be all that ever happened."""
+    with engine.app.app_context():
+        endpoint_id, _ = an_open_endpoint(caller, receiver.url)
+
+    refused = caller.send("POST", f"{ENDPOINTS}/{endpoint_id}/resend", json=nothing)
+
+    assert refused.status_code == 422
+    (error,) = refused.get_json()["errors"]
+    assert (error["pointer"], error["in"]) == ("/since", "body")
+
+
 def test_test_and_live_mode_of_one_tenant_tell_and_see_nothing_of_each_other(
     engine: Engine,
 ) -> None:

@@ -197,6 +197,21 @@ def test_a_file_of_heads_names_the_newest_entry_that_was_removed(
     assert flask(f"audit verify birch --heads {file}").code == 0
 
 
+@pytest.mark.parametrize("whose", ["", "acme"])
+def test_a_file_without_a_head_proves_nothing(flask: Installed, tmp_path: Path, whose: str) -> None:
+    assert flask("tenants create birch").code == 0
+    file = tmp_path / "heads.jsonl"
+    published(flask, file)
+    assert flask("tenants create acme").code == 0
+    if not whose:
+        file.write_text("")
+
+    outcome = flask(f"audit verify {whose} --heads {file}")
+
+    assert outcome.code == 2
+    assert "the file holds no head" in outcome.err
+
+
 def test_a_file_of_heads_names_a_tenant_that_was_removed_with_all_its_rows(
     flask: Installed, tmp_path: Path
 ) -> None:

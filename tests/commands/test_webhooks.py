@@ -77,6 +77,15 @@ def test_an_endpoint_lives_by_commands(app: Flask, tenant: Tenant) -> None:
     assert document(app, "list", slug)["data"] == []
 
 
+def test_an_empty_list_names_the_mode_that_has_endpoints(app: Flask, tenant: Tenant) -> None:
+    run(app, "add", tenant.slug, PUBLIC, "--mode", "test")
+
+    told = run(app, "list", tenant.slug)
+
+    assert "no webhook endpoints in live mode" in told
+    assert "It has 1 in test mode: --mode test" in told
+
+
 def test_enabling_offers_what_was_missed_by_a_command_that_sends_it(
     app: Flask, tenant: Tenant
 ) -> None:
@@ -150,6 +159,14 @@ def test_a_secret_that_is_none_is_told_before_anything_is_sent(
         assert told.exit_code == 2, told.output
         assert secret not in told.output
     assert receiver.received == []
+
+
+def test_an_address_without_a_scheme_is_refused_before_anything_is_sent(
+    app: Flask, tenant: Tenant
+) -> None:
+    words = ["listen", tenant.slug, "--once", "--forward", "localhost:3000/hook"]
+
+    assert "begin with http:// or https://" in run(app, *words, code=1)
 
 
 def test_tail_prints_the_feed(app: Flask, tenant: Tenant) -> None:

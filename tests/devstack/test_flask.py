@@ -61,6 +61,14 @@ def test_a_slip_is_told_what_was_meant(slip: str, meant: str) -> None:
     assert f"Did you mean '{meant}'?" in done.stderr
 
 
+def test_without_a_stack_it_says_how_to_start_one(tmp_path: Path) -> None:
+    told = typed("--var", str(tmp_path), "flask", "payments", "list")
+
+    assert told.returncode == 1
+    assert "database_unavailable" in told.stderr
+    assert "nothing runs in this checkout: `make run` starts a stack" in told.stderr
+
+
 def test_what_is_like_nothing_is_told_so() -> None:
     told = typed("flask", "zebra").stderr
 

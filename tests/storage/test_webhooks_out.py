@@ -17,6 +17,7 @@ from sqlalchemy import select, text
 
 from payments_app.audit.model import AuditEntry
 from payments_app.audit.queries import latest_entries
+from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.egress import EgressRules
 from payments_app.payments import outbox
@@ -25,7 +26,7 @@ from payments_app.webhooks import concurrency, deliveries, endpoints, feed
 from payments_app.webhooks.deliveries import Span
 from payments_app.webhooks.endpoints import NewEndpoint, Owner, SecretRotation, Wanted
 from payments_app.webhooks.errors import EndpointDisabled, EndpointsTooMany
-from payments_app.webhooks.model import EndpointStatus
+from payments_app.webhooks.model import DeliveryStatus, EndpointStatus
 from tests.builders import (
     ScriptedProvider,
     a_caller,
@@ -327,6 +328,35 @@ def test_an_endpoint_enabled_again_is_offered_what_it_missed(
     told = {one.document["data"]["payment_id"] for one in receiver.received}
     assert told == {str(one) for one in paid}
     assert deliveries.missed(owner_of(caller), new.endpoint.id, since) == 0
+
+
+def test_what_waits_for_its_next_try_is_sent_at_once_when_its_span_is_resent(
+    app: Flask, caller: Caller, receiver: Receiver
+) -> None:
+    """The receiver is well again; the next tries would be hours away."""
+    new = an_endpoint(owner_of(caller), receiver.url, "payment.*")
+    since = utc_now()
+    pay(app, caller, times=3)
+    receiver.reply = lambda _received: answering(503)
+    deliver_due(app)
+    receiver.reply = lambda _received: OK
+    assert deliver_due(app) == 0
+    given = {one.message_id: one.body for one in receiver.received}
+
+    span = Span(since)
+    assert deliveries.resend_span(owner_of(caller), new.endpoint.id, span, actor="cli:test") == 9
+    while deliver_due(app):
+        pass
+    after = {one.message_id: one.body for one in receiver.received}
+    assert {name: after[name] for name in given} == given
+    told = [one.document["data"] for one in receiver.received if one.message_id not in given]
+    for payment_id in {one["payment_id"] for one in told}:
+        sequences = [one["sequence"] for one in told if one["payment_id"] == payment_id]
+        assert sequences == [2, 3]
+    waiting = deliveries.list_deliveries(
+        owner_of(caller), new.endpoint.id, limit=9, status=DeliveryStatus.PENDING
+    )
+    assert waiting.deliveries == []
 
 
 def test_a_retry_after_is_waited_for(app: Flask, caller: Caller, receiver: Receiver) -> None:

@@ -100,10 +100,9 @@ class FailureSchema(ma.Schema):
 
     code = ma.fields.String(
         required=True,
-        validate=ma.validate.OneOf(list(FailureCode)),
         metadata={
             "description": "Our word for it, the same for every rail; more may come.",
-            "example": FailureCode.PAYER_REJECTED,
+            "examples": [str(code) for code in FailureCode],
         },
     )
     provider_code = ma.fields.String(
@@ -286,8 +285,10 @@ class EventSchema(ma.Schema):
     )
     type = ma.fields.String(
         required=True,
-        validate=ma.validate.OneOf(list(Event)),
-        metadata={"description": "What happened.", "example": Event.ACCEPTED},
+        metadata={
+            "description": "What happened; more may come.",
+            "examples": [str(event) for event in Event],
+        },
     )
     status = ma.fields.String(
         required=True,

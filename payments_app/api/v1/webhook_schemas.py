@@ -140,8 +140,11 @@ class SpanSchema(RequestSchema):
 
     @ma.post_load
     def make(self, data: dict[str, Any], **_options: Any) -> Span:
-        """As a value of ours."""
-        return Span(**data)
+        """As a value of ours. All that ever happened is no span that saying nothing asks for."""
+        span = Span(**data)
+        if span == Span():
+            raise ma.ValidationError("Say what: since, until, or failed_only: true.", "since")
+        return span
 
 
 class DeliveryQuerySchema(RequestSchema):

@@ -268,8 +268,9 @@ def send_test(endpoint_id: UUID) -> Response:
 def resend_span(span: Span, endpoint_id: UUID) -> Response:
     """Send events again.
 
-    Of a span of time, or all that were given up. What was sent before has the same id and bytes;
-    what the endpoint was never sent, though it asks for it, is sent too.
+    Of a span of time, or all that were given up: one of the two must be said. What was sent before has
+    the same id and bytes; what waits for its next attempt is sent now; what the endpoint was never
+    sent, though it asks for it, is sent too.
     """
     change = partial(deliveries.resend_span, _owner(), endpoint_id, span, actor=_actor())
     return change_once(
