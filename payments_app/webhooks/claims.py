@@ -137,19 +137,22 @@ _LOCK_WAITING: Final = text(
     ) d
     """
 )
+# The table is named once, and not joined with itself: where PostgreSQL takes it for empty, as it was
+# analyzed before a backlog came, each row would be looked up among all of them.
 _PARK: Final = text(
     """
     UPDATE webhook_deliveries w
-    SET next_attempt_at = first.next_attempt_at + interval '1 microsecond'
-    FROM webhook_deliveries d
-    CROSS JOIN LATERAL (
-        SELECT id, next_attempt_at, lease_until FROM webhook_deliveries
-        WHERE endpoint_id = d.endpoint_id AND payment_id = d.payment_id AND status = 'pending'
-        ORDER BY sequence LIMIT 1
-    ) first
-    WHERE d.id = ANY (CAST(:ids AS uuid[])) AND w.id = d.id AND first.id <> d.id
-      AND first.next_attempt_at >= d.next_attempt_at
-      AND coalesce(first.lease_until <= statement_timestamp(), true)
+    SET next_attempt_at = coalesce((
+        SELECT first.next_attempt_at + interval '1 microsecond'
+        FROM (
+            SELECT id, next_attempt_at, lease_until FROM webhook_deliveries
+            WHERE endpoint_id = w.endpoint_id AND payment_id = w.payment_id AND status = 'pending'
+            ORDER BY sequence LIMIT 1
+        ) first
+        WHERE first.id <> w.id AND first.next_attempt_at >= w.next_attempt_at
+          AND coalesce(first.lease_until <= statement_timestamp(), true)
+    ), w.next_attempt_at)
+    WHERE w.id = ANY (CAST(:ids AS uuid[]))
     """
 )
 

@@ -155,6 +155,26 @@ def test_thousands_that_wait_keep_nobody_from_being_claimed(backlogs: Backlogs) 
     assert backlogs.run(due) == [(2,)], "what waits is looked at each time"
 
 
+def test_a_table_that_was_analyzed_while_empty_is_not_looked_through_for_each_that_waits(
+    backlogs: Backlogs,
+) -> None:
+    """PostgreSQL takes it for empty until it is analyzed again, and a backlog may come before that."""
+    owner = backlogs.owner()
+    backlogs.endpoint(owner, payments=3000, each=2)
+    backlogs.run("DELETE FROM webhook_deliveries")
+    backlogs.run("ANALYZE webhook_deliveries")
+    backlogs.endpoint(owner, payments=3000, each=2)
+    backlogs.run(
+        "UPDATE webhook_deliveries SET next_attempt_at = now() + interval '5 hours'"
+        " WHERE sequence = 1"
+    )
+    before = rows_read(backlogs)
+    assert WorkerProcess().claim(32) == []
+
+    # As many looks as it takes for all of them, and some ten rows for each that waits.
+    assert rows_read(backlogs) - before < 100_000
+
+
 # --- recorded together ----------------------------------------------------------------------------
 
 
