@@ -10,16 +10,19 @@ from typing import Final
 Network = IPv4Network | IPv6Network
 # What proxies and content networks leave on what they pass on.
 _FORWARDED: Final = re.compile(
-    r"forwarded|forwarded-for|x-forwarded(-.*)?|x-original-.*|x-real-ip|via|cdn-loop|cf-.*"
-    r"|(true|x|x-cluster|fastly|fly|x-azure)-client-?ip|x-envoy-external-address|x-proxyuser-ip"
-    r"|x-amzn-trace-id",
+    r"forwarded|forwarded-for|x-forwarded(-.*)?|x-original-.*|via|cdn-loop|cf-.*|x-varnish"
+    r"|(.*-)?(client|real|user|proxyuser)-?ip|x-envoy-.*|x-appengine-.*|x-vercel-.*"
+    r"|x-amzn-trace-id|x-amz-cf-.*|x-cloud-trace-context",
     re.IGNORECASE,
 )
 
 
 def is_forwarded(header_names: Iterable[str]) -> bool:
-    """Whether a proxy has passed the request on: then the peer's address is the proxy's own."""
-    return any(_FORWARDED.fullmatch(name) for name in header_names)
+    """Whether a proxy has passed the request on: then the peer's address is the proxy's own.
+
+    A name that is written with underscores says the same.
+    """
+    return any(_FORWARDED.fullmatch(name.replace("_", "-")) for name in header_names)
 
 
 def is_within(address: str | None, networks: Iterable[Network]) -> bool:

@@ -183,6 +183,14 @@ def test_the_operators_networks_see_it(app: Flask, address: str) -> None:
         ("10.1.2.3", {"True-Client-IP": "203.0.113.7"}),
         ("10.1.2.3", {"X-Client-IP": "203.0.113.7"}),
         ("10.1.2.3", {"X-Envoy-External-Address": "203.0.113.7"}),
+        ("10.1.2.3", {"WL-Proxy-Client-IP": "203.0.113.7"}),
+        ("10.1.2.3", {"Ali-CDN-Real-IP": "203.0.113.7"}),
+        ("10.1.2.3", {"X-Appengine-User-Ip": "203.0.113.7"}),
+        ("10.1.2.3", {"Incap-Client-IP": "203.0.113.7"}),
+        ("10.1.2.3", {"X-Varnish": "1"}),
+        ("10.1.2.3", {"X-Vercel-Id": "1"}),
+        ("10.1.2.3", {"X-Cloud-Trace-Context": "1"}),
+        ("10.1.2.3", {"X-Dropped-Headers": "X_Forwarded_For"}),
     ],
 )
 def test_to_others_it_is_not_there(

@@ -85,16 +85,16 @@ class Attacker:
         ).fetchone()
         return int(found[0])
 
-    def end(self, payment: Payment, status: str, evidence: int | None) -> None:
-        """Set all that an end consists of."""
-        self.run(
+    def end(
+        self, payment: Payment, status: str, evidence: int | None, *, besides: str = ""
+    ) -> None:
+        """Set all that an end consists of; `besides`: what else stands in the statement."""
+        statement = (
             "UPDATE payments SET status = %(status)s, stage = 'final', evidence_id = %(evidence)s,"
             " final_at = now(), next_action_at = NULL, lease_until = NULL,"
-            " failure_code = CASE WHEN %(status)s = 'FAILED' THEN 'other' END WHERE id = %(id)s",
-            id=payment.id,
-            status=status,
-            evidence=evidence,
+            " failure_code = CASE WHEN %(status)s = 'FAILED' THEN 'other' END WHERE id = %(id)s "
         )
+        self.run(statement + besides, id=payment.id, status=status, evidence=evidence)
 
     def tell(self, payment: Payment, status: str) -> None:
         """Add a line to the payment's story."""

@@ -5,6 +5,7 @@ The CHECKs and UNIQUEs have a file of their own; here is what triggers, keys and
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -260,6 +261,25 @@ def test_a_refusal_of_a_question_ends_nothing(attacker: Attacker, unsent_payment
     attacker.tell(unsent_payment, "FAILED")
     with pytest.raises(CheckViolation, match="another request of this payment"):
         attacker.end(unsent_payment, "FAILED", refusal)
+
+
+@pytest.mark.parametrize(
+    "besides",
+    [
+        "RETURNING set_config('maramoja.tenant', '', false)",
+        "RETURNING set_config('maramoja.tenant', gen_random_uuid()::text, false)",
+    ],
+)
+def test_a_statement_that_hides_the_evidence_from_the_rule_ends_nothing(
+    attacker: Attacker, unsent_payment: Payment, besides: str
+) -> None:
+    refusal = attacker.evidence(unsent_payment, "REFUSED")
+    attacker.exchange(unsent_payment, 98, "submit", "PENDING", 202)
+    attacker.tell(unsent_payment, "FAILED")
+
+    attack = partial(attacker.end, unsent_payment, "FAILED", refusal, besides=besides)
+
+    assert attacker.refusal_of(attack) != ""
 
 
 @pytest.mark.parametrize("told", ["never", "another_end", "another_payment", "too_early"])
