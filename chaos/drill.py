@@ -119,10 +119,10 @@ class Shoppers:
         tenant = TENANTS[number % len(TENANTS)]
         while not self._stop.wait(PAUSE_S * draw.uniform(0.5, 1.5)):
             key = str(UUID(int=draw.getrandbits(128), version=4))
-            order = Order(draw.randint(1, 900), "46733123999", None)
+            wanted = Bought(tenant, key, Order(draw.randint(1, 900), "46733123999", None))
             # Noted before it leaves: whatever becomes of it, it is asked for again.
-            self.bought.append(Bought(tenant, key, order))
-            _pay(gateway, self.bought[-1], f"shopper-{number}")
+            self.bought.append(wanted)
+            _pay(gateway, wanted, f"shopper-{number}")
         gateway.close()
 
 

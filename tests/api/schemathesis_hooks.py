@@ -1,7 +1,7 @@
 """What openapi.json can't say, for cases that schemathesis means to be accepted.
 
-A numbering plan, an account's terms, cursors that only a list gives out, a tenant's name: no
-schema knows them. The rest of each case stays as it was made up, and cases that are meant to be
+A numbering plan, an account's terms, cursors that only a list gives out, a tenant's name, that one
+of several fields has to say something: no schema of ours knows them. The rest of each case stays as it was made up, and cases that are meant to be
 refused stay as they are.
 """
 
@@ -60,6 +60,9 @@ def _make_body_possible(case: Case) -> None:
         # JSON Schema calls 43.0 an integer, and has no words for one without a point.
         if isinstance(case.body.get(name), float):
             case.body[name] = int(case.body[name])
+    if case.path.endswith("{endpoint_id}/resend"):
+        said = any(case.body.get(name) for name in ("since", "until", "failed_only"))
+        case.body["failed_only"] = case.body.get("failed_only", False) if said else True
     if case.path == "/api/v1/payments":
         _make_order_possible(case.body)
     elif "url" in case.body:
