@@ -44,27 +44,30 @@ def redis_server(servers: Servers) -> RedisServer:
     return servers.redis
 
 
-@pytest.fixture(scope="session")
-def database_name(servers: Servers) -> str:
-    """This worker's database: migrated once, cleaned by whoever writes to it."""
-    return servers.new_database()
+@pytest.fixture(scope="module")
+def database_name(servers: Servers) -> Iterator[str]:
+    """This module's database: what one module leaves behind, no other one sees."""
+    name = servers.new_database()
+    yield name
+    servers.postgres.drop_database(name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def database_url(postgres_server: PostgresServer, database_name: str) -> str:
-    """DATABASE_URL for this worker's database: the plain role, under row-level security."""
+    """DATABASE_URL for this module's database: the plain role, under row-level security."""
     return postgres_server.application_url(database_name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def migration_database_url(postgres_server: PostgresServer, database_name: str) -> str:
-    """MIGRATION_DATABASE_URL for this worker's database: the owner of its tables."""
+    """MIGRATION_DATABASE_URL for this module's database: the owner of its tables."""
     return postgres_server.owner_url(database_name)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def redis_url(redis_server: RedisServer) -> str:
-    """REDIS_URL for this worker's Redis."""
+    """REDIS_URL for this worker's Redis, empty at the module's start."""
+    redis_server.flush()
     return redis_server.url
 
 
@@ -78,7 +81,7 @@ def stack_factory() -> partial[Stack]:
     return partial(Stack)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def settings(database_url: str, migration_database_url: str, redis_url: str) -> Settings:
     """Settings of an installation whose platform account is MTN's sandbox, at no address."""
     return Settings.from_env(
@@ -128,9 +131,9 @@ def installation_of_its_own(
     application.extensions["maramoja"].redis.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def app(settings: Settings) -> Iterator[Flask]:
-    """The application on this worker's database and Redis. No context is open."""
+    """The application on this module's database, and on Redis. No context is open."""
     application = create_app(settings)
     yield application
     with application.app_context():

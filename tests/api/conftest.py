@@ -27,7 +27,7 @@ def provider() -> ScriptedProvider:
     return ScriptedProvider()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def scripted_app(settings: Settings) -> Iterator[Flask]:
     """The application once more, for tests that put their own rails into it."""
     application = create_app(settings)

@@ -1,4 +1,4 @@
-"""The `flask` command, run in this process on this worker's database."""
+"""The `flask` command, run in this process on this module's database."""
 
 from __future__ import annotations
 

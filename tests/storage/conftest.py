@@ -29,9 +29,9 @@ from tests.storage.attacker import EVERY_ROW, Attacker
 from tests.webhooks.backlogs import Backlogs
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def administrator_url(postgres_server: PostgresServer, database_name: str) -> str:
-    """The superuser on this worker's database: for cleaning, and for what no rule stops."""
+    """The superuser on this module's database: for cleaning, and for what no rule stops."""
     return postgres_server.administrator_url(database_name)
 
 
@@ -68,9 +68,9 @@ class Sweeper:
         return psycopg.connect(self._url, autocommit=True, options=self.OPTIONS)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def empty_tables(administrator_url: str) -> Iterator[Callable[[], None]]:
-    """Make this worker's tables empty."""
+    """Make this module's tables empty."""
     sweeper = Sweeper(administrator_url)
     yield sweeper
     sweeper.close()
