@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 
 # One payment's callbacks beyond this many different ones are answered and not stored.
 CALLBACKS_MAX: Final = 50
+# The first callback is asked about at once, the next ones this much later than the one before:
+# whoever knows a payment's reference has its provider asked no faster than that.
+HINT_GAP_S: Final = 2.0
 _CALLBACK: Final = "callback"
 
 
@@ -56,7 +59,8 @@ SELECT (
         AND p.provider = %(provider)s
 ) FROM wall
 """.strip()  # noqa: S608  our own
-# The same bytes again change nothing. A final payment is left as it is.
+# The same bytes again change nothing. A final payment is left as it is. The newest one before this
+# is looked up in the statement's snapshot, which does not have this one yet.
 _KEEP: Final = text("""
 WITH kept AS (
     INSERT INTO callbacks (tenant_id, payment_id, digest, method, body, source)
@@ -65,7 +69,10 @@ WITH kept AS (
     RETURNING payment_id
 ), hinted AS (
     UPDATE payments
-    SET next_action_at = least(next_action_at, clock_timestamp()), hinted = true FROM kept
+    SET hinted = true, next_action_at = least(next_action_at, greatest(clock_timestamp(),
+        (SELECT max(received_at) FROM callbacks WHERE payment_id = payments.id)
+        + make_interval(secs => :gap_s)))
+    FROM kept
     WHERE payments.id = kept.payment_id AND status = 'PENDING' AND next_step = 'check'
 )
 SELECT p.status <> 'PENDING' FROM kept JOIN payments p ON p.id = kept.payment_id
@@ -165,6 +172,7 @@ def _keep(received: ReceivedCallback, found: _Found, box: Box) -> Came:
         "method": received.method,
         "body": box.seal(received.body, about=_CALLBACK),
         "source": received.source,
+        "gap_s": HINT_GAP_S,
     }
     with transaction(found.tenant_id) as session:
         is_final = session.execute(_KEEP, row).scalar_one_or_none()

@@ -48,8 +48,9 @@ def apply_result(
         log.warning("payment.zombie_write", verdict=seen.verdict)
         note_contradiction(batch, payment, seen.verdict)
         return
-    # A callback came while the payment was in hand: the claim had taken the mark away.
-    hinted = payment.hinted
+    # A callback came while the payment was in hand: the claim had taken the mark away, and had put
+    # the time to the end of its lease. The callback has put it to when it wants the next question.
+    hinted, wanted_at = payment.hinted, payment.next_action_at
     payment.lease_until = None
     match claim.step:
         case Step.SUBMIT:
@@ -61,7 +62,7 @@ def apply_result(
     if hinted and payment.next_action_at is not None and payment.next_step == Step.CHECK:
         # It goes first, but no callback makes it earlier than the provider has asked for.
         asked_s = min(seen.retry_after_s or 0.0, retry.RETRY_AFTER_MAX_S)
-        payment.next_action_at = batch.now + timedelta(seconds=asked_s)
+        payment.next_action_at = max(wanted_at or batch.now, batch.now + timedelta(seconds=asked_s))
 
 
 def _record_submission(

@@ -11,9 +11,11 @@ import pytest
 from flask import Flask
 from sqlalchemy import select
 
+from devstack.supervisor import wait_until
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.callbacks import (
     CALLBACKS_MAX,
+    HINT_GAP_S,
     ReceivedCallback,
     note_callback,
     opened_callback,
@@ -22,6 +24,7 @@ from payments_app.payments.evidence import opened_body
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Callback, Payment
 from payments_app.payments.payers import payer_of
+from payments_app.providers.contract import Observation, PaymentOrder, Wire
 from tests.builders import (
     ANSWERS,
     SCRIPTED,
@@ -32,6 +35,7 @@ from tests.builders import (
     events_of,
     exchanges_of,
     in_threads,
+    make_due,
     payment_row,
     rails_of,
     vault,
@@ -203,6 +207,43 @@ def test_a_flood_of_different_callbacks_is_bounded(
     provider.checks = [ANSWERS["paid"]]
     advance(rails)
     assert payment_row(waiting.id).status == "SUCCESSFUL"
+
+
+def test_the_next_callback_is_asked_about_only_after_a_gap(
+    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
+) -> None:
+    """Finding S7: whoever knows the reference had the provider asked once for each callback."""
+    assert note_callback(callback(waiting), vault())
+    assert advance(rails) == 1
+    assert note_callback(callback(waiting, SAYS_FAILED), vault())
+    assert 0 < due_in_s(waiting.id) <= HINT_GAP_S
+    assert advance(rails) == 0
+    # A third puts nothing off.
+    due_s = due_in_s(waiting.id)
+    assert note_callback(callback(waiting, b"3"), vault())
+    assert due_in_s(waiting.id) <= due_s
+    wait_until(lambda: due_in_s(waiting.id) <= 0, what="it is not due", limit_s=30)
+    assert advance(rails) == 1
+    assert len(provider.questions) == 2
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_so_is_one_that_comes_while_the_provider_is_asked(
+    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment, *, earlier: bool
+) -> None:
+    def answer_late(_order: PaymentOrder, _wire: Wire) -> Observation:
+        assert note_callback(callback(waiting, SAYS_FAILED), vault())
+        return ANSWERS["pending"]
+
+    if earlier:
+        assert note_callback(callback(waiting), vault())
+    else:
+        make_due(waiting.id)
+    provider.checks = [answer_late, ANSWERS["pending"]]
+    # The first callback has the next question asked at once, within the same round.
+    assert advance(rails) == (1 if earlier else 2)
+    if earlier:
+        assert 0 < due_in_s(waiting.id) <= HINT_GAP_S
 
 
 def test_a_callback_is_no_line_of_the_story(waiting: Payment) -> None:
