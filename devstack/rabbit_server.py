@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 from devstack.errors import StackError
@@ -66,6 +67,21 @@ class RabbitServer:
             processes=[self.process],
             limit_s=START_MAX_S,
         )
+
+    def control(self, *words: str) -> None:
+        """`rabbitmqctl` with these words. Raises StackError with what it said if it failed."""
+        command = [str(Path(_server_program()).with_name("rabbitmqctl")), *words]
+        done = subprocess.run(
+            command,
+            env=self._environment,
+            cwd=self._home,
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode != 0:
+            said = f"rabbitmqctl {' '.join(words)}: {done.stdout}{done.stderr}"
+            raise StackError(said, remedy="look at RabbitMQ's own log")
 
     def kill(self) -> None:
         """SIGKILL."""

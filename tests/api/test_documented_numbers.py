@@ -21,7 +21,7 @@ from payments_app.settings import Settings
 from payments_app.tenants.caller import Keys
 from payments_app.tenants.keys import revoke_key
 from tests.api.http_caller import PAYMENTS, HttpCaller, MakeApp, an_order, code_of, new_caller
-from tests.docs.pages import read
+from tests.docs.pages import the_page_says
 from tests.nobodys_addresses import NOBODYS_URL
 from tests.pure.test_settings import GOOD
 
@@ -40,12 +40,6 @@ def as_delivered(make_app: MakeApp) -> Flask:
     plain = Settings.from_env(GOOD)
     names = ("rate_limit_default", "rate_limit_unauthenticated", "rate_limit_callbacks")
     return make_app(**{name: getattr(plain, name) for name in names})
-
-
-def the_page_says(page: str, *words: str) -> None:
-    """As one reads it: line breaks are spaces."""
-    written = " ".join(read(page).split())
-    assert [one for one in words if one not in written] == []
 
 
 # --- keys and answers -----------------------------------------------------------------------------

@@ -50,6 +50,12 @@ def read(page: str) -> str:
     return (ROOT / page).read_text(encoding="utf-8")
 
 
+def the_page_says(page: str, *words: str) -> None:
+    """As one reads it: line breaks are spaces."""
+    written = " ".join(read(page).split())
+    assert [one for one in words if one not in written] == []
+
+
 def blocks_of(page: str) -> list[Block]:
     text = read(page)
     return [

@@ -14,6 +14,7 @@ from flask import Flask
 
 from payments_app.kernel.egress import HEAD_BYTES_MAX, Egress, EgressRules
 from payments_app.kernel.wire import Answer, Silence
+from tests.docs.pages import the_page_says
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, Flood, endless, over_tls
 from tests.providers.bare_server import BareServer, Serve, answering, drip
@@ -35,6 +36,16 @@ def timed(egress: Egress, url: str, timeout_s: float, body: bytes = b"{}") -> An
     outcome = egress.post(url, {}, body, timeout_s=timeout_s)
     assert time.monotonic() - started < timeout_s + 1
     return outcome
+
+
+@pytest.mark.parametrize(("size", "kept"), [(16_384, 16_384), (16_385, 16_384)])
+def test_of_an_answer_16_kib_are_read(serve: Serve, egress: Egress, size: int, kept: int) -> None:
+    the_page_says("docs/webhooks.md", "15 seconds or 16 kB of answer")
+    body = b"x" * size
+    head = OK_HEAD + b"Content-Length: %d\r\n\r\n" % size
+    answer = egress.post(serve(answering(head + body)).url(), {}, b"{}", timeout_s=30)
+    assert isinstance(answer, Answer)
+    assert answer.body == body[:kept]
 
 
 # --- time ----------------------------------------------------------------------------------------

@@ -12,10 +12,10 @@ import pytest
 from flask import Flask
 
 from devstack.supervisor import wait_until
-from payments_app.kernel import egress_connection
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.egress import Egress, EgressRules
 from payments_app.kernel.wire import Answer, Silence
+from tests.docs.pages import the_page_says
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, over_tls
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all
@@ -189,15 +189,13 @@ def test_idle_ones_are_closed_after_a_while(
         answer_all(server, peer)
         closed.set()
 
+    the_page_says("docs/webhooks.md", "close one that was idle for 4 seconds")
     server = serve(behave)
     taken(egress, server.url())
-    egress.close_idle()
-    assert not closed.wait(0.2), "it was closed before its time"
-    wait_until(
-        lambda: egress.close_idle() or closed.is_set(),
-        what="it was not closed",
-        limit_s=egress_connection.IDLE_MAX_S + 5,
-    )
+    idle_since = boot_seconds()
+    wait_until(lambda: egress.close_idle() or closed.is_set(), what="it was not closed", limit_s=30)
+    # The upper bound is for a busy machine; the wait itself ends as soon as it is closed.
+    assert 3.9 <= boot_seconds() - idle_since < 20
     taken(egress, server.url())
     assert server.connections == 2
     monkeypatch.setattr("payments_app.kernel.egress_connection.AGE_MAX_S", 0.0)

@@ -5,11 +5,13 @@ Skipped, and said to be, where no rabbitmq-server is installed (Debian: apt inst
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from functools import partial
 
 import pytest
+from amqp import NotFound
 from kombu import Connection
 
 from devstack.rabbit_server import RabbitServer, rabbitmq_program
@@ -17,6 +19,7 @@ from devstack.servers import Servers
 from devstack.stack import Stack
 from devstack.supervisor import wait_until
 from payments_app.worker.celery_app import BROKER_TIMEOUT_S, DROP_OLD, PAYMENTS
+from tests.docs.pages import blocks_of
 from tests.journeys.gateway import PATIENCE_S, Gateway, Paid
 from tests.journeys.referee import assert_all_charged_once, assert_one_payment_a_key
 
@@ -37,8 +40,21 @@ def rabbit(servers: Servers) -> Iterator[RabbitServer]:
 
 
 @pytest.fixture(scope="module")
-def gateway(rabbit: RabbitServer, stack_factory: partial[Stack]) -> Iterator[Gateway]:
-    settings = {"CELERY_BROKER_URL": rabbit.url, "RATE_LIMIT_DEFAULT": "1000000 per minute"}
+def as_the_page_says(rabbit: RabbitServer) -> str:
+    """CELERY_BROKER_URL of the user that docs/deploy.md makes, with the rights that it gives."""
+    (block,) = (one for one in blocks_of("docs/deploy.md") if "rabbitmqctl" in one.text)
+    for line in block.text.splitlines():
+        sudo, program, *words = shlex.split(line)
+        assert (sudo, program) == ("sudo", "rabbitmqctl")
+        rabbit.control(*words)
+    # The tests' own looks at the queues.
+    rabbit.control("set_permissions", "--vhost", "maramoja", "guest", ".*", ".*", ".*")
+    return f"amqp://maramoja:PASSWORD@127.0.0.1:{rabbit.port}/maramoja"
+
+
+@pytest.fixture(scope="module")
+def gateway(as_the_page_says: str, stack_factory: partial[Stack]) -> Iterator[Gateway]:
+    settings = {"CELERY_BROKER_URL": as_the_page_says, "RATE_LIMIT_DEFAULT": "1000000 per minute"}
     with stack_factory(workers=2, settings=settings) as stack:
         yield Gateway(stack)
 
@@ -50,11 +66,12 @@ def test_payments_are_rung_for_and_reach_their_end(gateway: Gateway, rabbit: Rab
     assert_one_payment_a_key(gateway, *payments)
     assert_all_charged_once(gateway, payments, looked_at=5)
     assert "notification.lost" not in gateway.stack.processes["api"].log_text()
+    assert "access_refused" not in rabbit.process.log_text(), "the page's rights are too few"
 
 
 def test_rings_that_nobody_takes_do_not_pile_up(gateway: Gateway, rabbit: RabbitServer) -> None:
     await_consumer(gateway, rabbit)
-    with Connection(rabbit.url) as connection:
+    with Connection(f"{rabbit.url[:-1]}maramoja") as connection:
         # RabbitMQ refuses a queue that is declared with other arguments than it was made with.
         connection.channel().queue_declare(
             PAYMENTS, durable=True, auto_delete=False, arguments=DROP_OLD
@@ -97,8 +114,12 @@ def longest_of(gateway: Gateway, times: int) -> tuple[float, list[Paid]]:
 
 def waiting(rabbit: RabbitServer) -> tuple[int, int]:
     """How many rings wait in the queue, and how many workers listen."""
-    with Connection(rabbit.url) as connection:
-        found = connection.channel().queue_declare(PAYMENTS, passive=True)
+    with Connection(f"{rabbit.url[:-1]}maramoja") as connection:
+        try:
+            found = connection.channel().queue_declare(PAYMENTS, passive=True)
+        except NotFound:
+            # No worker has made it yet.
+            return 0, 0
         return found.message_count, found.consumer_count
 
 

@@ -38,14 +38,8 @@ from tests.builders import (
     rails_of,
     vault,
 )
-from tests.docs.pages import read
+from tests.docs.pages import the_page_says
 from tests.webhooks.dispatching import WorkerProcess
-
-
-def the_page_says(page: str, *words: str) -> None:
-    """As one reads it: line breaks are spaces."""
-    written = " ".join(read(page).split())
-    assert [one for one in words if one not in written] == []
 
 
 def value(query: str, **values: Any) -> Any:
