@@ -36,7 +36,7 @@ def append_to_batch(
     batch: WriteBatch, payment: Payment, event: Event, *, data: dict[str, Any]
 ) -> None:
     """The same, by the engine, on a batch with others."""
-    batch.lines.append(_line(payment, event, ENGINE, None, data))
+    batch.events.append(_line(payment, event, ENGINE, None, data))
 
 
 def note_contradiction(batch: WriteBatch, payment: Payment, verdict: Verdict) -> None:

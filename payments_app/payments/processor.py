@@ -94,13 +94,13 @@ def _claim_due(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> list
             if not (due := due_payments(session, shares)):
                 continue
             batch = WriteBatch(session, due[0].now)
-            for theirs in batch.by_tenant(due, lambda one: one.payment.tenant_id):
-                for payment, now, held_at in theirs:
-                    if held_at is None or payment.next_step != Step.SUBMIT:
-                        claims.append(_take(batch, payment, taken_at))
-                    else:
-                        # The tenant is held: nothing new leaves for it.
-                        payment.next_action_at = now + HELD_LOOK
+            for payment, now, held_at in due:
+                if held_at is None or payment.next_step != Step.SUBMIT:
+                    claims.append(_take(batch, payment, taken_at))
+                else:
+                    # The tenant is held: nothing new leaves for it.
+                    payment.next_action_at = now + HELD_LOOK
+            batch.write()
         if claims:
             return claims
     return []
@@ -298,9 +298,9 @@ def _record_together(results: Sequence[ExchangeResult], gateway: PaymentGateway)
         enqueue(session, Job.DISPATCH_WEBHOOKS)
         payments, now = locked_payments(session, {result.claim.payment.id for result in results})
         batch = WriteBatch(session, now)
-        for theirs in batch.by_tenant(results, lambda one: one.claim.payment.tenant_id):
-            stored = store_exchanges(batch, theirs, payments, gateway.vault)
-            for result, exchange_id in zip(theirs, stored, strict=True):
-                with back_on_trail_of(result):
-                    payment = payments[result.claim.payment.id]
-                    apply_result(batch, payment, result, exchange_id, gateway)
+        stored = store_exchanges(batch, results, payments, gateway.vault)
+        for result, exchange_id in zip(results, stored, strict=True):
+            with back_on_trail_of(result):
+                payment = payments[result.claim.payment.id]
+                apply_result(batch, payment, result, exchange_id, gateway)
+        batch.write()

@@ -1,29 +1,29 @@
-"""What one transaction writes about several payments: a statement for each table, not each row."""
+"""What one transaction writes about several payments: a statement for each table, not each row.
+
+The payments may be several tenants'. A row takes its tenant from the payment that it is about, in the
+statement that adds it: none can be added to another tenant's.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import groupby
-from typing import Any, Final, TypeVar
-from uuid import UUID
+from functools import cache
+from typing import Any, Final
 
-from sqlalchemy import Table, bindparam, insert, update
+from sqlalchemy import Insert, Table, bindparam, insert, select, update
 from sqlalchemy.orm import Session
 
-from payments_app.kernel.database import Base, narrow
-from payments_app.payments.model import ProviderExchange
+from payments_app.kernel.database import Base
+from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.webhooks.model import PaymentEvent
-
-Row = TypeVar("Row")
 
 # Of the tables and not of the models: one text for any number of rows, sent in one go. For models
 # SQLAlchemy asks each row's id back, in a text as long as the rows are many, which psycopg reads
 # anew each time; in a worker that cost as much as the provider's exchange.
+_PAYMENTS: Final[Table] = Base.metadata.tables[Payment.__tablename__]
 _EXCHANGES: Final[Table] = Base.metadata.tables[ProviderExchange.__tablename__]
-_ADD_EXCHANGES: Final = insert(_EXCHANGES)
-_ADD_LINES: Final = insert(Base.metadata.tables[PaymentEvent.__tablename__])
+_EVENTS: Final[Table] = Base.metadata.tables[PaymentEvent.__tablename__]
 _CLOSE: Final = update(_EXCHANGES).where(
     _EXCHANGES.c.payment_id == bindparam("of_payment"),
     _EXCHANGES.c.generation == bindparam("of_generation"),
@@ -34,28 +34,19 @@ _CLOSE: Final = update(_EXCHANGES).where(
 class WriteBatch:
     """`now`: the database's time, as of which all of it is written.
 
-    `lines` of histories and `exchanges` are rows to be added.
+    `events` and `exchanges` are rows to be added.
     """
 
     session: Session
     now: datetime
-    lines: list[dict[str, Any]] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
     exchanges: list[dict[str, Any]] = field(default_factory=list)
-
-    def by_tenant(
-        self, rows: Iterable[Row], tenant_of: Callable[[Row], UUID]
-    ) -> Iterator[list[Row]]:
-        """Each tenant's in turn. What is done with them is written behind that tenant's wall."""
-        for tenant_id, theirs in groupby(sorted(rows, key=tenant_of), key=tenant_of):
-            narrow(self.session, tenant_id)
-            yield list(theirs)
-            self.write()
 
     def write(self) -> None:
         """Evidence first: an end that points to none is refused."""
-        self._add(_ADD_EXCHANGES, self.exchanges)
+        self._add(_EXCHANGES, self.exchanges)
         self.session.flush()
-        self._add(_ADD_LINES, self.lines)
+        self._add(_EVENTS, self.events)
 
     def close_submissions(self, outcomes: list[dict[str, Any]]) -> None:
         """Give their open rows what came back: `of_payment`, `of_generation`, and columns."""
@@ -65,7 +56,22 @@ class WriteBatch:
         if closed != len(outcomes):
             raise LookupError("a submission was sent that had not been written down")
 
-    def _add(self, statement: Any, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            self.session.connection().execute(statement, rows)
-            rows.clear()
+    def _add(self, table: Table, rows: list[dict[str, Any]]) -> None:
+        """All rows, which have the same columns. Raises LookupError if one is of no such payment."""
+        if not rows:
+            return
+        statement = _of_their_payments(table, tuple(rows[0]))
+        added = self.session.connection().execute(statement, rows).rowcount
+        if added != len(rows):
+            raise LookupError(f"a row for {table.name} is of another tenant than its payment")
+        rows.clear()
+
+
+@cache
+def _of_their_payments(table: Table, columns: tuple[str, ...]) -> Insert:
+    given = [bindparam(name, type_=table.c[name].type) for name in columns]
+    row = select(*given).where(
+        _PAYMENTS.c.id == bindparam("payment_id"), _PAYMENTS.c.tenant_id == bindparam("tenant_id")
+    )
+    statement = insert(table).from_select(columns, row, include_defaults=False)
+    return statement.execution_options(preserve_rowcount=True)

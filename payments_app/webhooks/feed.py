@@ -7,13 +7,14 @@ seen all before it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
-from sqlalchemy import Row, Table, bindparam, func, insert, select, update
+from sqlalchemy import Row, Table, bindparam, func, insert, select, text, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -48,6 +49,15 @@ _PUBLISH: Final = (
         covers=bindparam("covers"),
     )
 )
+# Each by the last entry of its index.
+_LAST_POSITIONS: Final = text(
+    """
+    SELECT o.tenant_id, o.mode, coalesce((
+        SELECT max(e.position) FROM events e WHERE e.tenant_id = o.tenant_id AND e.mode = o.mode
+    ), 0) AS position
+    FROM unnest(CAST(:tenant_ids AS uuid[]), CAST(:modes AS text[])) AS o(tenant_id, mode)
+    """
+)
 
 
 # Read by the feed's columns: as an object, or as a row with some of its payment's.
@@ -79,8 +89,8 @@ def publish(session: Session, publications: Sequence[Publication]) -> None:
     In the transaction of who has become the publisher.
     """
     owners = {Owner(one.event.tenant_id, one.event.mode) for one in publications}
-    last = {owner: _last_position(session, owner) for owner in owners}
-    endpoints = {owner: _all_endpoints(session, owner) for owner in owners}
+    last = _last_positions(session, owners)
+    endpoints = _all_endpoints(session, owners)
     published, deliveries = [], []
     for one in publications:
         owner = Owner(one.event.tenant_id, one.event.mode)
@@ -226,19 +236,30 @@ def last_position(owner: Owner) -> int:
 
 
 def _last_position(session: Session, owner: Owner) -> int:
-    query = select(func.max(PaymentEvent.position)).where(
-        PaymentEvent.tenant_id == owner.tenant_id, PaymentEvent.mode == owner.mode
-    )
-    return session.scalar(query) or 0
+    return _last_positions(session, [owner])[owner]
 
 
-def _all_endpoints(session: Session, owner: Owner) -> Iterable[WebhookEndpoint]:
+def _last_positions(session: Session, owners: Collection[Owner]) -> dict[Owner, int]:
+    """One look for all of them: where each feed ends, 0 for an empty one."""
+    values = {
+        "tenant_ids": [owner.tenant_id for owner in owners],
+        "modes": [owner.mode for owner in owners],
+    }
+    rows = session.execute(_LAST_POSITIONS, values)
+    return {Owner(row.tenant_id, row.mode): row.position for row in rows}
+
+
+def _all_endpoints(
+    session: Session, owners: Collection[Owner]
+) -> Mapping[Owner, Sequence[WebhookEndpoint]]:
     query = select(WebhookEndpoint).where(
-        WebhookEndpoint.tenant_id == owner.tenant_id,
-        WebhookEndpoint.mode == owner.mode,
+        WebhookEndpoint.tenant_id.in_({owner.tenant_id for owner in owners}),
         WebhookEndpoint.deleted_at.is_(None),
     )
-    return session.scalars(query).all()
+    found: defaultdict[Owner, list[WebhookEndpoint]] = defaultdict(list)
+    for endpoint in session.scalars(query):
+        found[Owner(endpoint.tenant_id, endpoint.mode)].append(endpoint)
+    return found
 
 
 def words_of(event: PaymentEvent) -> dict[str, Any]:

@@ -12,7 +12,7 @@ MAY = {
     "payments/breaks.py": "the operator lists breaks, and resolves one by its number",
     "payments/erasure.py": "the retention of payers, a tenant at a time",
     "payments/invariants.py": "asks of every payment what must hold",
-    "payments/processor.py": "looks for what is due, then narrows to that payment's tenant",
+    "payments/processor.py": "looks for what is due and writes by the ids that it has found; a row's tenant is its payment's",
     "payments/operations.py": "the operator's commands",
     "payments/overdue.py": "counts what waits, for the operator",
     "payments/unreadable.py": "the operator sees which open payments can't be read",

@@ -6,6 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime
+from itertools import cycle
 from typing import Final
 from uuid import UUID
 
@@ -20,8 +22,12 @@ from payments_app.kernel.database import EVERY_TENANT, db, narrow, transaction
 from payments_app.kernel.wire import Wire
 from payments_app.payments import processor
 from payments_app.payments.claims import LEASE
+from payments_app.payments.evidence import open_submission
 from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.outbox import publish_outbox
+from payments_app.payments.write_batch import WriteBatch
 from payments_app.providers.contract import Observation, PaymentOrder
+from payments_app.webhooks.endpoints import Owner
 from payments_app.worker.exchange_threads import ThreadExchangePool
 from tests.builders import (
     ANSWERS,
@@ -30,6 +36,7 @@ from tests.builders import (
     advance,
     an_accepted_payment,
     an_asker,
+    an_endpoint,
     claims,
     events_of,
     exchanges_of,
@@ -64,10 +71,10 @@ def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
-def accepted(rails: PaymentGateway, count: int) -> list[UUID]:
-    """So many payments of one tenant, in the order in which they fall due."""
-    asker = an_asker()
-    return [an_accepted_payment(rails, asker=asker).payment_id for _ in range(count)]
+def accepted(rails: PaymentGateway, count: int, *, tenants: int = 1) -> list[UUID]:
+    """So many payments, of each tenant in turn, in the order in which they fall due."""
+    askers = cycle([an_asker() for _ in range(tenants)])
+    return [an_accepted_payment(rails, asker=next(askers)).payment_id for _ in range(count)]
 
 
 def stages(payment_ids: list[UUID]) -> list[str]:
@@ -101,21 +108,48 @@ def counted_messages() -> Iterator[list[str]]:
 def test_twelve_payments_take_as_many_messages_to_the_database_as_two(
     rails: PaymentGateway, provider: ScriptedProvider, step: str
 ) -> None:
+    """Whoever's they are: twelve of one tenant, or of twelve."""
     counts = {}
-    for count in (2, 12):
-        ids = accepted(rails, count)
+    for count, tenants in ((2, 1), (12, 12), (12, 1)):
+        ids = accepted(rails, count, tenants=tenants)
         if step == "check":
             advance(rails, hands=count)
             provider.checks = [ANSWERS["paid"]]
             let_time_pass(seconds=1.5)
         with counted_messages() as sent:
             assert advance(rails, hands=count) == count
-        counts[count] = sent
+        counts[count, tenants] = sent
         let_time_pass(seconds=-1000)
         assert len({payment_row(each).stage for each in ids}) == 1
-    assert counts[2] == counts[12]
+    assert counts[2, 1] == counts[12, 1] == counts[12, 12]
     # Six are two looks at what waits.
-    assert len(counts[12]) <= 19, counts[12]
+    assert len(counts[12, 12]) <= 17, counts
+
+
+def test_twelve_tenants_events_take_as_many_messages_to_publish_as_one_tenants(
+    rails: PaymentGateway,
+) -> None:
+    counts = {}
+    for tenants in (1, 12):
+        for each in accepted(rails, 12, tenants=tenants):
+            an_endpoint(Owner(payment_row(each).tenant_id, payment_row(each).mode))
+        with counted_messages() as sent:
+            assert publish_outbox() == 12
+        counts[tenants] = sent
+    assert counts[1] == counts[12]
+    assert len(counts[12]) <= 12, counts
+
+
+def test_no_row_is_added_to_another_tenants_payment(rails: PaymentGateway) -> None:
+    """The engine writes for several tenants at once: a row's tenant is its payment's, or none is added."""
+    mine, theirs = (payment_row(one) for one in accepted(rails, 2, tenants=2))
+    theirs.tenant_id = mine.tenant_id
+    with transaction(EVERY_TENANT) as session:
+        batch = WriteBatch(session, datetime.now(UTC))
+        open_submission(batch, theirs)
+        with pytest.raises(LookupError, match="another tenant"):
+            batch.write()
+    assert exchanges_of(theirs.id) == []
 
 
 # --- one of many ----------------------------------------------------------------------------------
