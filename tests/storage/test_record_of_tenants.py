@@ -164,6 +164,16 @@ def test_the_secret_of_another_time_in_an_endpoint_that_stands(
     assert found.detail.endswith("say: secret")
 
 
+def test_another_secret_or_mode_in_an_endpoint_that_nothing_was_done_to(
+    superuser: Superuser,
+) -> None:
+    endpoint = an_endpoint(Owner(a_tenant().id, "live")).endpoint
+    secret = another(superuser.row(ENDPOINTS, endpoint.id)["secret"], "text")
+    for change in ({"secret": secret}, {"mode": "test"}, {"previous_secret": "another"}):
+        with superuser.bent(ENDPOINTS, endpoint.id, **change):
+            assert told() == (ENDPOINTS, "altered"), change
+
+
 @pytest.mark.parametrize("query", ["", "?", "?key=two"])
 def test_another_query_in_an_address(
     superuser: Superuser, endpoint: WebhookEndpoint, query: str
