@@ -6,7 +6,6 @@ from uuid import UUID
 
 from sqlalchemy import select, update
 
-from payments_app.audit.comparison import fingerprint
 from payments_app.audit.record import record
 from payments_app.kernel.database import snapshot, transaction
 from payments_app.tenants.model import Tenant
@@ -40,7 +39,6 @@ class StoredDataKeys:
                     action="tenant.data_key_made",
                     subject_type="tenant",
                     subject_id=tenant_id,
-                    detail={"fingerprint": fingerprint(wrapped)},
                 )
 
 

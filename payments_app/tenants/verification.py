@@ -42,7 +42,6 @@ def _of_tenant(row: Any, told: Told) -> Iterator[str]:
     for action, detail in told:
         expected |= _of_tenants_entry(action, detail)
     yield from unequal(row._mapping, expected)  # noqa: SLF001  SQLAlchemy's own name for it
-    yield from _of_data_key(row, told)
 
 
 def _of_tenants_entry(action: str, detail: Detail) -> dict[str, object]:
@@ -61,17 +60,6 @@ def _of_tenants_entry(action: str, detail: Detail) -> dict[str, object]:
             return {"restored_at": instant(detail.get("restored_at", UNTOLD))}
         case _:
             return {}
-
-
-def _of_data_key(row: Any, told: Told) -> Iterator[str]:
-    """One that is gone is the invariant open_payment_readable's. From a backup an earlier wrapping of
-    the same key may be put back.
-    """
-    entries = told.of("tenant.data_key_made", "tenant.rewrapped")
-    if row.data_key is None or not entries or "fingerprint" not in entries[-1]:
-        return
-    if fingerprint(row.data_key) not in [one.get("fingerprint") for one in entries]:
-        yield "data_key"
 
 
 def _of_key(row: Any, told: Told) -> Iterator[str]:
@@ -122,7 +110,6 @@ COMPARISONS: Final = (
         actions=(
             *("tenant.created", "tenant.configured", "tenant.suspended", "tenant.resumed"),
             *("tenant.held", "tenant.released", "recovery.begun"),
-            *("tenant.data_key_made", "tenant.rewrapped"),
         ),
         differences=_of_tenant,
     ),

@@ -118,12 +118,8 @@ def add_endpoint(
         session.add(endpoint)
         session.flush()
         session.refresh(endpoint)
-        detail = {
-            "mode": endpoint.mode,
-            **_shown(endpoint),
-            "fingerprint": fingerprint_or_none(endpoint.secret),
-        }
-        _note(session, endpoint, "added", actor=actor, detail=detail)
+        own = {"mode": endpoint.mode, "fingerprint": fingerprint_or_none(endpoint.secret)}
+        _note(session, endpoint, "added", actor=actor, detail={**_shown(endpoint), **own})
         new = NewEndpoint(endpoint, secret)
         keep(session, new)
     return new

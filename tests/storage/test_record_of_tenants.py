@@ -114,7 +114,8 @@ OTHERS: dict[str, object] = {
     "served_at": AT,
 }
 UNWATCHED = {
-    TENANTS: {"created_at"},
+    # Nobody else's data key opens there, and one that is gone is found by open_payment_readable.
+    TENANTS: {"created_at", "data_key"},
     ENDPOINTS: {
         *("failing_since", "warned_days", "timeouts", "served_at", "created_at", "updated_at"),
     },
@@ -267,20 +268,15 @@ def test_each_change_of_an_endpoint_is_whole(cipher: Cipher) -> None:
 
 
 def test_secrets_that_were_closed_anew_are_whole_and_watched(
-    settings: Settings, superuser: Superuser, tenant: Tenant, endpoint: WebhookEndpoint
+    settings: Settings, superuser: Superuser, endpoint: WebhookEndpoint
 ) -> None:
-    before = superuser.row(TENANTS, tenant.id)["data_key"]
     newer = Cipher([Fernet.generate_key().decode(), *settings.secret_keys])
-    assert rotate_secrets(newer, (*SHELVES, *WEBHOOK_SHELVES), actor="cli:ada").rewrapped >= 3
+    assert rotate_secrets(newer, (*SHELVES, *WEBHOOK_SHELVES), actor="cli:ada").rewrapped >= 2
     assert fault() is None
     for column in ("secret", "previous_secret"):
         closed = superuser.row(ENDPOINTS, endpoint.id)[column]
         with superuser.bent(ENDPOINTS, endpoint.id, **{column: another(closed, "text")}):
             assert told() == (ENDPOINTS, "altered")
-    # A backup has the data key as it was closed before; one that is gone has its own check.
-    for data_key in (before, None):
-        with superuser.bent(TENANTS, tenant.id, data_key=data_key):
-            assert fault() is None
 
 
 # --- what earlier releases told ---------------------------------------------------------------------
