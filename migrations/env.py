@@ -9,6 +9,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from payments_app.kernel.database import Base
 from payments_app.kernel.schema import SERVER_VERSION, why_too_old
+from payments_app.kernel.session_settings import SESSION, asking_for
 
 # Two deploys at once: the second waits here, then finds nothing to do. The number is "mara".
 ADVISORY_LOCK = 0x6D617261
@@ -26,7 +27,7 @@ def include_object(_object, name, type_, _reflected, _compare_to):
 def run() -> None:
     settings = current_app.extensions["maramoja"].settings
     url = settings.migration_database_url or settings.database_url
-    engine = create_engine(url, poolclass=pool.NullPool)
+    engine = create_engine(url, poolclass=pool.NullPool, connect_args=asking_for(SESSION))
     with engine.connect() as connection:
         if (why := why_too_old(connection.execute(SERVER_VERSION).scalar_one())) is not None:
             raise SystemExit(f"{why}. Nothing was changed.")

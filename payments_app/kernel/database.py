@@ -15,7 +15,8 @@ from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
 from payments_app.kernel.pool import DEAD_PEER, bound, counted_pool
-from payments_app.kernel.postgres import BEGIN, BEGIN_BY_INDEX, COMMIT, NO_JIT, refuse_unsafe_role
+from payments_app.kernel.postgres import BEGIN, BEGIN_BY_INDEX, COMMIT, refuse_unsafe_role
+from payments_app.kernel.session_settings import SESSION, TIMEOUTS, asking_for, confirm_commits
 
 # Constraint names come out the same everywhere, so that a migration can name them.
 NAMING: Final = {
@@ -25,10 +26,6 @@ NAMING: Final = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
     "pk": "pk_%(table_name)s",
 }
-# A statement that takes longer than this is a fault of ours: end it, the client may retry.
-STATEMENT_TIMEOUT_MS: Final = 15_000
-# Nothing waits for a row longer than a client would.
-LOCK_TIMEOUT_MS: Final = 3_000
 CONNECT_TIMEOUT_S: Final = 5
 _AFTER_COMMIT: Final = "after_commit"
 _TENANT: Final = "tenant"
@@ -62,17 +59,13 @@ def init_database(
 
     Unless `allow_superuser`, a connection of a role without walls raises DatabaseRoleUnsafe.
     """
-    options = (
-        f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c lock_timeout={LOCK_TIMEOUT_MS}"
-        f" -c idle_in_transaction_session_timeout=30000 -c timezone=UTC -c {NO_JIT}"
-    )
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         **counted_pool(pool_size),
         # psycopg begins nothing by itself: _begin does, with the tenant in the same round trip.
         "isolation_level": "AUTOCOMMIT",
         "connect_args": {
-            "options": options,
+            **asking_for({**TIMEOUTS, **SESSION}),
             "connect_timeout": CONNECT_TIMEOUT_S,
             **DEAD_PEER,
             "application_name": "maramoja",
@@ -81,6 +74,7 @@ def init_database(
     db.init_app(app)
     with app.app_context():
         bound(db.engine)
+        event.listen(db.engine, "connect", confirm_commits)
         if not allow_superuser:
             event.listen(db.engine, "connect", refuse_unsafe_role)
 

@@ -26,9 +26,6 @@ BEGIN_BY_INDEX: Final = "; SET LOCAL ".join(
         *("enable_hashjoin = off", "enable_mergejoin = off", "enable_sort = off"),
     )
 )
-# Before PostgreSQL 18 such a plan may cost so much on paper that the server compiles it first, which
-# takes many times as long as the statement.
-NO_JIT: Final = "jit=off"
 
 
 class DatabaseRoleUnsafe(GatewayError):

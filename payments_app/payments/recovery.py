@@ -8,6 +8,7 @@ days the refusal of a new payment's only request may not be of the only one: see
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -17,6 +18,7 @@ import structlog
 from sqlalchemy import exists, func, select, update
 from sqlalchemy.orm import Session
 
+from payments_app.audit.comparison import words_of
 from payments_app.audit.record import record
 from payments_app.kernel.database import database_now, transaction
 from payments_app.payments.errors import RecoveryUnfinished
@@ -54,10 +56,12 @@ def begin_recovery(*, actor: str) -> list[Progress]:
     for tenant in list_tenants():
         with transaction(tenant.id) as session:
             hold_in(session, tenant.id, why=RESTORED, actor=actor)
-            session.execute(
+            restored = (
                 update(Tenant).where(Tenant.id == tenant.id).values(restored_at=database_now())
             )
-            _record(session, tenant.id, actor=actor, action="recovery.begun")
+            restored_at = session.scalar(restored.returning(Tenant.restored_at))
+            detail = {"restored_at": words_of(restored_at)}
+            _record(session, tenant.id, actor=actor, action="recovery.begun", detail=detail)
             leave_gap(session, tenant.id)
         after: UUID | None = None
         while ids := _batch(tenant.id, after):
@@ -145,7 +149,14 @@ def _progress(tenant: Tenant) -> Progress:
     return Progress(tenant, *counts)
 
 
-def _record(session: Session, tenant_id: UUID, *, actor: str, action: str) -> None:
+def _record(
+    session: Session,
+    tenant_id: UUID,
+    *,
+    actor: str,
+    action: str,
+    detail: Mapping[str, object] | None = None,
+) -> None:
     record(
         session,
         tenant_id=tenant_id,
@@ -153,4 +164,5 @@ def _record(session: Session, tenant_id: UUID, *, actor: str, action: str) -> No
         action=action,
         subject_type="tenant",
         subject_id=tenant_id,
+        detail=detail,
     )

@@ -1,6 +1,7 @@
 """The whole record, verified or written out: audit entries, payments' histories, seals.
 
-Verified with it: API keys and provider accounts, which are what their entries say.
+Verified with it: tenants, API keys, provider accounts and webhook endpoints, which are what their
+entries say.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from uuid import UUID
 from sqlalchemy import text
 
 from payments_app.audit.chain import Fault, TamperDetected
+from payments_app.audit.comparison import verify_rows
 from payments_app.audit.heads import KeptHead, verify_kept_heads
 from payments_app.audit.stream import stream, take_time
 from payments_app.audit.verify import verify_entries
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.event_chain import verify_checkpoints, verify_event_chains
-from payments_app.tenants.verification import verify_tenants_rows
+from payments_app.tenants.verification import COMPARISONS as OF_TENANTS
+from payments_app.webhooks.verification import COMPARISONS as OF_WEBHOOKS
 
 # Each event is walked twice: in its history, and in its seal.
 _ROWS: Final = (
@@ -86,7 +89,7 @@ def verify_record(
         try:
             heads = verify_entries(session, tenant_id, sought=sought, on_row=on_row)
             verify_kept_heads(session, kept)
-            verify_tenants_rows(session, tenant_id, on_row=on_row)
+            verify_rows(session, tenant_id, (*OF_TENANTS, *OF_WEBHOOKS), on_row=on_row)
             events = verify_event_chains(session, tenant_id, on_row=on_row)
             seals = verify_checkpoints(session, tenant_id, on_row=on_row)
         except TamperDetected as bent:

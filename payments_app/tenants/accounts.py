@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningInsert
 from uuid_utils.compat import uuid7
 
+from payments_app.audit.comparison import fingerprint
 from payments_app.audit.record import record
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import database_now, snapshot, transaction
@@ -360,6 +361,7 @@ def _told(row: ProviderCredentials, *, names: list[str]) -> dict[str, object]:
         "base_url": row.base_url,
         "target_environment": row.target_environment,
         "credentials": names,
+        "fingerprint": fingerprint(row.credentials),
         "version": row.version,
     }
 

@@ -6,6 +6,7 @@ brake goes on may still leave: a lease later (30 s) none does.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +14,7 @@ import structlog
 from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
+from payments_app.audit.comparison import words_of
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, database_now, transaction
 from payments_app.tenants.errors import ReasonMissing
@@ -38,18 +40,19 @@ def hold_in(session: Session, tenant_id: UUID, *, why: str, actor: str) -> bool:
 
     A restore's hold, which ends by itself, gives way to any other reason, and to another restore's.
     """
-    held = session.scalar(
+    held_at = session.scalar(
         update(Tenant)
         .where(
             Tenant.id == tenant_id,
             or_(Tenant.held_at.is_(None), Tenant.held_why == RESTORED),
         )
         .values(held_at=database_now(), held_why=why)
-        .returning(Tenant.id)
+        .returning(Tenant.held_at)
     )
-    if held is None:
+    if held_at is None:
         return False
-    _record(session, tenant_id, actor=actor, action="tenant.held", why=why)
+    detail = {"why": why, "held_at": words_of(held_at)}
+    _record(session, tenant_id, actor=actor, action="tenant.held", detail=detail)
     log.error("tenant.held", held_tenant_id=str(tenant_id), why=why)
     return True
 
@@ -64,7 +67,7 @@ def release_in(session: Session, tenant_id: UUID, *, actor: str) -> bool:
     session.execute(
         update(Tenant).where(Tenant.id == tenant_id).values(held_at=None, held_why=None)
     )
-    _record(session, tenant_id, actor=actor, action="tenant.released", why=why)
+    _record(session, tenant_id, actor=actor, action="tenant.released", detail={"why": why})
     return True
 
 
@@ -88,7 +91,9 @@ def checked_reason(why: str) -> str:
     return line
 
 
-def _record(session: Session, tenant_id: UUID, *, actor: str, action: str, why: str) -> None:
+def _record(
+    session: Session, tenant_id: UUID, *, actor: str, action: str, detail: Mapping[str, object]
+) -> None:
     record(
         session,
         tenant_id=tenant_id,
@@ -96,5 +101,5 @@ def _record(session: Session, tenant_id: UUID, *, actor: str, action: str, why: 
         action=action,
         subject_type="tenant",
         subject_id=tenant_id,
-        detail={"why": why},
+        detail=detail,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -16,6 +15,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
+from payments_app.audit.comparison import fingerprint
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, database_now, narrow, transaction
 from payments_app.providers.contract import Mode
@@ -133,11 +133,6 @@ def revoke_key(id_or_prefix: str, *, actor: str) -> ApiKey:
         if row.revoked_at is None:
             row = _revoke(session, row, actor=actor)
         return row
-
-
-def fingerprint(key_hash: bytes) -> str:
-    """What the audit trail says of a key's hash: whether it is still the same, and no more."""
-    return hashlib.sha256(key_hash).hexdigest()[:32]
 
 
 def _issue(session: Session, tenant_id: UUID, wanted: NewKey, *, actor: str) -> IssuedKey:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.elements import SQLCoreOperations
 
+from payments_app.audit.comparison import fingerprint
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, Base, transaction
 from payments_app.kernel.secrets import Cipher, SecretUnreadable, is_bound
@@ -156,6 +158,7 @@ def _rotate(shelf: Shelf, secret_id: UUID, tenant_id: UUID, cipher: Cipher, *, a
             return False
         # Nothing else of the row changes: tokens got with the same credentials go on.
         change = update(shelf.table).where(shelf.id == secret_id)
+        column = cast("InstrumentedAttribute[str]", shelf.secret)
         session.execute(change.values({shelf.secret: after}))
         record(
             session,
@@ -164,5 +167,6 @@ def _rotate(shelf: Shelf, secret_id: UUID, tenant_id: UUID, cipher: Cipher, *, a
             action=f"{shelf.kind}.rewrapped",
             subject_type=shelf.kind,
             subject_id=secret_id,
+            detail={"column": column.key, "fingerprint": fingerprint(after)},
         )
         return True

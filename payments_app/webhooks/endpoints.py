@@ -13,6 +13,7 @@ from sqlalchemy import Select, func, select, update
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
+from payments_app.audit.comparison import fingerprint, fingerprint_or_none, words_of
 from payments_app.audit.record import record
 from payments_app.kernel.database import transaction
 from payments_app.kernel.egress import EgressRules, check_url
@@ -37,6 +38,7 @@ DESCRIPTION_MAX: Final = 200
 # As the API has it of every text.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 BY_TENANT: Final = "by_tenant"
+REMOVED: Final = "removed"
 # What is done with a change's result in its transaction: the answer to a request is kept there.
 Keep = Callable[[Session, Any], None]
 
@@ -116,7 +118,8 @@ def add_endpoint(
         session.add(endpoint)
         session.flush()
         session.refresh(endpoint)
-        _note(session, endpoint, "added", actor=actor, detail=_shown(endpoint))
+        own = {"mode": endpoint.mode, "fingerprint": fingerprint_or_none(endpoint.secret)}
+        _note(session, endpoint, "added", actor=actor, detail={**_shown(endpoint), **own})
         new = NewEndpoint(endpoint, secret)
         keep(session, new)
     return new
@@ -169,7 +172,7 @@ def change_endpoint(
         now = session.execute(select(func.clock_timestamp())).scalar_one()
         _apply(endpoint, wanted, now)
         after = _shown(endpoint)
-        changed = {name: value for name, value in after.items() if before[name] != value}
+        changed = _changed(before, after)
         if changed:
             endpoint.updated_at = now
             _note(session, endpoint, "changed", actor=actor, detail=changed)
@@ -188,7 +191,7 @@ def remove_endpoint(
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
         now = session.execute(select(func.clock_timestamp())).scalar_one()
         endpoint.deleted_at = now
-        endpoint.disable("removed", now)
+        endpoint.disable(REMOVED, now)
         endpoint.secret = endpoint.previous_secret = endpoint.previous_secret_until = None
         session.execute(
             update(WebhookDelivery)
@@ -198,7 +201,7 @@ def remove_endpoint(
             )
             .values(status=DeliveryStatus.FAILED)
         )
-        _note(session, endpoint, "removed", actor=actor, detail={})
+        _note(session, endpoint, "removed", actor=actor, detail={"disabled_at": words_of(now)})
         keep(session, None)
 
 
@@ -244,6 +247,9 @@ def rotate_secret(
         detail = {
             "overlap_hours": rotation.overlap / timedelta(hours=1),
             **({"discard_current": True} if rotation.discard_current else {}),
+            "fingerprint": fingerprint_or_none(endpoint.secret),
+            "previous_fingerprint": fingerprint_or_none(endpoint.previous_secret),
+            "previous_until": words_of(endpoint.previous_secret_until),
         }
         _note(session, endpoint, "secret_rotated", actor=actor, detail=detail)
         new = NewEndpoint(endpoint, secret)
@@ -272,7 +278,8 @@ def _demote(endpoint: WebhookEndpoint, rotation: SecretRotation, now: datetime) 
 
 def note_by_system(session: Session, endpoint: WebhookEndpoint, what: str, reason: str) -> None:
     """An entry for what nobody asked for."""
-    _note(session, endpoint, what, actor="system:webhooks", detail={"reason": reason})
+    detail = {"reason": reason, **_since(endpoint)}
+    _note(session, endpoint, what, actor="system:webhooks", detail=detail)
 
 
 def _apply(endpoint: WebhookEndpoint, wanted: Wanted, now: datetime) -> None:
@@ -298,14 +305,35 @@ def _own(owner: Owner) -> Select[WebhookEndpoint]:
     )
 
 
+def shown_url(url: str) -> dict[str, str | None]:
+    """What the audit trail says of an address: a fingerprint of its query, which could hold a secret."""
+    shown, mark, query = url.partition("?")
+    return {"url": shown, "query": fingerprint(query) if mark else None}
+
+
 def _shown(endpoint: WebhookEndpoint) -> dict[str, Any]:
-    """What of it may be read in the audit trail: no secret, and no query that could hold one."""
+    """What of it may be read in the audit trail: no secret."""
     return {
-        "url": endpoint.url.partition("?")[0],
+        **shown_url(endpoint.url),
         "event_types": list(endpoint.event_types),
         "description": endpoint.description,
         "status": str(endpoint.status or EndpointStatus.ENABLED),
+        **_since(endpoint),
     }
+
+
+def _since(endpoint: WebhookEndpoint) -> dict[str, str | None]:
+    """Since when nothing is sent to it, if nothing is."""
+    at = endpoint.disabled_at
+    return {} if at is None else {"disabled_at": words_of(at)}
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """What a change's entry tells. An address is told with its query's fingerprint."""
+    changed = {name: value for name, value in after.items() if before.get(name) != value}
+    if {"url", "query"} & set(changed):
+        changed |= {"url": after["url"], "query": after["query"]}
+    return changed
 
 
 def _note(

@@ -13,6 +13,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 from flask import Flask
+from sqlalchemy import event
 from werkzeug.test import TestResponse
 
 from devstack.postgres_server import PostgresServer
@@ -202,10 +203,14 @@ def test_connections_that_broke_in_the_meantime_are_a_503_once(
     assert answers[1].status_code == 201
 
 
-def test_a_standby_is_a_503(caller: HttpCaller, database: Database) -> None:
+def test_a_standby_is_a_503(caller: HttpCaller) -> None:
     """After a failover the address may lead to a server that takes no writes yet."""
-    database.order(f"ALTER DATABASE {database.name} SET default_transaction_read_only = on")
+
+    def take_no_writes(raw: Any, _entry: object) -> None:
+        raw.execute("SET default_transaction_read_only = on")
+
     with caller.app.app_context():
+        event.listen(db.engine, "connect", take_no_writes)
         db.engine.dispose()
 
     assert caller.get().status_code == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.builders import (
 )
 from tests.commands.conftest import Commands
 from tests.conftest import Installation
+from tests.nobodys_addresses import NOBODYS_URL
 
 BEGINNING = "00" * 32
 
@@ -105,6 +107,84 @@ def test_the_first_bad_row_is_named_and_the_exit_code_is_one(flask: Installed) -
         "audit_entries",
         "altered",
     )
+
+
+OF_TENANT = (
+    "tenants create acme --name Acme --rate-limit '9 per minute'",
+    "tenants set acme --rate-limit default --tenant-rate-limit '99 per hour'",
+    "tenants set acme --require-idempotency-key --default-provider mtn_momo",
+    "tenants set acme --no-require-idempotency-key",
+    "tenants suspend acme",
+    "tenants suspend acme",
+    "tenants resume acme",
+    "tenants hold acme --why 'asked to stop'",
+    "tenants release acme",
+    "recovery begin",
+    "recovery begin",
+    "tenants hold acme --why another",
+    "recovery begin",
+    "recovery finish",
+    "tenants release acme",
+    "recovery begin",
+    "recovery finish",
+    f"webhooks add acme {NOBODYS_URL}?key=one --description 'The shop' --event payment.*",
+)
+OF_ENDPOINT = (
+    f"webhooks set acme {{}} --url {NOBODYS_URL}?key=two",
+    "webhooks set acme {} --status disabled",
+    "webhooks set acme {} --status enabled --event payment.failed",
+    f"webhooks set acme {{}} --url {NOBODYS_URL}",
+    "webhooks rotate acme {} --overlap 1h",
+    "webhooks rotate acme {} --overlap 2h --discard-current",
+    "webhooks test acme {}",
+    "webhooks rotate acme {} --overlap 0h",
+    "webhooks remove acme {}",
+)
+
+
+def test_whatever_is_done_to_a_tenant_and_its_endpoints_is_whole(flask: Installed) -> None:
+    for words in OF_TENANT:
+        done = flask(*shlex.split(words))
+        assert done.code == 0, (words, done.err)
+        assert flask("audit verify").code == 0, words
+    (endpoint,) = flask("webhooks list acme --json").document["data"]
+    for words in OF_ENDPOINT:
+        done = flask(words.format(endpoint["id"]))
+        assert done.code == 0, (words, done.err)
+        assert flask("audit verify").code == 0, words
+
+
+def test_whatever_a_tenant_does_to_its_endpoints_over_the_api_is_whole(flask: Installed) -> None:
+    caller = new_caller(flask.app)
+    address = "/api/v1/webhook-endpoints"
+    added = caller.send("POST", address, json={"url": f"{NOBODYS_URL}?key=one"}).get_json()
+    path = f"{address}/{added['id']}"
+    for method, where, body in (
+        ("PATCH", path, {"url": f"{NOBODYS_URL}?key=two", "event_types": ["payment.*"]}),
+        ("PATCH", path, {"status": "disabled", "description": "closed"}),
+        ("PATCH", path, {"status": "enabled"}),
+        ("POST", f"{path}/rotate-secret", {"overlap_hours": 1}),
+        ("POST", f"{path}/test", None),
+        ("DELETE", path, None),
+    ):
+        answer = caller.send(method, where, json=body)
+        assert answer.status_code < 300, (method, where, answer.text)
+        assert flask("audit verify").code == 0, (method, where)
+
+
+def test_a_tenant_and_an_endpoint_that_were_changed_by_hand_are_named(flask: Installed) -> None:
+    flask("tenants create acme")
+    flask("tenants suspend acme")
+    endpoint = flask(f"webhooks add acme {NOBODYS_URL} --json").document["id"]
+    flask.bend("UPDATE tenants SET status = 'active'")
+    told = flask("audit verify")
+    assert told.code == 1
+    assert ", tenant acme: altered: not what its entries" in told.out
+    assert told.out.endswith("say: status\n")
+    flask.bend("UPDATE tenants SET status = 'suspended'")
+    flask.bend("UPDATE webhook_endpoints SET url = 'https://elsewhere.example/'")
+    fault = flask("audit verify --json").document["fault"]
+    assert (fault["table"], fault["row"]) == ("webhook_endpoints", f"id {endpoint}")
 
 
 def test_the_list_has_what_people_changed_and_seals_only_when_asked(flask: Installed) -> None:

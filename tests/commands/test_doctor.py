@@ -19,6 +19,7 @@ from sqlalchemy import make_url
 
 from devstack.postgres_server import PostgresServer
 from devstack.servers import Servers
+from payments_app.kernel import database
 from payments_app.kernel.database import db
 from payments_app.providers.contract import Failure, FailureCode
 from payments_app.settings import Settings
@@ -91,6 +92,7 @@ def test_a_sound_installation_has_no_problem(installation_of_its_own: Installati
         "functions",
         "rights",
         "columns",
+        "sessions",
     ):
         assert levels(outcome, check) == ["ok"], found(outcome, check)
     for check in ("clock", "secrets", "work", "payments"):
@@ -178,6 +180,70 @@ def test_triggers_that_are_switched_off(flask: Commands, superuser: psycopg.Conn
     assert levels(outcome, "triggers") == ["problem"]
     assert "events" in found(outcome, "triggers")[0]["found"]
     assert levels(look(flask), "triggers") == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("whose", "name", "value"),
+    [
+        ("ROLE maramoja_app", "search_path", "nowhere"),
+        ("ROLE maramoja_app", "default_transaction_read_only", "on"),
+        ("ROLE maramoja_app", "work_mem", "64kB"),
+        ("ROLE maramoja_app", "synchronous_commit", "off"),
+        ("ROLE maramoja_app", "synchronous_commit", "remote_write"),
+        ("ROLE maramoja_app IN DATABASE {database}", "TimeZone", "Asia/Tokyo"),
+        ("ROLE maramoja_owner", "search_path", "nowhere"),
+        ("ROLE maramoja_owner IN DATABASE {database}", "lock_timeout", "1"),
+        ("DATABASE {database}", "session_replication_role", "replica"),
+        ("ROLE ALL", "lock_timeout", "1"),
+        ("ROLE ALL IN DATABASE {database}", "search_path", ""),
+    ],
+)
+def test_settings_that_somebody_put_for_our_sessions(
+    flask: Commands, superuser: psycopg.Connection, whose: str, name: str, value: str
+) -> None:
+    place = whose.format(database=superuser.info.dbname)
+    superuser.execute(f"ALTER {place} SET {name} = '{value}'".encode())
+    remedy = ""
+    try:
+        outcome = look(flask)
+        assert levels(outcome, "sessions") == ["problem"]
+        assert name in found(outcome, "sessions")[0]["found"]
+        remedy = remedy_of(outcome, "sessions", "problem")
+        superuser.execute(remedy.removeprefix("as a superuser: ").split(";")[0].encode())
+        assert levels(look(flask), "sessions") == ["ok"], remedy
+    finally:
+        superuser.execute(f"ALTER {place} RESET ALL".encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("synchronous_commit", "remote_apply"),
+        ("synchronous_commit", "on"),
+        ("timezone", "utc"),
+        ("jit", "off"),
+        ("search_path", "public, pg_temp"),
+        ("log_min_duration_statement", "1000"),
+    ],
+)
+def test_settings_that_bend_nothing(
+    flask: Commands, superuser: psycopg.Connection, name: str, value: str
+) -> None:
+    superuser.execute(f"ALTER ROLE maramoja_app SET {name} = {value}".encode())
+    try:
+        outcome = look(flask)
+    finally:
+        superuser.execute("ALTER ROLE maramoja_app RESET ALL")
+    assert levels(outcome, "sessions") == ["ok"]
+
+
+def test_a_pooler_that_drops_what_a_connection_asks_for(
+    make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "asking_for", lambda _settings: {})
+    outcome = look(Commands(make_app()))
+    assert levels(outcome, "sessions") == ["problem"]
+    assert "search_path" in found(outcome, "sessions")[0]["found"]
 
 
 ELSEWHERE = "ALTER FUNCTION refuse_change() SET search_path = {}"

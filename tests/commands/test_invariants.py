@@ -10,6 +10,8 @@ import pytest
 from flask import Flask
 
 from devstack.postgres_server import PostgresServer
+from payments_app.kernel.database import transaction
+from payments_app.tenants.holds import held_tenants, release_in
 from payments_app.tenants.model import Tenant
 from tests.builders import ScriptedProvider, a_tenant, an_accepted_payment, payment_row, rails_of
 from tests.commands.conftest import Commands
@@ -30,16 +32,25 @@ MENTIONS = (
 
 
 @pytest.fixture
-def superuser(postgres_server: PostgresServer, database_name: str) -> Iterator[psycopg.Connection]:
+def superuser(
+    app: Flask, postgres_server: PostgresServer, database_name: str
+) -> Iterator[psycopg.Connection]:
     url = postgres_server.administrator_url(database_name)
     options = "-c session_replication_role=replica"
     with psycopg.connect(url, autocommit=True, options=options) as connection:
-        connection.execute("UPDATE tenants SET held_at = NULL, held_why = NULL")
+        release_all(app)
         # These commands look at all that other tests have left, and scripts repeat numbers.
         for table in (*MENTIONS, "payments", "invariant_breaks"):
             connection.execute(f"DELETE FROM {table}".encode())  # noqa: S608  our own
         yield connection
-        connection.execute("UPDATE tenants SET held_at = NULL, held_why = NULL")
+        release_all(app)
+
+
+def release_all(app: Flask) -> None:
+    with app.app_context():
+        for tenant in held_tenants():
+            with transaction(tenant.id) as session:
+                release_in(session, tenant.id, actor="cli:test")
 
 
 @pytest.fixture

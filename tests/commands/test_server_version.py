@@ -17,11 +17,9 @@ from tests.deploy.settings_known import ROOT
 
 # No such server is at hand: this one says that it is one, to who asks in this database.
 PRETEND = """
-    CREATE SCHEMA pretended;
-    GRANT USAGE ON SCHEMA pretended TO PUBLIC;
-    CREATE FUNCTION pretended.current_setting(text) RETURNS text LANGUAGE sql AS
-    $$ SELECT CASE $1 WHEN 'server_version_num' THEN '140019' ELSE pg_catalog.current_setting($1) END $$;
-    ALTER DATABASE {database} SET search_path = pretended, pg_catalog, public;
+    ALTER FUNCTION pg_catalog.current_setting(text) RENAME TO own_setting;
+    CREATE FUNCTION pg_catalog.current_setting(text) RETURNS text LANGUAGE sql STABLE STRICT AS
+    $$ SELECT CASE $1 WHEN 'server_version_num' THEN '140019' ELSE current_setting($1, false) END $$;
 """
 
 
@@ -29,7 +27,7 @@ PRETEND = """
 def programs(servers: Servers) -> Programs:
     database = servers.postgres.create_database("maramoja_too_old")
     with psycopg.connect(servers.postgres.administrator_url(database)) as superuser:
-        superuser.execute(PRETEND.format(database=database).encode())
+        superuser.execute(PRETEND.encode())
     return Programs(hermetic_environment(servers.addresses(database, servers.redis), {}))
 
 

@@ -97,6 +97,18 @@ def migrated(installation_of_its_own: Installation) -> Migrated:
     return Migrated(own.app, own.administrator_url)
 
 
+def test_what_is_set_for_the_owner_bends_no_migration(migrated: Migrated) -> None:
+    before = migrated.schema()
+    with psycopg.connect(migrated.administrator_url, autocommit=True) as administrator:
+        owner = f"ALTER ROLE maramoja_owner IN DATABASE {administrator.info.dbname}"
+        for setting in ("search_path = nowhere", "default_transaction_read_only = on"):
+            administrator.execute(f"{owner} SET {setting}".encode())
+    migrated.flask("downgrade")
+    assert migrated.schema() != before
+    migrated.flask("upgrade")
+    assert migrated.schema() == before
+
+
 def test_there_and_back_with_data_in_it_comes_out_the_same(migrated: Migrated) -> None:
     caller = new_caller(migrated.app)
     accepted = caller.post(an_order(), key="5b0e6f1e-4f4c-4b7e-9d0b-0d9a6d1c2f3a")

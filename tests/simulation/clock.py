@@ -50,14 +50,14 @@ DO $$ DECLARE place record; BEGIN
         EXECUTE format('ALTER FUNCTION %s SET search_path = sim, pg_catalog, public, pg_temp',
                        place.function);
     END LOOP;
-    EXECUTE format('ALTER DATABASE %I SET search_path = sim, pg_catalog, public',
-                   current_database());
 END $$
 """
+# For each session of the gateway: it names its own path as it connects.
+SEARCH_PATH: Final = "sim, pg_catalog, public"
 
 
 def install(administrator: psycopg.Connection) -> None:
-    """Give this database the clock. Sessions that begin later have it."""
+    """Give this database the clock. Sessions with SEARCH_PATH read it."""
     administrator.execute(_INSTALL)
 
 

@@ -30,7 +30,7 @@ from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.registry import create_tenant
 from tests.simulation import clock, hooks
 from tests.simulation.cast import Cast
-from tests.simulation.clock import VirtualClock
+from tests.simulation.clock import SEARCH_PATH, VirtualClock
 from tests.simulation.referee import Referee
 
 # In the order in which nothing points to what is gone; rules that forbid it are off.
@@ -124,10 +124,11 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
 
 def _without_timeouts(raw: Any, *_entry: Any) -> None:
     """Locks and statements time out by the virtual clock here: on a slow machine PostgreSQL's own
-    timeouts would decide how a run goes.
+    timeouts would decide how a run goes. And the clock is looked for before PostgreSQL's own.
     """
     raw.execute(
-        "SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0"
+        "SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;"
+        f" SET search_path = {SEARCH_PATH}"
     )
 
 

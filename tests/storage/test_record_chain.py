@@ -93,7 +93,7 @@ def test_many_entries_in_one_statement_are_chained_and_verified_in_flat_memory(
     tenant = a_tenant()
     superuser.execute(
         "INSERT INTO audit_entries (tenant_id, actor, action, subject_type, subject_id, detail)"
-        " SELECT %s, 'cli:ada', 'tenant.configured', 'tenant', n::text, jsonb_build_object('n', n)"
+        " SELECT %s, 'cli:ada', 'tenant.configured', 'test', n::text, jsonb_build_object('n', n)"
         " FROM generate_series(1, %s) AS n",
         (tenant.id, MANY),
     )

@@ -21,6 +21,7 @@ from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.egress import EgressRules
 from payments_app.payments import outbox
+from payments_app.payments.verification import verify_record
 from payments_app.tenants.caller import Caller
 from payments_app.webhooks import concurrency, deliveries, endpoints, feed
 from payments_app.webhooks.deliveries import Span
@@ -285,6 +286,7 @@ def test_410_ends_the_endpoint_at_once(app: Flask, caller: Caller, receiver: Rec
     time_passes(timedelta(days=2))
     assert deliver_due(app) == 0
     assert "webhook_endpoint.disabled" in actions(caller)
+    assert verify_record(caller.tenant_id, on_row=lambda: None).fault is None
 
 
 def test_days_of_failure_are_warned_of_before_they_end_the_endpoint(
@@ -306,6 +308,7 @@ def test_days_of_failure_are_warned_of_before_they_end_the_endpoint(
         "webhook_endpoint.failing",
         "webhook_endpoint.disabled",
     ]
+    assert verify_record(caller.tenant_id, on_row=lambda: None).fault is None
 
 
 def test_an_endpoint_enabled_again_is_offered_what_it_missed(

@@ -11,7 +11,14 @@ import psycopg
 from flask.cli import with_appcontext
 from sqlalchemy.exc import SQLAlchemyError
 
-from payments_app.commands.doctor import database, environment, functions, rights, walls
+from payments_app.commands.doctor import (
+    database,
+    environment,
+    functions,
+    rights,
+    sessions,
+    walls,
+)
 from payments_app.commands.doctor.finding import Check, Finding, Level, ok, problem
 from payments_app.commands.group import GatewayCommand
 from payments_app.commands.report import Report, table
@@ -28,6 +35,7 @@ CHECKS: Final[dict[str, Check]] = {
     "functions": functions.check_functions,
     "rights": walls.check_rights,
     "columns": rights.check_columns,
+    "sessions": sessions.check_sessions,
     "durability": database.check_word,
     "clock": database.check_clock,
     "secrets": database.check_secrets,

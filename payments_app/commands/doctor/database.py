@@ -31,8 +31,9 @@ from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 SKEW_WARNING_S: Final = 2.0
 SKEW_PROBLEM_S: Final = 30.0
 
+# What the server and our role say: what our own connection then asks for is not in it.
 _SETTINGS: Final = text(
-    "SELECT name, setting FROM pg_settings"
+    "SELECT name, reset_val FROM pg_settings"
     " WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')"
 )
 
