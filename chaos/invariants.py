@@ -51,7 +51,7 @@ def _no_money_moves_unknown(evidence: Evidence) -> Said:
 
 
 def _sums_are_equal(evidence: Evidence) -> Said:
-    """I4: what each tenant was told is paid is what the provider moved for it."""
+    """What each tenant was told is paid is what the provider moved for it."""
     owner = owners(evidence)
     tenant_of = {row.id: row.tenant for row in evidence.payments}
     ours: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
@@ -71,7 +71,7 @@ def _sums_are_equal(evidence: Evidence) -> Said:
 
 
 def _nothing_leaves_unwritten(evidence: Evidence) -> Said:
-    """I7: before each submission on the wire, a row of its own was committed.
+    """Before each submission on the wire, a row of its own was committed.
 
     One claim may send twice: under a new token, after a 401.
     """
@@ -102,7 +102,7 @@ def _one_reference_for_each_payment(evidence: Evidence) -> Said:
 
 
 def _tenants_see_only_their_own(evidence: Evidence) -> Said:
-    """I11: by id, and in lists."""
+    """By id, and in lists."""
     owner = {row.id: row.tenant for row in evidence.payments}
     for line in evidence.lines:
         if line.act == "peek" and line.outcome in ("ok", "refused") and line.status != _NOT_FOUND:
@@ -120,7 +120,7 @@ def _tenants_see_only_their_own(evidence: Evidence) -> Said:
 
 
 def _every_error_is_explained(evidence: Evidence) -> Said:
-    """I17: whatever is not a 2xx is a problem document with a code."""
+    """Whatever is not a 2xx is a problem document with a code."""
     bare = [
         line
         for line in evidence.lines
@@ -134,7 +134,7 @@ def _every_error_is_explained(evidence: Evidence) -> Said:
 
 
 def _redis_is_not_needed(evidence: Evidence) -> Said:
-    """I13: without Redis, only the database's absence may turn a request away."""
+    """Without Redis, only the database's absence may turn a request away."""
     if evidence.redis:
         return
     for line in evidence.lines:

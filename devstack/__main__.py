@@ -21,9 +21,9 @@ from devstack.errors import StackError
 from devstack.flask_here import TYPED_AS
 from devstack.postgres_server import PostgresServer
 from devstack.programs import ROOT
-from devstack.report import Invitation, print_invitation, print_proof
+from devstack.report import Invitation, LiveKey, print_invitation, print_proof
 from devstack.supervisor import GRACE_MAX_S, Supervisor
-from devstack.up import Options, Run
+from devstack.up import MARKETS, TENANT, Options, Run
 
 # The settings that, when given, stand in place of ours. All others reach the processes as well.
 _SETTINGS = (
@@ -150,8 +150,12 @@ def _show(run: Run) -> bool:
     print_invitation(
         Invitation(
             api_url=run.options.url,
+            tenant=TENANT,
             key=access.key,
-            live_keys=access.live,
+            live_keys={
+                environment: LiveKey(key, MARKETS[environment])
+                for environment, key in access.live.items()
+            },
             payment_id=shown.payment_id if shown else None,
             simulator_url=run.simulator_url,
             logs=run.checkout.logs,

@@ -28,32 +28,52 @@ def print_proof(shown: Shown) -> None:
         click.echo(f"  {title:<12}{text}")
 
 
-# What each market's account takes: a currency, and a number that pays.
-ORDERS = {
-    "mtnuganda": '{"amount": 5000, "currency": "UGX", "payer": "256772123456"}',
-    "mtnzambia": '{"amount": "12.50", "currency": "ZMW", "payer": "260966123456"}',
+@dataclass(frozen=True)
+class Market:
+    """What is printed of one: its name, the variable for its key, and what its account takes."""
+
+    name: str
+    variable: str
+    order: str
+
+
+SANDBOX = Market(
+    "MTN sandbox, EUR",
+    "MARAMOJA_KEY",
+    '{"amount": 1000, "currency": "EUR", "payer": "256772123456"}',
+)
+# By target environment.
+MARKETS = {
+    "mtnuganda": Market(
+        "Uganda, UGX",
+        "MARAMOJA_KEY_UGANDA",
+        '{"amount": 5000, "currency": "UGX", "payer": "256772123456"}',
+    ),
+    "mtnzambia": Market(
+        "Zambia, ZMW",
+        "MARAMOJA_KEY_ZAMBIA",
+        '{"amount": "12.50", "currency": "ZMW", "payer": "260966123456"}',
+    ),
 }
+_URL = "$MARAMOJA_URL/api/v1/payments"
 
 
-def _print_markets(payments: str, keys: Mapping[str, str]) -> None:
-    click.secho(
-        "  # in another market: live keys, whose accounts are at the simulator too", dim=True
-    )
-    for environment, key in keys.items():
-        click.echo(
-            f"  curl -i {payments} -H 'X-API-Key: {key}' -H 'Content-Type: application/json' \\\n"
-            f"    -H 'Idempotency-Key: {uuid4()}' -d '{ORDERS[environment]}'"
-        )
-    click.secho("  # numbers that say no, and more: docs/test-numbers.md", dim=True)
+@dataclass(frozen=True)
+class LiveKey:
+    """A market's key, and the tenant that it is of."""
+
+    key: str
+    tenant: str
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """Where things are, and with which key."""
+    """Where things are, and with which keys: `key` is a test key of `tenant`."""
 
     api_url: str
+    tenant: str
     key: str
-    live_keys: Mapping[str, str]
+    live_keys: Mapping[str, LiveKey]
     payment_id: str | None
     simulator_url: str | None
     logs: Path
@@ -61,33 +81,58 @@ class Invitation:
 
 def print_invitation(told: Invitation) -> None:
     """Print what to paste and where to look."""
-    payments = f"{told.api_url}/api/v1/payments"
-    header = '-H "X-API-Key: $KEY"'
-    order = '{"amount": 1000, "currency": "EUR", "payer": "256772123456"}'
     created = told.payment_id or "$ID"
-    lines = [
-        ("", f"KEY={told.key}"),
-        (
-            "take a payment (paste it twice: the second is a replay, and charges nothing)",
-            (
-                f"curl -i {payments} {header} -H 'Content-Type: application/json' \\\n"
-                f"    -H 'Idempotency-Key: {uuid4()}' -d '{order}'"
-            ),
-        ),
-        ("look at one, at its story, at all", f"curl -s {payments}/{created} {header}"),
-        ("", f"curl -s {payments}/{created}/events {header}"),
-        ("", f'curl -s "{payments}?limit=5" {header}'),
-    ]
+    key = f'-H "X-API-Key: ${SANDBOX.variable}"'
     click.echo()
-    for title, line in lines:
-        if title:
-            click.secho(f"  # {title}", dim=True)
-        click.echo(f"  {line}")
+    _print_keys(told)
+    _print_titled(
+        "take a payment (paste it twice: the second is a replay, and charges nothing)",
+        _taking(SANDBOX),
+    )
+    _print_titled(
+        "look at one, at its story, at all",
+        f'curl -s "{_URL}/{created}" {key}',
+        f'curl -s "{_URL}/{created}/events" {key}',
+        f'curl -s "{_URL}?limit=5" {key}',
+    )
+    for environment in told.live_keys:
+        market = MARKETS[environment]
+        _print_titled(f"take one in {market.name.partition(',')[0]}", _taking(market))
     if told.live_keys:
-        _print_markets(payments, told.live_keys)
+        click.secho("  # numbers that say no, and more: docs/test-numbers.md", dim=True)
     click.echo(f"\n  API docs    {told.api_url}/docs")
     if told.simulator_url is not None:
         click.echo(f"  simulator   {told.simulator_url}/_admin/summary")
     click.echo(f"  logs        {told.logs}")
     click.echo('  commands    make flask ARGS="payments list"')
     click.echo("\nCtrl-C ends it all")
+
+
+def _print_keys(told: Invitation) -> None:
+    """Each key under a variable of its own, with what it is for."""
+    sandbox = SANDBOX.name if told.simulator_url is not None else "the account of MTN_…"
+    _print_titled("where the API is", f"export MARAMOJA_URL={told.api_url}")
+    _print_titled(
+        f"{sandbox}: a test key of the tenant {told.tenant}",
+        f"export {SANDBOX.variable}={told.key}",
+    )
+    for environment, live in told.live_keys.items():
+        market = MARKETS[environment]
+        _print_titled(
+            f"MTN {market.name}: a live key of the tenant {live.tenant}, whose account is at the"
+            " simulator too",
+            f"export {market.variable}={live.key}",
+        )
+
+
+def _print_titled(title: str, *lines: str) -> None:
+    click.secho(f"  # {title}", dim=True)
+    for line in lines:
+        click.echo(f"  {line}")
+
+
+def _taking(market: Market) -> str:
+    return (
+        f'curl -i "{_URL}" -H "X-API-Key: ${market.variable}" -H "Content-Type: application/json" \\\n'
+        f"    -H 'Idempotency-Key: {uuid4()}' -d '{market.order}'"
+    )

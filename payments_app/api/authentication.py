@@ -12,6 +12,7 @@ import structlog
 from flask import Flask, Response, current_app, g, request
 
 from payments_app.api.limits import count_stranger, refuse_stranger
+from payments_app.api.presented_key import NOT_ACCEPTED, presented_key
 from payments_app.api.problem_types import ScopeMissing, TenantMismatch, Unauthenticated
 from payments_app.audit.origin import Origin, begin_at
 from payments_app.kernel.errors import GatewayError
@@ -21,7 +22,6 @@ from payments_app.tenants.scopes import Scope
 View = TypeVar("View", bound=Callable[..., Any])
 API_PREFIX: Final = "/api/"
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_BEARER: Final = re.compile(r"Bearer\s+(\S+)", re.IGNORECASE)
 
 
 def register_request_ids(app: Flask) -> None:
@@ -108,9 +108,9 @@ def _authenticate(keys: Keys) -> None:
 
 def _caller(keys: Keys) -> Caller:
     """Whose the request is. Raises Unauthenticated, TenantMismatch and what verify_key raises."""
-    found = verify_key(_presented_key(), source=request.remote_addr, look_up=_looking_up(keys))
+    found = verify_key(presented_key(), source=request.remote_addr, look_up=_looking_up(keys))
     if found is None:
-        raise Unauthenticated("There is no API key in the request, or it opens nothing.")
+        raise Unauthenticated(NOT_ACCEPTED)
     tenant = request.headers.get("X-Tenant-Id")
     if tenant is not None and tenant.lower() not in (found.tenant_slug, str(found.tenant_id)):
         raise TenantMismatch("X-Tenant-Id is not the tenant of this API key.")
@@ -129,14 +129,6 @@ def _looking_up(keys: Keys) -> Callable[[str], Known | None]:
         return keys.look_up(prefix)
 
     return look_up
-
-
-def _presented_key() -> str:
-    header = request.headers.get("X-API-Key", "").strip()
-    bearer = _BEARER.fullmatch(request.headers.get("Authorization", "").strip())
-    if header and bearer and header != bearer[1]:
-        raise Unauthenticated("X-API-Key and Authorization hold different keys: send one.")
-    return header or (bearer[1] if bearer else "")
 
 
 def _note(app: Flask, asker: Caller) -> None:

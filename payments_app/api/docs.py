@@ -44,20 +44,65 @@ PAGE: Final = """<!doctype html>
 </body>
 </html>
 """
-START: Final = """SwaggerUIBundle({
-  url: "/openapi.json",
+# By Swagger UI's own options: interceptors, and a plugin that wraps an action.
+START: Final = """var KEY = "Idempotency-Key";
+var DOCUMENT = "/openapi.json";
+
+// What is tried here is as safe as what a program sends: the key is there, and is the one shown.
+SwaggerUIBundle({
+  url: DOCUMENT,
   dom_id: "#swagger-ui",
   deepLinking: true,
   validatorUrl: null,
-  // What is tried here is as safe as what a program sends: each click a key of its own.
+  plugins: [renewKeys],
   requestInterceptor: function (request) {
+    // Somebody has emptied the field.
     var changes = /^(POST|PATCH|DELETE)$/.test(request.method || "");
-    if (changes && !request.headers["Idempotency-Key"]) {
-      request.headers["Idempotency-Key"] = newKey();
+    if (changes && !request.headers[KEY]) {
+      request.headers[KEY] = newKey();
     }
     return request;
+  },
+  responseInterceptor: function (response) {
+    if (new URL(response.url, location.href).pathname === DOCUMENT) {
+      response.text = withKeys(response.text);
+    }
+    return response;
   }
 });
+
+// Each operation's field holds a key of its own from the beginning.
+function withKeys(text) {
+  var spec = JSON.parse(text);
+  var reference = "#/components/parameters/" + KEY;
+  Object.values(spec.paths).forEach(function (path) {
+    Object.values(path).forEach(function (operation) {
+      (operation.parameters || []).forEach(function (parameter, at, all) {
+        if (parameter.$ref === reference) {
+          all[at] = Object.assign({ example: newKey() }, spec.components.parameters[KEY]);
+        }
+      });
+    });
+  });
+  return JSON.stringify(spec);
+}
+
+// What was done has spent its key, and the next click gets another. After a timeout, a 5xx or any
+// other refusal the same key stands there still: sent again, it never charges twice.
+function renewKeys() {
+  function renewAfter(original, system) {
+    return function (path, method, response) {
+      var place = ["paths", path, method, "parameters"];
+      var parameters = system.specSelectors.specResolvedSubtree(place);
+      var field = parameters && parameters.find(function (one) { return one.get("name") === KEY; });
+      if (field && response.status >= 200 && response.status < 300) {
+        system.specActions.changeParamByIdentity([path, method], field, newKey());
+      }
+      return original(path, method, response);
+    };
+  }
+  return { statePlugins: { spec: { wrapActions: { setResponse: renewAfter } } } };
+}
 
 // crypto.randomUUID is there on https and on this machine only.
 function newKey() {

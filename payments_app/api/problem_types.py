@@ -36,7 +36,7 @@ def _of(
 
 
 class Unauthenticated(errors.GatewayError):
-    """No key, or one that opens nothing."""
+    """No key, none in the form of one, or one that is not accepted."""
 
     code = "unauthenticated"
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import marshmallow as ma
 
+from payments_app.api.sentences import use_our_words
 from payments_app.kernel.errors import FieldsInvalid
 
 
@@ -22,8 +23,9 @@ class RequestSchema(ma.Schema):
         unknown = ma.RAISE
 
     def __init__(self) -> None:
-        """Find out what never changes."""
+        """Say errors in our words, and find out what never changes."""
         super().__init__()
+        use_our_words(self)
         fields = self.load_fields.items()
         self._required = {name for name, field in fields if field.required}
         self._absent = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -64,12 +65,33 @@ class FailureCode(StrEnum):
     OTHER = "other"
 
 
+# What stands as `provider_code` for a word of the provider's that is no code.
+UNREADABLE_CODE: Final = "unreadable"
+PROVIDER_CODE_LENGTH_MAX: Final = 64
+# The shortest national number that a phone has is of seven digits.
+CODE_DIGITS_MAX: Final = 6
+_CODE_FORM: Final = re.compile(rf"[A-Za-z0-9_.:-]{{0,{PROVIDER_CODE_LENGTH_MAX}}}")
+_MAYBE_PHONE: Final = re.compile(rf"[0-9](?:[_.:-]*[0-9]){{{CODE_DIGITS_MAX},}}")
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """`provider_code` is the provider's own word, kept as it came ("" if it gave none)."""
+    """`provider_code` is the provider's own code ("" if it gave none).
+
+    Whatever an adapter puts there, it is a code or UNREADABLE_CODE: free text may name the payer. It
+    is letters, digits and `_.-:`, at most 64 of them, and not more than six digits in a row, whatever
+    marks stand between these. The whole answer is in the sealed evidence.
+    """
 
     code: FailureCode
     provider_code: str
+
+    def __post_init__(self) -> None:
+        """For every adapter, a partner's too."""
+        given = str(self.provider_code or "")
+        if not _CODE_FORM.fullmatch(given) or _MAYBE_PHONE.search(given):
+            given = UNREADABLE_CODE
+        object.__setattr__(self, "provider_code", given)
 
 
 # Reasons that say: an answer came, and we could not read it. A 500 or a timeout isn't one: it is

@@ -138,7 +138,7 @@ def submitted(answer: Answer) -> Observation:
         return _seen(answer, Verdict.REFUSED, "refused", Failure(_FAILURES[code], code))
     if _is_firewalls_page(answer):
         # The firewall's page: it comes instead of MTN, so nothing was created.
-        failure = Failure(FailureCode.REQUEST_REFUSED, "Request Rejected")
+        failure = Failure(FailureCode.REQUEST_REFUSED, "REQUEST_REJECTED")
         return _seen(answer, Verdict.REFUSED, "firewall", failure)
     if _is_throttled(answer):
         return _seen(answer, Verdict.NOT_SENT, "throttled")

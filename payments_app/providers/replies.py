@@ -14,7 +14,7 @@ from typing import Final, NoReturn
 from payments_app.kernel.money import EXPONENTS, Money
 from payments_app.kernel.wire import Answer
 
-# A provider's own words are kept for people to read; none that we know is longer than 60.
+# A provider's own words; none that we know is longer than 60. `Failure` lets fewer through.
 WORD_LENGTH_MAX: Final = 100
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
 # Far beyond any amount and any time: 1E999999999 is a number too, and must not be worked with.

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from flask import Flask
+from sqlalchemy import func, update
 from werkzeug.test import TestResponse
 
+from payments_app.api.presented_key import NOT_ACCEPTED
+from payments_app.kernel.database import transaction
 from payments_app.providers.contract import Mode
 from payments_app.tenants.key_format import checksum, new_key
 from payments_app.tenants.keys import revoke_key
+from payments_app.tenants.model import ApiKey
 from payments_app.tenants.registry import resume_tenant, suspend_tenant
 from tests.api.http_caller import (
     PAYMENTS,
@@ -33,6 +38,14 @@ def with_another_secret(key: str) -> str:
     unsigned = key[:-6]
     unsigned = unsigned[:-1] + ("A" if unsigned[-1] != "A" else "B")
     return unsigned + checksum(unsigned)
+
+
+def _expired_key(caller: HttpCaller, app: Flask) -> str:
+    expired = caller.another_key(Mode.TEST)
+    with app.app_context(), transaction(caller.tenant.id) as session:
+        past = func.clock_timestamp() - timedelta(hours=1)
+        session.execute(update(ApiKey).where(ApiKey.id == expired.key.id).values(expires_at=past))
+    return expired.key.key
 
 
 def what_a_stranger_learns(answer: TestResponse) -> dict[str, Any]:
@@ -83,15 +96,55 @@ def test_all_keys_that_open_nothing_are_answered_alike(caller: HttpCaller, app: 
     wrong = [
         with_another_secret(caller.key.key),
         new_key(Mode.TEST)[1],
+        new_key(Mode.LIVE)[1],
         revoked.key.key,
-        caller.key.key[:-1],
-        f"{caller.key.key},{caller.key.key}",
+        with_another_secret(revoked.key.key),
+        with_another_secret(_expired_key(caller, app)),
     ]
 
     answers = [what_a_stranger_learns(caller.get(headers={"X-API-Key": key})) for key in wrong]
 
     assert all(answer == answers[0] for answer in answers)
     assert answers[0]["status code"] == 401
+    assert answers[0]["detail"] == NOT_ACCEPTED
+
+
+ANOTHERS = new_key(Mode.TEST)[1]
+# What is sent → what the sentence says of it.
+SENT = [
+    pytest.param({}, "has no API key", "X-API-Key", id="none"),
+    pytest.param({"X-API-Key": "  "}, "X-API-Key is empty", "mara_test_", id="empty"),
+    pytest.param({"X-API-Key": "sk_live_51H8"}, "X-API-Key does not hold", "mara_test_", id="form"),
+    pytest.param({"X-API-Key": ANOTHERS[:-1]}, "does not hold", "38 letters", id="cut"),
+    pytest.param({"X-API-Key": f"{ANOTHERS},{ANOTHERS}"}, "does not hold", "mara_", id="twice"),
+    pytest.param(
+        {"X-API-Key": ANOTHERS[:-1] + ("B" if ANOTHERS[-1] == "A" else "A")},
+        *("mistyped", "Copy the whole key"),
+        id="mistyped",
+    ),
+    pytest.param(
+        {"X-API-Key": f"Bearer {ANOTHERS}"}, "alone", "without the word Bearer", id="Bearer in it"
+    ),
+    pytest.param(
+        {"Authorization": "Bearer x"}, "Authorization does not hold", "mara_test_", id="Bearer form"
+    ),
+    pytest.param({"Authorization": "Bearer"}, "followed by", "mara_test_", id="Bearer alone"),
+    pytest.param({"Authorization": ANOTHERS}, "only as Bearer", "X-API-Key", id="no scheme"),
+    pytest.param({"Authorization": "Basic dTpw"}, "only as Bearer", "X-API-Key", id="Basic"),
+]
+
+
+@pytest.mark.parametrize(("headers", "wrong", "to_do"), SENT)
+def test_who_sends_no_key_is_told_what_was_sent_and_what_to_send(
+    caller: HttpCaller, headers: dict[str, str | None], wrong: str, to_do: str
+) -> None:
+    refused = caller.get(headers={"X-API-Key": None} | headers)
+
+    assert (refused.status_code, code_of(refused)) == (401, "unauthenticated")
+    assert wrong in refused.get_json()["detail"]
+    assert to_do in refused.get_json()["detail"]
+    # What was sent may be a secret with a typing error.
+    assert ANOTHERS[-20:-1] not in refused.text
 
 
 def test_a_revoked_key_opens_nothing_at_once(caller: HttpCaller, app: Flask) -> None:

@@ -12,11 +12,20 @@ from selenium.common.exceptions import NoSuchElementException, StaleElementRefer
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.expected_conditions import element_to_be_clickable
 from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.api.http_caller import PAYMENTS, Engine, HttpCaller, count_payments, served
+from tests.api.http_caller import (
+    PAYMENTS,
+    Engine,
+    HttpCaller,
+    MakeApp,
+    count_payments,
+    new_caller,
+    served,
+)
 
 PATIENCE_S = 30
 AUTHORIZE = ".auth-wrapper .authorize"
@@ -84,6 +93,25 @@ class Reader:
         )
         return int(shown.split(maxsplit=1)[0])
 
+    def key_of(self, block: str) -> str:
+        """What stands in the field of the Idempotency-Key, once there is something."""
+        place = f"{block} tr[data-param-name='Idempotency-Key'] input"
+        found: str = self.wait.until(
+            lambda browser: browser.find_element(By.CSS_SELECTOR, place).get_attribute("value")
+        )
+        return found
+
+    def empty_key(self, block: str) -> None:
+        field = self.found("tr[data-param-name='Idempotency-Key'] input", within=block)
+        field.send_keys(Keys.CONTROL, "a")
+        field.send_keys(Keys.DELETE)
+        self.wait.until(lambda _: not field.get_attribute("value"))
+
+    def sent_key(self, block: str) -> str:
+        """The key of the request that was sent last, as the page shows it."""
+        command = self.found(".curl-command", within=block).text
+        return str(command.split("Idempotency-Key:")[1].split("'")[0].strip())
+
     def _requests(self) -> int:
         counted: int = self.browser.execute_script(
             "return performance.getEntriesByType('resource')"
@@ -114,17 +142,66 @@ def test_a_payment_is_taken_as_the_page_stands_as_often_as_one_clicks(
         reader.authorize(scripted_caller.key.key)
 
         taking = reader.open("create_payment")
-        assert [reader.execute(taking) for _ in range(2)] == [201, 201]
+        shown, answered, sent = [], [], []
+        for _ in range(2):
+            shown.append(reader.key_of(taking))
+            answered.append(reader.execute(taking))
+            sent.append(reader.sent_key(taking))
+        assert answered == [201, 201]
         assert count_payments(scripted_caller) == 2
-        command = reader.found(".curl-command", within=taking).text
-        assert "X-Tenant-Id" not in command
-        sent = command.split("Idempotency-Key:")[1].split("'")[0].strip()
-        assert UUID(sent).version == 4
+        assert sent == shown
+        assert (
+            len(
+                {
+                    *shown,
+                    reader.key_of(taking),
+                    reader.key_of(reader.open("create_webhook_endpoint")),
+                }
+            )
+            == 4
+        )
+        assert {UUID(key).version for key in shown} == {4}
+        assert "X-Tenant-Id" not in reader.found(".curl-command", within=taking).text
 
         assert reader.execute(reader.open("list_payments")) == 200
-        shown = reader.found("[id$='-list_payments'] .live-responses-table").text
-        assert scripted_caller.get(PAYMENTS).get_json()["data"][0]["id"] in shown
+        listed = reader.found("[id$='-list_payments'] .live-responses-table").text
+        assert scripted_caller.get(PAYMENTS).get_json()["data"][0]["id"] in listed
         assert reader.complaints() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(8 * PATIENCE_S)
+def test_a_key_that_was_not_spent_stays_and_an_emptied_field_is_filled(
+    browser: Chrome, engine: Engine, scripted_caller: HttpCaller
+) -> None:
+    with served(engine.app) as address:
+        reader = Reader(browser, address)
+        taking = reader.open("create_payment")
+        key = reader.key_of(taking)
+
+        assert reader.execute(taking) == 401
+        assert reader.key_of(taking) == key
+
+        reader.authorize(scripted_caller.key.key)
+        reader.empty_key(taking)
+        assert reader.execute(taking) == 201
+        assert UUID(reader.sent_key(taking)).version == 4
+        # The 401 is one to a browser, and nothing else is.
+        assert ["401" in one["message"] for one in reader.complaints()] == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(8 * PATIENCE_S)
+def test_an_endpoint_is_made_as_the_page_stands_where_make_run_serves_it(
+    browser: Chrome, make_app: MakeApp
+) -> None:
+    """`make run` sets this one: devstack/up.py."""
+    app = make_app(webhook_allow_private_addresses=True)
+    with served(app) as address:
+        reader = Reader(browser, address)
+        reader.authorize(new_caller(app).key.key)
+
+        assert reader.execute(reader.open("create_webhook_endpoint")) == 201
 
 
 @pytest.mark.slow

@@ -394,7 +394,11 @@ def test_fields_that_are_not_known_or_missing_are_named_with_their_place(
     assert set(errors) == {"currency", "payer", "curency", "a/b~c"}
     assert errors["a/b~c"]["pointer"] == "/a~1b~0c"
     assert {error["in"] for error in errors.values()} == {"body"}
-    assert errors["curency"]["detail"] == "Unknown field."
+    assert errors["curency"]["detail"].startswith(
+        "is not known here: leave it out, or send one of "
+    )
+    assert "currency" in errors["curency"]["detail"]
+    assert errors["payer"]["detail"] == "is missing: send it"
 
 
 def test_what_only_the_gateway_says_cannot_be_sent(caller: HttpCaller) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench import accept, accept_table, counts, drain, growth, results
+from bench import accept, accept_table, counts, drain, growth, results, room
 from bench.accept import Effort
 from bench.client import measure
 from bench.counts import Count
 from bench.endtoend import counted, report
 from bench.endtoend.rows import Size
 from bench.load import Shot
+from bench.room import Room
 from bench.sites import Rivals
 from devstack.servers import Servers
+from tests.docs.pages import read
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
@@ -47,6 +50,11 @@ WHOLE_MAX = {
     "trips": 12.0,
 }
 LITTLE = Effort(rounds=1, seconds=1, connections=(2,), warm_s=0, known=10, settle_s=0)
+
+
+@pytest.fixture(scope="module")
+def rooms(servers: Servers) -> list[Room]:
+    return room.run(payments=400, servers=servers)
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +114,19 @@ def test_payments_are_drained(servers: Servers) -> None:
 
     assert [one.payments for one in done.rounds] == [5]
     assert "payments/s" in drain.table(done)
+
+
+@pytest.mark.parametrize("endpoints", ["no webhook endpoint", "one webhook endpoint"])
+def test_a_payment_takes_the_room_that_the_page_says(rooms: list[Room], endpoints: str) -> None:
+    (compact,) = (one for one in rooms if one.name == f"{endpoints}, compacted")
+    (grown,) = (one for one in rooms if one.name == endpoints)
+    told = re.search(
+        rf"{endpoints} \| [\d.]+ to [\d.]+ kB, compacted ([\d.]+) kB \|", read("docs/scaling.md")
+    )
+    assert told is not None
+    # So few payments fill no table's last page.
+    assert compact.bytes_each / 1000 == pytest.approx(float(told[1]), rel=0.15), room.table(rooms)
+    assert grown.bytes_each >= compact.bytes_each
 
 
 def test_payments_are_delivered_end_to_end_in_every_row(servers: Servers) -> None:

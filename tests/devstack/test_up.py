@@ -27,6 +27,14 @@ from devstack.servers import Servers
 from devstack.users import server_user
 
 UP_MAX_S = 200.0
+LAST_WORDS = "Ctrl-C ends it all"
+# As /docs shows it: openapi.json has the example.
+EXAMPLE = json.loads((ROOT / "openapi.json").read_text())["components"]["schemas"]["NewEndpoint"]
+AN_ENDPOINT = (
+    'curl -sS -i "$MARAMOJA_URL/api/v1/webhook-endpoints" -H "X-API-Key: $MARAMOJA_KEY"'
+    ' -H "Content-Type: application/json"'
+    f""" -d '{{"url": "{EXAMPLE["properties"]["url"]["example"]}"}}'"""
+)
 DOWN_MAX_S = 60.0
 
 
@@ -155,6 +163,34 @@ def test_each_market_takes_its_own_money_and_refuses_another(terminal: Terminal)
 
 
 @pytest.mark.timeout(600)
+def test_what_is_printed_is_pasted_and_each_key_is_of_the_market_it_is_said_to_be(
+    terminal: Terminal,
+) -> None:
+    printed = until_up(terminal.run("up"))
+    said = dict(re.findall(r"# (.+)\n  export (\w+)=", printed))
+    assert {variable: words.split(":")[0] for words, variable in said.items()} == {
+        "MARAMOJA_URL": "where the API is",
+        "MARAMOJA_KEY": "MTN sandbox, EUR",
+        "MARAMOJA_KEY_UGANDA": "MTN Uganda, UGX",
+        "MARAMOJA_KEY_ZAMBIA": "MTN Zambia, ZMW",
+    }
+    pasted = printed[printed.index("# where the API is") :].partition("\n\n")[0]
+    done = subprocess.run(
+        ["bash", "-euc", f"{pasted}\n{AN_ENDPOINT}"],
+        env=surroundings(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("HTTP/1.1 201") == 4
+    # The payment of the demo, and one of each market.
+    currencies = re.findall(r'"currency":"(...)"', done.stdout)
+    assert set(currencies) == {"EUR", "UGX", "ZMW"}
+    assert '"url":"http://localhost:3000/webhooks"' in done.stdout
+
+
+@pytest.mark.timeout(600)
 def test_databases_that_are_given_are_used_and_ours_not_started(
     terminal: Terminal, servers: Servers
 ) -> None:
@@ -249,8 +285,19 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert "Traceback" not in output
 
 
+def until_up(process: subprocess.Popen[str]) -> str:
+    """What it prints until everything works."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if LAST_WORDS in line:
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
 def key_in(output: str) -> str:
-    found = re.search(r"KEY=(\S+)", output)
+    found = re.search(r"MARAMOJA_KEY=(\S+)", output)
     assert found is not None
     return found[1]
 

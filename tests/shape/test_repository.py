@@ -36,6 +36,13 @@ NOBODYS = [
     )
 ]
 
+# A rule, a finding or a line that is named by a letter and a number: a list that a reader has to have.
+# The README has one, of its promises.
+NUMBERED = re.compile(
+    r'"""(?!G[1-9]\b)[A-Z]\d{1,2}\b:'
+    r"|\((?!G[1-9]\b)[A-Z]\d{1,2}\)"
+    r"|(?<![\w\\.\[-])[A-Z]\d{1,2} ?(?:\u2013|-|to) ?[A-Z]\d{1,2}\b"
+)
 # Versions of libraries, a section of RFC 9110.
 LOOKS_LIKE_ONE = {"6.2.5.1", "1.1.1.2", "8.4.1.2"}
 
@@ -95,6 +102,24 @@ def is_somebodys(written: str) -> bool:
     except ValueError:
         return False
     return is_public(address) and not any(address in network for network in NOBODYS)
+
+
+def test_nothing_is_named_by_a_number_of_a_list_that_is_not_here() -> None:
+    own = Path(__file__).resolve()
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in tracked()
+        if path.suffix in {".md", ".py", ".sh", ".yml", ".yaml"} and path != own
+        for match in NUMBERED.finditer(path.read_text(encoding="utf-8"))
+    ]
+
+    assert not found, "say it in words"
+
+
+@pytest.mark.parametrize("written", ["lines C1\u2013C14", "lines C1-C14", "(P1)", '"""I11: by id.'])
+def test_such_a_number_is_seen(written: str) -> None:
+    assert NUMBERED.search(written)
+    assert not NUMBERED.search('"""G7: each line of each story has come."""')
 
 
 @pytest.mark.parametrize(

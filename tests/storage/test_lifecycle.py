@@ -18,7 +18,14 @@ from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.payments.payers import payer_of
 from payments_app.payments.rate_limit import AccountPace
-from payments_app.providers.contract import AccountKey, Observation, PaymentOrder, Verdict
+from payments_app.providers.contract import (
+    AccountKey,
+    Failure,
+    FailureCode,
+    Observation,
+    PaymentOrder,
+    Verdict,
+)
 from tests.builders import (
     ANSWERS,
     ScriptedProvider,
@@ -164,6 +171,20 @@ def test_an_end_points_to_the_answer_that_said_so(
     assert row.provider_transaction_id == ANSWERS[answer].provider_transaction_id
     assert row.final_at is not None
     assert row.next_action_at is None
+
+
+def test_a_word_that_names_the_payer_rests_sealed_and_is_told_to_nobody(
+    provider: ScriptedProvider, rails: PaymentGateway
+) -> None:
+    word = "Payer 256772123456 has no wallet"
+    failure = Failure(FailureCode.PAYER_NOT_FOUND, word)
+    body = f'{{"status":"FAILED","reason":"{word}"}}'.encode()
+    row = submitted(provider, rails, replace(ANSWERS["declined"], failure=failure, body=body))
+    (exchange,) = exchanges_of(row.id)
+    assert (row.status, row.failure_code) == ("FAILED", "payer_not_found")
+    assert (row.failure_provider_code, exchange.failure_provider_code) == ("unreadable",) * 2
+    assert said(exchange) == body
+    assert word not in str([event.data for event in events_of(row.id)])
 
 
 def test_a_failure_that_the_provider_does_not_explain_is_other(

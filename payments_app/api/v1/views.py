@@ -109,7 +109,8 @@ class FailureSchema(ma.Schema):
         required=True,
         allow_none=True,
         metadata={
-            "description": "The provider's own word, as it came.",
+            "description": "The provider's own code, as it came; `unreadable` if what it gave is no"
+            " code, but text that may name the payer.",
             "example": "APPROVAL_REJECTED",
         },
     )

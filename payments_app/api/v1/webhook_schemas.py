@@ -23,7 +23,8 @@ _URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?:[!-~]{3,2040}$"
 _URL: Final = {
     "pattern": _URL_PATTERN,
     "maxLength": URL_MAX,
-    "example": "https://shop.example/webhooks",
+    # `make run` takes it; with a name that is nobody's, /docs would show what is refused.
+    "example": "http://localhost:3000/webhooks",
 }
 _URL_FORM: Final = whole(_URL_PATTERN)
 _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
@@ -60,7 +61,8 @@ class NewEndpointSchema(RequestSchema):
         required=True,
         validate=_check_url,
         metadata={
-            "description": "Where events are sent: https, at a public address.",
+            "description": "Where events are sent: https, at a public address. `make run` takes an"
+            " address of your own machine too, such as this one.",
             **_URL,
         },
     )

@@ -1,0 +1,66 @@
+"""What callers are told of a field that can't be taken, in our words and not in marshmallow's.
+
+The field is named beside the sentence: see `errors` in problems.py. What a field of our own says of
+itself stands in v1/fields.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import marshmallow as ma
+
+_TEXT: Final = "must be a string"
+# A field takes those of each class that it is of; later ones win.
+_OF_FIELDS: Final[tuple[tuple[type[ma.fields.Field[Any]], Mapping[str, str]], ...]] = (
+    (
+        ma.fields.Field,
+        {
+            "required": "is missing: send it",
+            "null": "must not be null: send a value",
+            "validator_failed": "can't be taken: see its description in openapi.json",
+        },
+    ),
+    (ma.fields.String, {"invalid": _TEXT, "invalid_utf8": f"{_TEXT} in UTF-8"}),
+    (
+        ma.fields.Integer,
+        {"invalid": "must be a whole number", "too_large": "must be a smaller whole number"},
+    ),
+    (ma.fields.List, {"invalid": "must be a list: write its items in square brackets"}),
+    (ma.fields.Dict, {"invalid": "must be a JSON object"}),
+)
+_CHARACTERS: Final = "must have {min} to {max} characters"
+_ITEMS: Final = "must have {min} to {max} items"
+_RANGE: Final = "must be a whole number from {min} to {max}"
+_CHOICES: Final = "must be one of {choices}"
+
+
+def use_our_words(schema: ma.Schema) -> None:
+    """Have the schema and all its fields say our sentences."""
+    names = ", ".join(sorted(schema.load_fields))
+    schema.error_messages["unknown"] = f"is not known here: leave it out, or send one of {names}"
+    schema.error_messages["type"] = "must be a JSON object"
+    for field in schema.load_fields.values():
+        _use(field)
+
+
+def _use(field: ma.fields.Field[Any]) -> None:
+    for kind, sentences in _OF_FIELDS:
+        if isinstance(field, kind):
+            # A copy of a field has the messages of the one that was declared.
+            field.error_messages = {**field.error_messages, **sentences}
+    is_list = isinstance(field, ma.fields.List)
+    for validator in field.validators:
+        match validator:
+            case ma.validate.Length(error=None):
+                validator.error = _ITEMS if is_list else _CHARACTERS
+            case ma.validate.Range(error=None):
+                validator.error = _RANGE
+            case ma.validate.OneOf(error=ma.validate.OneOf.default_message):
+                validator.error = _CHOICES
+            case _:
+                # It has a sentence of its own.
+                pass
+    if isinstance(field, ma.fields.List):
+        _use(field.inner)
