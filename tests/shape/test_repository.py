@@ -42,6 +42,7 @@ NUMBERED = re.compile(
     r'"""(?!G[1-9]\b)[A-Z]\d{1,2}\b:'
     r"|\((?!G[1-9]\b)[A-Z]\d{1,2}\)"
     r"|(?<![\w\\.\[-])[A-Z]\d{1,2} ?(?:\u2013|-|to) ?[A-Z]\d{1,2}\b"
+    r"|\b[Ff]indings? [A-Z]\d{1,2}\b"
 )
 # Versions of libraries, a section of RFC 9110.
 LOOKS_LIKE_ONE = {"6.2.5.1", "1.1.1.2", "8.4.1.2"}
@@ -116,7 +117,9 @@ def test_nothing_is_named_by_a_number_of_a_list_that_is_not_here() -> None:
     assert not found, "say it in words"
 
 
-@pytest.mark.parametrize("written", ["lines C1\u2013C14", "lines C1-C14", "(P1)", '"""I11: by id.'])
+@pytest.mark.parametrize(
+    "written", ["lines C1\u2013C14", "lines C1-C14", "(P1)", '"""I11: by id.', "Finding S7: "]
+)
 def test_such_a_number_is_seen(written: str) -> None:
     assert NUMBERED.search(written)
     assert not NUMBERED.search('"""G7: each line of each story has come."""')

@@ -212,7 +212,7 @@ def test_a_flood_of_different_callbacks_is_bounded(
 def test_the_next_callback_is_asked_about_only_after_a_gap(
     rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
-    """Finding S7: whoever knows the reference had the provider asked once for each callback."""
+    """Else whoever knows the reference has the provider asked once for each callback."""
     assert note_callback(callback(waiting), vault())
     assert advance(rails) == 1
     assert note_callback(callback(waiting, SAYS_FAILED), vault())

@@ -227,7 +227,7 @@ def test_payments_of_many_tenants_are_claimed_and_written_down_together(
 def test_ten_tenants_payments_end_in_one_batch_and_none_is_written_alone(
     rails: PaymentGateway, provider: ScriptedProvider, says: str
 ) -> None:
-    """The database's deferred checks run under each tenant, and not only under the last."""
+    """The database's deferred checks pass for the rows of all tenants of a batch."""
     provider.submits = [ANSWERS[says]]
     ids = [an_accepted_payment(rails).payment_id for _ in range(10)]
     before = written_one_by_one()

@@ -307,11 +307,12 @@ def _dies_at(app: Flask, administrator_url: str, nth: int) -> bool:
 def test_two_publishers_give_each_event_one_position(app: Flask, superuser: Superuser) -> None:
     caller, rails = a_caller(), rails_of(app, ScriptedProvider())
     stop = threading.Event()
+    counts: list[int] = []
 
     def publish() -> None:
         with app.app_context():
             while not stop.is_set():
-                publish_outbox()
+                counts.append(publish_outbox())
                 time.sleep(0.001)
 
     threads = [threading.Thread(target=publish) for _ in range(3)]
@@ -322,7 +323,8 @@ def test_two_publishers_give_each_event_one_position(app: Flask, superuser: Supe
     stop.set()
     for thread in threads:
         thread.join()
-    publish_outbox()
+    assert sum(counts) > 0
+    assert sum(counts) + publish_outbox() == 30
     assert [position for position, _ in published(superuser)] == list(range(1, 31))
     assert fault() is None
 
