@@ -27,7 +27,7 @@ def include_object(_object, name, type_, _reflected, _compare_to):
 def run() -> None:
     settings = current_app.extensions["maramoja"].settings
     url = settings.migration_database_url or settings.database_url
-    engine = create_engine(url, poolclass=pool.NullPool, connect_args=asking_for(SESSION))
+    engine = create_engine(url, poolclass=pool.NullPool, connect_args=asking_for(SESSION, url))
     with engine.connect() as connection:
         if (why := why_too_old(connection.execute(SERVER_VERSION).scalar_one())) is not None:
             raise SystemExit(f"{why}. Nothing was changed.")

@@ -12,5 +12,7 @@ case $days in
 '' | *[!0-9]* | 0*) echo "BACKUP_KEEP_DAYS: a whole number of days from 1, without a leading zero" >&2; exit 2 ;;
 esac
 
+# What a backup that was killed has left would fill the disk.
+find "$folder" -maxdepth 1 -type f -name 'maramoja-*.dump.part' -mtime +0 -exec rm -f {} +
 "$(dirname "$0")/backup.sh" "$folder/maramoja-$(date -u +%Y-%m-%dT%H%M%SZ).dump"
 find "$folder" -maxdepth 1 -type f -name 'maramoja-*.dump' -mtime "+$((days - 1))" -print -exec rm -f {} +

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from flask import Response, current_app, request
 from sqlalchemy.exc import OperationalError
@@ -179,9 +179,19 @@ def _claim(asked: Mapping[str, object]) -> _Claim | None:
     return _Claim(attempt, box)
 
 
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), default=_text)
 
 
 def _text(value: object) -> str:
-    return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)
+    """An instant by the same text, whatever its offset."""
+    if not isinstance(value, datetime):
+        return str(value)
+    try:
+        return value.astimezone(UTC).isoformat()
+    except OverflowError:
+        # In UTC it is before the year 1 or after the year 9999.
+        return str((value - _EPOCH) // timedelta(microseconds=1))

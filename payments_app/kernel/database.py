@@ -65,7 +65,7 @@ def init_database(
         # psycopg begins nothing by itself: _begin does, with the tenant in the same round trip.
         "isolation_level": "AUTOCOMMIT",
         "connect_args": {
-            **asking_for({**TIMEOUTS, **SESSION}),
+            **asking_for({**TIMEOUTS, **SESSION}, url),
             "connect_timeout": CONNECT_TIMEOUT_S,
             **DEAD_PEER,
             "application_name": "maramoja",

@@ -126,6 +126,9 @@ class Connection(departure.Bounded):
         """Whether the peer has neither closed it nor sent what nobody asked for."""
         if self.sock is None or boot_seconds() - self.made_at > AGE_MAX_S:
             return False
+        # Of a TLS record that was read the rest rests in OpenSSL, and not in the socket.
+        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
+            return False
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
         return not poll.poll(0)

@@ -90,7 +90,13 @@ class JobNotifier:
                 # A call from here on may come after the workers looked: it is sent too.
                 self._is_sending = True
             for job, traceparent in due.items():
-                notify(job, traceparent=traceparent)
+                try:
+                    notify(job, traceparent=traceparent)
+                except Exception:
+                    # Such as a right that the broker refuses us. The thread must outlive it: the
+                    # polls find the row, and the next notification may be taken.
+                    metrics.doorbells_lost.labels(job).inc()
+                    log.exception("notification.failed", job=job.value)
 
     def _take_due(self) -> dict[Job, str | None]:
         now = time.monotonic()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from sqlalchemy import make_url
+
 # What our statements rely on in a session. As options of the connection these go before what
 # `ALTER ROLE … SET` and `ALTER DATABASE … SET` say; a role may say that of itself.
 SESSION: Final[Mapping[str, str]] = {
@@ -45,11 +47,16 @@ _CONFIRM_COMMITS: Final = (
 )
 
 
-def asking_for(settings: Mapping[str, str]) -> dict[str, str]:
-    """The arguments of a connection that has these settings, in libpq's form."""
+def asking_for(settings: Mapping[str, str], url: str) -> dict[str, str]:
+    """The arguments of a connection to `url` that has these settings, in libpq's form.
+
+    What else the address asks for in its `options`, such as a role, it gets too.
+    """
+    asked = make_url(url).query.get("options", "")
     escaped = ((name, value.replace(" ", "\\ ")) for name, value in settings.items())
-    options = " ".join(f"-c {name}={value}" for name, value in escaped)
-    return {"options": options, "client_encoding": CLIENT_ENCODING}
+    ours = (f"-c {name}={value}" for name, value in escaped)
+    options = (*((asked,) if isinstance(asked, str) and asked else asked), *ours)
+    return {"options": " ".join(options), "client_encoding": CLIENT_ENCODING}
 
 
 def confirm_commits(raw: Any, _entry: object = None) -> None:

@@ -17,7 +17,7 @@ from typing import Final
 from payments_app.kernel.concurrency import ConcurrencyLimits, LimitRules, Turns
 from payments_app.payments.due import Lane, Queue
 from payments_app.payments.states import Step
-from payments_app.providers.contract import AccountKey, Observation
+from payments_app.providers.contract import AccountKey, Observation, Verdict
 
 # Slots of one account in one process. Less than `least` would hardly ever find out that an account is
 # quick again. An answer of a provider takes longer than one of a webhook's receiver.
@@ -28,6 +28,7 @@ class AccountSlots:
     """The slots of one process. Any thread may hold one; one thread at a time shares them out."""
 
     def __init__(self, rules: LimitRules = ACCOUNT_LIMITS) -> None:
+        self._rules = rules
         self._limits = ConcurrencyLimits(rules)
         self._turns = Turns()
         # Guards the limits and the counts.
@@ -50,10 +51,15 @@ class AccountSlots:
                 if not self._held[account, step]:
                     del self._held[account, step]
 
-    def learn(self, account: AccountKey, seen: Observation) -> None:
-        """How long the account let us wait. What never left says nothing, unless that took long."""
+    def learn(self, account: AccountKey, seen: Observation, *, took_s: float) -> None:
+        """How long the account let us wait. What had no effect says nothing, unless that took long.
+
+        `took_s`: with the wait for a token, in seconds.
+        """
+        if seen.verdict is Verdict.NOT_SENT and took_s < self._rules.slow_s:
+            return
         with self._lock:
-            self._limits.record(account, answered=True, elapsed_s=seen.elapsed_s)
+            self._limits.record(account, answered=True, elapsed_s=took_s)
 
     def share_out(
         self, slots: int, waiting: Mapping[Queue, int], is_open: Callable[[AccountKey, Step], bool]

@@ -67,7 +67,8 @@ def release_tenant(tenant_id: UUID, *, actor: str) -> bool:
                 f"{count} of its breaks are open: look at each with flask invariants list,"
                 " then flask invariants resolve ID --why …"
             )
-        why = select(Tenant.held_why).where(Tenant.id == tenant_id).with_for_update(of=Tenant)
+        held = select(Tenant.held_why).where(Tenant.id == tenant_id)
+        why = held.with_for_update(of=Tenant, key_share=True)
         if session.scalar(why) == RESTORED:
             raise RecoveryUnfinished(
                 "It is held until the provider was asked about its payments after the restore: let it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import IntEnum
 from functools import cache
 from typing import Final, NamedTuple
@@ -24,10 +24,13 @@ from sqlalchemy import (
     select,
     text,
     true,
+    update,
 )
 from sqlalchemy.orm import Session, aliased
 
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.model import ACCOUNT, LANE, Payment
+from payments_app.payments.states import Status
 from payments_app.providers.contract import AccountKey
 from payments_app.tenants.model import Tenant
 
@@ -160,13 +163,30 @@ def due_payments(session: Session, shares: Mapping[Queue, int]) -> list[Due]:
 
 
 def locked_payments(
-    session: Session, payment_ids: Collection[UUID]
+    session: Session, payment_ids: Collection[UUID], *, skip_locked: bool = False
 ) -> tuple[dict[UUID, Payment], datetime]:
-    """These, and the database's time. In one order for all: so no two wait for each other."""
+    """These, and the database's time. In one order for all: so no two wait for each other.
+
+    With `skip_locked` without those that somebody else has locked.
+    """
     rows = session.execute(
         select(Payment, func.statement_timestamp())
         .where(Payment.id == any_(literal(list(payment_ids), ARRAY(Uuid))))
         .order_by(Payment.id)
-        .with_for_update(of=Payment)
+        .with_for_update(of=Payment, skip_locked=skip_locked)
     ).all()
-    return {payment.id: payment for payment, _ in rows}, rows[0][1]
+    now = rows[0][1] if rows else session.scalars(select(func.statement_timestamp())).one()
+    return {payment.id: payment for payment, _ in rows}, now
+
+
+def is_due(payment: Payment, now: datetime) -> bool:
+    """As `in_queue` has it."""
+    times = (payment.next_action_at, payment.lease_until or payment.next_action_at)
+    return payment.status == Status.PENDING and all(one and one <= now for one in times)
+
+
+def put_off(payment_id: UUID, pause: timedelta) -> None:
+    """Nobody looks at the payment for so long."""
+    later = update(Payment).where(Payment.id == payment_id, Payment.status == Status.PENDING)
+    with transaction(EVERY_TENANT) as session:
+        session.execute(later.values(next_action_at=func.statement_timestamp() + pause))

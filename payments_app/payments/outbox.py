@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy import Row, text
 
 from payments_app.audit.chain import BEGINNING, chain_hash
+from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.money import Money
 from payments_app.payments.covered import COVERED, EVIDENCE, covers
@@ -29,6 +30,10 @@ log = structlog.get_logger(__name__)
 
 # Published in one transaction; readers and deliveries wait for no longer.
 BATCH: Final = 200
+# One that can't be published is tried again after this, and no later event of its payment before it.
+TRIED_AGAIN_S: Final = 60.0
+# Of so many payments this is remembered; beyond that all are tried again at once.
+STUCK_MAX: Final = 1000
 # In the order of ids, which is that of the sequence within a payment: who adds an event holds its row.
 _UNPUBLISHED: Final = text(
     f"""
@@ -38,7 +43,8 @@ _UNPUBLISHED: Final = text(
            p.amount_minor, p.currency, p.payer_masked, p.external_id, p.provider, p.reference,
            p.failure_code, p.failure_provider_code, p.provider_transaction_id, p.metadata,
            {COVERED}
-    FROM (SELECT * FROM events WHERE feed_data IS NULL ORDER BY id LIMIT {BATCH}) e
+    FROM (SELECT * FROM events WHERE feed_data IS NULL AND payment_id <> ALL (CAST(:stuck AS uuid[]))
+          ORDER BY id LIMIT {BATCH}) e
     JOIN payments p ON p.id = e.payment_id
     LEFT JOIN events b ON b.payment_id = e.payment_id AND b.sequence = e.sequence - 1
     {EVIDENCE}
@@ -47,10 +53,31 @@ _UNPUBLISHED: Final = text(
 )
 
 
+class _Stuck:
+    """Payments with an event that can't be published, until it is tried again."""
+
+    def __init__(self) -> None:
+        self._until: dict[UUID, float] = {}
+
+    def note(self, payment_id: UUID) -> None:
+        if len(self._until) >= STUCK_MAX:
+            self._until.clear()
+        self._until[payment_id] = boot_seconds() + TRIED_AGAIN_S
+
+    def payments(self) -> list[UUID]:
+        now = boot_seconds()
+        self._until = {one: until for one, until in self._until.items() if until > now}
+        return list(self._until)
+
+
+_stuck = _Stuck()
+
+
 def publish_outbox() -> int:
     """Publish what has happened to payments since; how many events.
 
-    0 while another process does it.
+    0 while another process does it. One that can't be published, such as one of a currency that only
+    a later release knows, holds up its own payment's, and nobody else's.
     """
     published = 0
     while batch := _publish_batch():
@@ -62,16 +89,27 @@ def _publish_batch() -> int:
     with transaction(EVERY_TENANT) as session:
         if not feed.become_publisher(session):
             return 0
-        rows = session.execute(_UNPUBLISHED).all()
-        if rows:
-            feed.publish(session, list(_publications(rows)))
-        return len(rows)
+        rows = session.execute(_UNPUBLISHED, {"stuck": _stuck.payments()}).all()
+        publications = list(_publications(rows))
+        if publications:
+            feed.publish(session, publications)
+        return len(publications)
 
 
 def _publications(rows: Iterable[Row[Any]]) -> Iterator[Publication]:
     """Each linked to the event before it, which may be one of them."""
     last: dict[UUID, tuple[int, str]] = {}
+    stuck: set[UUID] = set()
     for row in rows:
+        if row.payment_id in stuck:
+            continue
+        try:
+            words = orjson.dumps(_words(row))
+        except Exception:
+            log.exception("payment_event.not_published", event_number=row.id)
+            stuck.add(row.payment_id)
+            _stuck.note(row.payment_id)
+            continue
         sequence, previous = last.get(row.payment_id, (0, None))
         if sequence != row.sequence - 1 or previous is None:
             previous = row.hash_before
@@ -83,7 +121,6 @@ def _publications(rows: Iterable[Row[Any]]) -> Iterator[Publication]:
             previous = BEGINNING
         own = chain_hash(EVENTS, previous, *row.fields)
         last[row.payment_id] = row.sequence, own
-        words = orjson.dumps(_words(row))
         yield Publication(row, words, bytes.fromhex(previous), bytes.fromhex(own), covers(row))
 
 

@@ -1,6 +1,6 @@
 """A payment's life after it was accepted, top to bottom: claim, submit or check, record, settle.
 
-With acceptance.py the only writer of payments. Each step is its own transaction; the network
+With acceptance.py and outcomes.py what moves a payment's status. Each step is its own transaction; the network
 is only ever between two of them. What is about to be done is committed before it is done, so
 that a crash anywhere is answered by asking the provider.
 """
@@ -8,13 +8,15 @@ that a crash anywhere is answered by asking the provider.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, assert_never
+from uuid import UUID
 
 import structlog
+from sqlalchemy.orm import Session
 
 from payments_app.kernel import metrics, tracing
 from payments_app.kernel.clock import boot_seconds
@@ -27,7 +29,15 @@ from payments_app.payments import retry
 from payments_app.payments.account_slots import AccountSlots, step_of
 from payments_app.payments.claims import LEASE, Claim, lease_from, renewed
 from payments_app.payments.counters import count_answer
-from payments_app.payments.due import Queue, due_payments, locked_payments, waiting_queues
+from payments_app.payments.due import (
+    Due,
+    Queue,
+    due_payments,
+    is_due,
+    locked_payments,
+    put_off,
+    waiting_queues,
+)
 from payments_app.payments.evidence import open_submission, store_exchanges, without_stored
 from payments_app.payments.exchange_pool import ExchangePool, ExchangeResult
 from payments_app.payments.gateway import PaymentGateway
@@ -48,6 +58,8 @@ log = structlog.get_logger(__name__)
 
 # A payment whose tenant is held is looked at again after this; it goes on within that time.
 HELD_LOOK: Final = timedelta(seconds=30)
+# So is one that can't be claimed, for a fault in its rows that a person has to mend.
+NOT_CLAIMED_LOOK: Final = timedelta(seconds=60)
 # Looks for one claim: other workers may take what was found. The next call finds what is left then.
 LOOKS_MAX: Final = 8
 
@@ -56,19 +68,24 @@ LOOKS_MAX: Final = 8
 
 
 def process_due(
-    gateway: PaymentGateway, pool: ExchangePool, slots: AccountSlots | None = None
+    gateway: PaymentGateway,
+    pool: ExchangePool,
+    slots: AccountSlots | None = None,
+    unrecorded: list[ExchangeResult] | None = None,
 ) -> int:
     """Do what is due until nothing is, several payments at a time; how many it did.
 
     Claim at most one payment per free slot of the pool, so that no lease ages in a queue. A slow
-    exchange blocks only its slot, and a slow account only its own: `slots` has those.
+    exchange blocks only its slot, and a slow account only its own: `slots` has those. `unrecorded`
+    keeps what could not be written yet for the next call.
     """
     slots = slots or AccountSlots()
+    unrecorded = [] if unrecorded is None else unrecorded
     done, has_notified = 0, False
     while True:
         results = pool.collect()
-        record(results, gateway)
         done += len(results)
+        record(results, gateway, unrecorded)
         claims = [] if gateway.stopping() else _claim_due(pool.free_slots, gateway, slots)
         for claim in claims:
             slots.take(claim.account, claim.step)
@@ -87,23 +104,62 @@ def _claim_due(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> list
         shares = _shares(limit, gateway, slots) if limit else {}
         if not shares:
             break
-        taken_at = boot_seconds()
-        claims: list[Claim] = []
-        with transaction(EVERY_TENANT, by_index=True) as session:
-            # None: others were quicker. More may be due.
-            if not (due := due_payments(session, shares)):
-                continue
-            batch = WriteBatch(session, due[0].now)
-            for payment, now, held_at in due:
-                if held_at is None or payment.next_step != Step.SUBMIT:
-                    claims.append(_take(batch, payment, taken_at))
-                else:
-                    # The tenant is held: nothing new leaves for it.
-                    payment.next_action_at = now + HELD_LOOK
-            batch.write()
+        found, claims = _claim(shares)
         if claims:
             return claims
+        # Others were quicker. More may be due; but each look takes of the rate of questions.
+        if not found and all(step_of(queue) is Step.CHECK for queue in shares):
+            break
     return []
+
+
+def _claim(shares: Mapping[Queue, int]) -> tuple[int, list[Claim]]:
+    """How many due payments were found, and the claims of those that may be acted on."""
+    taken_at = boot_seconds()
+    held_at: dict[UUID, datetime | None] = {}
+    try:
+        with transaction(EVERY_TENANT, by_index=True) as session:
+            due = due_payments(session, shares)
+            held_at = {one.payment.id: one.held_at for one in due}
+            return len(due), _take_all(session, due, taken_at)
+    except Exception as error:
+        if is_transient(error) or not held_at:
+            raise
+        log.exception("payments.claimed_one_by_one", count=len(held_at))
+    return len(held_at), _claim_one_by_one(held_at)
+
+
+def _claim_one_by_one(held_at: Mapping[UUID, datetime | None]) -> list[Claim]:
+    """One that can't be claimed, such as one whose events were tampered with, must not stop the rest."""
+    claims: list[Claim] = []
+    for payment_id, held in held_at.items():
+        taken_at = boot_seconds()
+        try:
+            with transaction(EVERY_TENANT) as session:
+                payments, now = locked_payments(session, [payment_id], skip_locked=True)
+                due = [Due(one, now, held) for one in payments.values() if is_due(one, now)]
+                claims += _take_all(session, due, taken_at)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            log.exception("payment.not_claimed", payment_id=str(payment_id))
+            put_off(payment_id, NOT_CLAIMED_LOOK)
+    return claims
+
+
+def _take_all(session: Session, due: Sequence[Due], taken_at: float) -> list[Claim]:
+    if not due:
+        return []
+    batch = WriteBatch(session, due[0].now)
+    claims = []
+    for payment, now, held_at in due:
+        if held_at is None or payment.next_step != Step.SUBMIT:
+            claims.append(_take(batch, payment, taken_at))
+        else:
+            # The tenant is held: nothing new leaves for it.
+            payment.next_action_at = now + HELD_LOOK
+    batch.write()
+    return claims
 
 
 def _shares(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> dict[Queue, int]:
@@ -131,8 +187,9 @@ def _in_slot(
 ) -> ExchangeResult:
     """On any thread: the claimed step. The account's slot is free once it is done."""
     with slots.held(claim.account, claim.step):
+        began = boot_seconds()
         result = carry_out(claim, gateway, caused_by=caused_by)
-        slots.learn(claim.account, result.seen)
+        slots.learn(claim.account, result.seen, took_s=boot_seconds() - began)
         return result
 
 
@@ -173,8 +230,9 @@ def carry_out(
 
 
 def _seen(claim: Claim, gateway: PaymentGateway) -> Observation:
+    counted = SubmissionWire(gateway.wire(claim.lease))
     try:
-        return _observe(claim, gateway)
+        return _observe(claim, gateway, counted)
     except LeaseLost:
         # Nothing was sent. The row is another worker's by now, or waits for one.
         log.warning("payment.lease_lost", generation=claim.generation)
@@ -186,12 +244,15 @@ def _seen(claim: Claim, gateway: PaymentGateway) -> Observation:
             Verdict.NOT_SENT, "account_unavailable", retry_after_s=retry.ACCOUNT_MISSING_S
         )
     except Exception:
-        # A fault in an adapter must not stop the other payments; of this one we know nothing.
+        # A fault in an adapter, or of our database, must not stop the other payments.
         log.exception("payment.adapter_failed")
+        if claim.step is Step.SUBMIT and counted.nothing_began:
+            return Observation(Verdict.NOT_SENT, "not_ready", requests_left=0)
+        # Of this one we know nothing.
         return Observation(Verdict.UNKNOWN, "adapter_failed")
 
 
-def _observe(claim: Claim, gateway: PaymentGateway) -> Observation:
+def _observe(claim: Claim, gateway: PaymentGateway, counted: SubmissionWire) -> Observation:
     """Go out: account, token, then the one exchange. No transaction is open.
 
     Raises LeaseLost when there was no time left to send, and a GatewayError when the rail or
@@ -211,17 +272,22 @@ def _observe(claim: Claim, gateway: PaymentGateway) -> Observation:
             Verdict.NOT_SENT, "merchant_changed", retry_after_s=retry.ACCOUNT_MISSING_S
         )
     gateway.pace.advise(account.key, provider.terms(account).checks_per_s)
-    seen, calls = _exchanged(claim, gateway, provider, account)
-    gateway.pace.learn(account.key, claim.step, seen, calls)
+    seen, calls = _exchanged(claim, gateway, counted, provider, account)
+    # Of a payment nothing was asked where there was no token. How long to wait for one, tokens.py says.
+    if calls:
+        gateway.pace.learn(account.key, claim.step, seen, calls)
     return _distrusted(seen) if is_other_merchant else seen
 
 
 def _exchanged(
-    claim: Claim, gateway: PaymentGateway, provider: Provider, account: ProviderAccount
+    claim: Claim,
+    gateway: PaymentGateway,
+    counted: SubmissionWire,
+    provider: Provider,
+    account: ProviderAccount,
 ) -> tuple[Observation, int]:
-    """Token, then the one exchange; and how many calls a question took."""
+    """Token, then the one exchange; and how many calls a question took, 0 if there was none."""
     payment = claim.payment
-    counted = SubmissionWire(gateway.wire(claim.lease))
     not_ready = prepare_through(counted, provider, account)
     if not_ready is not None:
         return not_ready, 0
@@ -249,58 +315,91 @@ def _distrusted(seen: Observation) -> Observation:
 # --- record: what the exchanges proved --------------------------------------------------------
 
 
-def record(results: Sequence[ExchangeResult], gateway: PaymentGateway) -> None:
+def record(
+    results: Sequence[ExchangeResult],
+    gateway: PaymentGateway,
+    unrecorded: list[ExchangeResult] | None = None,
+) -> None:
     """Write the results in one transaction. What can't be written takes nothing with it.
 
-    Raises what the first of those met; their leases end, and somebody asks.
+    `unrecorded` has those of an earlier call, which are written too, and gets those for a later one:
+    their payments are locked by somebody else, or the database was away. Of the others raises what
+    the first that can't be written has met; its lease ends, and somebody asks.
     """
+    unrecorded = [] if unrecorded is None else unrecorded
+    # Once its lease is over, another worker asks.
+    earlier = [one for one in unrecorded if one.claim.lease.remaining_s() > 0]
+    unrecorded[:] = [*earlier, *results]
+    if not unrecorded:
+        return
     try:
-        if results:
-            _record_batch(results, gateway)
+        unrecorded[:] = _record_batch(earlier, results, gateway)
     except Exception as error:
-        if len(results) == 1 or is_transient(error):
+        if len(unrecorded) == 1 or is_transient(error):
+            if not is_transient(error):
+                unrecorded.clear()
             raise
         metrics.payments_recorded_one_by_one.inc()
-        log.exception("payments.recorded_one_by_one", count=len(results))
-        _record_one_by_one(results, gateway)
+        log.exception("payments.recorded_one_by_one", count=len(unrecorded))
+        _record_one_by_one(gateway, unrecorded)
 
 
-def _record_batch(results: Sequence[ExchangeResult], gateway: PaymentGateway) -> None:
-    """Once more after an error that says nothing about the rows: a connection that was lost."""
-    try:
-        _record_together(results, gateway)
-    except Exception as error:
-        if not is_transient(error):
-            raise
-        log.warning("payments.record_repeated", error=type(error).__name__, count=len(results))
-        # A commit whose answer was lost may have succeeded.
-        with transaction(EVERY_TENANT) as session:
-            left = without_stored(session, results)
-        if left:
-            _record_together(left, gateway)
+def _record_batch(
+    earlier: Sequence[ExchangeResult], results: Sequence[ExchangeResult], gateway: PaymentGateway
+) -> list[ExchangeResult]:
+    """Once more after an error that says nothing about the rows: a connection that was lost, a lock.
 
-
-def _record_one_by_one(results: Sequence[ExchangeResult], gateway: PaymentGateway) -> None:
-    failed: list[Exception] = []
-    for result in results:
+    Returns those whose payments somebody else has locked for longer than a moment. Nobody waits for
+    these any more: `earlier` are such, or were written to a database that was away.
+    """
+    if not earlier:
         try:
-            _record_together([result], gateway)
+            return _record_together(results, gateway)
         except Exception as error:
-            with back_on_trail_of(result):
-                log.exception("payment.not_recorded")
-            failed.append(error)
+            if not is_transient(error):
+                raise
+            log.warning("payments.record_repeated", error=type(error).__name__, count=len(results))
+    # A commit whose answer was lost may have succeeded.
+    with transaction(EVERY_TENANT) as session:
+        left = without_stored(session, [*earlier, *results])
+    return _record_together(left, gateway, skip_locked=True) if left else []
+
+
+def _record_one_by_one(gateway: PaymentGateway, unrecorded: list[ExchangeResult]) -> None:
+    """Each in its own transaction. Keeps in `unrecorded` what may be written later."""
+    failed: list[Exception] = []
+    locked: list[ExchangeResult] = []
+    try:
+        while unrecorded:
+            try:
+                locked += _record_together(unrecorded[:1], gateway, skip_locked=True)
+            except Exception as error:
+                if is_transient(error):
+                    raise
+                with back_on_trail_of(unrecorded[0]):
+                    log.exception("payment.not_recorded")
+                failed.append(error)
+            del unrecorded[0]
+    finally:
+        unrecorded += locked
     if failed:
         raise failed[0]
 
 
-def _record_together(results: Sequence[ExchangeResult], gateway: PaymentGateway) -> None:
+def _record_together(
+    results: Sequence[ExchangeResult], gateway: PaymentGateway, *, skip_locked: bool = False
+) -> list[ExchangeResult]:
+    """In one transaction; with `skip_locked` but for those whose payments are locked, which it returns."""
     with transaction(EVERY_TENANT) as session:
         enqueue(session, Job.DISPATCH_WEBHOOKS)
-        payments, now = locked_payments(session, {result.claim.payment.id for result in results})
+        ids = {result.claim.payment.id for result in results}
+        payments, now = locked_payments(session, ids, skip_locked=skip_locked)
+        ours = [result for result in results if result.claim.payment.id in payments]
         batch = WriteBatch(session, now)
-        stored = store_exchanges(batch, results, payments, gateway.vault)
-        for result, exchange_id in zip(results, stored, strict=True):
+        stored = store_exchanges(batch, ours, payments, gateway.vault)
+        for result, exchange_id in zip(ours, stored, strict=True):
             with back_on_trail_of(result):
                 payment = payments[result.claim.payment.id]
                 apply_result(batch, payment, result, exchange_id, gateway)
         batch.write()
+        return [result for result in results if result.claim.payment.id not in payments]

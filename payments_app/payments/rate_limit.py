@@ -73,9 +73,11 @@ for number, key in ipairs(KEYS) do
     for field = 1, 5 do state[field] = tonumber(state[field] or '') end
     -- An instant further ahead than anybody may close an account for was not written by us.
     for field = 2, 5 do
-        if (state[field] or 0) > now + FURTHEST_MS then state[field] = nil end
+        -- No number at all compares to nothing.
+        if not ((state[field] or 0) <= now + FURTHEST_MS) then state[field] = nil end
     end
     local rate = state[1] or advice
+    if rate ~= rate then rate = advice end
     if rate then rate = math.max(least, math.min(rate, ceiling)) end
     local next_at, fell = state[2] or 0, state[3] or 0
     local checks_at = math.max(state[4] or 0, now + tonumber(a[6]))

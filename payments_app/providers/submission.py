@@ -44,7 +44,17 @@ class SubmissionWire:
     wire: Wire
     left: int = 0
     unanswered: int = 0
+    _is_begun: bool = False
     _is_closed: bool = False
+
+    @property
+    def nothing_began(self) -> bool:
+        """Whether the adapter was not asked to submit, and sent nothing that may create before that."""
+        return not (self._is_begun or self.left)
+
+    def begin(self) -> None:
+        """The adapter is asked to submit now."""
+        self._is_begun = True
 
     def send(self, call: Call) -> Answer | Silence:
         """See Wire. Raises RuntimeError once the submission was judged: the wire is not to be kept."""
@@ -122,6 +132,7 @@ def submit_through(
 
     Raises LeaseLost or a GatewayError only if no request left that may have created something.
     """
+    counted.begin()
     try:
         return counted.judge(provider.submit(order, account, counted))
     except (LeaseLost, GatewayError) as error:

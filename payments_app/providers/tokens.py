@@ -123,7 +123,9 @@ class _Slot:
         """Take over what another process minted, if it lasts longer than ours."""
         if held is None or held.token == self.refused:
             return
-        if self.held is None or held.ends_at > self.held.ends_at:
+        # Read once: who discards it holds no lock.
+        ours = self.held
+        if ours is None or held.ends_at > ours.ends_at:
             self.held = held
             self.gets += 1
 
@@ -170,12 +172,13 @@ class TokenCache:
         False: it stays, because new ones were refused as well, and a further one must wait.
         """
         slot = self._slot(account, product)
-        is_held = slot.held is not None and slot.held.token == token
+        # Without the lock: one who mints just now would hold this up, and brings a new one anyway.
+        held = slot.held
+        is_held = held is not None and held.token == token
         if is_held and boot_seconds() < slot.keep_until:
             return False
-        # Without the lock: one who mints just now would hold this up, and brings a new one anyway.
         slot.refused = token
-        if slot.held is not None and slot.held.token == token:
+        if is_held and slot.held is held:
             slot.held = None
         self._shared.remove(slot.label, token)
         return True

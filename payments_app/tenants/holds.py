@@ -60,7 +60,9 @@ def hold_in(session: Session, tenant_id: UUID, *, why: str, actor: str) -> bool:
 def release_in(session: Session, tenant_id: UUID, *, actor: str) -> bool:
     """Let go, in the caller's transaction; False if it wasn't held."""
     why = session.scalar(
-        select(Tenant.held_why).where(Tenant.id == tenant_id).with_for_update(of=Tenant)
+        select(Tenant.held_why)
+        .where(Tenant.id == tenant_id)
+        .with_for_update(of=Tenant, key_share=True)
     )
     if why is None:
         return False

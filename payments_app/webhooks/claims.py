@@ -311,7 +311,7 @@ def _claim_of(row: RowMapping, taken_at: float) -> DeliveryClaim:
         secrets=_secrets(row, started_at),
         traceparent=row["traceparent"],
         taken_at=taken_at,
-        leave_before=taken_at + LEASE.total_seconds() - LEASE_MARGIN_S - EXCHANGE_MAX_S / 2,
+        leave_before=taken_at + LEASE.total_seconds() - LEASE_MARGIN_S - EXCHANGE_MAX_S,
     )
 
 

@@ -8,9 +8,10 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import delete, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, text, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
+from sqlalchemy.sql.elements import SQLCoreOperations
 
 from payments_app.audit.record import record
 from payments_app.kernel.database import EVERY_TENANT, transaction
@@ -42,6 +43,8 @@ KEPT: Final = timedelta(days=30)
 BATCH: Final = 500
 # A statement takes 65,535 values.
 RESENT_AT_ONCE: Final = 10_000
+# Of what has happened since an endpoint was disabled so many events are looked at to count the missed.
+MISSED_AMONG: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,17 +195,27 @@ def resend_span(
 
 
 def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
-    """How many events since then the endpoint asked for and was never sent."""
+    """How many events since then the endpoint asked for and was never sent.
+
+    Counted among the first MISSED_AMONG: whoever enables an endpoint waits for it.
+    """
     with transaction(owner.tenant_id) as session:
         return count_missed(session, owner, own_endpoint(session, owner, endpoint_id), since)
 
 
 def count_missed(session: Session, owner: Owner, endpoint: WebhookEndpoint, since: datetime) -> int:
     """The same, in the caller's transaction."""
-    types = session.scalars(
-        _unsent(owner, endpoint.id, Span(since)).with_only_columns(PaymentEvent.type)
+    first = (
+        _within(select(PaymentEvent.id, PaymentEvent.type).where(*_published(owner)), Span(since))
+        .order_by(PaymentEvent.created_at)
+        .limit(MISSED_AMONG)
+        .subquery()
     )
-    return sum(matches(endpoint.event_types, one) for one in types)
+    counted = select(first.c.type, func.count()).group_by(first.c.type)
+    unsent = counted.where(~_deliveries_of(first.c.id, endpoint.id).exists())
+    return sum(
+        count for kind, count in session.execute(unsent) if matches(endpoint.event_types, kind)
+    )
 
 
 def forget_deliveries() -> int:
@@ -214,10 +227,34 @@ def forget_deliveries() -> int:
         made, weeks = session.execute(text("SELECT * FROM turn_webhook_attempts()")).one()
     if made or weeks:
         log.info("webhook_attempts.turned", made=made, dropped=weeks)
+    while end_deliveries_of_removed():
+        pass
     dropped = 0
     while batch := _forget_batch():
         dropped += batch
     return dropped
+
+
+def end_deliveries_of_removed() -> int:
+    """End what a removal left pending: see endpoints.remove_endpoint. How many, at most BATCH."""
+    pending = (
+        select(WebhookDelivery.id)
+        .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
+        .where(
+            WebhookEndpoint.deleted_at.is_not(None),
+            WebhookDelivery.status == DeliveryStatus.PENDING,
+        )
+        .limit(BATCH)
+        .with_for_update(of=WebhookDelivery, skip_locked=True)
+    )
+    with transaction(EVERY_TENANT) as session:
+        ids = session.scalars(pending).all()
+        session.execute(
+            update(WebhookDelivery)
+            .where(WebhookDelivery.id.in_(ids))
+            .values(status=DeliveryStatus.FAILED)
+        )
+        return len(ids)
 
 
 def _forget_batch() -> int:
@@ -264,18 +301,21 @@ def _make_missing(owner: Owner, endpoint_id: UUID, span: Span) -> int:
 
 
 def _unsent(owner: Owner, endpoint_id: UUID, span: Span) -> Any:
-    has_one = select(WebhookDelivery.id).where(
-        WebhookDelivery.event_number == PaymentEvent.id,
-        WebhookDelivery.endpoint_id == endpoint_id,
+    has_one = _deliveries_of(PaymentEvent.id, endpoint_id).exists()
+    return _within(select(PaymentEvent).where(*_published(owner), ~has_one), span)
+
+
+def _published(owner: Owner) -> tuple[ColumnElement[bool], ...]:
+    return (
+        PaymentEvent.tenant_id == owner.tenant_id,
+        PaymentEvent.mode == owner.mode,
+        PaymentEvent.position.is_not(None),
     )
-    return _within(
-        select(PaymentEvent).where(
-            PaymentEvent.tenant_id == owner.tenant_id,
-            PaymentEvent.mode == owner.mode,
-            PaymentEvent.position.is_not(None),
-            ~has_one.exists(),
-        ),
-        span,
+
+
+def _deliveries_of(event_number: SQLCoreOperations[int], endpoint_id: UUID) -> Select[UUID]:
+    return select(WebhookDelivery.id).where(
+        WebhookDelivery.event_number == event_number, WebhookDelivery.endpoint_id == endpoint_id
     )
 
 

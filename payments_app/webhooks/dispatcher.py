@@ -53,7 +53,8 @@ _LOCK_ENDPOINTS: Final = text(
     FOR NO KEY UPDATE SKIP LOCKED
     """
 )
-# Whoever has lost its claim changes nothing. One that was removed meanwhile keeps its status.
+# Whoever has lost its claim changes nothing, nor does a result that is recorded already. One that was
+# removed meanwhile keeps its status.
 _RECORD: Final = text(
     """
     UPDATE webhook_deliveries d
@@ -67,7 +68,7 @@ _RECORD: Final = text(
     FROM unnest(CAST(:ids AS uuid[]), CAST(:generations AS integer[]), CAST(:statuses AS text[]),
                 CAST(:pauses_s AS double precision[]), CAST(:uncounted AS integer[]))
          AS r(id, generation, status, pause_s, uncounted)
-    WHERE d.id = r.id AND d.generation = r.generation
+    WHERE d.id = r.id AND d.generation = r.generation AND d.lease_until IS NOT NULL
     RETURNING d.id, d.generation, d.status
     """
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -27,8 +28,12 @@ LOOK_S: Final = 0.5
 class ThreadExchangePool:
     """See payments.exchange_pool.ExchangePool. Any thread may `wake` the one that collects."""
 
-    def __init__(self, app: Flask, count: int = SLOTS) -> None:
+    def __init__(
+        self, app: Flask, count: int = SLOTS, *, on_collect: Callable[[], None] | None = None
+    ) -> None:
+        """`on_collect` is called each time that results are asked for: the loop goes round."""
         self._app = app
+        self._on_collect = on_collect
         self._count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="exchange")
         # Guards what follows: how many run, what has ended (None for one that failed), who called.
@@ -54,6 +59,8 @@ class ThreadExchangePool:
 
     def collect(self) -> list[ExchangeResult]:
         """See ExchangePool."""
+        if self._on_collect is not None:
+            self._on_collect()
         if not self._running:
             return []
         with self._changed:

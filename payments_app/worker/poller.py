@@ -7,6 +7,7 @@ then no notification reaches this process. A few threads look at the rows themse
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -26,6 +27,8 @@ POLL_PAYMENTS_S: Final = 0.5
 DISPATCH_WEBHOOKS_S: Final = 0.2
 # What was removed before it was sealed leaves no trace of its own.
 SEAL_EVERY_S: Final = 60.0
+# Well within pulse.SILENT_MAX_S.
+BEAT_EVERY_S: Final = 5.0
 # A provider call is bounded at 30 s; one that is under way at the end is waited for this long.
 JOIN_S: Final = 35.0
 
@@ -60,6 +63,7 @@ class Poller:
         self._stop = stop
         self._pulse = pulse or Pulse()
         self._processor: PaymentProcessor = app.extensions[PROCESSOR]
+        self._processor.pulse = self._pulse
         self._dispatcher = WebhookDispatcher(app, stop, self._pulse)
         app.extensions[DISPATCHER] = self._dispatcher
         heads_file = app.extensions["maramoja"].settings.audit_heads_file
@@ -111,10 +115,18 @@ class Poller:
         """The worker has chosen its queues by now: all of them, or those of -Q."""
         self.start(sender.app.amqp.queues.consume_from)
 
+    def _stops_within(self, seconds: float) -> bool:
+        """Wait so long; True at once when told to stop. A long wait is no silence."""
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0:
+            if self._stop.wait(min(left_s, BEAT_EVERY_S)):
+                return True
+            self._pulse.beat()
+        return self._stop.is_set()
+
     def _repeat(self, poll: _Poll) -> None:
         failures = FailuresInARow(queue=poll.queue)
-        while not self._stop.wait(poll.every_s):
-            self._pulse.beat()
+        while not self._stops_within(poll.every_s):
             try:
                 with self._app.app_context():
                     poll.work()

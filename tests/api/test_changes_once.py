@@ -189,6 +189,22 @@ def test_what_means_the_same_is_one_request(scene: Scene) -> None:
     assert again.headers["Idempotent-Replayed"] == "true"
 
 
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"since": "0001-01-01T00:00:00+10:00"},
+        {"since": "2026-01-31T12:00:00Z", "until": "9999-12-31T23:59:59-10:00"},
+    ],
+)
+def test_the_ends_of_time_are_instants_like_others(scene: Scene, bounds: dict[str, str]) -> None:
+    """In UTC they are beyond what a date can be."""
+    route = f"POST {ENDPOINTS}/<uuid:endpoint_id>/resend"
+    key = uuid4()
+    first = scene.send(route, key, bounds)
+    assert first.status_code in {200, 202}, first.text
+    assert scene.send(route, key, bounds).headers["Idempotent-Replayed"] == "true"
+
+
 @pytest.mark.parametrize("route", WEBHOOKS)
 def test_without_a_key_each_request_is_a_new_one(scene: Scene, route: str) -> None:
     scene.send(route, None)

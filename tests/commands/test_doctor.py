@@ -240,7 +240,7 @@ def test_settings_that_bend_nothing(
 def test_a_pooler_that_drops_what_a_connection_asks_for(
     make_app: MakeApp, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "asking_for", lambda _settings: {})
+    monkeypatch.setattr(database, "asking_for", lambda _settings, _url: {})
     outcome = look(Commands(make_app()))
     assert levels(outcome, "sessions") == ["problem"]
     assert "search_path" in found(outcome, "sessions")[0]["found"]

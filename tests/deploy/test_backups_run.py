@@ -222,6 +222,26 @@ def kubernetes_comes_back(installation: Installation) -> None:
     assert installation.ask("SELECT slug FROM tenants") == [("acme",)]
 
 
+def test_what_a_killed_backup_has_left_goes_with_the_next(tmp_path: Path) -> None:
+    """The disk would be full one day, and no backup would succeed."""
+    for name in ("pg_dump", "pg_restore"):
+        program = tmp_path / name
+        program.write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
+        program.chmod(0o700)
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    old, new = (folder / f"maramoja-{name}.dump.part" for name in ("old", "new"))
+    for part in (old, new):
+        part.touch()
+    os.utime(old, (time.time() - 2.1 * 86400,) * 2)
+    environment = {"PATH": f"{tmp_path}:{os.defpath}", "BACKUP_DATABASE_URL": "postgresql:///x"}
+    done = subprocess.run(
+        [SCRIPTS / "scheduled.sh", folder], env=environment, capture_output=True, check=False
+    )
+    assert done.returncode != 0
+    assert list(folder.iterdir()) == [new], "another backup may be under way"
+
+
 @pytest.mark.parametrize("days", ["x", "0", "-1", "09", "1.5"])
 def test_days_that_are_none_stop_it_before_it_begins(tmp_path: Path, days: str) -> None:
     environment = {"PATH": os.defpath, "BACKUP_KEEP_DAYS": days}

@@ -233,6 +233,22 @@ class Counting:
                 self.count -= 1
 
 
+@pytest.mark.parametrize("more", [1, 5_000])
+@pytest.mark.parametrize("size", [10, 4_000, 8_000, 8_200, 10_000])
+def test_what_comes_behind_an_answer_in_its_tls_record_is_no_answer(
+    serve: Serve, guarded: Making, authority: Authority, size: int, more: int
+) -> None:
+    """OpenSSL has decrypted it by then, and nothing is left in the socket."""
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
+    prepared = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nprepared".ljust(more, b" ")
+    server = serve(over_tls(authority.certificate(HOOKS), saying(head + b"x" * size + prepared)))
+    egress = guarded(server.port, Names("127.0.0.1"))
+    url = f"https://{HOOKS}:{server.port}/"
+    for _ in range(2):
+        assert taken(egress, url).body == b"x" * size
+    assert server.connections == 2
+
+
 # --- the guard ------------------------------------------------------------------------------------
 
 

@@ -19,7 +19,9 @@ from devstack.stack import Stack
 from devstack.supervisor import Supervisor, wait_until
 from payments_app.kernel.database import db
 from payments_app.kernel.pool import OVERFLOW_MAX
-from payments_app.worker.poller import Poller
+from payments_app.worker.celery_app import HOUSEKEEPING
+from payments_app.worker.payment_processor import PROCESSOR, PaymentProcessor
+from payments_app.worker.poller import BEAT_EVERY_S, Poller
 from payments_app.worker.port import CONNECTIONS_MAX, Port
 from payments_app.worker.pulse import SILENT_MAX_S, Pulse
 from payments_app.worker.scheduler import PULSE, TickingScheduler
@@ -118,6 +120,28 @@ def test_a_clockwork_is_alive_while_it_ticks_and_until_it_has_ended(app: Flask) 
     stop.set()
     clockwork.join()
     assert clockwork.is_alive(), "it was told to end"
+
+
+def test_a_clockwork_with_nothing_to_do_for_a_minute_is_alive(app: Flask) -> None:
+    """As that of a worker for housekeeping alone."""
+    stop = threading.Event()
+    clockwork = Poller(app, stop, pulse=Pulse(silent_max_s=BEAT_EVERY_S + 2.0))
+    clockwork.start([HOUSEKEEPING])
+    time.sleep(BEAT_EVERY_S + 3.0)
+    assert clockwork.is_alive()
+    stop.set()
+    clockwork.join()
+
+
+def test_a_clockwork_whose_one_poll_is_busy_for_long_is_alive(app: Flask) -> None:
+    """As that of a worker for payments alone, under load: its poll does not end."""
+    processor: PaymentProcessor = app.extensions[PROCESSOR]
+    Poller(app, threading.Event(), pulse=(pulse := Pulse(silent_max_s=0.2)))
+    time.sleep(0.3)
+    assert not pulse.is_felt()
+    with app.app_context():
+        processor.run_once()
+    assert pulse.is_felt()
 
 
 def test_a_clockwork_whose_threads_all_hang_is_silent_until_they_go_on(app: Flask) -> None:

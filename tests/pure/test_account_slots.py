@@ -15,7 +15,6 @@ PLATFORM = AccountKey("mtn_momo", None)
 TENANT, OTHER = uuid4(), uuid4()
 FIRST = ACCOUNT_LIMITS.first
 QUICK = Observation(Verdict.PENDING, "pending", http_status=200, elapsed_s=0.05)
-SLOW = Observation(Verdict.PENDING, "pending", http_status=200, elapsed_s=10.0)
 
 
 def is_open(_account: AccountKey, _step: Step) -> bool:
@@ -57,11 +56,24 @@ def test_a_quick_account_gets_more_slots_and_a_slow_one_fewer_within_bounds() ->
 
     assert at_once() == FIRST
     for _ in range(2000):
-        slots.learn(account, QUICK)
+        slots.learn(account, QUICK, took_s=0.1)
     assert at_once() == ACCOUNT_LIMITS.most
     for _ in range(30):
-        slots.learn(account, SLOW)
+        slots.learn(account, QUICK, took_s=ACCOUNT_LIMITS.slow_s + 1)
     assert at_once() == ACCOUNT_LIMITS.least
+
+
+def test_what_never_left_says_nothing_of_an_account_unless_it_took_long() -> None:
+    """While one waits half a minute for a token, the others give up after three seconds each."""
+    slots, account = AccountSlots(), own_account()
+    waiting = {queue(account=account): 100, queue(Lane.CHECK, account=account): 100}
+    never_left = Observation(Verdict.NOT_SENT, "token_pending")
+    for _ in range(2000):
+        slots.learn(account, never_left, took_s=3.0)
+    assert sum(slots.share_out(96, waiting, is_open).values()) == FIRST
+    for _ in range(30):
+        slots.learn(account, never_left, took_s=30.0)
+    assert sum(slots.share_out(96, waiting, is_open).values()) == ACCOUNT_LIMITS.least
 
 
 def test_a_backlog_of_one_step_leaves_slots_to_the_other() -> None:

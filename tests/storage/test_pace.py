@@ -362,6 +362,21 @@ def redis_ms(redis: Redis) -> int:
     return int(seconds) * 1000 + int(micros) // 1000
 
 
+@pytest.mark.parametrize("field", ["rate", "next", "fell", "checks", "submits"])
+@pytest.mark.parametrize("value", ["nan", "-nan", "inf", "-inf", "1e999", "x", ""])
+def test_no_number_in_redis_stops_an_account_for_good(
+    app: Flask, shared: Worker, field: str, value: str
+) -> None:
+    redis = app.extensions["maramoja"].redis
+    pace, account = shared(), an_account()
+    pace.advise(account, 5.0)
+    redis.hset(f"pace:mtn_momo:{account.id}", field, value)
+    assert granted(pace, account, 1) == 1
+    assert rate_of(pace, account) in {5.0, CEILING, RATE_MIN}
+    pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
+    assert rate_of(pace, account) in {2.5, CEILING / 2, RATE_MIN}
+
+
 def test_what_falls_within_a_second_falls_once(app: Flask, shared: Worker) -> None:
     """By the instant that Redis has: each side of the second."""
     redis = app.extensions["maramoja"].redis

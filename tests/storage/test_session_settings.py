@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 from flask import Flask
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from devstack.postgres_server import PostgresServer
 from payments_app.kernel.database import db, snapshot
@@ -55,7 +55,7 @@ def bend(app: Flask, postgres_server: PostgresServer, database_name: str) -> Ite
     """Has a setting put for whom it says, by whoever may; and then nobody has any."""
 
     def connected(url: str) -> psycopg.Connection:
-        return psycopg.connect(url, autocommit=True, **asking_for({**TIMEOUTS, **SESSION}))
+        return psycopg.connect(url, autocommit=True, **asking_for({**TIMEOUTS, **SESSION}, url))
 
     def bend_one(name: str, value: str, whose: str = "role") -> None:
         # A plain role may set its own, but for a parameter that PostgreSQL doesn't know.
@@ -101,6 +101,21 @@ def test_a_commit_is_confirmed_no_earlier_and_a_stronger_word_stays(
 ) -> None:
     bend("synchronous_commit", value)
     assert now("synchronous_commit") == has
+
+
+def test_what_else_the_address_asks_for_it_gets(app: Flask) -> None:
+    """Such as a role to act as, where people log in by names of their own."""
+    address = (
+        "postgresql+psycopg:///x?options=-c%20role%3Dmaramoja_owner%20-c%20search_path%3Dnowhere"
+    )
+    options = asking_for(SESSION, address)["options"]
+    assert options.startswith("-c role=maramoja_owner -c search_path=nowhere -c ")
+    url = app.extensions["maramoja"].settings.database_url.replace("+psycopg", "")
+    named = make_url(url).update_query_dict({"options": "-c geqo=off -c jit=on"})
+    asked = asking_for(SESSION, named.render_as_string(hide_password=False))
+    with psycopg.connect(url, **asked) as one:
+        shown = [one.execute(f"SHOW {name}".encode()).fetchone() for name in ("geqo", "jit")]
+    assert shown == [("off",), ("off",)]
 
 
 def test_with_everything_bent_a_payment_is_accepted(app: Flask, bend: Bend) -> None:

@@ -17,9 +17,9 @@ from payments_app.audit.queries import latest_entries
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.webhooks import deliveries, dispatcher
-from payments_app.webhooks.claims import DeliveryClaim
+from payments_app.webhooks.claims import EXCHANGE_MAX_S, LEASE, DeliveryClaim
 from payments_app.webhooks.endpoints import find_endpoint
-from payments_app.webhooks.model import WebhookDelivery
+from payments_app.webhooks.model import WebhookDelivery, WebhookEndpoint
 from tests.builders import in_threads
 from tests.conftest import Installation
 from tests.metrics.figures import figures_here
@@ -311,6 +311,32 @@ def test_an_endpoint_that_was_removed_meanwhile_stays_failed(backlogs: Backlogs)
     assert (delivery(claim).status, delivery(claim).lease_until) == ("failed", None)
     shown = deliveries.list_deliveries(owner, endpoint_id, limit=1).deliveries[0]
     assert deliveries.find_delivery(owner, shown.id).attempts[0].outcome == "http_error"
+
+
+def test_a_result_that_is_recorded_twice_counts_once(backlogs: Backlogs) -> None:
+    """The confirmation of the first commit was lost, so it is written again."""
+    owner = backlogs.owner()
+    endpoint_id = backlogs.endpoint(owner, payments=1)
+    process = WorkerProcess()
+    claim = process.claim_one()
+    busy = unanswered(claim, "lookup_busy")
+    process.record(busy)
+    process.record(busy)
+    assert delivery(claim).attempts == 0
+
+    backlogs.run("UPDATE webhook_deliveries SET next_attempt_at = now()")
+    slow = answered(process.claim_one(), 500, elapsed_s=14.0)
+    process.record(slow)
+    process.record(slow)
+    with transaction(owner.tenant_id) as session:
+        assert session.get_one(WebhookEndpoint, endpoint_id).timeouts == 1
+
+
+def test_a_request_that_could_outlast_its_lease_does_not_leave(backlogs: Backlogs) -> None:
+    """Else another process sends the same beside it."""
+    backlogs.endpoint(backlogs.owner(), payments=1)
+    claim = WorkerProcess().claim_one()
+    assert claim.leave_before + EXCHANGE_MAX_S < claim.taken_at + LEASE.total_seconds()
 
 
 # --- our own shortage -----------------------------------------------------------------------------

@@ -312,7 +312,7 @@ def test_days_of_failure_are_warned_of_before_they_end_the_endpoint(
 
 
 def test_an_endpoint_enabled_again_is_offered_what_it_missed(
-    app: Flask, caller: Caller, receiver: Receiver
+    app: Flask, caller: Caller, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     new = an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
     since = set_status(caller, new, EndpointStatus.DISABLED).disabled_at
@@ -324,6 +324,8 @@ def test_an_endpoint_enabled_again_is_offered_what_it_missed(
     set_status(caller, new, EndpointStatus.ENABLED)
 
     assert deliveries.missed(owner_of(caller), new.endpoint.id, since) == 3
+    monkeypatch.setattr(deliveries, "MISSED_AMONG", 2)
+    assert deliveries.missed(owner_of(caller), new.endpoint.id, since) == 2
     resent = deliveries.resend_span(
         owner_of(caller), new.endpoint.id, Span(since), actor="cli:test"
     )
@@ -481,6 +483,29 @@ def test_a_removed_endpoint_is_sent_nothing_and_keeps_no_secret(
     with transaction(caller.tenant_id) as session:
         left = session.execute(text("SELECT DISTINCT status FROM webhook_deliveries")).scalars()
         assert list(left) == ["failed"]
+
+
+def test_a_removal_ends_a_part_of_a_large_backlog_at_once_and_the_rest_is_ended_later(
+    app: Flask, caller: Caller, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request is not to wait for millions of rows."""
+    monkeypatch.setattr(endpoints, "ENDED_AT_ONCE", 1)
+    monkeypatch.setattr(deliveries, "BATCH", 2)
+    new, other = (an_endpoint(owner_of(caller), receiver.url) for _ in range(2))
+    pay(app, caller, times=6)
+    outbox.publish_outbox()
+    endpoints.remove_endpoint(owner_of(caller), new.endpoint.id, actor="cli:test")
+
+    def pending() -> list[tuple[UUID, int]]:
+        counted = "SELECT endpoint_id, count(*) FROM webhook_deliveries WHERE status = 'pending'"
+        with transaction(caller.tenant_id) as session:
+            rows = session.execute(text(f"{counted} GROUP BY 1")).all()
+        return [(row[0], row[1]) for row in rows]
+
+    assert sorted(pending()) == sorted([(new.endpoint.id, 17), (other.endpoint.id, 18)])
+    assert WorkerProcess().claim(64) != []
+    deliveries.forget_deliveries()
+    assert pending() == [(other.endpoint.id, 18)]
 
 
 def test_a_tenant_has_sixteen_endpoints_at_most_however_many_come_at_once(

@@ -73,7 +73,7 @@ class EndpointSchema(_Strict):
     missed = ma.fields.Integer(
         metadata={
             "description": "Only when it was enabled again: how many events it was not sent"
-            " meanwhile. `resend` sends them."
+            " meanwhile, counted among the first 100,000. `resend` sends them."
         }
     )
 

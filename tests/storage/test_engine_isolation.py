@@ -1,0 +1,248 @@
+"""One payment that can't be claimed, recorded or published holds up no other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Final
+from uuid import UUID
+
+import psycopg
+import pytest
+from flask import Flask
+from sqlalchemy import Connection, event
+from sqlalchemy.exc import DBAPIError, OperationalError
+
+from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.database import db
+from payments_app.kernel.transport import Lease
+from payments_app.kernel.wire import Wire
+from payments_app.payments import outbox, processor
+from payments_app.payments.claims import LEASE
+from payments_app.payments.exchange_pool import ExchangeResult
+from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.outbox import publish_outbox
+from payments_app.providers.contract import Observation, ProviderAccount
+from tests.builders import (
+    ANSWERS,
+    ScriptedProvider,
+    advance,
+    an_accepted_payment,
+    claims,
+    events_of,
+    exchanges_of,
+    found,
+    let_time_pass,
+    make_due,
+    payment_row,
+    rails_of,
+)
+from tests.storage.bending import LAWLESS, Superuser
+
+LEASE_S: Final = LEASE.total_seconds()
+
+
+@pytest.fixture
+def provider() -> ScriptedProvider:
+    return ScriptedProvider()
+
+
+@pytest.fixture
+def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+    return rails_of(app, provider)
+
+
+@pytest.fixture
+def superuser(administrator_url: str) -> Iterator[Superuser]:
+    with psycopg.connect(administrator_url, autocommit=True, options=LAWLESS) as connection:
+        yield Superuser(connection)
+
+
+def accepted(rails: PaymentGateway, count: int) -> list[UUID]:
+    return [an_accepted_payment(rails).payment_id for _ in range(count)]
+
+
+def paid_of_all(count: int) -> list[ExchangeResult]:
+    return [found(claim, ANSWERS["paid"]) for claim in claims(count)]
+
+
+def stages(ids: list[UUID]) -> list[str]:
+    return [str(payment_row(each).stage) for each in ids]
+
+
+@contextmanager
+def locked(url: str, payment_id: UUID) -> Iterator[None]:
+    with psycopg.connect(url) as other:
+        other.execute("SELECT FROM payments WHERE id = %s FOR UPDATE", [payment_id])
+        yield
+        other.rollback()
+
+
+@contextmanager
+def commits_lost(times: int, *, after: bool = False) -> Iterator[None]:
+    """The connection is lost at so many commits, before or after they went through."""
+    left = iter(range(times))
+
+    def lose(connection: Connection) -> None:
+        raw = connection.connection.dbapi_connection
+        assert raw is not None
+        if next(left, None) is not None:
+            if after:
+                raw.commit()
+            raw.close()
+            raise OperationalError("COMMIT", {}, psycopg.OperationalError("lost"))
+
+    event.listen(db.engine, "commit", lose)
+    try:
+        yield
+    finally:
+        event.remove(db.engine, "commit", lose)
+
+
+# --- recorded -------------------------------------------------------------------------------------
+
+
+def test_a_payment_that_somebody_has_locked_keeps_no_other_answer_from_being_recorded(
+    rails: PaymentGateway, administrator_url: str
+) -> None:
+    ids = accepted(rails, 3)
+    results, unrecorded = paid_of_all(3), list[ExchangeResult]()
+    with locked(administrator_url, ids[1]):
+        processor.record(results, rails, unrecorded)
+        assert stages(ids) == ["final", "submitting", "final"]
+        assert [one.claim.payment.id for one in unrecorded] == [ids[1]]
+        # Nobody waits for it again, and it takes no other with it.
+        processor.record([], rails, unrecorded)
+        assert len(unrecorded) == 1
+    processor.record([], rails, unrecorded)
+    assert (stages(ids), unrecorded) == (["final"] * 3, [])
+    assert [len(exchanges_of(each)) for each in ids] == [1] * 3
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_what_is_in_while_the_database_is_away_is_recorded_when_it_is_back(
+    rails: PaymentGateway, *, after: bool
+) -> None:
+    """Once, whether the commits went through or not."""
+    ids = accepted(rails, 3)
+    results, unrecorded = paid_of_all(3), list[ExchangeResult]()
+    with commits_lost(2, after=after), pytest.raises(OperationalError):
+        processor.record(results, rails, unrecorded)
+    assert len(unrecorded) == 3
+    processor.record([], rails, unrecorded)
+    assert (stages(ids), unrecorded) == (["final"] * 3, [])
+    assert [len(exchanges_of(each)) for each in ids] == [1] * 3
+    assert [len(events_of(each)) for each in ids] == [2] * 3
+
+
+def test_an_answer_is_kept_for_as_long_as_its_lease(rails: PaymentGateway) -> None:
+    """Then another worker asks."""
+    accepted(rails, 1)
+    (result,) = paid_of_all(1)
+    over = replace(result, claim=replace(result.claim, lease=Lease(boot_seconds())))
+    unrecorded = [over]
+    processor.record([], rails, unrecorded)
+    assert unrecorded == []
+    assert stages([result.claim.payment.id]) == ["submitting"]
+
+
+def test_one_that_cannot_be_recorded_is_not_tried_for_ever(rails: PaymentGateway) -> None:
+    ids = accepted(rails, 3)
+    results, unrecorded = paid_of_all(3), list[ExchangeResult]()
+    results[1] = found(results[1].claim, replace(ANSWERS["paid"], reason="pa\x00id"))
+    with pytest.raises(DBAPIError):
+        processor.record(results, rails, unrecorded)
+    assert unrecorded == []
+    assert sorted(stages(ids)) == ["final", "final", "submitting"]
+
+
+# --- claimed --------------------------------------------------------------------------------------
+
+
+def test_a_payment_whose_events_were_removed_stops_no_other(
+    rails: PaymentGateway, superuser: Superuser
+) -> None:
+    """Its claim needs a further event, and the database refuses one without the one before it."""
+    (bent,) = accepted(rails, 1)
+    claims(1)
+    superuser.run("DELETE FROM events WHERE payment_id = %s", bent)
+    let_time_pass(seconds=LEASE_S + 1)
+    others = accepted(rails, 2)
+    assert advance(rails, hands=3) == 2
+    assert stages([bent, *others]) == ["submitting", "awaiting_payer", "awaiting_payer"]
+    # It is put off, so that the next look is quick.
+    (left,) = superuser.run(
+        "SELECT next_action_at - now() BETWEEN '30 s' AND '60 s' FROM payments WHERE id = %s", bent
+    ).fetchone()
+    assert left
+
+
+# --- published ------------------------------------------------------------------------------------
+
+
+def test_an_event_that_cannot_be_published_holds_up_its_own_payment_only(
+    rails: PaymentGateway, superuser: Superuser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as one in a currency that only a later release knows."""
+    ids = accepted(rails, 3)
+    assert advance(rails, hands=3) == 3
+    superuser.run("UPDATE payments SET currency = 'XTS' WHERE id = %s", ids[0])
+    assert publish_outbox() == 4
+    assert publish_outbox() == 0
+    told = superuser.run("SELECT DISTINCT payment_id FROM events WHERE position IS NOT NULL")
+    assert {row[0] for row in told} == set(ids[1:])
+    superuser.run("UPDATE payments SET currency = 'EUR' WHERE id = %s", ids[0])
+    assert publish_outbox() == 0, "it is not tried again at once"
+    monkeypatch.setattr(outbox, "_stuck", outbox._Stuck())
+    assert publish_outbox() == 2
+
+
+# --- a fault before anything is sent ---------------------------------------------------------------
+
+
+class NeverReady(ScriptedProvider):
+    """What gets it ready fails in a way that nobody foresaw."""
+
+    def prepare(self, _account: ProviderAccount, _wire: Wire) -> Observation | None:
+        raise ConnectionResetError("a fault of our own")
+
+
+def test_a_fault_before_the_submission_leaves_it_unsent_and_not_unknown(app: Flask) -> None:
+    rails = rails_of(app, NeverReady())
+    (payment_id,) = accepted(rails, 1)
+    assert advance(rails) == 1
+    assert stages([payment_id]) == ["accepted"]
+    well = ScriptedProvider()
+    make_due(payment_id)
+    assert advance(rails_of(app, well)) == 1
+    assert len(well.submissions) == 1
+    assert stages([payment_id]) == ["awaiting_payer"]
+
+
+def test_a_fault_in_the_submission_leaves_it_unknown(app: Flask) -> None:
+    def fail(*_: object) -> Observation:
+        raise ConnectionResetError("who knows")
+
+    rails = rails_of(app, ScriptedProvider(submits=[fail]))
+    (payment_id,) = accepted(rails, 1)
+    assert advance(rails) == 1
+    assert stages([payment_id]) == ["unknown"]
+
+
+# --- refused, and not there ------------------------------------------------------------------------
+
+
+def test_what_was_refused_is_not_sent_again_while_an_earlier_one_may_still_show(
+    rails: PaymentGateway, provider: ScriptedProvider
+) -> None:
+    provider.submits = [ANSWERS["unknown"], ANSWERS["refused"]]
+    provider.checks = [ANSWERS["not_found"]]
+    (payment_id,) = accepted(rails, 1)
+    advance(rails)
+    for _ in range(12):
+        let_time_pass(seconds=10)
+        advance(rails)
+    assert len(provider.submissions) == 2
+    row = payment_row(payment_id)
+    assert (row.status, row.failure_code) == ("FAILED", ANSWERS["refused"].failure.code)  # type: ignore[union-attr]
