@@ -25,7 +25,7 @@ COMMAND_MAX_S = 300.0
 # Importing the app takes a second; on a machine under load, many.
 READY_MAX_S = 100.0
 # As the deploy files start a Celery worker: it asks for no other one.
-ALONE = ("--without-gossip", "--without-mingle")
+ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 @dataclass(frozen=True)

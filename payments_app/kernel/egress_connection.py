@@ -126,12 +126,11 @@ class Connection(departure.Bounded):
         """Whether the peer has neither closed it nor sent what nobody asked for."""
         if self.sock is None or boot_seconds() - self.made_at > AGE_MAX_S:
             return False
-        # Of a TLS record that was read the rest rests in OpenSSL, and not in the socket.
-        if isinstance(self.sock, ssl.SSLSocket) and self.sock.pending():
-            return False
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        return not poll.poll(0)
+        # Of a TLS record that was read the rest is in OpenSSL, and not in the socket.
+        rest = self.sock.pending() if isinstance(self.sock, ssl.SSLSocket) else 0
+        return not (rest or poll.poll(0))
 
     def _connected(self, address: Address) -> socket.socket:
         left_s = departure.current.get().remaining_s()

@@ -93,8 +93,7 @@ class JobNotifier:
                 try:
                     notify(job, traceparent=traceparent)
                 except Exception:
-                    # Such as a right that the broker refuses us. The thread must outlive it: the
-                    # polls find the row, and the next notification may be taken.
+                    # Such as a right that the broker refuses us: the next one may be taken.
                     metrics.doorbells_lost.labels(job).inc()
                     log.exception("notification.failed", job=job.value)
 

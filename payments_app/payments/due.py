@@ -28,7 +28,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.model import ACCOUNT, LANE, Payment
 from payments_app.payments.states import Status
 from payments_app.providers.contract import AccountKey
@@ -185,8 +184,7 @@ def is_due(payment: Payment, now: datetime) -> bool:
     return payment.status == Status.PENDING and all(one and one <= now for one in times)
 
 
-def put_off(payment_id: UUID, pause: timedelta) -> None:
+def put_off(session: Session, payment_id: UUID, pause: timedelta) -> None:
     """Nobody looks at the payment for so long."""
     later = update(Payment).where(Payment.id == payment_id, Payment.status == Status.PENDING)
-    with transaction(EVERY_TENANT) as session:
-        session.execute(later.values(next_action_at=func.statement_timestamp() + pause))
+    session.execute(later.values(next_action_at=func.statement_timestamp() + pause))

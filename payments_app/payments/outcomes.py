@@ -5,6 +5,7 @@ Runs in the transaction that stores the answer. Only evidence ends a payment.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final, assert_never
 
@@ -97,6 +98,17 @@ def _record_submission(
             _act_again(payment, Step.CHECK, batch.now, retry.first_check_s(seen.retry_after_s))
         case never:
             assert_never(never)
+
+
+def distrusted(seen: Observation) -> Observation:
+    """What is said to another merchant than the payment was accepted for.
+
+    That a reference is there still proves it; that it isn't there proves nothing, or we would
+    send it a second time, for another merchant.
+    """
+    if seen.verdict is Verdict.NOT_FOUND:
+        return replace(seen, verdict=Verdict.UNKNOWN, reason="merchant_changed")
+    return seen
 
 
 def _log_not_sent(payment: Payment, seen: Observation) -> None:

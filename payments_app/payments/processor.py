@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Final, assert_never
@@ -42,7 +41,7 @@ from payments_app.payments.evidence import open_submission, store_exchanges, wit
 from payments_app.payments.exchange_pool import ExchangePool, ExchangeResult
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
-from payments_app.payments.outcomes import apply_result, move
+from payments_app.payments.outcomes import apply_result, distrusted, move
 from payments_app.payments.states import Event, Stage, Step
 from payments_app.payments.trail import back_on_trail_of, note_outcome, on_trail_of
 from payments_app.payments.write_batch import WriteBatch
@@ -77,7 +76,7 @@ def process_due(
 
     Claim at most one payment per free slot of the pool, so that no lease ages in a queue. A slow
     exchange blocks only its slot, and a slow account only its own: `slots` has those. `unrecorded`
-    keeps what could not be written yet for the next call.
+    keeps for the next call what could not be written yet.
     """
     slots = slots or AccountSlots()
     unrecorded = [] if unrecorded is None else unrecorded
@@ -107,7 +106,7 @@ def _claim_due(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> list
         found, claims = _claim(shares)
         if claims:
             return claims
-        # Others were quicker. More may be due; but each look takes of the rate of questions.
+        # Others were quicker, and more may be due. But each look takes of the rate of questions.
         if not found and all(step_of(queue) is Step.CHECK for queue in shares):
             break
     return []
@@ -130,7 +129,7 @@ def _claim(shares: Mapping[Queue, int]) -> tuple[int, list[Claim]]:
 
 
 def _claim_one_by_one(held_at: Mapping[UUID, datetime | None]) -> list[Claim]:
-    """One that can't be claimed, such as one whose events were tampered with, must not stop the rest."""
+    """One that can't be claimed, as somebody has removed its events, must not stop the rest."""
     claims: list[Claim] = []
     for payment_id, held in held_at.items():
         taken_at = boot_seconds()
@@ -143,7 +142,8 @@ def _claim_one_by_one(held_at: Mapping[UUID, datetime | None]) -> list[Claim]:
             if is_transient(error):
                 raise
             log.exception("payment.not_claimed", payment_id=str(payment_id))
-            put_off(payment_id, NOT_CLAIMED_LOOK)
+            with transaction(EVERY_TENANT) as session:
+                put_off(session, payment_id, NOT_CLAIMED_LOOK)
     return claims
 
 
@@ -248,7 +248,6 @@ def _seen(claim: Claim, gateway: PaymentGateway) -> Observation:
         log.exception("payment.adapter_failed")
         if claim.step is Step.SUBMIT and counted.nothing_began:
             return Observation(Verdict.NOT_SENT, "not_ready", requests_left=0)
-        # Of this one we know nothing.
         return Observation(Verdict.UNKNOWN, "adapter_failed")
 
 
@@ -276,7 +275,7 @@ def _observe(claim: Claim, gateway: PaymentGateway, counted: SubmissionWire) -> 
     # Of a payment nothing was asked where there was no token. How long to wait for one, tokens.py says.
     if calls:
         gateway.pace.learn(account.key, claim.step, seen, calls)
-    return _distrusted(seen) if is_other_merchant else seen
+    return distrusted(seen) if is_other_merchant else seen
 
 
 def _exchanged(
@@ -301,17 +300,6 @@ def _exchanged(
     return count_answer(payment, claim.step, seen), question.calls
 
 
-def _distrusted(seen: Observation) -> Observation:
-    """What is said to another merchant than the payment was accepted for.
-
-    That a reference is there still proves it; that it isn't there proves nothing, or we would
-    send it a second time, for another merchant.
-    """
-    if seen.verdict is Verdict.NOT_FOUND:
-        return replace(seen, verdict=Verdict.UNKNOWN, reason="merchant_changed")
-    return seen
-
-
 # --- record: what the exchanges proved --------------------------------------------------------
 
 
@@ -322,9 +310,8 @@ def record(
 ) -> None:
     """Write the results in one transaction. What can't be written takes nothing with it.
 
-    `unrecorded` has those of an earlier call, which are written too, and gets those for a later one:
-    their payments are locked by somebody else, or the database was away. Of the others raises what
-    the first that can't be written has met; its lease ends, and somebody asks.
+    `unrecorded` has those of an earlier call, which are written too, and gets those for a later one,
+    whose payments are locked, or the database was away. Raises what the first of the others has met.
     """
     unrecorded = [] if unrecorded is None else unrecorded
     # Once its lease is over, another worker asks.
@@ -335,9 +322,10 @@ def record(
     try:
         unrecorded[:] = _record_batch(earlier, results, gateway)
     except Exception as error:
-        if len(unrecorded) == 1 or is_transient(error):
-            if not is_transient(error):
-                unrecorded.clear()
+        if is_transient(error):
+            raise
+        if len(unrecorded) == 1:
+            unrecorded.clear()
             raise
         metrics.payments_recorded_one_by_one.inc()
         log.exception("payments.recorded_one_by_one", count=len(unrecorded))
@@ -349,8 +337,7 @@ def _record_batch(
 ) -> list[ExchangeResult]:
     """Once more after an error that says nothing about the rows: a connection that was lost, a lock.
 
-    Returns those whose payments somebody else has locked for longer than a moment. Nobody waits for
-    these any more: `earlier` are such, or were written to a database that was away.
+    Returns those whose payments somebody else has locked for longer than a moment.
     """
     if not earlier:
         try:

@@ -52,7 +52,7 @@ class SubmissionWire:
         """Whether the adapter was not asked to submit, and sent nothing that may create before that."""
         return not (self._is_begun or self.left)
 
-    def begin(self) -> None:
+    def note_begun(self) -> None:
         """The adapter is asked to submit now."""
         self._is_begun = True
 
@@ -132,7 +132,7 @@ def submit_through(
 
     Raises LeaseLost or a GatewayError only if no request left that may have created something.
     """
-    counted.begin()
+    counted.note_begun()
     try:
         return counted.judge(provider.submit(order, account, counted))
     except (LeaseLost, GatewayError) as error:

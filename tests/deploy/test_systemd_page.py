@@ -58,6 +58,8 @@ def commands(*, upgrade: bool) -> str:
     )
 
 
+# It installs the gateway twice, as the page says.
+@pytest.mark.timeout(360)
 def test_the_page_makes_a_gateway_and_upgrades_it(servers: Servers, root: Path) -> None:
     with a_machine(program_directory(server_user()), servers, root) as machine:
         the_gateway_starts(machine)

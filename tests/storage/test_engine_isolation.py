@@ -45,7 +45,8 @@ LEASE_S: Final = LEASE.total_seconds()
 
 @pytest.fixture
 def provider() -> ScriptedProvider:
-    return ScriptedProvider()
+    # A machine that stands still for a second would have it asked, and ended.
+    return ScriptedProvider(checks=[ANSWERS["pending"]])
 
 
 @pytest.fixture
@@ -213,7 +214,7 @@ def test_a_fault_before_the_submission_leaves_it_unsent_and_not_unknown(app: Fla
     (payment_id,) = accepted(rails, 1)
     assert advance(rails) == 1
     assert stages([payment_id]) == ["accepted"]
-    well = ScriptedProvider()
+    well = ScriptedProvider(checks=[ANSWERS["pending"]])
     make_due(payment_id)
     assert advance(rails_of(app, well)) == 1
     assert len(well.submissions) == 1
@@ -224,7 +225,7 @@ def test_a_fault_in_the_submission_leaves_it_unknown(app: Flask) -> None:
     def fail(*_: object) -> Observation:
         raise ConnectionResetError("who knows")
 
-    rails = rails_of(app, ScriptedProvider(submits=[fail]))
+    rails = rails_of(app, ScriptedProvider(submits=[fail], checks=[ANSWERS["pending"]]))
     (payment_id,) = accepted(rails, 1)
     assert advance(rails) == 1
     assert stages([payment_id]) == ["unknown"]

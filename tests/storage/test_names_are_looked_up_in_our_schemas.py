@@ -14,7 +14,14 @@ import pytest
 from devstack.postgres_server import APPLICATION, PostgresServer
 from payments_app.kernel.database import db
 from payments_app.payments.model import Payment
-from tests.builders import ScriptedProvider, advance, an_accepted_payment, payment_row, rails_of
+from tests.builders import (
+    ANSWERS,
+    ScriptedProvider,
+    advance,
+    an_accepted_payment,
+    payment_row,
+    rails_of,
+)
 from tests.conftest import Installation
 from tests.storage.attacker import EVERY_ROW, Attacker
 
@@ -31,7 +38,8 @@ TELLER = """
 def payment(installation_of_its_own: Installation) -> Payment:
     """One that the provider has, in a database of its own."""
     with installation_of_its_own.app.app_context():
-        rails = rails_of(installation_of_its_own.app, ScriptedProvider())
+        provider = ScriptedProvider(checks=[ANSWERS["pending"]])
+        rails = rails_of(installation_of_its_own.app, provider)
         accepted = an_accepted_payment(rails)
         advance(rails)
         row = payment_row(accepted.payment_id)
