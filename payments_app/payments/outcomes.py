@@ -174,16 +174,14 @@ def _record_check(
 def _record_not_found(batch: WriteBatch, payment: Payment, capabilities: Capabilities) -> None:
     """The provider has nothing under our reference, yet: a 404 alone never ends a payment."""
     age_s = _age_s(payment, batch.now)
-    refusal = standing_refusal(batch, payment)
-    if refusal and age_s >= capabilities.visible_after_s:
+    if age_s >= capabilities.visible_after_s and (refusal := standing_refusal(batch, payment)):
         _end(batch, payment, Event.FAILED, refusal, reason="refused_and_not_found")
         return
     # What an outage kept from leaving, however often, is no reason to wait longer now.
     sent = possible_submissions(batch, payment)
     resend_after_s = retry.resend_after_s(capabilities.resend_after_s, sent)
     move(batch, payment, Event.UNKNOWN, reason="not_found")
-    # What was refused is not sent again: whether an earlier one has arrived shows by then.
-    if capabilities.idempotent_submit and age_s >= resend_after_s and not refusal:
+    if capabilities.idempotent_submit and age_s >= resend_after_s:
         _act_again(payment, Step.SUBMIT, batch.now, 0.0)
     else:
         _act_again(payment, Step.CHECK, batch.now, retry.check_delay_s(age_s))

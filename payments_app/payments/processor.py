@@ -272,8 +272,8 @@ def _observe(claim: Claim, gateway: PaymentGateway, counted: SubmissionWire) -> 
         )
     gateway.pace.advise(account.key, provider.terms(account).checks_per_s)
     seen, calls = _exchanged(claim, gateway, counted, provider, account)
-    # Of a payment nothing was asked where there was no token. How long to wait for one, tokens.py says.
-    if calls:
+    # Where there was no token nothing was asked. How long to wait for one, tokens.py says.
+    if calls is not None:
         gateway.pace.learn(account.key, claim.step, seen, calls)
     return distrusted(seen) if is_other_merchant else seen
 
@@ -284,12 +284,12 @@ def _exchanged(
     counted: SubmissionWire,
     provider: Provider,
     account: ProviderAccount,
-) -> tuple[Observation, int]:
-    """Token, then the one exchange; and how many calls a question took, 0 if there was none."""
+) -> tuple[Observation, int | None]:
+    """Token, then the one exchange; and how many calls a question took, None without a token."""
     payment = claim.payment
     not_ready = prepare_through(counted, provider, account)
     if not_ready is not None:
-        return not_ready, 0
+        return not_ready, None
     counted.wire = gateway.wire(renewed(claim))
     order = gateway.order_for(payment)
     if claim.step is Step.SUBMIT:

@@ -229,21 +229,3 @@ def test_a_fault_in_the_submission_leaves_it_unknown(app: Flask) -> None:
     (payment_id,) = accepted(rails, 1)
     assert advance(rails) == 1
     assert stages([payment_id]) == ["unknown"]
-
-
-# --- refused, and not there ------------------------------------------------------------------------
-
-
-def test_what_was_refused_is_not_sent_again_while_an_earlier_one_may_still_show(
-    rails: PaymentGateway, provider: ScriptedProvider
-) -> None:
-    provider.submits = [ANSWERS["unknown"], ANSWERS["refused"]]
-    provider.checks = [ANSWERS["not_found"]]
-    (payment_id,) = accepted(rails, 1)
-    advance(rails)
-    for _ in range(12):
-        let_time_pass(seconds=10)
-        advance(rails)
-    assert len(provider.submissions) == 2
-    row = payment_row(payment_id)
-    assert (row.status, row.failure_code) == ("FAILED", ANSWERS["refused"].failure.code)  # type: ignore[union-attr]
