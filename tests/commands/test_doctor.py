@@ -474,11 +474,13 @@ def test_payments_that_do_not_leave_or_do_not_end_and_accounts_that_are_refused(
     )
     with app.app_context():
         unsent, waiting, failed, held = (a_caller() for _ in range(4))
-        pay(app, waiting, ScriptedProvider(submits=[ANSWERS["accepted"]]))
-        pay(app, failed, ScriptedProvider(submits=[refused]))
-        # The last: they are due again in a second, and then the next one's provider would have them.
-        for caller in (unsent, held):
-            pay(app, caller, ScriptedProvider(submits=[ANSWERS["not_sent"]]))
+        for caller, answer in (
+            *((waiting, ANSWERS["accepted"]), (failed, refused)),
+            # The last: they are due again in a second, and then the next one's provider would have them.
+            *((unsent, ANSWERS["not_sent"]), (held, ANSWERS["not_sent"])),
+        ):
+            # Whoever is asked about meanwhile has not ended.
+            pay(app, caller, ScriptedProvider(submits=[answer], checks=[ANSWERS["pending"]]))
         hold_tenant(held.tenant_id, why="a test", actor="cli:test")
     outcome = look(flask)
     assert [unsent.tenant_slug in one["found"] for one in found(outcome, "payments")] == [False]

@@ -253,7 +253,7 @@ OF_OURS: Final = (
     _edited(
         "recorded_without_lock",
         "an answer is written without the row's lock",
-        Edit(due, "locked_payments", ".with_for_update(of=Payment)", ""),
+        Edit(due, "locked_payments", ".with_for_update(of=Payment, skip_locked=skip_locked)", ""),
     ),
     _edited(
         "resent_without_asking",
