@@ -1,4 +1,4 @@
-"""How gunicorn serves the API; its own flags and GUNICORN_CMD_ARGS override each line."""
+"""The API's gunicorn settings; gunicorn's own flags and GUNICORN_CMD_ARGS override each line."""
 
 import fcntl
 import gc
@@ -29,9 +29,9 @@ from gunicorn.http.errors import ParseException
 from gunicorn.http.message import Request
 from gunicorn.workers import gthread
 
-# What workers count is in files, so that any of them can answer for all. A fresh folder for each
-# master, in memory; the library looks for its name once, when it is imported. A reload (SIGHUP)
-# runs this file again, finds the library there, and keeps the folder and with it the counts.
+# Workers store their metrics in files, so that each can report for all. Each master has a new
+# folder, in memory; prometheus_client reads its name once, at import. A reload (SIGHUP) runs this
+# file again with the library imported, so it keeps the folder and the counts.
 MEMORY = Path("/dev/shm" if os.access("/dev/shm", os.W_OK) else "/tmp")  # noqa: S108 - as below
 COUNTS = "PROMETHEUS_MULTIPROC_DIR"
 FOLDERS = "maramoja-metrics-"
@@ -43,18 +43,18 @@ from prometheus_client.multiprocess import mark_process_dead  # noqa: E402
 
 bind = f"0.0.0.0:{os.environ.get('PORT', '8000')}"
 
-# A request waits for PostgreSQL and Redis most of its time: threads share a process while they
-# do, and two processes for each core keep the cores busy. WEB_CONCURRENCY sets the number.
+# A request mostly waits for PostgreSQL and Redis: threads share a process meanwhile, and two
+# processes per core keep the cores busy. WEB_CONCURRENCY sets the number of processes.
 workers = int(os.environ.get("WEB_CONCURRENCY", "0")) or 2 * (os.cpu_count() or 1)
 threads = 8
-# Each connection is an open file. The rest are for databases, counts and logs, with room to spare.
+# Each connection is an open file. The rest are for databases, metrics and logs, with a reserve.
 files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 worker_connections = 1000 if files == resource.RLIM_INFINITY else min(1000, max(files - 128, 64))
 
-# How long a process that has just taken a connection leaves the next one to the others.
+# How long a process that has just accepted a connection leaves the next one to the others.
 TURN_S = 0.0005
-# What a client has for its first byte before its thread goes back to work; for a whole request; for
-# that and taking the answer; for closing after the last one, and how much it may still send then.
+# Time limits: for a client's first byte, before its thread is freed; for a whole request; for that
+# and reading the response; for closing after the last one, and bytes that are read until then.
 SILENT_MAX_S = 0.05
 REQUEST_MAX_S = 20.0
 EXCHANGE_MAX_S = 30.0
@@ -64,27 +64,27 @@ DROPPED = "X-DROPPED-HEADERS"  # For payments_app/api/near_misses.py.
 
 
 class Worker(gthread.ThreadWorker):
-    """gthread, but shares connections, and waits for no client long (docs/decisions/0030, 0032)."""
+    """gthread that shares connections and waits long for no client (docs/decisions/0030, 0032)."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        # In a thread's hands, and since when; those whose time is over are never used again.
+        # Connections in a thread, with their start; those whose time is over are never used again.
         self.handled = {}
         self.over = set()
-        # Answered for the last time; how much of what they still send will be read. Oldest first.
+        # Connections with their last response sent, and how many more bytes are read. Oldest first.
         self.leaving = {}
         if self.cfg.header_map == "drop" and "h2" not in self.cfg.http_protocols:
             self.cfg.set("header_map", "dangerous")  # handle_request drops them instead.
 
     def accept(self, listener: socket.socket) -> None:
-        """Take one, and step back, or who wakes first takes all there are, and serves them alone."""
+        """Accept one and pause; else the first process to wake would accept and serve all alone."""
         before = self.nr_conns
         super().accept(listener)
         if self.nr_conns > before and self.cfg.workers > 1:
             time.sleep(TURN_S)
 
     def set_accept_enabled(self, enabled: bool) -> None:  # noqa: FBT001 - gunicorn's
-        """Open the door or close it. Who stops serves all that stand before it; nobody hangs there."""
+        """Start or stop accepting. A stopping worker accepts all that wait, so that none hangs."""
         super().set_accept_enabled(enabled)
         if enabled or self.alive:
             return
@@ -99,14 +99,14 @@ class Worker(gthread.ThreadWorker):
             conn.timeout = min(conn.timeout, time.monotonic() + gthread.STOP_KEEPALIVE_LINGER)
 
     def handle(self, conn: gthread.TConn) -> object:
-        """Serve a connection, in a thread; not one that is silent. That waits without a thread."""
+        """Serve a connection in a thread; a silent one frees its thread and waits without one."""
         if not conn.initialized and not conn.wait_for_data(SILENT_MAX_S):
             return gthread._DEFER  # noqa: SLF001 - it has no other name
         self.handled[conn] = time.monotonic()
         return super().handle(conn)
 
     def handle_request(self, req: Request, conn: gthread.TConn) -> bool:
-        """Have the app answer. WSGI can't tell _ from - in a header: of one with _ it gets the name."""
+        """Call the app. WSGI can't tell _ from - in a header: one with _ is passed by name only."""
         conn.request = req
         dropped = ",".join(name for name, _ in req.headers if "_" in name)
         kept = [one for one in req.headers if "_" not in one[0] and one[0] != DROPPED]
@@ -114,7 +114,7 @@ class Worker(gthread.ThreadWorker):
         return super().handle_request(req, conn)
 
     def handle_error(self, req: object, client: object, addr: object, exc: Exception) -> None:
-        """Refuse. The log is not told what was sent in place of HTTP: it may be a key."""
+        """Refuse, and log no input that isn't HTTP: it may be a key."""
         if isinstance(exc, ParseException):
             kind = type(exc)
             unquoting = type(kind.__name__, (kind,), {"__str__": lambda _: kind.__name__})
@@ -122,7 +122,7 @@ class Worker(gthread.ThreadWorker):
         super().handle_error(req, client, addr, exc)
 
     def finish_request(self, conn: gthread.TConn, done: futures.Future) -> None:
-        """Keep the connection, or end it; gthread would have everybody wait for the other end."""
+        """Keep the connection or close it; gthread would block all until the client closes."""
         self.handled.pop(conn, None)
         is_over = conn in self.over
         self.over.discard(conn)
@@ -134,7 +134,7 @@ class Worker(gthread.ThreadWorker):
             elif done.result() and not is_over:
                 super().finish_request(conn, done)
             else:
-                # RFC 9112, 9.6: who closes at once may cut off the answer.
+                # RFC 9112, 9.6: closing at once may cut off the response.
                 conn.sock.shutdown(socket.SHUT_WR)
                 self.watch(conn, LINGER_MAX_S, self.linger)
                 self.leaving[conn] = LINGER_BYTES
@@ -142,13 +142,13 @@ class Worker(gthread.ThreadWorker):
             self.part(conn)
 
     def watch(self, conn: gthread.TConn, seconds: float, heard: Callable[..., None]) -> None:
-        """Have `heard` called when something comes from there."""
+        """Call `heard` when the connection has data to read."""
         conn.timeout = time.monotonic() + seconds
         conn.sock.settimeout(0)
         self.poller.register(conn.sock, selectors.EVENT_READ, partial(heard, conn))
 
     def linger(self, conn: gthread.TConn, sock: socket.socket) -> None:
-        """Read away what still comes, until the client closes or has sent too much."""
+        """Discard what still arrives, until the client closes or has sent too much."""
         try:
             more = len(sock.recv(LINGER_BYTES))
         except BlockingIOError:
@@ -160,37 +160,37 @@ class Worker(gthread.ThreadWorker):
             self.part(conn)
 
     def part(self, conn: gthread.TConn) -> None:
-        """Nobody waits for this client any more."""
+        """Close the connection, and stop watching it."""
         if self.leaving.pop(conn, None) is not None:
             self.poller.unregister(conn.sock)
         self.nr_conns -= 1
         conn.close()
 
     def murder_pending(self) -> None:
-        """Once a second or more often: end what was waited for long enough."""
+        """Runs once a second or more often: close connections whose time is over."""
         if self.nr_conns >= self.worker_connections:
             self.make_room()
         super().murder_pending()
         now = time.monotonic()
         while self.leaving and (oldest := next(iter(self.leaving))).timeout <= now:
             self.part(oldest)
-        for conn, since in self.handled.copy().items():  # Threads add to it meanwhile.
+        for conn, since in self.handled.copy().items():  # A copy: threads add to it meanwhile.
             if since + REQUEST_MAX_S <= now:
                 self.hurry(conn, is_late=since + EXCHANGE_MAX_S <= now)
 
     def make_room(self) -> None:
-        """End some connections that wait for nothing of ours, the least missed first."""
+        """Close some connections that have no request under way, the least useful first."""
         idle = itertools.chain(self.leaving, self.pending_conns, self.keepalived_conns)
         for conn in itertools.islice(idle, self.cfg.threads):
             conn.timeout = 0.0
         self.murder_keepalived()
 
     def hurry(self, conn: gthread.TConn, *, is_late: bool) -> None:
-        """Its thread finds that nothing more comes, and still can answer; then that nobody reads."""
-        # Linux hands out what comes after all the same: the rest of a body would be a request.
+        """Stop reading, so that its thread can still answer; if it is late, stop writing too."""
+        # Linux still returns data that arrives later: a body's rest would be read as a request.
         self.over.add(conn)
         if request := getattr(conn, "request", None):
-            request.force_close()  # The answer says that it is the last.
+            request.force_close()  # The response says `Connection: close`.
         with suppress(OSError):
             conn.sock.shutdown(socket.SHUT_RDWR if is_late else socket.SHUT_RD)
 
@@ -198,27 +198,26 @@ class Worker(gthread.ThreadWorker):
 worker_class = Worker
 
 timeout = 30  # No request of ours calls a provider, so one that takes longer is stuck.
-graceful_timeout = 30  # What a deploy lets running requests have, before it ends them.
-# How long a process that was told to end (SIGTERM) serves on first, while /health/ready says no: a
-# balancer that asks it sends nothing here any more by then. 0 where nobody asks, or where whoever
-# stops us waits before (Kubernetes' preStop). A second SIGTERM ends the wait, SIGINT takes none.
+graceful_timeout = 30  # How long running requests may go on in a deploy, before it ends them.
+# How long a process serves on after SIGTERM while /health/ready says no, so that a load balancer
+# stops sending requests. 0 if no balancer checks it, or if something waits before SIGTERM
+# (Kubernetes' preStop). A second SIGTERM ends the wait at once; SIGINT does not wait.
 drain_s = float(os.environ.get("DRAIN_SECONDS") or 0)
-# Longer than a load balancer's usual 60 s: it, not we, closes an idle connection, and no request
-# is sent into one that is just being closed.
+# Longer than a load balancer's usual 60 s, so that the balancer closes idle connections, not we:
+# else it could send a request into a connection that we are closing.
 keepalive = 75
-max_requests = 0  # Recycling workers hides a leak; we would rather see it.
-# Each worker makes its own database and Redis connections: two processes that share one after a
-# fork read each other's answers.
+max_requests = 0  # Recycling workers would hide a leak.
+# Each worker opens its own database and Redis connections: sharing after a fork mixes responses.
 preload_app = False
-# By default whoever is on this machine may say where the app is mounted, by a header SCRIPT_NAME.
+# By default, a client on this machine can set the app's mount point by a header SCRIPT_NAME.
 forwarder_headers = ""
-# Heartbeats are files; in memory they neither wait for a disk nor need one that can be written.
+# Heartbeats are files; in memory they don't wait for a disk, nor need a writable one.
 worker_tmp_dir = "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108 - gunicorn's advice
-# Its remote control is a socket in the home directory, which may be read-only. Nobody uses it.
+# gunicorn's remote control is a socket in the home directory, which may be read-only. It is unused.
 control_socket_disable = True
-# Allocations before the collector looks for rings of objects. Python's own 700 are one request's.
+# Allocations before the garbage collector runs. Python's default of 700 is one request's.
 GARBAGE_MIN = 10_000
-# Bounded, so that nobody fills memory.
+# Limits, so that no client can fill the memory.
 limit_request_line = 4094
 limit_request_fields = 64
 limit_request_field_size = 8190
@@ -228,10 +227,10 @@ errorlog = "-"
 
 
 class JsonLine(logging.Formatter):
-    """gunicorn's own lines in the form of the app's."""
+    """Formats gunicorn's own log lines like the app's."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Format one record as a JSON line."""
         said = {"event": record.getMessage(), "level": record.levelname.lower()}
         at = datetime.fromtimestamp(record.created, UTC).isoformat()
         trace = {"exception": self.formatException(record.exc_info)} if record.exc_info else {}
@@ -239,10 +238,10 @@ class JsonLine(logging.Formatter):
 
 
 class Log(glogging.Logger):
-    """gunicorn's log, as LOG_FORMAT has it."""
+    """gunicorn's logger, in the format of LOG_FORMAT."""
 
     def setup(self, cfg: object) -> None:
-        """Also after a reload."""
+        """Set the formatter, also after a reload."""
         super().setup(cfg)
         if (os.environ.get("LOG_FORMAT") or "json") == "json":
             for handler in self.error_log.handlers:
@@ -251,10 +250,10 @@ class Log(glogging.Logger):
 
 logger_class = Log
 
-# An answer need not say what serves it; there is no setting for it.
+# Responses need not name the server software; gunicorn has no setting for it.
 wsgi.SERVER = "maramoja"
-# What gunicorn refuses by itself never reaches the app. The same headers, and the same form.
-# Kept here, as importing them from the app would keep the app over a reload; a test compares.
+# Refusals by gunicorn never reach the app: they get the same headers, and the same form. A copy, as
+# an import from the app would keep the app loaded over a reload; a test compares.
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
@@ -270,7 +269,7 @@ UNKNOWN_CODING = 501
 
 
 def refuse(sock: socket.socket, status: int, reason: str, _message: str) -> None:
-    """Answer what is no HTTP with a problem document; gunicorn's page repeats what was sent."""
+    """Answer input that isn't HTTP with a problem document; gunicorn's page repeats it."""
     ours = status >= SERVER_ERROR and status != UNKNOWN_CODING
     code, title = ("internal_error", "Internal error") if ours else ("bad_request", "Bad request")
     status = SERVER_ERROR if ours else 400
@@ -297,9 +296,10 @@ util.write_error = refuse
 
 
 def on_starting(server: object) -> None:
-    """A wrong setting or database role ends us here, with its one line.
+    """End the start with one line if a setting or the database role is wrong.
 
-    A worker that it ended would be started again for ever. In a process of its own, because what is imported here would outlive a reload (SIGHUP).
+    A worker that ended so would be restarted for ever. Checked in its own process, because what is
+    imported here would outlive a reload (SIGHUP).
     """
     program = "import payments_app, wsgi; payments_app.refuse_unsafe_role(wsgi.app)"
     environment = {name: value for name, value in os.environ.items() if name != COUNTS}
@@ -307,12 +307,12 @@ def on_starting(server: object) -> None:
     if tried.returncode != 0:
         sys.exit(tried.returncode)
     remove_orphans()
-    # Held by this master and its workers for as long as one of them lives.
+    # The lock is held by this master and its workers, until the last of them ends.
     server.owner = make_folder(Path(os.environ[COUNTS]))
 
 
 def when_ready(server: object) -> None:
-    """Have SIGTERM say "draining" first, if we are to."""
+    """If DRAIN_SECONDS is set, SIGTERM first makes readiness say "draining"."""
     if not drain_s:
         return
 
@@ -330,11 +330,11 @@ def when_ready(server: object) -> None:
 
 
 def post_worker_init(worker: object) -> None:
-    """Tell the app where it sees that it is to end; /health/ready asks."""
-    # What has been loaded by now is never garbage: the collector need not look at it, nor as often.
+    """Give the app the function by which /health/ready knows that this process is about to end."""
+    # Objects loaded so far are never garbage: the collector skips them, and runs less often.
     gc.freeze()
     gc.set_threshold(GARBAGE_MIN)
-    # The app's log masks; gunicorn's lines quote strangers.
+    # The app's log handler masks secrets, and gunicorn's log lines quote client input.
     if worker.cfg.errorlog == "-":
         worker.log.error_log.handlers.clear()
         worker.log.error_log.propagate = True
@@ -342,57 +342,57 @@ def post_worker_init(worker: object) -> None:
 
 
 def leaving_file() -> Path:
-    """It is there from the moment the master was told to end."""
+    """The file that exists from the moment that the master got SIGTERM."""
     return Path(os.environ[COUNTS]) / "leaving"
 
 
 def child_exit(server: object, worker: object) -> None:
-    """A worker has ended, however: its gauges are nobody's now, and its counts stay."""
+    """After a worker has ended for any reason, drop its gauges and keep its counters."""
     mark_process_dead(worker.pid)
     try:
         gather_counts(Path(os.environ[COUNTS]), alive=server.WORKERS)
     except Exception:
-        # Counts are no reason to end a master: what it was is in the log.
+        # An error in the counters must not end the master: it is logged.
         server.log.exception("the counts of ended workers can't be gathered")
 
 
 def on_exit(_server: object) -> None:
-    """The folder goes with its master."""
+    """Delete the metrics folder with its master."""
     shutil.rmtree(os.environ[COUNTS], ignore_errors=True)
 
 
 def make_folder(folder: Path) -> object:
-    """Make it, with a lock in it that says that it is in use; whoever holds the result holds that."""
+    """Make the folder with a locked file that marks it as in use; the result holds the lock."""
     folder.mkdir(mode=0o700)
     lock = (folder / "owner.new").open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
-    # Nobody ever sees it without its lock.
+    # The file gets its name after it is locked, so that it is never seen unlocked.
     (folder / "owner.new").rename(folder / "owner")
     return lock
 
 
 def remove_orphans() -> None:
-    """What masters left that were killed."""
+    """Remove the folders of masters that were killed."""
     for owner in MEMORY.glob(f"{FOLDERS}*/owner"):
-        # Somebody's who lives, or another user's.
+        # The error is that its master is alive, or that it is another user's.
         with suppress(OSError), owner.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(owner.parent)
 
 
 def gather_counts(folder: Path, *, alive: object) -> None:
-    """Add what ended workers have counted to one file, or each of them would leave its own."""
+    """Merge the counts of ended workers into one file; else each would leave its own."""
     with (folder / "moving").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            # Somebody reads them just now: the next one's end will do, and nothing is lost.
+            # A worker is reading them: the next worker's end merges them, and nothing is lost.
             return
         for path in folder.glob("*.db"):
             kind, _, pid = path.stem.rpartition("_")
             if pid.isdigit() and int(pid) not in alive and kind in ("counter", "histogram"):
                 gathered = MmapedDict(str(folder / f"{kind}_ended.db"))
-                # One that was killed as it made the file has left it empty.
+                # A worker that was killed while it created the file left it empty.
                 counted = path.stat().st_size and MmapedDict.read_all_values_from_file(path)
                 for key, value, _, _ in counted or ():
                     gathered.write_value(key, gathered.read_value(key)[0] + value, 0.0)

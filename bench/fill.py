@@ -18,10 +18,10 @@ import uuid_utils.compat
 
 from bench.accept import known_payments
 from devstack.stack import Stack
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.vault import Vault
-from payments_app.payments.payers import seal_payer
+from payments_app.payments.payers import encrypt_payer
 
 BATCH = 20_000
 # How far payments are apart: a million lie in twelve days.
@@ -91,7 +91,7 @@ WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerat
 def fill(stack: Stack, key: str, count: int) -> tuple[str, ...]:
     """Make so many; returns the ids of some."""
     template = ended_payment(stack, key)
-    vault = _vault_of(stack)
+    keyring = _vault_of(stack)
     with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
         connection.execute("SET synchronous_commit = off")
@@ -102,7 +102,7 @@ def fill(stack: Stack, key: str, count: int) -> tuple[str, ...]:
         ids: list[str] = []
         for start in range(0, count, BATCH):
             batch = range(start, min(start + BATCH, count))
-            ids += _write_new(connection, vault, template, batch)
+            ids += _write_new(connection, keyring, template, batch)
             for statement in statements:
                 connection.execute(statement, values)
             connection.execute("TRUNCATE bench_fill")
@@ -149,7 +149,7 @@ def _statement(connection: psycopg.Connection, table: str, template: UUID) -> by
 
 
 def _write_new(
-    connection: psycopg.Connection, vault: Vault, template: UUID, batch: range
+    connection: psycopg.Connection, keyring: TenantKeyring, template: UUID, batch: range
 ) -> list[str]:
     tenant_id, created_at = _one(
         connection, "SELECT tenant_id, created_at FROM payments WHERE id = %s", template
@@ -159,7 +159,9 @@ def _write_new(
     with connection.cursor().copy(f"COPY bench_fill ({columns}) FROM STDIN") as copy:
         for n, at, payment_id in _times(batch):
             msisdn = Msisdn(f"2567{n % PAYERS:08}")
-            payer = seal_payer(vault, tenant_id=tenant_id, payment_id=payment_id, msisdn=msisdn)
+            payer = encrypt_payer(
+                keyring, tenant_id=tenant_id, payment_id=payment_id, msisdn=msisdn
+            )
             sealed = (payer.payer, payer.index, payer.masked)
             copy.write_row((n, payment_id, uuid4(), uuid4(), at - created_at, *sealed))
             if n % 97 == 0:
@@ -175,8 +177,10 @@ def _times(batch: range) -> Iterator[tuple[int, datetime, UUID]]:
         yield n, at, uuid_utils.compat.uuid7(nanoseconds=int(at.timestamp() * 1e9))
 
 
-def _vault_of(stack: Stack) -> Vault:
-    return Vault(Cipher((stack.environment["SECRET_KEYS"],)), _DataKeys(stack.administrator_url))
+def _vault_of(stack: Stack) -> TenantKeyring:
+    return TenantKeyring(
+        Cipher((stack.environment["SECRET_KEYS"],)), _DataKeys(stack.administrator_url)
+    )
 
 
 class _DataKeys:

@@ -182,10 +182,10 @@ class _Client(_Side):
 
 class _Server(_Side):
     def __init__(
-        self, source: socket.socket, sink: socket.socket, tap: Tap, asker: _Client
+        self, source: socket.socket, sink: socket.socket, tap: Tap, context: _Client
     ) -> None:
         super().__init__(source, sink, tap)
-        self._asker = asker
+        self._asker = context
 
     def see(self, kind: bytes, content: bytes) -> None:  # noqa: ARG002
         self._asker.open_syncs -= kind == b"Z" and self._asker.open_syncs > 0

@@ -17,26 +17,26 @@ SEAL_BYTES = 28
 
 def post_fork(_server: object, _worker: object) -> None:
     """Before the worker loads the app."""
-    box = importlib.import_module("payments_app.kernel.vault").Box
+    data_key = importlib.import_module("payments_app.kernel.encryption").DataKey
     for name, method in (
         ("__init__", _init),
-        ("seal", _seal),
-        ("open", _open),
+        ("encrypt", _encrypt),
+        ("decrypt", _decrypt),
         ("digest", _digest),
     ):
-        setattr(box, name, method)
+        setattr(data_key, name, method)
 
 
-def _init(_box: Any, _key: bytes) -> None: ...
+def _init(_self: Any, _key: bytes) -> None: ...
 
 
-def _seal(_box: Any, plain: bytes, *, about: str) -> bytes:  # noqa: ARG001  as a box has it
+def _encrypt(_key: Any, plain: bytes, *, about: str) -> bytes:  # noqa: ARG001  as a data key has it
     return bytes(SEAL_BYTES) + plain
 
 
-def _open(_box: Any, sealed: bytes, *, about: str) -> bytes:  # noqa: ARG001  as a box has it
+def _decrypt(_key: Any, sealed: bytes, *, about: str) -> bytes:  # noqa: ARG001  as a data key has it
     return sealed[SEAL_BYTES:]
 
 
-def _digest(_box: Any, plain: bytes, *, about: str) -> bytes:  # noqa: ARG001  as a box has it
+def _digest(_key: Any, plain: bytes, *, about: str) -> bytes:  # noqa: ARG001  as a data key has it
     return hashlib.sha256(plain).digest()

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Final
 
-from chaos.disasters import Disaster, choose_disasters
 from chaos.planned_pairs import PlannedPair, plan_pairs
+from chaos.process_faults import ProcessFault, choose_process_faults
+from chaos.provider_faults import ProviderFaultPlan, choose_provider_faults
 from chaos.scripts import Script, write_scripts
-from chaos.weather import Weather, choose_weather
 
 TENANTS: Final = ("amber", "basil", "cedar")
 CLIENTS_PER_TENANT: Final = 2
@@ -30,8 +30,8 @@ class Plan:
     seed: int
     seconds: float
     redis: bool
-    weather: Weather
-    disasters: tuple[Disaster, ...]
+    weather: ProviderFaultPlan
+    disasters: tuple[ProcessFault, ...]
     scripts: tuple[Script, ...]
     pairs: tuple[PlannedPair, ...] = ()
 
@@ -60,8 +60,8 @@ def make_plan(seed: int, *, seconds: float, redis: bool = True) -> Plan:
         seed=seed,
         seconds=seconds,
         redis=redis,
-        weather=choose_weather(streams["weather"], seconds=seconds),
-        disasters=choose_disasters(streams["disasters"], seconds=seconds, redis=redis),
+        weather=choose_provider_faults(streams["weather"], seconds=seconds),
+        disasters=choose_process_faults(streams["disasters"], seconds=seconds, redis=redis),
         scripts=scripts,
         pairs=pairs,
     )

@@ -16,8 +16,8 @@ from typing import Final
 
 from chaos.evidence import Evidence, WireRequest
 from chaos.pairs import Effect, Pair, Second, pairs_of_a_run
+from chaos.provider_faults import SCRIPTED_PAYERS, ProviderFault
 from chaos.scripts import Script, Step, masked
-from chaos.weather import SCRIPTED_PAYERS, ProviderFault
 
 # A client's first payments are like any other's: a run that is over soon has some of these too.
 _STEPS_BEFORE: Final = 3

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import requests
 
-from chaos.weather import OF_TOKENS, ProviderFault, Weather, fault_name
+from chaos.provider_faults import OF_TOKENS, ProviderFault, ProviderFaultPlan, fault_name
 
 ADMIN_TIMEOUT_S: Final = 10.0
 PAGE: Final = 5_000
@@ -27,7 +27,7 @@ class ProviderAdmin:
     def __init__(self, url: str) -> None:
         self._url = f"{url}/_admin"
 
-    def configure(self, weather: Weather, first: Sequence[ProviderFault] = ()) -> None:
+    def configure(self, weather: ProviderFaultPlan, first: Sequence[ProviderFault] = ()) -> None:
         """Its settings and background faults, after those of `first`; a restart forgets both.
 
         The faults in one request: what waits for a provider that comes back is there at once.
@@ -75,7 +75,10 @@ class Storm:
     """Brings the weather: the background at once, each strike at its moment."""
 
     def __init__(
-        self, admin: ProviderAdmin, weather: Weather, scripted: Sequence[ProviderFault] = ()
+        self,
+        admin: ProviderAdmin,
+        weather: ProviderFaultPlan,
+        scripted: Sequence[ProviderFault] = (),
     ) -> None:
         """`scripted`: faults for single payments. They come before the others."""
         self._admin = admin

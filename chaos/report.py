@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Final
 
 from chaos.cases import Case, Finding, Verdict
-from chaos.disasters import RECOVERY_S
 from chaos.evidence import Evidence, Window
+from chaos.fault_injector import Met
 from chaos.figures import LostAnswers, Spread, act_counts, answer_counts, lost_answers
-from chaos.nemesis import Met
 from chaos.plan import Plan
 from chaos.planned_pairs import met_pairs, never_met
+from chaos.process_faults import RECOVERY_S
 from chaos.timeline import shortest, tell
 
 FINDINGS_SHOWN: Final = 20

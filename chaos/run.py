@@ -18,13 +18,13 @@ import psycopg
 
 from chaos.cases import Verdict, sort_by_key
 from chaos.clients import Crowd
-from chaos.disasters import POSTGRES
 from chaos.evidence import Evidence, Sources, Window, gather
+from chaos.fault_injector import FaultInjector, Met
 from chaos.history import History
 from chaos.invariants import judge_all
 from chaos.listener import Listener, listening
-from chaos.nemesis import Met, Nemesis
 from chaos.plan import TENANTS, Plan
+from chaos.process_faults import POSTGRES
 from chaos.provider import ProviderAdmin, Storm
 from chaos.report import Result, as_markdown
 from chaos.scripts import SILENT_PAYER, masked
@@ -53,7 +53,7 @@ class _Scene:
     plan: Plan
     history: History
     storm: Storm
-    nemesis: Nemesis
+    nemesis: FaultInjector
     crowd: Crowd
     sources: Sources
     listener: Listener
@@ -106,7 +106,7 @@ def _scene(stage: Stage, plan: Plan, history: History, listener: Listener, say: 
         plan=plan,
         history=history,
         storm=storm,
-        nemesis=Nemesis(stage, storm, plan.disasters, _keys_ahead(plan)),
+        nemesis=FaultInjector(stage, storm, plan.disasters, _keys_ahead(plan)),
         crowd=Crowd(plan.scripts, url=stack.api_url, keys=keys, history=history),
         sources=Sources(stack.administrator_url, stack.api_url, keys, admin),
         listener=listener,

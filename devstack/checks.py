@@ -37,7 +37,7 @@ def stages() -> dict[str, Stage]:
     workers = str(min(os.cpu_count() or 1, TEST_WORKERS_MAX))
     # A module stays on one worker: its whole stack is started once.
     pytest = (sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadscope")
-    stacks = ("tests/journeys", "tests/devstack", "tests/bench", "tests/wall/test_hostile.py")
+    stacks = ("tests/journeys", "tests/devstack", "tests/bench", "tests/isolation/test_hostile.py")
     without_stacks = tuple(f"--ignore={path}" for path in stacks)
     listed = (
         Stage("format", (_program("ruff"), "format", "--check", ".")),

@@ -25,7 +25,7 @@ COMMAND_MAX_S = 300.0
 # Importing the app takes a second; on a machine under load, many.
 READY_MAX_S = 100.0
 # As the deploy files start a Celery worker: it asks for no other one.
-ALONE = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+WITH_TENANT = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Programs:
         """A Celery worker; without options, with the app's concurrency and for all queues."""
         options = [] if concurrency is None else ["--concurrency", str(concurrency)]
         options += [] if queues is None else ["-Q", queues]
-        return self._celery(name, "worker", *ALONE, "--hostname", f"{name}@%h", *options)
+        return self._celery(name, "worker", *WITH_TENANT, "--hostname", f"{name}@%h", *options)
 
     def beat(self, name: str) -> Command:
         """Celery's clock; two of them are harmless."""

@@ -1,4 +1,4 @@
-"""create_app: the only place where the parts meet."""
+"""create_app: builds the application and connects its parts."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from payments_app.commands import register_commands
 from payments_app.kernel import metrics
 from payments_app.kernel.database import db, init_database, snapshot
 from payments_app.kernel.egress import Egress, EgressRules
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.logs import configure_logs
 from payments_app.kernel.postgres import DatabaseRoleUnsafe
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.tracing import start_tracing
 from payments_app.kernel.transport import Transport
-from payments_app.kernel.vault import Vault
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.rate_limit import AccountPace
 from payments_app.providers.registry import Registry
@@ -36,7 +36,7 @@ from payments_app.tenants.accounts import ProviderAccounts
 from payments_app.tenants.data_keys import StoredDataKeys
 from payments_app.worker.celery_app import init_celery
 
-# Redis only makes things faster: whoever waits for it longer than this is better off without.
+# Redis only saves time: beyond this, waiting for Redis costs more than working without it.
 REDIS_TIMEOUT_S: Final = 0.5
 MIGRATIONS: Final = Path(__file__).parent.parent / "migrations"
 EXTENSION: Final = "maramoja"
@@ -44,7 +44,7 @@ EXTENSION: Final = "maramoja"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What create_app made, for those that are handed the app: `app.extensions["maramoja"]`."""
+    """The parts that create_app built, for code that has the app: `app.extensions["maramoja"]`."""
 
     settings: Settings
     cipher: Cipher
@@ -52,13 +52,13 @@ class Parts:
     registry: Registry
     accounts: ProviderAccounts
     transport: Transport
-    vault: Vault
+    keyring: TenantKeyring
     gateway: PaymentGateway
     egress: Egress
 
 
 def create_app(settings: Settings | None = None, *, stopping: Callable[[], bool] = bool) -> Flask:
-    """Build the application. `stopping` tells the engine that this process is to end.
+    """Build the application. `stopping` returns whether this process is about to end.
 
     Raises SettingInvalid, which ends the process with a line that names the setting.
     """
@@ -78,9 +78,9 @@ def create_app(settings: Settings | None = None, *, stopping: Callable[[], bool]
 
 
 def refuse_unsafe_role(app: Flask) -> None:
-    """For a process that is to serve: end it if row-level security doesn't hold its role.
+    """End a serving process whose database role is exempt from row-level security.
 
-    A database that is away is no reason not to start: each later connection is looked at too.
+    If the database is down, the process starts anyway: each later connection is checked too.
     """
     try:
         with app.app_context(), snapshot():
@@ -92,15 +92,15 @@ def refuse_unsafe_role(app: Flask) -> None:
 
 
 class Gateway(Flask):
-    """Flask, without asking of each function of each request whether it is a coroutine."""
+    """Flask without the check, at each call in each request, whether a function is a coroutine."""
 
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """None of ours is one."""
+        """None of our functions is a coroutine."""
         return func
 
 
 class _Once(Retry):
-    """No retry; what failed is counted, whoever asked and however they go on without."""
+    """Never retries, but counts each Redis error, whichever caller continues without Redis."""
 
     def call_with_retry(self, *args: Any, **options: Any) -> Any:
         """See Retry."""
@@ -126,17 +126,17 @@ def _parts(settings: Settings, stopping: Callable[[], bool]) -> Parts:
     transport = Transport(user_agent=user_agent)
     rules = EgressRules(allow_private=settings.webhook_allow_private_addresses)
     egress = Egress(rules, user_agent=user_agent)
-    vault = Vault(cipher, StoredDataKeys())
+    keyring = TenantKeyring(cipher, StoredDataKeys())
     gateway = PaymentGateway(
         registry=registry,
         accounts=accounts,
         transport=transport,
         pace=AccountPace(redis, ceiling=settings.status_checks_per_s_max),
-        vault=vault,
+        keyring=keyring,
         public_base_url=settings.public_base_url,
         stopping=stopping,
     )
-    return Parts(settings, cipher, redis, registry, accounts, transport, vault, gateway, egress)
+    return Parts(settings, cipher, redis, registry, accounts, transport, keyring, gateway, egress)
 
 
 def _check_platform_accounts(settings: Settings, registry: Registry) -> None:

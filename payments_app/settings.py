@@ -1,4 +1,4 @@
-"""Every setting, read once from the environment; a missing or malformed one stops the start."""
+"""All settings, read once from the environment; a missing or malformed one stops the start."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ MTN_DEFAULTS: Final = {
     "production": "https://proxy.momoapi.mtn.com",
 }
 RATE_LIMIT: Final = "100 per minute"
-# From one address without a valid key.
+# Per address, for requests without a valid key.
 UNAUTHENTICATED_RATE_LIMIT: Final = "300 per minute"
-# From one address. A provider has few, and sends one or two for each payment.
+# Per address. A provider has few addresses, and sends one or two callbacks for each payment.
 CALLBACK_RATE_LIMIT: Final = "6000 per minute"
 ANSWERS_KEPT_HOURS: Final = 24
 # Ten times what MTN advises.
 STATUS_CHECKS_PER_S_MAX: Final = 100
-# More than one PostgreSQL could record.
+# More than one PostgreSQL server could record.
 STATUS_CHECKS_PER_S_LIMIT: Final = 10_000
 # A year.
 HOURS_MAX: Final = 8760
 # Ten years.
 DAYS_MAX: Final = 3650
-# Loopback, and what no one outside can come from: RFC 1918 and RFC 4193.
+# Loopback, and networks that are not reachable from outside: RFC 1918 and RFC 4193.
 METRICS_NETWORKS: Final = tuple(
     ip_network(one)
     for one in (
@@ -52,7 +52,7 @@ LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
 class SettingInvalid(SystemExit):
-    """A setting is missing or malformed. Ends the process with one line that says which."""
+    """A setting is missing or malformed. Ends the process with one line that names it."""
 
     def __init__(self, name: str, should_be: str) -> None:
         super().__init__(f"{name} {should_be}. See docs/settings.md.")
@@ -61,7 +61,7 @@ class SettingInvalid(SystemExit):
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The values, typed. See docs/settings.md for what each does."""
+    """The typed values. docs/settings.md explains each."""
 
     database_url: str = field(repr=False)
     redis_url: str = field(repr=False)
@@ -91,7 +91,7 @@ class Settings:
 
     @classmethod
     def from_env(cls, env: Mapping[str, str]) -> Settings:  # house: allow length because one a line
-        """Read all settings. Raises SettingInvalid naming the first that is wrong."""
+        """Read all settings. Raises SettingInvalid, which names the first invalid one."""
         read = _Reader(env)
         redis_url = read.required("REDIS_URL", _redis_url)
         database_url = read.required("DATABASE_URL", _database_url)
@@ -159,7 +159,7 @@ class _Reader:
         try:
             return parse(value)
         except ValueError:
-            # The value isn't repeated: it may be a secret.
+            # The message leaves the value out: it may be a secret.
             raise SettingInvalid(name, f"is malformed: it should be {_wanted(parse)}") from None
 
 
@@ -188,7 +188,7 @@ def _redis_url(value: str) -> str:
     if parts.scheme == "unix":
         well_formed = parts.path.startswith("/") and not parts.hostname
     else:
-        # redis-py takes any other path for database 0.
+        # redis-py reads any other path as database 0.
         well_formed = bool(parts.hostname) and re.fullmatch(r"(/[0-9]*)?", parts.path) is not None
     if not well_formed:
         raise ValueError
@@ -203,7 +203,7 @@ def _broker_url(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("amqp", "amqps", "pyamqp") or not parts.hostname:
         raise ValueError
-    # Raises ValueError for a port that is none.
+    # Raises ValueError for an invalid port.
     _ = parts.port
     return value
 
@@ -224,7 +224,7 @@ def _http_url(value: str) -> str:
     plain = re.fullmatch(r"[!-~]+", value) and not (parts.query or parts.fragment or parts.username)
     if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
         raise ValueError
-    # Raises ValueError for a port that is none.
+    # Raises ValueError for an invalid port.
     _ = parts.port
     return value.rstrip("/")
 
@@ -235,7 +235,7 @@ def _origins(value: str) -> tuple[str, ...]:
     if not origins:
         raise ValueError
     for origin in origins:
-        # As a browser writes it: lower case, and a port only where it isn't the scheme's own.
+        # As a browser writes it: lower case, and a port only if it isn't the scheme's default.
         form = re.fullmatch(r"(https?)://(?:[a-z0-9.-]+|\[[0-9a-f:]+\])(?::([0-9]+))?", origin)
         if form is None or (form[1], form[2]) in (("http", "80"), ("https", "443")):
             raise ValueError
@@ -345,11 +345,11 @@ def _protocol(value: str) -> str:
 
 
 def _traces_exporter(read: _Reader) -> str | None:
-    """Where spans go; None: there are none. What else is named OTEL_… the SDK reads itself."""
+    """The exporter of spans; None: no tracing. The SDK itself reads the other OTEL_… variables."""
     disabled = read.optional("OTEL_SDK_DISABLED", _boolean, default=False)
     named = read.optional("OTEL_TRACES_EXPORTER", _exporter, None)
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    # The particular one has the last word.
+    # The more specific variable wins.
     protocols = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
     protocol = next(filter(read.text, protocols), protocols[0])
     addresses = [read.optional(name, _http_url, None) for name in endpoints]
@@ -361,7 +361,7 @@ def _traces_exporter(read: _Reader) -> str | None:
 
 
 def _platform_accounts(read: _Reader) -> tuple[ProviderAccount, ...]:
-    """The platform's own MTN account, when any of its variables is set; then all are needed."""
+    """The platform's own MTN account. If any of its variables is set, all are required."""
     names = {
         "subscription_key": "MTN_COLLECTION_SUBSCRIPTION_KEY",
         "api_user": "MTN_COLLECTION_API_USER",

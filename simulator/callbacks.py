@@ -140,7 +140,7 @@ class Callbacks:
     def _note(self, parcel: _Parcel, body: str, answer: str) -> None:
         if self._stopped:
             return
-        self._store.evidence.note_callback(
+        self._store.evidence.record_callback(
             self._store.clock.now(),
             (parcel.reference_id, parcel.mode, parcel.verb, parcel.url, body, answer),
         )

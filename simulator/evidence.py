@@ -116,7 +116,7 @@ class Evidence:
         )
         return int(row["found"]) if row else 0
 
-    def note_callback(self, now: float, row: tuple[str, str, str, str, str, str]) -> None:
+    def record_callback(self, now: float, row: tuple[str, str, str, str, str, str]) -> None:
         """Keep a callback: reference, mode, verb, url, body, and what the receiver said."""
         self._database.insert(
             "INSERT INTO callbacks (generation, at, reference_id, mode, verb, url, body, answer)"

@@ -20,24 +20,24 @@ from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.concurrency import LimitRules
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.egress import EgressRules
+from payments_app.kernel.encryption import TenantKeyring
+from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.tracing import Span
 from payments_app.kernel.transport import Transport
-from payments_app.kernel.vault import Vault
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
 from payments_app.payments import acceptance, processor
-from payments_app.payments.acceptance import Accepted, Asker
+from payments_app.payments.acceptance import AcceptContext, Accepted
 from payments_app.payments.account_slots import AccountSlots
-from payments_app.payments.birth import Newborn
 from payments_app.payments.checkpoints import write_checkpoints
 from payments_app.payments.claims import Claim
 from payments_app.payments.exchange_pool import ExchangeResult, SerialExchangePool
 from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.insertion import PaymentInsert
 from payments_app.payments.model import Payment, ProviderExchange
-from payments_app.payments.order import NewPayment
 from payments_app.payments.outbox import publish_outbox
+from payments_app.payments.routing import NewPayment
 from payments_app.providers.contract import (
     Capabilities,
     Failure,
@@ -55,7 +55,7 @@ from payments_app.tenants.caller import Caller
 from payments_app.tenants.keys import IssuedKey, NewKey, issue_key
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import create_tenant
-from payments_app.webhooks.endpoints import NewEndpoint, Owner, Wanted, add_endpoint
+from payments_app.webhooks.endpoints import EndpointChanges, NewEndpoint, Owner, add_endpoint
 from payments_app.webhooks.model import PaymentEvent
 
 SCRIPTED = "scripted"
@@ -89,21 +89,23 @@ ANSWERS = {
     "not_found": Observation(Verdict.NOT_FOUND, "not_found", http_status=404),
     "unknown": Observation(Verdict.UNKNOWN, "timeout"),
 }
-Move = Observation | Callable[[PaymentOrder, Wire], Observation]
+Move = Observation | Callable[[PaymentOrder, HttpClient], Observation]
 
 
-SUBMISSION = Call("POST", "http://rail.test/", {}, b"{}")
+SUBMISSION = HttpRequest("POST", "http://rail.test/", {}, b"{}")
 
 
 class Arriving(Transport):
     """A scripted provider's submission arrives and is answered, without a network; others go out."""
 
-    def exchange(self, call: Call, *, leave_before: float | None) -> Answer | Silence:
+    def exchange(
+        self, call: HttpRequest, *, leave_before: float | None
+    ) -> HttpResponse | NoResponse:
         if call.url != SUBMISSION.url:
             return super().exchange(call, leave_before=leave_before)
         if leave_before is not None and leave_before <= boot_seconds():
             raise LeaseLost
-        return Answer(200, {}, b"{}")
+        return HttpResponse(200, {}, b"{}")
 
 
 @dataclass
@@ -135,28 +137,32 @@ class ScriptedProvider:
     def merchant(self, account: ProviderAccount) -> str:
         return account.credentials.get("merchant", "shop")
 
-    def prepare(self, _account: ProviderAccount, _wire: Wire) -> Observation | None:
+    def prepare(self, _account: ProviderAccount, _wire: HttpClient) -> Observation | None:
         return self.not_ready
 
-    def submit(self, order: PaymentOrder, _account: ProviderAccount, wire: Wire) -> Observation:
+    def submit(
+        self, order: PaymentOrder, _account: ProviderAccount, http_client: HttpClient
+    ) -> Observation:
         with self._lock:
             self.submissions.append(order.reference)
             move = self.submits.pop(0) if len(self.submits) > 1 else self.submits[0]
         if not isinstance(move, Observation):
-            return move(order, wire)
+            return move(order, http_client)
         if move.http_status is not None:
             # It was answered, so it has left.
-            wire.send(SUBMISSION)
+            http_client.send(SUBMISSION)
         return move
 
-    def check(self, order: PaymentOrder, _account: ProviderAccount, wire: Wire) -> Observation:
+    def check(
+        self, order: PaymentOrder, _account: ProviderAccount, http_client: HttpClient
+    ) -> Observation:
         with self._lock:
             self.questions.append(order.reference)
             move = self.checks.pop(0) if len(self.checks) > 1 else self.checks[0]
-        return move if isinstance(move, Observation) else move(order, wire)
+        return move if isinstance(move, Observation) else move(order, http_client)
 
-    def probe(self, _account: ProviderAccount, wire: Wire) -> Observation:
-        wire.send(Call("GET", "http://127.0.0.1:1", {}))
+    def probe(self, _account: ProviderAccount, http_client: HttpClient) -> Observation:
+        http_client.send(HttpRequest("GET", "http://127.0.0.1:1", {}))
         return ANSWERS["pending"]
 
 
@@ -172,14 +178,14 @@ class Ledger:
     truths: dict[UUID, str] = field(default_factory=dict)
     at_first: str = "pending"
 
-    def take(self, order: PaymentOrder, _wire: Wire) -> Observation:
+    def take(self, order: PaymentOrder, _wire: HttpClient) -> Observation:
         self.arrivals.append(order.reference)
         if order.reference in self.truths:
             return ANSWERS["duplicate"]
         self.truths[order.reference] = self.at_first
         return ANSWERS["accepted"]
 
-    def tell(self, order: PaymentOrder, _wire: Wire) -> Observation:
+    def tell(self, order: PaymentOrder, _wire: HttpClient) -> Observation:
         return ANSWERS[self.truths.get(order.reference, "not_found")]
 
     def provider(self) -> ScriptedProvider:
@@ -259,8 +265,8 @@ def an_order(
 
 def an_asker(
     *, caller: Caller | None = None, key: UUID | None = None, kept_for: timedelta | None = None
-) -> Asker:
-    return Asker(
+) -> AcceptContext:
+    return AcceptContext(
         caller=caller or a_caller(),
         request_id="test",
         idempotency_key=key,
@@ -272,27 +278,30 @@ def an_endpoint(owner: Owner, url: str = "http://127.0.0.1:9/", *event_types: st
     """A webhook endpoint, at whatever address."""
     return add_endpoint(
         owner,
-        Wanted(url=url, event_types=event_types or None),
+        EndpointChanges(url=url, event_types=event_types or None),
         cipher=current_app.extensions["maramoja"].cipher,
         rules=EgressRules(allow_private=True),
         actor="cli:test",
     )
 
 
-def vault() -> Vault:
+def keyring() -> TenantKeyring:
     """The vault of the app whose context is open."""
-    found: Vault = current_app.extensions["maramoja"].vault
+    found: TenantKeyring = current_app.extensions["maramoja"].keyring
     return found
 
 
-def render(payment: Newborn, _order: NewPayment) -> StoredAnswer:
+def render(payment: PaymentInsert, _order: NewPayment) -> StoredAnswer:
     return StoredAnswer(201, {"Location": f"/{payment.id}"}, orjson.dumps({"id": str(payment.id)}))
 
 
 def an_accepted_payment(
-    rails: PaymentGateway, *, order: NewPayment | None = None, asker: Asker | None = None
+    gateway: PaymentGateway,
+    *,
+    order: NewPayment | None = None,
+    context: AcceptContext | None = None,
 ) -> Accepted:
-    return acceptance.accept_payment(order or an_order(), asker or an_asker(), rails, render)
+    return acceptance.accept_payment(order or an_order(), context or an_asker(), gateway, render)
 
 
 def let_rings_be_heard() -> None:
@@ -309,9 +318,9 @@ def let_rings_be_heard() -> None:
     wait_until(heard, what="the broker hears no ring", limit_s=10)
 
 
-def advance(rails: PaymentGateway, *, hands: int = 1) -> int:
+def advance(gateway: PaymentGateway, *, hands: int = 1) -> int:
     """Do what is due, so many at a time."""
-    return processor.process_due(rails, SerialExchangePool(hands), many_slots())
+    return processor.process_due(gateway, SerialExchangePool(hands), many_slots())
 
 
 def many_slots() -> AccountSlots:
@@ -331,9 +340,9 @@ def claims(limit: int) -> list[Claim]:
     return processor._claim_due(limit, gateway, many_slots())
 
 
-def advance_payment(claim: Claim, rails: PaymentGateway) -> None:
+def advance_payment(claim: Claim, gateway: PaymentGateway) -> None:
     """A worker goes on with what it has in hand: takes the step, and writes down what came of it."""
-    processor.record([processor.carry_out(claim, rails)], rails)
+    processor.record([processor.carry_out(claim, gateway)], gateway)
 
 
 def found(claim: Claim, seen: Observation) -> ExchangeResult:
@@ -341,9 +350,9 @@ def found(claim: Claim, seen: Observation) -> ExchangeResult:
     return ExchangeResult(claim, seen, Span(None))
 
 
-def record(claim: Claim, seen: Observation, rails: PaymentGateway) -> None:
+def record(claim: Claim, seen: Observation, gateway: PaymentGateway) -> None:
     """A worker writes down what it has seen."""
-    processor.record([found(claim, seen)], rails)
+    processor.record([found(claim, seen)], gateway)
 
 
 def make_due(payment_id: UUID, *, forget_lease: bool = False) -> None:

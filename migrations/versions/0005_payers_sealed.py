@@ -13,8 +13,8 @@ import sqlalchemy as sa
 from alembic import op
 from flask import current_app
 
+from payments_app.kernel.encryption import KEY_BYTES, DataKey, unwrap, wrap
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.kernel.vault import KEY_BYTES, Box, unwrap, wrap
 
 revision = '0005'
 down_revision = '0004'
@@ -129,26 +129,26 @@ def downgrade() -> None:
 
 
 def _seal(tenant_id, payment_id, digits) -> None:
-    tenant, key = Box(_data_key(tenant_id)), os.urandom(KEY_BYTES)
+    tenant, key = DataKey(_data_key(tenant_id)), os.urandom(KEY_BYTES)
     _execute(
         "UPDATE payments SET payer = :payer, payer_index = :index, payer_masked = :masked WHERE id = :id",
-        payer=tenant.seal(key + digits.encode(), about=f"payer {payment_id}"),
+        payer=tenant.encrypt(key + digits.encode(), about=f"payer {payment_id}"),
         index=tenant.digest(digits.encode(), about="payer"),
         masked=Msisdn(digits).masked,
         id=payment_id,
     )
-    box = Box(key)
-    _change_bodies(payment_id, lambda body, about: box.seal(body, about=about))
+    data_key = DataKey(key)
+    _change_bodies(payment_id, lambda body, about: data_key.encrypt(body, about=about))
     for callback_id, body in _rows("SELECT id, body FROM callbacks WHERE payment_id = :id", id=payment_id):
-        plain = box.open(body, about="callback")
-        _execute("UPDATE callbacks SET digest = :digest WHERE id = :id", digest=box.digest(plain, about="callback"), id=callback_id)
+        plain = data_key.decrypt(body, about="callback")
+        _execute("UPDATE callbacks SET digest = :digest WHERE id = :id", digest=data_key.digest(plain, about="callback"), id=callback_id)
 
 
 def _unseal(tenant_id, payment_id, sealed) -> None:
-    plain = Box(_data_key(tenant_id)).open(sealed, about=f"payer {payment_id}")
+    plain = DataKey(_data_key(tenant_id)).decrypt(sealed, about=f"payer {payment_id}")
     _execute("UPDATE payments SET payer = :payer WHERE id = :id", payer=plain[KEY_BYTES:].decode(), id=payment_id)
-    box = Box(plain[:KEY_BYTES])
-    _change_bodies(payment_id, lambda body, about: box.open(body, about=about))
+    data_key = DataKey(plain[:KEY_BYTES])
+    _change_bodies(payment_id, lambda body, about: data_key.decrypt(body, about=about))
     _execute("UPDATE callbacks SET digest = sha256(body) WHERE payment_id = :id", id=payment_id)
 
 

@@ -1,4 +1,4 @@
-"""HTTP in, HTTP out: blueprints, authentication, limits, problems, OpenAPI. No decisions."""
+"""The HTTP layer: blueprints, authentication, limits, problems, OpenAPI. It makes no decisions."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ JSON: Final = "application/json"
 
 
 def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
-    """Everything that answers HTTP."""
+    """Register all HTTP routes, hooks and error handlers."""
     app.json = StrictJson(app)
     if settings.trusted_proxies:
         hops = settings.trusted_proxies
         app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
     app.url_map.strict_slashes = False
-    # //api//v1 is not another spelling of /api/v1: no redirect, whose Host anybody may have set.
+    # //api//v1 is not another spelling of /api/v1. A redirect would use the Host header, which
+    # anyone can set.
     app.url_map.merge_slashes = False
     register_traces(app)
     register_request_ids(app)
@@ -70,13 +71,13 @@ def register_api(app: Flask, settings: Settings, *, redis: Redis) -> None:
 
 
 def _require_host() -> None:
-    """RFC 9112, 3.2: HTTP/1.1 without a Host is answered with 400."""
+    """Answer 400 to HTTP/1.1 without a Host (RFC 9112, 3.2)."""
     if "HTTP_HOST" not in request.environ and request.environ["SERVER_PROTOCOL"] == "HTTP/1.1":
         raise BadRequest
 
 
 def _require_json() -> None:
-    """JSON is UTF-8 (RFC 8259): a body that says otherwise would be misread."""
+    """JSON is UTF-8 (RFC 8259): a body that declares another charset would be misread."""
     if request.method not in ("POST", "PATCH") or "caller" not in g or request.url_rule is None:
         return
     if request.headers.get("Content-Encoding", "").strip().lower() not in ("", "identity"):

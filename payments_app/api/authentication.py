@@ -1,4 +1,4 @@
-"""Who asks: the request's id, and the key that proves whose tenant it is."""
+"""Authenticates requests: assigns the request id, and finds the tenant by the API key."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
 def register_request_ids(app: Flask) -> None:
-    """Name each request, its answer and its log lines by the same name, and nothing after it."""
+    """Give each request an id, for its response and its log lines, and clear it afterwards."""
     app.before_request(_begin)
     app.after_request(_finish)
 
     @app.teardown_request
     def forget(_error: BaseException | None) -> None:
-        # The server logs what it can't read on the same threads, and that is nobody's request.
+        # On the same threads, the server logs input that it can't parse, which belongs to no
+        # request.
         structlog.contextvars.clear_contextvars()
 
 
 def needs(scope: Scope) -> Callable[[View], View]:
-    """Declare what a key needs to be let into this route. Each route of the API has one."""
+    """Declare the scope that a key needs for this route. Each route of the API has one."""
 
     def decorator(view: View) -> View:
         view.__dict__["scope"] = scope
@@ -46,7 +47,7 @@ def needs(scope: Scope) -> Callable[[View], View]:
 
 
 def scope_of(app: Flask, endpoint: str) -> Scope | None:
-    """What the route needs; None for one that is open to everybody."""
+    """The scope that the route needs; None for a public route."""
     found: Scope | None = getattr(app.view_functions[endpoint], "scope", None)
     return found
 
@@ -59,27 +60,27 @@ def require_scope() -> None:
 
 
 def require(scope: Scope | None) -> None:
-    """Refuse a key that lacks this scope; every key, if none is named. Raises ScopeMissing."""
+    """Refuse a key without this scope; refuse every key if it is None. Raises ScopeMissing."""
     if scope is None or scope not in g.caller.scopes:
         raise ScopeMissing(f"This API key lacks the scope {scope}.", scope=scope)
 
 
 def register_authentication(app: Flask) -> None:
-    """Let no request into the API without a key."""
+    """Require a valid key for every request to the API."""
     keys, notes = Keys(), UseNotes()
     app.before_request(lambda: _authenticate(keys))
 
     @app.after_request
     def note_when_sent(response: Response) -> Response:
-        """After the answer has left: nobody waits for a note."""
+        """Write the key's last use after the response is sent, so that no client waits for it."""
         if "caller" in g and notes.is_due(g.caller.key_id):
-            asker = g.caller
-            response.call_on_close(lambda: _note(app, asker))
+            context = g.caller
+            response.call_on_close(lambda: _note(app, context))
         return response
 
 
 def caller() -> Caller:
-    """Who asks, in a request to the API."""
+    """The authenticated caller of this API request."""
     found: Caller = g.caller
     return found
 
@@ -99,7 +100,7 @@ def _authenticate(keys: Keys) -> None:
     try:
         found = _caller(keys)
     except GatewayError:
-        # Whatever it is refused for.
+        # Count it, whatever the reason for the refusal.
         count_stranger(current_app, request.remote_addr)
         raise
     g.caller = found
@@ -107,7 +108,7 @@ def _authenticate(keys: Keys) -> None:
 
 
 def _caller(keys: Keys) -> Caller:
-    """Whose the request is. Raises Unauthenticated, TenantMismatch and what verify_key raises."""
+    """The caller, by its key. Raises Unauthenticated, TenantMismatch and what verify_key raises."""
     found = verify_key(presented_key(), source=request.remote_addr, look_up=_looking_up(keys))
     if found is None:
         raise Unauthenticated(NOT_ACCEPTED)
@@ -118,9 +119,9 @@ def _caller(keys: Keys) -> Caller:
 
 
 def _looking_up(keys: Keys) -> Callable[[str], Known | None]:
-    """Raises TooManyRequests for a key that was not seen before, while its address tries too many.
+    """A key lookup. Raises TooManyRequests for a new key from an address that tried too many.
 
-    So guesses cost the database nothing, and who has had a right key goes on.
+    So guesses cost the database nothing, and a caller whose key was seen before is not blocked.
     """
 
     def look_up(prefix: str) -> Known | None:
@@ -131,9 +132,9 @@ def _looking_up(keys: Keys) -> Callable[[str], Known | None]:
     return look_up
 
 
-def _note(app: Flask, asker: Caller) -> None:
+def _note(app: Flask, context: Caller) -> None:
     with app.app_context():
-        note_use(asker)
+        note_use(context)
 
 
 def _finish(response: Response) -> Response:

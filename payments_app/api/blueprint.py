@@ -1,4 +1,4 @@
-"""Blueprints whose requests are read strictly: nothing misspelt, nothing twice, no half JSON."""
+"""Blueprints that read requests strictly: no unknown or repeated names, no truncated JSON."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ _WITH_A_KEY: Final = (
 
 
 def takes_no_body(view: View) -> View:
-    """A POST that needs none, and so no Content-Type either."""
+    """Mark a POST that needs no body, and so no Content-Type either."""
     view.__dict__["takes_no_body"] = True
     return view
 
 
 def whole_body(req: Request) -> bytes:
-    """The body, all of it. Raises BodyMalformed, RequestEntityTooLarge.
+    """The complete body. Raises BodyMalformed, RequestEntityTooLarge.
 
-    werkzeug cuts a body without a Content-Length at the limit, and gunicorn hands out what came
-    of one that ended early, both without a word.
+    Without an error, werkzeug cuts a body without a Content-Length at the limit, and gunicorn
+    returns the part that arrived of a body that ended early.
     """
     told, most = req.content_length, req.max_content_length
     if told is not None:
         if most is not None and told > most:
             raise RequestEntityTooLarge
         try:
-            # The server never reads beyond what was told.
+            # The server never reads beyond Content-Length.
             body = req.input_stream.read(told)
         except OSError:
             body = b""
-        # Whoever hung up is told so all the same: nobody reads it, and it is no fault of ours.
+        # A client that disconnected gets this answer too: nobody reads it, and it is not our error.
         if len(body) != told:
             raise BodyMalformed("The body ended before its Content-Length, or came too slowly.")
         return body
@@ -64,7 +64,7 @@ def whole_body(req: Request) -> bytes:
 
 
 def _not_utf_8(query: bytes) -> Iterator[str]:
-    """The names of parameters that werkzeug would leave as they came, and so look for "%FF"."""
+    """Names of parameters that werkzeug would leave undecoded, and so look up as "%FF"."""
     for pair in query.split(b"&"):
         try:
             unquote_to_bytes(pair).decode()
@@ -73,7 +73,7 @@ def _not_utf_8(query: bytes) -> Iterator[str]:
 
 
 def _read_body(req: Request) -> Mapping[str, Any]:
-    """The body's one object. Raises BodyMalformed."""
+    """The body as one JSON object. Raises BodyMalformed."""
     try:
         body = read_json(whole_body(req))
     except JsonInvalid as error:
@@ -84,7 +84,7 @@ def _read_body(req: Request) -> Mapping[str, Any]:
 
 
 def _read_query(req: Request) -> Mapping[str, Any]:
-    """The query's parameters. Raises FieldsInvalid for one given twice or not in UTF-8."""
+    """The query's parameters. Raises FieldsInvalid for one that is repeated or not in UTF-8."""
     bent = {name: ["isn't UTF-8"] for name in _not_utf_8(req.query_string)}
     if bent:
         raise FieldsInvalid(bent)
@@ -98,9 +98,9 @@ _READERS: Final = {"json": _read_body, "query": _read_query}
 
 
 def _documented(view: Any, by: Callable[[Any], Any]) -> Any:
-    """The view itself, with what flask-smorest's decorator `by` says of it in openapi.json.
+    """The view itself, with the documentation that flask-smorest's decorator `by` adds to it.
 
-    Its wrappers would dump what ours have dumped already.
+    Its wrappers would serialize a second time what our views have serialized.
     """
     view.__dict__["_apidoc"] = by(view).__dict__["_apidoc"]
     return view
@@ -118,9 +118,9 @@ class ApiBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest has no typ
     def arguments(
         self, schema: RequestSchema, *, location: str = "json", **options: Any
     ) -> Callable[[View], View]:
-        """Hand the view what `schema` makes of the body or the query, and document it.
+        """Call the view with the body or query as `schema` reads it, and document the schema.
 
-        Raises FieldsInvalid, and what the readers above do.
+        Raises FieldsInvalid, and what the readers above raise.
         """
         read, by = _READERS[location], super().arguments(schema, location=location, **options)
 
@@ -135,11 +135,11 @@ class ApiBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest has no typ
         return decorator
 
     def response(self, *args: Any, **options: Any) -> Callable[[View], View]:
-        """Document the usual answer. The view makes it."""
+        """Document the usual response. The view builds it."""
         return partial(_documented, by=super().response(*args, **options))
 
     def alt_response(self, *args: Any, **options: Any) -> Callable[[View], View]:
-        """Document another one."""
+        """Document another response."""
         return partial(_documented, by=super().alt_response(*args, **options))
 
     @staticmethod

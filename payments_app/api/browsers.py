@@ -1,4 +1,4 @@
-"""What browsers may do with our answers: nothing, but for the origins that the operator names.
+"""Headers for browsers: only pages of the origins that the operator names may use responses.
 
 The headers are those of OWASP's REST security cheat sheet. CORS is off by default.
 """
@@ -18,18 +18,18 @@ SECURITY_HEADERS: Final = {
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    # No page of ours needs a camera; what a policy doesn't name is allowed.
+    # Our pages need none of these. A feature that a policy doesn't name is allowed.
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-# A year. Not for subdomains: they are the operator's, and may be served by others without TLS.
+# A year. Not for subdomains: they are the operator's, and others may serve them without TLS.
 STAY_ON_TLS: Final = "max-age=31536000"
 
 CORS_PREFIX: Final = "/api/"
 CORS_METHODS: Final = "GET, POST"
-# What a caller may send, and may read, besides what browsers allow anyway.
+# Headers that a page may send and read, in addition to those that browsers always allow.
 CORS_SENT: Final = (
     "Authorization, Content-Type, Idempotency-Key, X-API-Key, X-Request-Id, X-Tenant-Id,"
     " traceparent, tracestate"
@@ -38,17 +38,17 @@ CORS_READ: Final = (
     "Idempotent-Replayed, Link, Location, Payment-Status, RateLimit, RateLimit-Limit,"
     " RateLimit-Policy, RateLimit-Remaining, RateLimit-Reset, Retry-After, X-Request-Id"
 )
-# How long a browser need not ask again: an origin that is taken out is out within this.
+# How long a browser caches a preflight: a removed origin loses access within this time.
 PREFLIGHT_KEPT_S: Final = 600
 
 
 def register_headers(app: Flask) -> None:
-    """Give every answer the security headers. A view's own value stands: /docs has a policy."""
+    """Add the security headers to every response. A view's own value wins: /docs has a policy."""
     app.wsgi_app = _Hardened(app.wsgi_app)  # type: ignore[method-assign]
 
 
 class _Hardened:
-    """Adds them as the answer leaves: they are constants, and Flask would check each anew."""
+    """Adds them in WSGI, as they are constants: Flask would check each for every response."""
 
     def __init__(self, serve: WSGIApplication) -> None:
         self._serve = serve
@@ -65,9 +65,9 @@ class _Hardened:
 
 
 def register_cors(app: Flask, origins: Sequence[str]) -> None:
-    """Let pages of these origins call the API; without any nothing is registered at all.
+    """Let pages of these origins call the API; without origins nothing is registered.
 
-    Register it before authentication: a preflight has no key, and asks nothing of a tenant's.
+    Register it before authentication: a preflight has no key, and reads nothing of a tenant.
     Credentials stay refused: we have no cookies, and a page sends its key in a header.
     """
     if not origins:
@@ -88,7 +88,7 @@ def register_cors(app: Flask, origins: Sequence[str]) -> None:
     @app.after_request
     def let_read(response: Response) -> Response:
         if request.path.startswith(CORS_PREFIX):
-            # A cache must not give one origin's answer to another.
+            # A cache must not return one origin's response to another.
             response.vary.add("Origin")
         if _is_allowed(allowed):
             response.headers["Access-Control-Allow-Origin"] = request.headers["Origin"]

@@ -1,4 +1,4 @@
-"""Callbacks in: store, ring, answer. What they say is never believed."""
+"""Receives provider callbacks: store, notify the worker, answer. Their content is never trusted."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from werkzeug.exceptions import TooManyRequests
 from payments_app.api import limits
 from payments_app.kernel.networks import is_within
 from payments_app.payments.callbacks import (
-    Came,
+    CallbackOutcome,
     ReceivedCallback,
     count_callback,
-    note_callback,
+    record_callback,
 )
 
 log = structlog.get_logger(__name__)
 
-# What is kept of one; a provider's own are a few hundred bytes.
+# How much of a body is stored; real callbacks have a few hundred bytes.
 BODY_BYTES_MAX: Final = 16_384
 _PROVIDER: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 
@@ -32,28 +32,28 @@ blp = Blueprint("callbacks", __name__)
 
 @blp.route("/callbacks/<provider>/<reference>", methods=["POST", "PUT"])
 def receive(provider: str, reference: str) -> Response:
-    """Take a callback. Whatever it is, the answer is the same: it tells a stranger nothing."""
+    """Accept a callback. The response is always the same, so that it tells an attacker nothing."""
     try:
         limits.count_callback(current_app, request.remote_addr)
     except TooManyRequests:
-        count_callback(Came.LIMITED)
+        count_callback(CallbackOutcome.LIMITED)
         raise
     networks = current_app.extensions["maramoja"].settings.callback_networks
     if networks and not is_within(request.remote_addr, networks):
         log.warning("callback.foreign", source=request.remote_addr)
-        count_callback(Came.FOREIGN)
+        count_callback(CallbackOutcome.FOREIGN)
         return Response(status=200)
-    # A long one is a hint too: its beginning is read, and that is all.
+    # A long callback is a hint too: only its beginning is read.
     request.max_content_length = sys.maxsize
     try:
         body = request.stream.read(BODY_BYTES_MAX)
     except ParseException:
-        # Broken chunks: nothing that a provider sends, and no hint.
-        count_callback(Came.MALFORMED)
+        # Malformed chunks: no provider sends them, so this is not even a hint.
+        count_callback(CallbackOutcome.MALFORMED)
         return Response(status=200)
     known_form = _as_reference(reference)
     if known_form is not None and _PROVIDER.fullmatch(provider):
-        note_callback(
+        record_callback(
             ReceivedCallback(
                 provider=provider,
                 reference=known_form,
@@ -61,10 +61,10 @@ def receive(provider: str, reference: str) -> Response:
                 body=body,
                 source=request.remote_addr,
             ),
-            current_app.extensions["maramoja"].vault,
+            current_app.extensions["maramoja"].keyring,
         )
     else:
-        count_callback(Came.MALFORMED)
+        count_callback(CallbackOutcome.MALFORMED)
     return Response(status=200)
 
 

@@ -1,4 +1,4 @@
-"""The API's documentation as pages that need no network: Swagger UI from a package."""
+"""The API's documentation pages, which need no network: Swagger UI from a package."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ problems = ApiBlueprint(
     public=True,
 )
 
-# Only the files that the package brings: its blueprint would put a script into the page.
+# Only the package's static files: its blueprint would put an inline script into the page.
 SWAGGER_UI: Final = files("flask_swagger_ui") / "dist"
-# Swagger UI sets styles from script and shows its images as data; nothing leaves this host.
+# Swagger UI sets styles from script and has images as data: URLs; it loads from this host only.
 POLICY: Final = (
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
     " frame-ancestors 'none'"
@@ -44,7 +44,7 @@ PAGE: Final = """<!doctype html>
 </body>
 </html>
 """
-# By Swagger UI's own options: interceptors, and a plugin that wraps an action.
+# With Swagger UI's own options: interceptors, and a plugin that wraps an action.
 START: Final = """var KEY = "Idempotency-Key";
 var DOCUMENT = "/openapi.json";
 
@@ -119,13 +119,13 @@ function newKey() {
 
 @blp.route("/docs")
 def page() -> Response:
-    """The API, to read and to try."""
+    """The API documentation, with forms to try each operation."""
     return _served(Response(PAGE, content_type="text/html; charset=utf-8"))
 
 
 @blp.route("/docs/start.js")
 def start() -> Response:
-    """Starts the page: an own file, because the policy allows no script inside it."""
+    """The script that starts the page, in its own file: the policy forbids inline scripts."""
     return _served(Response(START, content_type="text/javascript"))
 
 
@@ -136,10 +136,10 @@ def asset(name: str) -> Response:
 
 
 class ProblemTypeSchema(ma.Schema):
-    """What a problem's `type` leads to."""
+    """The document at the address in a problem's `type`."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 

@@ -1,4 +1,4 @@
-"""Is it alive, and can it work? Redis and the providers are reported, but refuse no traffic."""
+"""Liveness and readiness. Redis and the providers are reported, but never make it not ready."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from redis import RedisError
 from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.json import json_response
 from payments_app.api.readiness import OK, database_verdict, last_found
-from payments_app.payments.survey import Heard, providers_heard
+from payments_app.payments.gauges import ProviderHealth, provider_health
 
 blp = ApiBlueprint(
     "health", __name__, url_prefix="/health", description="For probes and people", public=True
 )
 UNAVAILABLE: Final = "unavailable"
 DRAINING: Final = "draining"
-# Whoever serves this app may put a question here: whether this process is about to end.
+# The server may store a function here that returns whether this process is about to end.
 LEAVING: Final = "maramoja.leaving"
-# A probe that found us unable to work comes back after this.
+# When a probe that found this process not ready may retry.
 RETRY_AFTER_S: Final = 2
 _CANNOT: Final = (
     "It can't: the database is away, its schema isn't this version's, SECRET_KEYS opens nothing that is"
@@ -35,10 +35,10 @@ _RETRY: Final = {
 
 
 class LiveSchema(ma.Schema):
-    """This process answers."""
+    """The body of the liveness check."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -49,7 +49,7 @@ class ReadySchema(ma.Schema):
     """Whether this process can take payments. Without Redis it can, slower."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -70,7 +70,7 @@ class PlatformAccountSchema(ma.Schema):
     """The platform's own account at a provider, without its credentials."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -83,7 +83,7 @@ class PlatformAccountSchema(ma.Schema):
 
 
 class SummarySchema(ReadySchema):
-    """The same verdict, with what this installation has."""
+    """The same verdict, with the providers of this installation."""
 
     providers = ma.fields.List(
         ma.fields.String(),
@@ -92,7 +92,7 @@ class SummarySchema(ReadySchema):
     )
     provider_states = ma.fields.Dict(
         keys=ma.fields.String(),
-        values=ma.fields.String(validate=ma.validate.OneOf(list(Heard))),
+        values=ma.fields.String(validate=ma.validate.OneOf(list(ProviderHealth))),
         required=True,
         metadata={
             "description": "By code: what was heard of each in the last 5 minutes.",
@@ -166,7 +166,7 @@ def _checks() -> dict[str, object]:
     database, redis = database_verdict(), last_found().get(_redis)
     status = OK if database == OK else UNAVAILABLE
     if current_app.extensions.get(LEAVING, bool)():
-        # Balancers stop sending here while all that comes is still answered.
+        # Load balancers stop sending traffic here while every request is still answered.
         status = DRAINING
     return {
         "status": status,
@@ -175,8 +175,8 @@ def _checks() -> dict[str, object]:
     }
 
 
-def _states() -> dict[str, Heard]:
-    return providers_heard(current_app.extensions["maramoja"].registry.codes())
+def _states() -> dict[str, ProviderHealth]:
+    return provider_health(current_app.extensions["maramoja"].registry.codes())
 
 
 def _redis() -> str:

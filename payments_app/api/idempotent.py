@@ -1,7 +1,7 @@
-"""The Idempotency-Key header and the Redis lock before it. Postgres decides; see acceptance, once.
+"""The Idempotency-Key header, and its Redis lock. PostgreSQL decides: see acceptance and once.
 
-The lock only spares a second request the wait inside the database, and a late one the work of
-the first. Redis may be empty, away or lying: then the answer takes longer, and is the same.
+The lock only saves a concurrent request the wait in the database, and a later one the work of the
+first. Redis may be empty, down or wrong: the answer then takes longer, and is the same.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ View = TypeVar("View", bound=Callable[..., Any])
 log = structlog.get_logger(__name__)
 
 HEADER: Final = "Idempotency-Key"
-# Longer than any request runs (gunicorn's timeout), so that it covers the first one whole; and
-# clients that repeat a request mostly do so within it.
+# Longer than any request runs (gunicorn's timeout), so that it covers the whole first request. Most
+# client retries come within it.
 LOCK_MS: Final = 60_000
-# How long a second request waits for the first before it tries by itself.
+# How long a second request waits for the first before it continues on its own.
 COALESCE_S: Final = 2.0
 POLL_FIRST_S: Final = 0.01
 POLL_MAX_S: Final = 0.1
-# After Redis failed once, don't wait for it again in every request.
+# After an error, Redis is not tried again for this long, so that requests don't wait for it.
 AVOID_S: Final = 5.0
 _FAILED: Final = 400
-# The nil and the max UUID (RFC 9562, 5.9 and 5.10): of two orders with one of them, the second
+# The nil and the max UUID (RFC 9562, 5.9 and 5.10). If two orders used one of them, the second
 # would get the first one's answer.
 UNSET: Final = frozenset((UUID(int=0), UUID(int=2**128 - 1)))
 _LOCKS: Final = "maramoja_locks"
@@ -49,7 +49,7 @@ return 0
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A key's lock as one request asks for it. `token`: what stands in it if it is taken."""
+    """The lock of an idempotency key. `token`: the value that this request stores if it gets it."""
 
     key: UUID
     name: str
@@ -57,24 +57,24 @@ class Lock:
 
 
 def idempotent(view: View) -> View:
-    """Declare that the view honours Idempotency-Key; each that changes something has to.
+    """Declare that the view honours Idempotency-Key; each view that changes something must.
 
-    Redis is asked for the lock of the key before the view is called.
+    The lock of the key is requested from Redis before the view is called.
     """
     view.__dict__["idempotent"] = True
     return view
 
 
 def wanted_lock(caller: Caller) -> Lock | None:
-    """The lock that this request is to take; None for a route or a request without a key."""
+    """The lock that this request should take; None for a route or a request without a key."""
     view = current_app.view_functions[request.endpoint or ""]
-    # Flask answers OPTIONS by itself, and well: nobody would give the lock back.
+    # Flask answers OPTIONS itself, with success: nothing would release the lock.
     if request.method == "OPTIONS" or not getattr(view, "idempotent", False):
         return None
     try:
         key = _read_key()
     except KeyInvalid:
-        # The view says so, when it is its turn.
+        # The view raises it later.
         return None
     if key is None:
         return None
@@ -103,7 +103,7 @@ def _read_key() -> UUID | None:
         key = UUID(text)
     except ValueError:
         key = None
-    # UUID() also reads braces, urn: and missing hyphens; one spelling is enough.
+    # UUID() also reads braces, urn: and missing hyphens; we accept one spelling only.
     if len(values) != 1 or key is None or str(key) != text.lower():
         raise KeyInvalid(
             "The Idempotency-Key must be one UUID, such as 3f0e8a52-6c1d-4b7e-9d0b-0d9a6d1c2f3a."
@@ -117,49 +117,49 @@ def _read_key() -> UUID | None:
 
 
 def register_locks(app: Flask, *, redis: Redis) -> None:
-    """Give the lock back when the request came to nothing.
+    """Release the lock when the request failed.
 
-    Else it stays for LOCK_MS: who repeats the request in that time asks PostgreSQL for the first
-    answer at once, instead of trying to be the first.
+    Otherwise it stays for LOCK_MS: a retry in that time reads the first answer from PostgreSQL at
+    once, instead of trying to be the first.
     """
     locks = Locks(redis)
     app.extensions[_LOCKS] = locks
 
     @app.after_request
-    def give_back(response: Response) -> Response:
+    def release_key(response: Response) -> Response:
         lock: Lock | None = g.get("lock")
         if lock is not None and g.lock_holder == lock.token and response.status_code >= _FAILED:
-            locks.give_back(lock)
+            locks.release_key(lock)
         return response
 
 
-def await_first(find: Callable[[], T | None]) -> T | None:
-    """What `find` finds, if another request has this one's key; None if nobody has."""
+def wait_for_original(find: Callable[[], T | None]) -> T | None:
+    """The result of `find`, if another request holds this key's lock; None if no request does."""
     lock: Lock | None = g.get("lock")
     if lock is None:
         return None
-    # "": there is something that can't be read, and so nobody's.
+    # "": the lock's value can't be read, so it is no request's token.
     if g.lock_holder in (None, "", lock.token):
         metrics.key_lock_wait_seconds.observe(0)
         return None
     locks: Locks = current_app.extensions[_LOCKS]
-    return locks.await_first(lock.name, g.lock_holder, find)
+    return locks.wait_for_original(lock.name, g.lock_holder, find)
 
 
 class Locks:
-    """What is asked of a lock once it is known whose it is. Never an error: at worst no lock."""
+    """Operations on locks whose holder is known. They never raise; at worst there is no lock."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
         self._release = Script(redis, _COMPARE_AND_DELETE)
         self._avoid_until = 0.0
 
-    def give_back(self, lock: Lock) -> None:
-        """Let the next one be the first."""
+    def release_key(self, lock: Lock) -> None:
+        """Release the lock, so that the next request can take it."""
         self._call(lambda: self._release([lock.name], [lock.token]))
 
-    def await_first(self, name: str, holder: str, find: Callable[[], T | None]) -> T | None:
-        """What `find` finds, asked again while the holder is at it, COALESCE_S at most."""
+    def wait_for_original(self, name: str, holder: str, find: Callable[[], T | None]) -> T | None:
+        """The result of `find`, polled while the holder has the lock, for COALESCE_S at most."""
         asked_at = time.monotonic()
         try:
             return self._found_in_time(name, holder, find)
@@ -174,7 +174,7 @@ class Locks:
             pause = min(pause * 2, POLL_MAX_S)
             now_held = self._call(lambda: self._redis.get(name))
             if not isinstance(now_held, bytes) or now_held.decode(errors="replace") != holder:
-                # It has failed, or nobody can say.
+                # The holder has failed, or Redis can't say.
                 break
         return found
 

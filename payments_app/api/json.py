@@ -1,7 +1,7 @@
-"""JSON in and out: what one reader could take for something else than another is refused.
+"""Reads and writes JSON, and refuses JSON that two readers could understand differently.
 
-RFC 8259 leaves open what two members of one name mean, and Python's own reader also takes NaN
-and halves of surrogate pairs. An amount may not depend on whose reader it was.
+RFC 8259 does not define repeated names in an object, and Python's own reader also takes NaN and
+lone surrogates. An amount must not depend on the reader.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from flask.json.provider import JSONProvider
 
 
 class JsonInvalid(ValueError):
-    """The text isn't JSON, or not the same JSON for every reader. Says why, in a sentence."""
+    """The text isn't JSON, or not the same JSON for every reader. The message says why."""
 
 
 class StrictJson(JSONProvider):
-    """What Flask reads and writes JSON with."""
+    """The JSON provider of the Flask app."""
 
     def dumps(self, obj: Any, **options: Any) -> str:
         """JSON text, compact unless `indent` is given."""
@@ -32,11 +32,11 @@ class StrictJson(JSONProvider):
 
 
 def read_json(raw: bytes) -> Any:
-    """The value that the text writes. Raises JsonInvalid."""
+    """The value of a JSON text. Raises JsonInvalid."""
     try:
         value = orjson.loads(raw)
-        # orjson takes the last of two members of one name in silence. The text has proved to
-        # be JSON by now, and only the names are looked at.
+        # orjson silently takes the last of two members of one name. The text is known to be JSON
+        # here, so this pass reads only the names.
         _NAMES.decode(raw.decode())
     except _Repeated as error:
         raise JsonInvalid(f"A name occurs twice in one object: {error.name}.") from None
@@ -48,12 +48,12 @@ def read_json(raw: bytes) -> Any:
 
 
 def json_response(document: object, status: int = 200) -> Response:
-    """A JSON answer."""
+    """A JSON response."""
     return Response(orjson.dumps(document), status, content_type="application/json")
 
 
 class _Repeated(Exception):
-    """This name was there before, in the same object."""
+    """This name is repeated in one object."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -70,5 +70,5 @@ def _each_once(members: list[tuple[str, Any]]) -> None:
         seen.add(name)
 
 
-# Numbers aren't looked at: `bool` is the cheapest function that takes any text.
+# Numbers are not parsed: `bool` is the cheapest function that takes any text.
 _NAMES: Final = json.JSONDecoder(object_pairs_hook=_each_once, parse_int=bool, parse_float=bool)

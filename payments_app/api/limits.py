@@ -1,7 +1,7 @@
-"""How often a key and a tenant may ask: in Redis over all hosts, in a process while Redis is away.
+"""Rate limits by key and tenant: in Redis for all hosts; by process while Redis is down.
 
-All windows of a request are counted in one round trip, which also tells when they end, and takes
-the lock of the request's idempotency key if no window is full.
+One round trip counts all windows of a request, returns when they end, and, if no window is full,
+takes the lock of the request's idempotency key.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ KEY: Final = "key"
 TENANT: Final = "tenant"
 STRANGER: Final = "stranger"
 CALLBACK: Final = "callback"
-# Where a tenant has no limit of its own, so many of its keys may be busy at once.
+# A tenant without a limit of its own gets the limits of so many busy keys.
 KEYS_AT_ONCE: Final = 10
-# Each window in turn: INCR and the time left, until one is full; its count is the last one told. A
-# window without an end, however it came about, gets one; what is no count begins anew, or it would
-# let everyone through for good. After them a lock, if one is wanted: whose token stands in it.
+# For each window: INCR and the time left, until one is full; its count is the last one returned. A
+# key without a TTL gets one, and a value that isn't an integer restarts at 1: both would otherwise
+# disable the limit. Then the lock, if one is wanted: returns the token in it.
 _LOOK: Final = """
 local told, windows = {}, tonumber(ARGV[1])
 for number = 1, windows do
@@ -71,17 +71,17 @@ if lock then
 end
 return told
 """
-# Full addresses that a process remembers; beyond that it forgets all, and asks Redis again.
+# Blocked addresses that a process remembers; beyond that it forgets all, and Redis counts again.
 ADDRESSES_MAX: Final = 10_000
-# Of all full addresses together.
+# For all blocked addresses together.
 LET_THROUGH_EVERY_S: Final = 1.0
-# While Redis is away each process counts by itself, and looks for Redis this often.
+# While Redis is down each process counts by itself, and retries Redis this often.
 AVOID_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """So many in a window of so many seconds. `name`: what it counts, as the headers say it."""
+    """At most `most` requests in `seconds`. `name`: what it counts, as in the headers."""
 
     name: str
     most: int
@@ -90,7 +90,7 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Where a limit stands, this request counted. `reset_s`: seconds until it begins anew."""
+    """The state of a limit, this request included. `reset_s`: seconds until the window restarts."""
 
     limit: Limit
     count: int
@@ -98,30 +98,30 @@ class Window:
 
     @property
     def remaining(self) -> int:
-        """How many more may come."""
+        """How many more requests are allowed."""
         return max(0, self.limit.most - self.count)
 
     @property
     def is_breached(self) -> bool:
-        """Whether this request is one too many."""
+        """Whether this request exceeds the limit."""
         return self.count > self.limit.most
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What one round trip has told.
+class LimitCheck:
+    """The result of one round trip.
 
-    `holder`: the token in the lock, this request's own if it got it; None if nobody knows.
+    `holder`: the token in the lock, this request's own if it got it; None if unknown.
     """
 
     windows: list[Window]
     holder: str | None = None
 
 
-class Windows:
+class LimitCounters:
     """Fixed windows in Redis, several of them counted in one round trip.
 
-    They are Flask-Limiter's, in its notation; it would ask Redis for each of them.
+    They are Flask-Limiter's, in its notation; that library makes one round trip for each window.
     """
 
     def __init__(self, redis: Redis) -> None:
@@ -130,17 +130,17 @@ class Windows:
         self._here = MemoryStorage()
         self._avoid_until = 0.0
 
-    def count(self, limits: Sequence[tuple[Limit, str]], lock: Lock | None = None) -> Look:
-        """Count one more of each (limit, whose), up to the first that is full; else take the lock."""
+    def count(self, limits: Sequence[tuple[Limit, str]], lock: Lock | None = None) -> LimitCheck:
+        """Count one for each (limit, whose), up to a full one; if none is full, take the lock."""
         if time.monotonic() >= self._avoid_until:
             try:
                 return self._count_in_redis(limits, lock)
             except RedisError as error:
                 self._avoid_until = time.monotonic() + AVOID_S
                 log.warning("limits.redis_unavailable", error=type(error).__name__)
-        return Look(self._count_here(limits))
+        return LimitCheck(self._count_here(limits))
 
-    def _count_in_redis(self, limits: Sequence[tuple[Limit, str]], lock: Lock | None) -> Look:
+    def _count_in_redis(self, limits: Sequence[tuple[Limit, str]], lock: Lock | None) -> LimitCheck:
         keys = [_key(limit, whose) for limit, whose in limits]
         arguments: list[int | str] = [len(limits)]
         for limit, _ in limits:
@@ -157,7 +157,7 @@ class Windows:
             for (limit, _), (count, left_ms) in pairs
         ]
         holders = told[2 * len(limits) :]
-        return Look(windows, holders[0].decode(errors="replace") if holders else None)
+        return LimitCheck(windows, holders[0].decode(errors="replace") if holders else None)
 
     def _count_here(self, limits: Sequence[tuple[Limit, str]]) -> list[Window]:
         windows: list[Window] = []
@@ -173,8 +173,8 @@ class Windows:
 
 
 def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
-    """Count by key and by tenant, all routes together; and by address what proves no key."""
-    windows = Windows(redis)
+    """Count by key and tenant over all routes, and by address what has no valid key."""
+    windows = LimitCounters(redis)
     app.extensions[_STRANGERS] = ByAddress(
         windows, settings.rate_limit_unauthenticated, what=STRANGER
     )
@@ -200,27 +200,26 @@ def register_limits(app: Flask, settings: Settings, *, redis: Redis) -> None:
     @app.after_request
     def tell_limit(response: Response) -> Response:
         if told := g.get("windows"):
-            _tell(told, response)
+            _set_ratelimit_headers(told, response)
         return response
 
 
 class ByAddress:
-    """Counts one kind of request by the address that it comes from.
+    """Counts one kind of request by source address.
 
-    Only this kind counts and only it is refused: behind one address there may be others with
-    keys that are right.
+    Only this kind is counted and refused: the same address may have other clients with valid keys.
     """
 
-    def __init__(self, windows: Windows, limit: str, *, what: str) -> None:
+    def __init__(self, windows: LimitCounters, limit: str, *, what: str) -> None:
         """`limit` in Flask-Limiter's notation."""
         self._windows = windows
         self._limits = parsed(limit, what)
-        # Addresses that have tried too much, until when (seconds of time.monotonic).
+        # Blocked addresses, and until when (seconds of time.monotonic).
         self._full_until: dict[str, float] = {}
         self._let_through_at = 0.0
 
     def count(self, address: str) -> None:
-        """Count one more. Raises TooManyRequests once there were too many."""
+        """Count one more. Raises TooManyRequests when there are too many."""
         windows = self._windows.count([(limit, address) for limit in self._limits]).windows
         if windows[-1].is_breached:
             if len(self._full_until) >= ADDRESSES_MAX:
@@ -229,9 +228,9 @@ class ByAddress:
             raise TooManyRequests(retry_after=windows[-1].reset_s)
 
     def refuse_if_full(self, address: str) -> None:
-        """Count nothing. Raises TooManyRequests while this process knows that there were too many.
+        """Count nothing. Raises TooManyRequests while this process has the address as blocked.
 
-        One request a second is let through all the same: behind an address there may be others.
+        One request a second is let through all the same: one address may have several clients.
         """
         now = time.monotonic()
         left_s = self._full_until.get(address, now) - now
@@ -244,19 +243,19 @@ class ByAddress:
 
 
 def count_stranger(app: Flask, address: str | None) -> None:
-    """One more attempt from there without a valid key. Raises TooManyRequests."""
+    """Count an attempt without a valid key. Raises TooManyRequests."""
     strangers: ByAddress = app.extensions[_STRANGERS]
     strangers.count(address or "unknown")
 
 
 def refuse_stranger(app: Flask, address: str | None) -> None:
-    """Nothing is looked up for an address with too many attempts. Raises TooManyRequests."""
+    """Refuse a key lookup for an address with too many attempts. Raises TooManyRequests."""
     strangers: ByAddress = app.extensions[_STRANGERS]
     strangers.refuse_if_full(address or "unknown")
 
 
 def count_callback(app: Flask, address: str | None) -> None:
-    """One more callback from there, whatever it is about. Raises TooManyRequests."""
+    """Count a callback, whatever it is about. Raises TooManyRequests."""
     callbacks: ByAddress = app.extensions[_CALLBACKS]
     callbacks.count(address or "unknown")
 
@@ -267,8 +266,8 @@ def parsed(notation: str, name: str) -> tuple[Limit, ...]:
     return tuple(sorted(limits, key=lambda limit: limit.seconds))
 
 
-def _tell(windows: Sequence[Window], response: Response) -> None:
-    """The one with the least left in the old headers, all in those of the IETF's draft."""
+def _set_ratelimit_headers(windows: Sequence[Window], response: Response) -> None:
+    """Put the tightest window in the old headers, and all windows in those of the IETF's draft."""
     tightest = min(windows, key=lambda window: window.remaining)
     policy = [f'"{w.limit.name}";q={w.limit.most};w={w.limit.seconds}' for w in windows]
     state = [f'"{w.limit.name}";r={w.remaining};t={w.reset_s}' for w in windows]
@@ -291,7 +290,7 @@ def _key(limit: Limit, whose: str) -> str:
 def _limits_of(
     own: str | None, of_tenant: str | None, default: str
 ) -> tuple[tuple[Limit, ...], tuple[Limit, ...]]:
-    """A key's limits, and those of all keys of its tenant together: so many times one key's."""
+    """A key's limits, and those of its tenant's keys together: KEYS_AT_ONCE times one key's."""
     of_key = _readable(own, KEY) or parsed(default, KEY)
     together = tuple(
         replace(limit, name=TENANT, most=limit.most * KEYS_AT_ONCE) for limit in of_key
@@ -300,10 +299,10 @@ def _limits_of(
 
 
 def _readable(notation: str | None, name: str) -> tuple[Limit, ...]:
-    """None that can't be read must stop the counting of all others."""
+    """An unreadable limit is ignored, so that it doesn't stop the counting of all others."""
     try:
         return parsed(notation, name) if notation else ()
     except ValueError:
-        # Whose it is, the tenant_id of the line says.
+        # The log line's tenant_id says whose limit it is.
         log.error("limit.unreadable")
         return ()

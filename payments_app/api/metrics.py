@@ -1,4 +1,4 @@
-"""/metrics, for the operator's Prometheus and nobody else; and what each request adds to it."""
+"""/metrics, for the operator's Prometheus only; and the metrics of each request."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from werkzeug.http import parse_list_header
 from payments_app.api.near_misses import DROPPED
 from payments_app.kernel import metrics
 from payments_app.kernel.networks import is_forwarded, is_within
-from payments_app.payments.survey import survey
+from payments_app.payments.gauges import read_gauges
 from payments_app.settings import Settings
 
 PATH: Final = "/metrics"
-# Anybody may send any word as a method, and any path: those that are ours have a series.
+# A client may send any method and any path: only known ones get a series.
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER: Final = "other"
 UNKNOWN: Final = "unknown"
@@ -27,27 +27,27 @@ blp = Blueprint("metrics", __name__)
 
 @blp.route(PATH)
 def show() -> Response:
-    """What all processes behind this port have counted, and what the database says now."""
-    body = metrics.exposition(*survey())
+    """The counters of all processes behind this port, and the gauges that the database gives."""
+    body = metrics.exposition(*read_gauges())
     return Response(body, content_type=metrics.CONTENT_TYPE)
 
 
 def register_metrics(app: Flask, settings: Settings) -> None:
-    """Count and time each request; hide the page from strangers."""
+    """Count and time each request; hide /metrics from other networks."""
     app.after_request(_count)
 
     @app.before_request
     def hide() -> None:
-        # By the path, as another method's 405 would tell that there is something.
+        # By the path: for another method, a 405 would show that the page exists.
         if request.path.rstrip("/") == PATH and not _is_the_operators(settings):
             raise NotFound
 
 
 def _is_the_operators(settings: Settings) -> bool:
-    # Those with an underscore are not read, and say where a request came through all the same.
+    # Headers with an underscore are not read, but show that the request came through a proxy.
     dropped = request.environ.get(DROPPED, "").split(",")
     if is_forwarded((*request.headers.keys(), *dropped)):
-        # Through fewer proxies than are trusted, the peer is one of them and not who asks.
+        # With fewer hops than trusted proxies, the peer address is a proxy's and not the client's.
         hops = parse_list_header(request.headers.get("X-Forwarded-For", ""))
         if not 0 < settings.trusted_proxies <= len(hops):
             return False

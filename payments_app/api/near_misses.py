@@ -1,4 +1,4 @@
-"""A misspelt Idempotency-Key is refused: ignored, the same request sent twice would charge twice."""
+"""Refuses a misspelt Idempotency-Key: if it were ignored, a retry would charge twice."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from flask import g, request
 from payments_app.api.idempotent import HEADER
 from payments_app.kernel.idempotency import KeyInvalid
 
-# RFC 9110, 9.2.1. They change nothing, so a key has nothing to protect.
+# RFC 9110, 9.2.1. These methods change nothing, so a key has nothing to protect.
 SAFE_METHODS: Final = frozenset(("GET", "HEAD", "OPTIONS", "TRACE"))
-# The server drops names with an underscore and lists them in this header (gunicorn.conf.py).
+# The server drops header names with an underscore and lists them in this one (gunicorn.conf.py).
 DROPPED: Final = "HTTP_X_DROPPED_HEADERS"
 _HEADERS: Final = "HTTP_"
 _RIGHT: Final = "idempotencykey"
 _STEM: Final = "idempot"
 _ABBREVIATION: Final = re.compile(r"(^|[^a-z])idem")
-# Letters that may be missing, added or wrong. No header in use comes this close by chance: the
-# nearest English words ("competency", "dependency") are 4 letters away.
+# Letters that may be missing, added or wrong. No header in use is this close by chance: the nearest
+# English words ("competency", "dependency") are 4 letters away.
 _EDITS_MAX: Final = 3
 _NAME_LENGTH_MAX: Final = 60
 
 
 def refuse_near_misses() -> None:
-    """Refuse an unsafe request of a caller that gives its key under a wrong name.
+    """Refuse an unsafe request that sends its idempotency key under a wrong name.
 
-    Looks at the names of headers and of query parameters. Raises KeyInvalid.
+    Checks the names of headers and of query parameters. Raises KeyInvalid.
     """
     if request.method in SAFE_METHODS or "caller" not in g:
         return
-    # In the query the right name is as wrong as any other.
+    # In the query even the right name is wrong.
     asked = request.args if request.query_string else ()
     wrong = chain(
         (name for name in _header_names() if is_near_miss(name)),
@@ -48,13 +48,13 @@ def refuse_near_misses() -> None:
 
 
 def is_near_miss(name: str) -> bool:
-    """Whether who sends this name means Idempotency-Key, and doesn't say so.
+    """Whether this name is meant to be Idempotency-Key, but is not.
 
-    Case doesn't matter. Near are: a name whose letters contain "idempot"; one with a word that
-    begins with "idem"; and one whose letters, but for an "x" before them, are those of the right
-    name with at most 3 missing, added or wrong.
+    Case is ignored. A near miss is a name whose letters contain "idempot", or one with a word that
+    begins with "idem", or one whose letters, without a leading "x", are those of the right name
+    with at most 3 missing, added or wrong.
     """
-    # Longer names are not remembered, or a stranger could fill memory with them.
+    # Longer names are not cached: a client could fill the memory with them.
     return _is_near_miss(name) if len(name) <= _NAME_LENGTH_MAX else _STEM in _letters(name)
 
 

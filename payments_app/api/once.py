@@ -1,7 +1,7 @@
-"""A change is made once for each Idempotency-Key, and answered again; payments: see acceptance.
+"""Makes a change once per Idempotency-Key, and replays its answer; for payments see acceptance.
 
-The key is taken, and the answer stored, in the transaction of the change. Where a change takes
-several transactions, in the last one: before it, a retry finds nothing, and makes the rest.
+The transaction of the change also takes the key and stores the answer. If a change needs several
+transactions, the last one does: before it, a retry finds no answer, and makes the rest.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from payments_app.api.authentication import caller
-from payments_app.api.idempotent import await_first, key_of_request
+from payments_app.api.idempotent import key_of_request, wait_for_original
 from payments_app.kernel import idempotency, stored_answers
 from payments_app.kernel.database import transaction
+from payments_app.kernel.encryption import DataKey
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import (
     Attempt,
@@ -30,14 +31,13 @@ from payments_app.kernel.idempotency import (
     StoredAnswer,
 )
 from payments_app.kernel.postgres import is_lock_timeout
-from payments_app.kernel.vault import Box
 
-# The answer to a change, made in its transaction.
+# Builds the response to a change, in its transaction.
 Render = Callable[[Session, Any], Response]
 
 
 class Change(Protocol):
-    """Makes a change, and calls `keep` with its result in the transaction that ends it."""
+    """Makes a change, and calls `keep` with its result in the change's last transaction."""
 
     def __call__(self, *, keep: Callable[[Session, Any], None]) -> object:
         """Raises GatewayError if the change can't be made."""
@@ -45,30 +45,30 @@ class Change(Protocol):
 
 
 class _Taken(Exception):
-    """Another request with this key has committed meanwhile."""
+    """Another request with this key has committed in the meantime."""
 
 
 def change_once(
     asked: Mapping[str, object], change: Change, render: Render, *, path: str | None = None
 ) -> Response:
-    """Make the change and answer with `render`, or give the first answer to this key again.
+    """Make the change and answer with `render`, or replay the first answer to this key.
 
-    `asked`: the validated body, without what is None. `path`: the address of what is changed; of
-    what is made, the answer's Location. Raises what the change does, KeyInvalid, KeyReused,
-    KeyInProgress, KeyExpired, VaultClosed.
+    `asked`: the validated body, without None values. `path`: the address of what is changed; for a
+    new resource, the answer's Location. Raises what the change raises, KeyInvalid, KeyReused,
+    KeyInProgress, KeyExpired, DataKeyUnreadable.
     """
     answer = _Answer(render, path, _claim(asked))
     if answer.claim is None:
         change(keep=answer.keep)
         return answer.made
-    if (earlier := await_first(answer.find) or answer.find()) is not None:
+    if (earlier := wait_for_original(answer.find) or answer.find()) is not None:
         return earlier
     try:
         change(keep=answer.keep)
     except _Taken:
         earlier = answer.find()
     except GatewayError:
-        # What the first request has done may be why this one can't be made.
+        # This request may fail because the first one has made the change.
         if (earlier := answer.find()) is None:
             raise
     else:
@@ -80,22 +80,22 @@ def change_once(
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """A request under a key, and what encrypts its answer: read once, before any transaction."""
+    """A request under a key, and the key that encrypts its answer: read before any transaction."""
 
     attempt: Attempt
-    box: Box
+    data_key: DataKey
 
     def encrypt(self, body: bytes) -> bytes:
-        return self.box.seal(body, about=f"answer {self.attempt.key}")
+        return self.data_key.encrypt(body, about=f"answer {self.attempt.key}")
 
     def decrypt(self, body: bytes) -> bytes:
-        """Raises VaultClosed."""
-        return self.box.open(body, about=f"answer {self.attempt.key}")
+        """Raises DataKeyUnreadable."""
+        return self.data_key.decrypt(body, about=f"answer {self.attempt.key}")
 
 
 @dataclass
 class _Answer:
-    """The answer to a request: made by the change, or found under its key."""
+    """The answer to a request: built by the change, or found under its key."""
 
     render: Render
     path: str | None
@@ -104,13 +104,13 @@ class _Answer:
 
     @property
     def made(self) -> Response:
-        """The one that the change has made."""
+        """The response to the change that was made."""
         if self._made is None:
             raise RuntimeError("a change that has kept no answer")
         return self._made
 
     def keep(self, session: Session, result: object) -> None:
-        """Make it, and store it under the key. Raises _Taken, KeyInProgress."""
+        """Build the answer, and store it under the key. Raises _Taken, KeyInProgress."""
         self._made = self.render(session, result)
         if self.claim is None:
             return
@@ -135,7 +135,7 @@ class _Answer:
             raise _Taken
 
     def find(self) -> Response | None:
-        """The first answer to the key. Raises KeyReused, KeyExpired, VaultClosed."""
+        """The first answer to the key. Raises KeyReused, KeyExpired, DataKeyUnreadable."""
         if self.claim is None:
             return None
         attempt = self.claim.attempt
@@ -160,23 +160,23 @@ def _again(claim: _Claim, earlier: Earlier) -> Response:
 
 
 def _claim(asked: Mapping[str, object]) -> _Claim | None:
-    """None without a key. Raises KeyInvalid, VaultClosed."""
+    """None without a key. Raises KeyInvalid, DataKeyUnreadable."""
     key = key_of_request(required=False)
     if key is None:
         return None
     rule = request.url_rule
     place = {name: str(value) for name, value in (request.view_args or {}).items()}
     body = {name: _canonical(value) for name, value in asked.items() if value is not None}
-    asker = caller()
-    box: Box = current_app.extensions["maramoja"].vault.box_of(asker.tenant_id)
+    context = caller()
+    data_key: DataKey = current_app.extensions["maramoja"].keyring.key_for(context.tenant_id)
     attempt = Attempt(
-        tenant_id=asker.tenant_id,
-        mode=asker.mode,
+        tenant_id=context.tenant_id,
+        mode=context.mode,
         key=key,
         fields={"method": request.method, "route": rule.rule if rule else "", **place, **body},
-        digest=partial(box.digest, about="request"),
+        digest=partial(data_key.digest, about="request"),
     )
-    return _Claim(attempt, box)
+    return _Claim(attempt, data_key)
 
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -187,7 +187,7 @@ def _canonical(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """An instant by the same text, whatever its offset."""
+    """A value as text. An instant gives the same text in every offset."""
     if not isinstance(value, datetime):
         return str(value)
     try:

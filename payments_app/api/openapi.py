@@ -1,4 +1,4 @@
-"""openapi.json: what all operations have in common, written from the tables that the code uses."""
+"""openapi.json: the parts that all operations share, built from the tables that the code uses."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ CONFIGURATION: Final[dict[str, Any]] = {
 _UUID: Final = "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"
 _TEXT: Final = {"type": "string"}
 _COUNT: Final = {"type": "integer", "minimum": 0}
-# Without examples: /docs would send them as they stand, the same ones each time.
+# Without examples: /docs would send each as it is, the same value every time.
 PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     "X-Request-Id": {
         "description": "Your own id for this request, for logs: up to 128 letters, digits and"
@@ -165,9 +165,9 @@ _SPECIAL: Final = {
 
 
 class ProblemApi(Api):  # type: ignore[misc]  # flask-smorest has no types
-    """flask-smorest whose errors are our problem documents, and are documented as such."""
+    """flask-smorest with our problem documents as its errors, in responses and documentation."""
 
-    # Each operation names the statuses that it can answer with; "default" would hide the others.
+    # Each operation lists the statuses that it can answer with; "default" would hide the others.
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def __init__(self, app: Flask) -> None:
@@ -183,18 +183,18 @@ class ProblemApi(Api):  # type: ignore[misc]  # flask-smorest has no types
             components.schema(name, schema=message)
 
     def handle_http_exception(self, error: HTTPException) -> Response:
-        """flask-smorest's own handler keeps neither Allow nor Retry-After."""
+        """Replaces flask-smorest's handler, which drops Allow and Retry-After."""
         return http_problem(error)
 
     def _register_pagination_header(self) -> None:
-        """Our lists have cursors."""
+        """Does nothing: our lists have cursors, not pages."""
 
     def _register_responses(self) -> None:
-        """One response for each status, under the name that flask-smorest refers to it by."""
+        """Register one response per status, under the name that flask-smorest uses for it."""
         components = self.spec.components
         components.schema("Problem", schema=ProblemSchema)
         for status in sorted({problem.status for problem in all_problems()}):
-            # Under a name of its own: who generates a client gets one class for each status.
+            # Under its own name, so that client generators make one class for each status.
             components.schema(_name(status), _narrowed(status))
             components.response(status.name, _response(status), lazy=True)
 
@@ -209,7 +209,7 @@ def _narrowed(status: int) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "status": {"type": "integer", "enum": [int(status)]},
-            # No `enum`: a client that is made of this document would fail at the first new one.
+            # No `enum`: a generated client would fail at the first new code.
             "code": {"type": "string", "examples": codes},
         },
     }

@@ -1,6 +1,6 @@
-"""Which key a request holds, and what is wrong with how it is sent.
+"""Reads the API key of a request, and explains what is wrong with how it is sent.
 
-What is told here is what the caller sent. Nothing of it depends on which keys there are.
+The messages describe only what the caller sent. They never depend on which keys exist.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FORM: Final = (
     f"mara_test_ or mara_live_, {PREFIX_LENGTH} letters and digits, _, and"
     f" {SECRET_LENGTH + CHECKSUM_LENGTH} letters and digits"
 )
-# Of a key that is unknown, of one that is revoked, and of one with another secret: one sentence.
+# The same sentence for an unknown key, a revoked key, and a key with a wrong secret.
 NOT_ACCEPTED: Final = (
     "The API key has the right form, but it is not accepted: it is unknown, revoked or expired."
     " Ask the operator for a new one."
@@ -34,7 +34,7 @@ _SCHEME: Final = re.compile(r"Bearer\b", re.IGNORECASE)
 
 
 def presented_key() -> str:
-    """The key of this request, in the form of one. Raises Unauthenticated, and says what to do."""
+    """This request's key, if its form is right. Raises Unauthenticated, which says what to do."""
     header = request.headers.get(HEADER, "").strip()
     authorization = request.headers.get("Authorization", "").strip()
     bearer = _BEARER.fullmatch(authorization)
@@ -48,7 +48,7 @@ def presented_key() -> str:
 
 
 def _absent(authorization: str) -> str:
-    """No header holds a key that could be read: why, and how to send one."""
+    """Explain why no header holds a readable key, and how to send one."""
     if _SCHEME.match(authorization):
         return f"Authorization: Bearer must be followed by one API key. A key is {FORM}."
     if authorization:

@@ -1,4 +1,4 @@
-"""The shape of every error (RFC 9457)."""
+"""The schema of every error (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _CODE: Final = {"pattern": "^[a-z][a-z0-9_]*$"}
 
 
 class FieldErrorSchema(ma.Schema):
-    """One field that can't be taken."""
+    """One invalid field."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -45,10 +45,10 @@ class FieldErrorSchema(ma.Schema):
 
 
 class ProblemSchema(ma.Schema):
-    """A problem document (RFC 9457). Rely on `code`; the sentences are for people."""
+    """A problem document (RFC 9457). Clients rely on `code`; the sentences are for people."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 

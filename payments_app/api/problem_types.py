@@ -1,4 +1,4 @@
-"""The one table of errors: which HTTP status each has, and what the caller can do about it.
+"""The table of all errors: the HTTP status of each, and what the caller can do about it.
 
 docs/errors.md is checked against this table.
 """
@@ -11,9 +11,9 @@ from typing import Final
 
 from payments_app.kernel import errors, idempotency
 from payments_app.kernel.egress import AddressRefused
-from payments_app.kernel.vault import VaultClosed
+from payments_app.kernel.encryption import DataKeyUnreadable
 from payments_app.payments import errors as payments
-from payments_app.payments import order
+from payments_app.payments import routing
 from payments_app.providers import registry
 from payments_app.tenants import errors as tenants
 from payments_app.webhooks import errors as webhooks
@@ -21,7 +21,7 @@ from payments_app.webhooks import errors as webhooks
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """`advice`: what the caller can do."""
+    """One kind of error. `advice`: what the caller can do."""
 
     code: str
     status: HTTPStatus
@@ -36,7 +36,7 @@ def _of(
 
 
 class Unauthenticated(errors.GatewayError):
-    """No key, none in the form of one, or one that is not accepted."""
+    """There is no key, or it has the wrong form, or it is not accepted."""
 
     code = "unauthenticated"
 
@@ -48,19 +48,19 @@ class TenantMismatch(errors.GatewayError):
 
 
 class ScopeMissing(errors.GatewayError):
-    """The key is right, but isn't for this."""
+    """The key is valid, but lacks the scope for this."""
 
     code = "scope_missing"
 
 
 class UnsupportedMediaType(errors.GatewayError):
-    """A body that isn't declared as JSON."""
+    """The body isn't declared as JSON."""
 
     code = "unsupported_media_type"
 
 
 class BodyMalformed(errors.GatewayError):
-    """A body that isn't one JSON object, or not the same one for every reader."""
+    """The body isn't one JSON object, or not the same one for every reader."""
 
     code = "body_malformed"
 
@@ -152,8 +152,8 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         "external_id already used",
         "Read the payment that is linked; a new one needs another.",
     ),
-    order.ProviderAmbiguous: _of(
-        order.ProviderAmbiguous,
+    routing.ProviderAmbiguous: _of(
+        routing.ProviderAmbiguous,
         _S.UNPROCESSABLE_ENTITY,
         "Provider not clear",
         "Name one of the providers in `provider`.",
@@ -176,8 +176,8 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         "Provider account unreadable",
         "Tell the operator: a key is missing from SECRET_KEYS. Nothing was done.",
     ),
-    VaultClosed: _of(
-        VaultClosed,
+    DataKeyUnreadable: _of(
+        DataKeyUnreadable,
         _S.SERVICE_UNAVAILABLE,
         "Data key unreadable",
         "Tell the operator: a key is missing from SECRET_KEYS. Nothing was done.",
@@ -256,7 +256,7 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         "Read what is linked. This key never makes another payment, nor another change.",
     ),
 }
-# What the HTTP layer itself refuses, by status.
+# Refusals of the HTTP layer itself, by status.
 HTTP_PROBLEMS: Final[dict[int, ProblemType]] = {
     problem.status: problem
     for problem in (
@@ -301,5 +301,5 @@ HTTP_PROBLEMS: Final[dict[int, ProblemType]] = {
 
 
 def all_problems() -> list[ProblemType]:
-    """Every problem that the API can answer with, by code."""
+    """Every problem that the API can return, by code."""
     return sorted([*PROBLEMS.values(), *HTTP_PROBLEMS.values()], key=lambda problem: problem.code)

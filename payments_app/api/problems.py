@@ -1,4 +1,4 @@
-"""Every error becomes an RFC 9457 problem document with a stable `code`."""
+"""Turns every error into an RFC 9457 problem document with a stable `code`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from payments_app.api.problem_types import (
 )
 from payments_app.api.readiness import OK, database_verdict
 from payments_app.kernel import errors
-from payments_app.kernel.vault import VaultClosed
+from payments_app.kernel.encryption import DataKeyUnreadable
 from payments_app.tenants import errors as tenants
 
 log = structlog.get_logger(__name__)
 
 MEDIA_TYPE: Final = "application/problem+json"
-# A client that finds us unable to work comes back after this.
+# When a client may retry if we are unavailable.
 AWAY_RETRY_AFTER_S: Final = 2
 # More errors than this help nobody; a body can hold thousands of unknown fields.
 FIELD_ERRORS_MAX: Final = 20
 FIELD_NAME_LENGTH_MAX: Final = 100
-# SQLSTATE read_only_sql_transaction: a failover left us at a standby for the moment.
+# SQLSTATE read_only_sql_transaction: after a failover we may be connected to a standby for a
+# moment.
 _READ_ONLY: Final = "25006"
 
 
 def register_problems(app: Flask) -> None:
-    """Turn every error into a problem document."""
+    """Register the error handlers that return problem documents."""
     app.register_error_handler(errors.GatewayError, _gateway_error)
     app.register_error_handler(HTTPException, http_problem)
     app.register_error_handler(OperationalError, _database_away)
@@ -47,7 +48,7 @@ def register_problems(app: Flask) -> None:
 
 
 def http_problem(error: HTTPException) -> Response:
-    """The problem document for what Flask refused."""
+    """The problem document for an error that Flask raised."""
     status = error.code or 500
     problem = HTTP_PROBLEMS.get(status) or HTTP_PROBLEMS[HTTPStatus.BAD_REQUEST]
     kept = {"allow", "retry-after"}
@@ -90,7 +91,8 @@ def problem_response(
 def _gateway_error(error: errors.GatewayError) -> Response:
     problem = PROBLEMS.get(type(error))
     if problem is None:
-        # Not for callers: of the operator's commands, or new and not in the table.
+        # Not meant for API callers: an error of the operator's commands, or a new one without an
+        # entry.
         problem = ProblemType(error.code, HTTPStatus.UNPROCESSABLE_ENTITY, "Refused", error.detail)
     extra: dict[str, Any] = dict(error.extra)
     headers: dict[str, str] = {}
@@ -102,8 +104,8 @@ def _gateway_error(error: errors.GatewayError) -> Response:
         extra["payment"] = headers["Location"] = f"/api/v1/payments/{extra['payment_id']}"
     if "resource" in extra:
         headers["Location"] = str(extra["resource"])
-    if isinstance(error, VaultClosed | tenants.ProviderAccountUnreadable):
-        # Where nobody probes, this is who looks and logs that SECRET_KEYS is wrong.
+    if isinstance(error, DataKeyUnreadable | tenants.ProviderAccountUnreadable):
+        # Without health probes, only this check notices and logs that SECRET_KEYS is wrong.
         database_verdict()
     if isinstance(error, Unauthenticated | tenants.ApiKeyExpired):
         headers["WWW-Authenticate"] = 'Bearer realm="maramoja"'
@@ -120,7 +122,7 @@ def _listed(found: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _sentences(faults: Any) -> Iterator[tuple[str, str]]:
-    """Each with the pointer from the field to its place. marshmallow nests those of a list's items."""
+    """Each message, with the pointer from its field. marshmallow nests the errors of list items."""
     if isinstance(faults, Mapping):
         for name, nested in faults.items():
             for inside, sentence in _sentences(nested):
@@ -153,7 +155,7 @@ def _database_error(error: DBAPIError) -> Response:
     if error.connection_invalidated or getattr(error.orig, "sqlstate", None) == _READ_ONLY:
         return _database_away(error)
     if database_verdict() != OK:
-        # The statement is right, and the schema older than this code: the verdict is in the log.
+        # The statement is right, but the schema is older than this code. The verdict is in the log.
         problem = HTTP_PROBLEMS[HTTPStatus.SERVICE_UNAVAILABLE]
         return problem_response(problem, problem.advice)
     return _bug(error)

@@ -1,4 +1,4 @@
-"""Whether the database lets this process work, looked at now and then and remembered between."""
+"""Whether the database lets this process work. The result is cached for a short time."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.schema import is_behind, needed_versions, present_versions
-from payments_app.tenants.rotation import SHELVES, opens_newest_secrets
+from payments_app.tenants.rotation import ENCRYPTED_COLUMNS, opens_newest_secrets
 
 log = structlog.get_logger(__name__)
 
 OK: Final = "ok"
 _FOUND: Final = "maramoja_health"
 _SAID: Final = "maramoja_health_said"
-# Probes come every few seconds; whoever asks oftener gets the same answer.
+# Probes come every few seconds. More frequent requests get the cached result.
 KNOWN_FOR_S: Final = 1.0
-# While a look takes long, so old is the oldest answer.
+# While a check takes long, the oldest result that is returned.
 TOLD_FOR_S: Final = 3.0
 T = TypeVar("T")
 
 
 class LastFound:
-    """What was found is told for KNOWN_FOR_S: anybody may ask, and the answer costs the database.
+    """Caches results for KNOWN_FOR_S: anyone may send the request, and a check costs a query.
 
-    While one request looks, others are told what was found just before.
+    While one request runs the check, others get the result of the check before.
     """
 
     def __init__(self, seconds: Callable[[], float] = boot_seconds) -> None:
@@ -39,7 +39,7 @@ class LastFound:
         self._looking = Lock()
 
     def get(self, look: Callable[[], T]) -> T:
-        """What `look` returns, or returned at most TOLD_FOR_S ago."""
+        """The result of `look`, new or at most TOLD_FOR_S old."""
         if self._age_s(look) >= KNOWN_FOR_S and self._looking.acquire(
             blocking=self._age_s(look) >= TOLD_FOR_S
         ):
@@ -56,24 +56,24 @@ class LastFound:
 
 
 def register_readiness(app: Flask) -> None:
-    """What the answers are made of."""
+    """Create the app's cache of results, and the last verdict that was logged."""
     app.extensions[_FOUND] = LastFound()
     app.extensions[_SAID] = OK
 
 
 def last_found() -> LastFound:
-    """This app's."""
+    """This app's cache of results."""
     found: LastFound = current_app.extensions[_FOUND]
     return found
 
 
 def database_verdict() -> str:
-    """`ok`, or why this process can't work with the database, for people."""
+    """`ok`, or a text for people why this process can't work with the database."""
     return last_found().get(_database)
 
 
 def _database() -> str:
-    # One look at a time (LastFound), so each change of the verdict is logged once.
+    # Only one check runs at a time (LastFound), so each change of the verdict is logged once.
     verdict = _look()
     if verdict != current_app.extensions[_SAID]:
         current_app.extensions[_SAID] = verdict
@@ -93,7 +93,7 @@ def _look() -> str:
                 f"migrations pending: the schema is at {_named(present)}, this version needs"
                 f" {_named(needed_versions(directory))}: run flask db upgrade"
             )
-        opens = opens_newest_secrets(current_app.extensions["maramoja"].cipher, SHELVES)
+        opens = opens_newest_secrets(current_app.extensions["maramoja"].cipher, ENCRYPTED_COLUMNS)
     except SQLAlchemyError:
         return "unreachable"
     return OK if opens else "SECRET_KEYS opens nothing that is stored: put the right key back"

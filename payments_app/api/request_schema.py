@@ -1,4 +1,4 @@
-"""What reads a request into its types: strict, and quick about what is right."""
+"""Reads a request into its types: strict, and fast for valid input."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from payments_app.kernel.errors import FieldsInvalid
 
 
 class RequestSchema(ma.Schema):
-    """Fields that a body or a query may have. A `make` turns them into what the view wants.
+    """Fields that a body or a query may have. `make` turns them into the view's argument.
 
-    It knows no other hooks of marshmallow's than a field's own.
+    Of marshmallow's hooks, only those of single fields are supported.
     """
 
     class Meta:
-        """A field that we don't know is an error, not ignored: it may be a misspelt one."""
+        """An unknown field is an error, not ignored: it may be misspelt."""
 
         unknown = ma.RAISE
 
     def __init__(self) -> None:
-        """Say errors in our words, and find out what never changes."""
+        """Set our error messages, and cache what never changes."""
         super().__init__()
         use_our_words(self)
         fields = self.load_fields.items()
@@ -35,10 +35,10 @@ class RequestSchema(ma.Schema):
         }
 
     def read(self, given: Mapping[str, Any]) -> Any:
-        """What was asked for. Raises FieldsInvalid.
+        """The validated request. Raises FieldsInvalid.
 
-        Each field reads what was given of it. What is wrong then goes marshmallow's own way, which
-        finds all faults and not only the first, and takes twice as long for what is right.
+        Each given field is read directly. Only invalid input goes through marshmallow's own load,
+        which reports all faults and not only the first, but takes twice as long for valid input.
         """
         values = dict(self._absent)
         try:
@@ -55,5 +55,5 @@ class RequestSchema(ma.Schema):
 
     @ma.post_load
     def make(self, data: dict[str, Any], **_options: Any) -> Any:
-        """As it is."""
+        """Return the fields unchanged."""
         return data

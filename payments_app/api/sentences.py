@@ -1,7 +1,7 @@
-"""What callers are told of a field that can't be taken, in our words and not in marshmallow's.
+"""Our error messages for invalid fields, instead of marshmallow's.
 
-The field is named beside the sentence: see `errors` in problems.py. What a field of our own says of
-itself stands in v1/fields.py.
+The field's name is beside the message: see `errors` in problems.py. The messages of our own field
+types are in v1/fields.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Final
 import marshmallow as ma
 
 _TEXT: Final = "must be a string"
-# A field takes those of each class that it is of; later ones win.
+# A field gets the messages of each of its classes; later ones win.
 _OF_FIELDS: Final[tuple[tuple[type[ma.fields.Field[Any]], Mapping[str, str]], ...]] = (
     (
         ma.fields.Field,
@@ -37,7 +37,7 @@ _CHOICES: Final = "must be one of {choices}"
 
 
 def use_our_words(schema: ma.Schema) -> None:
-    """Have the schema and all its fields say our sentences."""
+    """Set our messages in the schema and all its fields."""
     names = ", ".join(sorted(schema.load_fields))
     schema.error_messages["unknown"] = f"is not known here: leave it out, or send one of {names}"
     schema.error_messages["type"] = "must be a JSON object"
@@ -48,7 +48,8 @@ def use_our_words(schema: ma.Schema) -> None:
 def _use(field: ma.fields.Field[Any]) -> None:
     for kind, sentences in _OF_FIELDS:
         if isinstance(field, kind):
-            # A copy of a field has the messages of the one that was declared.
+            # A copied field shares the messages of the declared one: set a new dict, don't change
+            # it.
             field.error_messages = {**field.error_messages, **sentences}
     is_list = isinstance(field, ma.fields.List)
     for validator in field.validators:
@@ -60,7 +61,7 @@ def _use(field: ma.fields.Field[Any]) -> None:
             case ma.validate.OneOf(error=ma.validate.OneOf.default_message):
                 validator.error = _CHOICES
             case _:
-                # It has a sentence of its own.
+                # It has its own message.
                 pass
     if isinstance(field, ma.fields.List):
         _use(field.inner)

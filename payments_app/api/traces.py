@@ -1,6 +1,6 @@
-"""Each request is a span, below the caller's if it brings a `traceparent`.
+"""Makes a span for each request, as a child of the caller's if it sends a `traceparent`.
 
-It tells the route and never the path or the query: those can hold phone numbers.
+The span holds the route, never the path or the query: those can hold phone numbers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from payments_app.kernel import tracing
 from payments_app.kernel.trace_context import traceparent_of
 from payments_app.kernel.tracing import Kind
 
-# Asked every few seconds, by machines.
+# Requested every few seconds, by machines.
 _PROBES: Final = ("/health", "/metrics")
-# Anybody can send one: a stranger opens no span in a tenant's trace.
+# Callbacks have no authentication: their senders must not add spans to a tenant's trace.
 _STRANGERS: Final = "/callbacks/"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _SERVER_ERROR: Final = 500
@@ -24,7 +24,7 @@ _Serve = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 def register_traces(app: Flask) -> None:
-    """Put a span around each request. From here on `tracing.here()` is the request's place."""
+    """Put a span around each request. Inside it, `tracing.here()` is the request's span."""
     app.wsgi_app = _Traced(app.wsgi_app)  # type: ignore[method-assign]
     app.after_request(_describe)
 

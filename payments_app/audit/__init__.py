@@ -1,1 +1,1 @@
-"""Who changed what; only ever added to."""
+"""The audit trail: who changed what. Entries are only ever added."""

@@ -1,6 +1,6 @@
-"""How the record is chained: each row's hash is made from its fields and the hash before it. Pure.
+"""The hash chain: each row's hash covers its fields and the hash of the row before it. Pure.
 
-The database's trigger (migration 0004) makes the same hashes; this needs none of its functions.
+The database's trigger (migration 0004) makes the same hashes. This code does not use its functions.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-# What stands before a tenant's first entry.
+# The previous hash of a tenant's first entry.
 BEGINNING: Final = "00" * 32
-# An instant as it is hashed: microseconds since 1970, without a fraction.
+# The hashed form of an instant: whole microseconds since 1970.
 MICROSECONDS: Final = "trunc(extract(epoch FROM {}) * 1000000)::text"
 
 
 class Problem(StrEnum):
-    """What can be wrong with a row of the record."""
+    """The kinds of tampering with a row."""
 
     ALTERED = "altered"
     MISSING = "missing"
@@ -27,7 +27,7 @@ class Problem(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """The first row that isn't as it was written. `row` names it within its table."""
+    """The first row that is not as it was written. `row` names it within its table."""
 
     tenant_id: str
     table: str
@@ -37,7 +37,7 @@ class Fault:
 
 
 class TamperDetected(Exception):
-    """The record isn't as it was written."""
+    """A row of the audit trail or of a compared table is not as it was written."""
 
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.detail)
@@ -45,9 +45,9 @@ class TamperDetected(Exception):
 
 
 def chain_hash(*fields: str | None) -> str:
-    """The SHA-256, in hex, of the fields one after the other, each behind its length.
+    """The SHA-256, in hex, of the concatenated fields, each with its length before it.
 
-    The length is in characters; None is a hyphen. So no two lists of fields give one text.
+    The length is in characters; None is a hyphen. So no two lists of fields give the same text.
     """
     text = "".join(["-" if field is None else f"{len(field)}:{field}" for field in fields])
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""Rows that may change against the audit trail: each is what its entries say, and no more.
+"""Compares rows that may change with the audit trail: each must be exactly as its entries say.
 
-No hash of such a row is chained. But each change of it has its entry, and the entries are.
+Such a row is in no hash chain. But each change of it has an audit entry, and those are chained.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from payments_app.audit.chain import Fault, Problem, TamperDetected
 from payments_app.audit.stream import stream
 
-# In one statement, so that a row and its entries are of one moment.
+# One statement, so that a row and its entries are read at the same moment.
 _ROWS: Final = """
 WITH told AS (
     SELECT tenant_id, subject_id, array_agg(action ORDER BY position) AS actions,
@@ -33,7 +33,7 @@ ORDER BY 1, 2
 
 
 class _Untold:
-    """What no entry tells: earlier releases told less."""
+    """A value that no entry has: earlier releases recorded less."""
 
 
 UNTOLD: Final = _Untold()
@@ -42,7 +42,7 @@ Detail = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a row's entries say of it, oldest first."""
+    """A row's audit entries, oldest first."""
 
     actions: Sequence[str]
     details: Sequence[Detail]
@@ -57,7 +57,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """A table, the actions of the entries that tell of its rows, and how a row differs from them.
+    """A table, the actions of its rows' audit entries, and how a row differs from them.
 
     `rows`: the table, or a query in brackets, with the columns `id` and `tenant_id`. `differences`
     gives the names of what differs.
@@ -70,7 +70,7 @@ class Comparison:
     differences: Callable[[Any, Told], Iterator[str]]
 
     def statement(self, where: str) -> str:
-        """Each row beside its entries; nothing on one side where there is only the other."""
+        """The query for each row with its entries; NULLs if there is only one of the two."""
         actions = ", ".join(f"'{action}'" for action in self.actions)
         return _ROWS.format(rows=self.rows, subject=self.subject, actions=actions, where=where)
 
@@ -82,7 +82,7 @@ def verify_rows(
     *,
     on_row: Callable[[], None],
 ) -> None:
-    """Walk all rows of these tables. Raises TamperDetected at the first that isn't as it is told."""
+    """Compare all rows of these tables. Raises TamperDetected at the first that differs."""
     where = "" if tenant_id is None else "AND tenant_id = :tenant"
     values = {} if tenant_id is None else {"tenant": tenant_id}
     for comparison in comparisons:
@@ -100,7 +100,7 @@ def _compare(comparison: Comparison, row: Any) -> None:
         raise_fault(Problem.MISSING, "the audit trail has it, and it is not there")
     if row.actions is None:
         raise_fault(Problem.INSERTED, "no entry of its tenant's audit trail tells of it")
-    # Whoever may add entries may write anything into them.
+    # An attacker who can add entries can write anything into them.
     details = [one if isinstance(one, dict) else {} for one in row.details]
     wrong = list(comparison.differences(row, Told(row.actions, details)))
     if wrong:
@@ -109,30 +109,30 @@ def _compare(comparison: Comparison, row: Any) -> None:
 
 
 def unequal(stored: Mapping[str, object], told: Mapping[str, object]) -> Iterator[str]:
-    """The names in `told` of which `stored` has another value; what is UNTOLD differs from nothing."""
+    """The names in `told` for which `stored` has another value. UNTOLD never differs."""
     for name, value in told.items():
         if value is not UNTOLD and stored[name] != value:
             yield name
 
 
 def fingerprint(stored: bytes | str) -> str:
-    """What an entry says of a stored hash or ciphertext: whether it is still the same, and no more."""
+    """A digest of a stored hash or ciphertext: in an entry it shows only whether that changed."""
     text = stored.encode() if isinstance(stored, str) else stored
     return hashlib.sha256(text).hexdigest()[:32]
 
 
 def fingerprint_or_none(stored: bytes | str | None) -> str | None:
-    """The same, of what may be missing."""
+    """The fingerprint, or None for None."""
     return None if stored is None else fingerprint(stored)
 
 
 def words_of(at: datetime | None) -> str | None:
-    """An instant as an entry has it."""
+    """An instant in the form of an entry: ISO 8601."""
     return None if at is None else at.isoformat()
 
 
 def instant(words: object) -> datetime | _Untold | None:
-    """The instant that an entry has. What is no instant, in a forged entry, equals none."""
+    """The instant in an entry. A malformed one, in a forged entry, becomes one that no row has."""
     if words is None:
         return None
     if isinstance(words, _Untold):

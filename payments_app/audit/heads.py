@@ -1,7 +1,7 @@
-"""The newest entry's hash of each chain, published where a superuser of the database can't take it back.
+"""Publishes the newest hash (head) of each chain where a database superuser can't change it.
 
-In the log, and in a file if one is set. `flask audit verify --heads` finds each of the file in the chains,
-or they are not the ones that they were.
+The heads go to the log, and to a file if one is set. `flask audit verify --heads` checks that each
+head of the file is still in its chain: if not, the chain was rewritten.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from payments_app.kernel.database import EVERY_TENANT, transaction
 
 log = structlog.get_logger(__name__)
 
-# A look at the end of each chain, by its index.
+# Reads the last entry of each chain, by its index.
 _HEADS: Final = text(
     """
     SELECT t.id, e.position, encode(e.hash, 'hex') AS hash FROM tenants t CROSS JOIN LATERAL (
@@ -35,7 +35,7 @@ _HEADS: Final = text(
     ) e ORDER BY t.id
     """
 )
-# The first of these heads, in their order, that is not in its chain.
+# The first of the given heads, in their order, that is not in its chain.
 _LOST: Final = text(
     """
     SELECT k.tenant::text, k.position, k.hash, encode(e.hash, 'hex') AS found,
@@ -55,7 +55,7 @@ _POSITION_MAX: Final = 2**63 - 1
 
 
 class KeptHead(NamedTuple):
-    """A head that was published: the hash of the entry that had this position then."""
+    """A published head: the hash that the entry at this position had then."""
 
     tenant_id: UUID
     position: int
@@ -70,9 +70,10 @@ class HeadPublisher:
         self._lock = threading.Lock()
 
     def publish(self, file: Path | None = None) -> int:
-        """A line for each chain that has grown since; how many. All of them at first.
+        """Write a line for each chain that has grown since the last call; returns how many.
 
-        To the log, and at the end of the file. What could not be written there is published again.
+        The first call writes all heads. A line goes to the log and to the end of the file. If the
+        file can't be written, the heads are published again next time.
         """
         with self._lock:
             with transaction(EVERY_TENANT) as session:
@@ -91,7 +92,7 @@ class HeadPublisher:
 
 
 def _is_appended(file: Path, heads: Sequence[KeptHead]) -> bool:
-    """Whether they are on the disk. Sealing goes on without: a full disk there must not end it."""
+    """Append the heads; whether they are on the disk. A full disk must not stop the checkpoints."""
     at = utc_now().isoformat()
     lines = b"".join(
         orjson.dumps({"at": at, **head._asdict()}, option=orjson.OPT_APPEND_NEWLINE)
@@ -100,7 +101,7 @@ def _is_appended(file: Path, heads: Sequence[KeptHead]) -> bool:
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o640)
         try:
-            # A process that died in the middle of a line leaves it for itself.
+            # If a process died in the middle of a line, start a new line.
             size = os.fstat(descriptor).st_size
             begun = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
             _write(descriptor, b"\n" + lines if begun else lines)
@@ -114,19 +115,19 @@ def _is_appended(file: Path, heads: Sequence[KeptHead]) -> bool:
 
 
 def _write(descriptor: int, written: bytes) -> None:
-    """In one piece wherever the system takes it so: other processes append to the same file."""
+    """Write in one piece if the system accepts it: other processes append to the same file."""
     while written:
         written = written[os.write(descriptor, written) :]
 
 
 class HeadsUnreadable(ValueError):
-    """A line of the file is no head."""
+    """A line of the file is not a head."""
 
 
 def read_heads(lines: Iterable[str]) -> Iterator[KeptHead]:
-    """The heads of such a file, a line each. Raises HeadsUnreadable, which names the line.
+    """The heads of such a file, one in each line. Raises HeadsUnreadable, which names the line.
 
-    A last line without its end is one that is being written, or was when the file was copied.
+    A last line without a line break is skipped: it was not written completely when it was read.
     """
     for number, line in enumerate(lines, start=1):
         if line.endswith("\n") and line.strip():
@@ -146,9 +147,9 @@ def _head_of(line: str, number: int) -> KeptHead:
 
 
 def verify_kept_heads(session: Session, kept: Iterable[KeptHead]) -> None:
-    """That each is still the hash of the entry at its place. Raises TamperDetected at the first that isn't.
+    """Check that each head is still the hash of the entry at its position.
 
-    In the order of the file, and so at the oldest.
+    Raises TamperDetected at the first that is not; in the order of the file, so at the oldest.
     """
     left = iter(kept)
     while heads := list(islice(left, _AT_ONCE)):

@@ -1,6 +1,6 @@
-"""Who changed what, when and from where. Rows are only ever added; the database refuses else.
+"""Who changed what, when and from where. Rows are only ever added; the database refuses changes.
 
-Migration 0004 has the trigger that chains each row to the one before it in its tenant.
+Migration 0004 has the trigger that chains each row to the row before it of the same tenant.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from payments_app.kernel.database import Base
 
-# The action of an entry that seals payment events: payments/checkpoints.py.
+# The action of a checkpoint of payment events: payments/checkpoints.py.
 SEALED: Final = "payment_events.sealed"
-# Migration 0017's, where the schema was taken back behind it and the hashes of contents were lost.
+# Migration 0017 writes it after a downgrade below 0017, which deleted the content hashes.
 UNCOVERED: Final = "payment_events.uncovered"
 
 
 class AuditEntry(Base):
-    """One change. `actor` is such as `cli:ada`, `key:<id>`; `detail` holds no secret.
+    """One change. `actor` is, for example, `cli:ada` or `key:<id>`; `detail` holds no secret.
 
-    `source`: the address of an API caller, the host of a command. `position`, the hashes and
-    `created_at` are set by the database, whatever is given.
+    `source`: the address of an API caller, or the host of a command. The database sets `position`,
+    the hashes and `created_at`, and ignores given values.
     """
 
     __tablename__ = "audit_entries"

@@ -1,4 +1,4 @@
-"""From where a change comes: set where a request or a command begins, read by `record`."""
+"""The origin of a change: set at the start of a request or a command, read by `record`."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _origin: ContextVar[Origin] = ContextVar("origin", default=NOWHERE)
 
 
 def begin_at(origin: Origin) -> None:
-    """What this thread does from here on comes from there."""
+    """Set the origin of this thread's later changes."""
     _origin.set(origin)
 
 
 def origin() -> Origin:
-    """From where this thread's work comes."""
+    """The origin of this thread's changes."""
     return _origin.get()

@@ -1,4 +1,4 @@
-"""Reading the audit trail."""
+"""Reads the audit trail."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from payments_app.kernel.database import transaction
 def latest_entries(
     tenant_id: UUID, *, limit: int, without: Collection[str] = ()
 ) -> list[AuditEntry]:
-    """The tenant's last entries, newest first. `without`: actions that are left out."""
+    """The tenant's latest entries, newest first. `without`: actions to leave out."""
     newest_first = (
         select(AuditEntry)
         .where(AuditEntry.action.not_in(without))

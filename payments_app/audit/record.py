@@ -1,4 +1,4 @@
-"""An entry of the audit trail commits with the change it tells of, or not at all."""
+"""Adds audit entries. An entry commits in one transaction with its change, or not at all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def record(  # noqa: PLR0913  an entry has these columns, and no two may be mixe
 ) -> None:
     """Add one entry in the caller's transaction. `detail` is plain JSON and holds no secret.
 
-    From where, and with which request id if none is given, the thread's origin says.
+    The source comes from the thread's origin, and so does the request id if none is given.
     """
     session.add(
         AuditEntry(

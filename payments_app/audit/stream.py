@@ -1,4 +1,4 @@
-"""Reading tables of any length in flat memory."""
+"""Reads tables of any length in constant memory."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from sqlalchemy.orm import Session
 
 from payments_app.kernel.pool import wait_without_end
 
-# Enough that a round trip doesn't count, and a few hundred kilobytes at most.
+# So many that the round trips cost little, and a few hundred kilobytes at most.
 ROWS_AT_ONCE: Final = 1_000
 
 
 @contextmanager
 def stream(session: Session, statement: str, **values: object) -> Iterator[Iterator[Row[Any]]]:
-    """The statement's rows through a cursor of the server, some at a time."""
+    """The statement's rows through a server-side cursor, ROWS_AT_ONCE at a time."""
     options = {"yield_per": ROWS_AT_ONCE}
     result = session.execute(text(statement), values, execution_options=options)
     try:
@@ -27,7 +27,7 @@ def stream(session: Session, statement: str, **values: object) -> Iterator[Itera
 
 
 def take_time(session: Session) -> None:
-    """In this transaction a statement may take as long as it needs, and so may who reads."""
+    """Switch off the timeouts of this transaction, for long statements and slow readers."""
     wait_without_end(session.connection())
     session.execute(text("SET LOCAL statement_timeout = 0"))
     session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))

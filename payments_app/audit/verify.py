@@ -1,4 +1,4 @@
-"""Walks the tenants' chains of audit entries, and stops at the first bad row."""
+"""Verifies the tenants' chains of audit entries, and stops at the first bad row."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from payments_app.audit.chain import (
 from payments_app.audit.stream import stream
 
 TABLE: Final = "audit_entries"
-# Everything as text, as it is hashed: what a superuser put there can't make reading fail.
+# All columns as text, as they are hashed: so no value that a superuser wrote can make reading fail.
 _ENTRIES: Final = f"""
 SELECT encode(previous_hash, 'hex'), tenant_id::text, position::text, id::text, actor, action,
        subject_type, subject_id, source, request_id, detail::text,
@@ -36,7 +36,7 @@ _PREVIOUS, _TENANT, _POSITION, _ID, _HASH = 0, 1, 2, 3, -1
 
 @dataclass(slots=True)
 class Head:
-    """The end of a tenant's chain so far: how many entries, and the hash of the last."""
+    """The end of a tenant's chain so far: the number of entries, and the last one's hash."""
 
     entries: int = 0
     hash: str = BEGINNING
@@ -44,13 +44,13 @@ class Head:
 
 @dataclass(slots=True)
 class EntryChainVerifier:
-    """One walk through all chains. `sought`: hashes kept elsewhere that haven't been met yet."""
+    """One pass over all chains. `sought`: hashes kept elsewhere that are not found yet."""
 
     sought: set[str] = field(default_factory=set)
     heads: dict[str, Head] = field(default_factory=dict)
 
     def through(self, entries: Iterable[Entry], on_row: Callable[[], None]) -> None:
-        """Walk to the end. Raises TamperDetected at the first entry that isn't as it was written."""
+        """Verify all entries. Raises TamperDetected at the first that is not as it was written."""
         for entry in entries:
             self._step(entry)
             on_row()
@@ -78,13 +78,13 @@ def verify_entries(
     sought: Iterable[str] = (),
     on_row: Callable[[], None],
 ) -> dict[str, Head]:
-    """Each tenant's chain from its first entry to its last; the heads by tenant.
+    """Verify each tenant's chain from its first entry to its last; returns the heads by tenant.
 
-    Raises TamperDetected: at the first bad entry, for a tenant without its first one, and for a hash
-    of `sought` that is in no chain.
+    Raises TamperDetected for the first bad entry, for a tenant without a first entry, and for a
+    hash of `sought` that is in no chain.
     """
     walk = EntryChainVerifier(set(sought))
-    # The tenants first: one that is made meanwhile comes with its entry.
+    # Read the tenants first: else one that is created meanwhile would seem to have no entry.
     where = "" if tenant_id is None else "WHERE id = :tenant"
     tenants = session.scalars(text(_TENANTS.format(where=where)), _value(tenant_id)).all()
     where = "" if tenant_id is None else OF_TENANT

@@ -19,8 +19,8 @@ from payments_app.commands.webhook_feed import webhooks
 
 
 def register_commands(app: Flask) -> None:
-    """Put every group under `flask`."""
-    # With what extensions have put there already.
+    """Register every command group under `flask`."""
+    # With the commands that extensions have registered already.
     app.cli = TopLevel(app.cli.name, commands=app.cli.commands)
     record = (audit, invariants, recovery, secrets)
     for group in (tenants, keys, providers, payments, payers, webhooks, *record):

@@ -1,4 +1,4 @@
-"""`flask audit`: who changed what, and whether the record is as it was written."""
+"""`flask audit`: list what was changed and by whom, and verify that the record is unaltered."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from payments_app.payments.verification import (
 )
 from payments_app.tenants.registry import find_tenant, list_tenants
 
-# One screen's worth many times over, and never the whole table.
+# Many screens of entries, but never the whole table.
 LIMIT_MAX: Final = 1000
 _HASH: Final = re.compile(r"[0-9a-f]{64}")
 
@@ -97,7 +97,7 @@ def export(slug: str | None, since: datetime | None, until: datetime | None, eve
 
 
 class _KeptHeads:
-    """The heads in a file, of one tenant or of all, counted as they are read."""
+    """The heads in a file, of one tenant or of all, counted while they are read."""
 
     def __init__(self, file: TextIO | None, tenant_id: UUID | None) -> None:
         self._file, self._tenant_id = file, tenant_id
@@ -151,7 +151,7 @@ def _bad(fault: Fault, slugs: dict[str, str]) -> Report:
 
 @contextmanager
 def _progress(tenant_id: UUID | None) -> Iterator[Callable[[], None]]:
-    """A bar on a terminal, nothing elsewhere."""
+    """Show a progress bar on a terminal, and nothing elsewhere."""
     if not sys.stderr.isatty():
         yield lambda: None
         return

@@ -1,4 +1,4 @@
-"""Reading credentials from where they leave no trace: a terminal, a pipe, the environment."""
+"""Reads credentials from a terminal, a pipe or the environment, where they leave no trace."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _ENVIRONMENT = "env:"
 
 
 def read_credentials(given: Sequence[str], names: Sequence[str]) -> dict[str, str]:
-    """Each `given` is NAME, NAME=- or NAME=env:VARIABLE; `names` left out are asked for.
+    """Each `given` is NAME, NAME=- or NAME=env:VARIABLE; a terminal prompts for the other `names`.
 
-    A pipe gives one value a line, in the order given. Raises ProviderAccountInvalid.
+    A pipe gives one value per line, in the order given. Raises ProviderAccountInvalid.
     """
     credentials: dict[str, str] = {}
     for option in given:
@@ -31,7 +31,7 @@ def _read(name: str, source: str) -> str:
     if source.startswith(_ENVIRONMENT):
         return os.environ.get(source.removeprefix(_ENVIRONMENT), "").strip()
     if source != "-":
-        # What was given isn't repeated: it is likely to be the secret itself.
+        # The message leaves the value out: it is likely to be the secret itself.
         raise ProviderAccountInvalid(
             f"The credential {name} may not stand on the command line: give {name}=- or"
             f" {name}=env:VARIABLE."

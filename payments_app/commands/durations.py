@@ -1,4 +1,4 @@
-"""How long, as an operator types it: 30d, 24h, 15m."""
+"""A duration, as an operator types it: 30d, 24h, 15m."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Duration(click.ParamType[timedelta]):
     name = "duration"
 
     def __init__(self, *, least: timedelta = timedelta(0)) -> None:
-        """`least`: the shortest that is taken."""
+        """`least`: the shortest duration that is accepted."""
         self._least = least
 
     def convert(self, value: Any, param: Any, ctx: Any) -> timedelta:

@@ -1,4 +1,4 @@
-"""The manner of all commands: --json, one line for an error, exit code 1, an example in --help."""
+"""Common behaviour of all commands: --json, one-line errors, exit code 1, an example in --help."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class GatewayCommand(click.Command):
         )
 
     def invoke(self, ctx: click.Context) -> None:
-        """Run it and print what it reports."""
+        """Run the command and print its report."""
         wants_json = bool(ctx.params.pop("as_json"))
         begin_at(Origin(source=socket.gethostname()))
         try:
@@ -52,7 +52,7 @@ class GatewayCommand(click.Command):
         except GatewayError as error:
             _fail(error.code, error.detail, wants_json=wants_json)
         except DBAPIError as error:
-            # Its own message holds the statement with its values.
+            # SQLAlchemy's message holds the statement with its values.
             _fail(*_database_problem(error), wants_json=wants_json)
         if not isinstance(report, Report):
             raise TypeError(f"{ctx.command_path} returned no Report")
@@ -61,7 +61,7 @@ class GatewayCommand(click.Command):
             ctx.exit(1)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The example, which may not be wrapped."""
+        """Add the example, which must not be wrapped."""
         super().format_epilog(ctx, formatter)
         if self.example:
             with formatter.section("Example"):
@@ -69,16 +69,16 @@ class GatewayCommand(click.Command):
 
 
 class GatewayGroup(AppGroup):
-    """A group of such commands, each run in the app's context."""
+    """A group of GatewayCommands, each run in the app's context."""
 
     command_class = GatewayCommand
 
 
 class TopLevel(AppGroup):
-    """Our groups under `flask`, which itself says of a slip only that there is no such command."""
+    """The groups under `flask`. For a misspelt name, Flask itself suggests no other one."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The one of this name. Raises NoSuchCommand where another one is meant."""
+        """The command of this name. Raises NoSuchCommand with suggestions for a misspelt name."""
         if (found := super().get_command(ctx, cmd_name)) is not None:
             return found
         known = ctx.command.list_commands(ctx) if isinstance(ctx.command, click.Group) else ()
@@ -89,7 +89,7 @@ class TopLevel(AppGroup):
 
 
 def as_typed(text: str) -> str:
-    """The text with `flask …` as it is typed here, so that it can be pasted."""
+    """The text with `flask …` replaced by what the operator typed, ready to paste."""
     root = click.get_current_context().find_root()
     if not isinstance(root.command, FlaskGroup):
         return text
@@ -98,7 +98,7 @@ def as_typed(text: str) -> str:
 
 
 def actor() -> str:
-    """Who types, for the audit trail."""
+    """The operator's name for the audit trail."""
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):

@@ -11,5 +11,5 @@ INSTANT: Final = click.DateTime(("%Y-%m-%d", "%Y-%m-%dT%H:%M:%SZ"))
 
 
 def in_utc(instant: datetime | None) -> datetime | None:
-    """What was typed is UTC, whatever the machine's zone is."""
+    """A typed instant is UTC, whatever the machine's time zone is."""
     return instant and instant.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""`flask invariants`: what must hold whatever happens, and what was found not to."""
+"""`flask invariants`: check what must always hold, and list and resolve violations."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import cipher
 from payments_app.commands.report import Report, fields, table
-from payments_app.payments import breaks
+from payments_app.payments import violations
 from payments_app.payments.invariants import check_everything
-from payments_app.payments.model import InvariantBreak
+from payments_app.payments.model import InvariantViolation
 from payments_app.tenants.registry import find_tenant, list_tenants
 
 invariants = GatewayGroup("invariants", help="Check what must hold, and resolve what broke it.")
@@ -40,7 +40,7 @@ def list_all(slug: str | None, *, resolved: bool) -> Report:
 @click.option("--why", required=True, help="What was found and done; kept in the audit trail.")
 def resolve(number: int, why: str) -> Report:
     """Say that the break NUMBER was looked at. It isn't found again; the brake stays on."""
-    resolved = breaks.resolve_break(number, why=why, actor=actor())
+    resolved = violations.resolve_violation(number, why=why, actor=actor())
     document = _document(resolved, {tenant.id: tenant.slug for tenant in list_tenants()})
     return Report(document, fields(document))
 
@@ -48,7 +48,7 @@ def resolve(number: int, why: str) -> Report:
 def _report(slug: str | None, *, resolved: bool, judge: bool = False) -> Report:
     tenant_id = find_tenant(slug).id if slug else None
     slugs = {tenant.id: tenant.slug for tenant in list_tenants()}
-    found = breaks.list_breaks(tenant_id, resolved=resolved)
+    found = violations.list_violations(tenant_id, resolved=resolved)
     documents = [_document(one, slugs) for one in found]
     rows = [
         (d["number"], d["tenant"], d["invariant"], d["subject"], d["detail"], d["resolution"] or "")
@@ -59,7 +59,7 @@ def _report(slug: str | None, *, resolved: bool, judge: bool = False) -> Report:
     return Report({"data": documents}, text, well=not (judge and documents))
 
 
-def _document(found: InvariantBreak, slugs: dict[UUID, str]) -> dict[str, object]:
+def _document(found: InvariantViolation, slugs: dict[UUID, str]) -> dict[str, object]:
     return {
         "number": found.id,
         "tenant": slugs.get(found.tenant_id, str(found.tenant_id)),

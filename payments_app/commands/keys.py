@@ -12,7 +12,7 @@ import click
 from payments_app.commands.durations import Duration
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.networks import Network
-from payments_app.commands.parts import cipher, rails
+from payments_app.commands.parts import cipher, gateway
 from payments_app.commands.report import Report, fields, table
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import (
@@ -29,7 +29,7 @@ from payments_app.tenants.modes import has_live_only, refuse_unusable_mode
 from payments_app.tenants.registry import find_tenant
 from payments_app.tenants.scopes import Scope, read_scopes
 
-# The shortest that can be said: a successor that is over at once is a slip.
+# The shortest life of a rotated key: one that ends at once is a typing mistake.
 _LIFE_MIN: Final = timedelta(minutes=1)
 
 _MODES: Final = click.Choice([mode.value for mode in Mode])
@@ -80,7 +80,7 @@ def issue(
         networks=networks,
         lifetime=expires_in,
     )
-    refuse_unusable_mode(tenant, wanted.mode, rails().accounts, cipher())
+    refuse_unusable_mode(tenant, wanted.mode, gateway().accounts, cipher())
     issued = issue_key(tenant, wanted, actor=actor())
     return Report(_issued_document(issued), _shown_once(issued))
 
@@ -149,8 +149,8 @@ def revoke(key_id: str) -> Report:
 
 
 def _asked_mode(tenant: Tenant) -> str:
-    """A key that moves no money, unless somebody says otherwise or there is no sandbox at all."""
-    usual = Mode.LIVE if has_live_only(tenant, rails().accounts, cipher()) else Mode.TEST
+    """The chosen mode. The default is test, where no money moves; live if there is no sandbox."""
+    usual = Mode.LIVE if has_live_only(tenant, gateway().accounts, cipher()) else Mode.TEST
     if not sys.stdin.isatty():
         return usual
     asked: str = click.prompt("Mode", type=_MODES, default=usual.value, err=True)

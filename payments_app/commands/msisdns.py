@@ -10,7 +10,7 @@ from payments_app.kernel.msisdn import Msisdn
 
 
 class Number(click.ParamType[Msisdn]):
-    """A phone number that isn't repeated in an error."""
+    """A phone number that error messages don't repeat."""
 
     name = "msisdn"
 

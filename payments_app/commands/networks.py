@@ -14,7 +14,7 @@ class Network(click.ParamType[IPv4Network | IPv6Network]):
     name = "network"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> IPv4Network | IPv6Network:
-        """Read one network; bits behind its length are an error, not a wider network."""
+        """Read one network; bits beyond the prefix length are an error, not a wider network."""
         try:
             return ip_network(value)
         except ValueError:

@@ -1,4 +1,4 @@
-"""What create_app joined, for commands that need it."""
+"""Access to the parts that create_app built, for commands."""
 
 from __future__ import annotations
 
@@ -6,43 +6,43 @@ from flask import current_app
 from redis import Redis
 
 from payments_app.kernel.egress import Egress
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.vault import Vault
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.settings import Settings
 
 
-def rails() -> PaymentGateway:
-    """The adapters, the accounts and the network."""
+def gateway() -> PaymentGateway:
+    """The gateway: adapters, accounts and network."""
     found: PaymentGateway = current_app.extensions["maramoja"].gateway
     return found
 
 
 def cipher() -> Cipher:
-    """What encrypts credentials at rest."""
+    """Encrypts credentials at rest."""
     found: Cipher = current_app.extensions["maramoja"].cipher
     return found
 
 
-def vault() -> Vault:
-    """What opens payers' numbers."""
-    found: Vault = current_app.extensions["maramoja"].vault
+def keyring() -> TenantKeyring:
+    """Decrypts payers' numbers."""
+    found: TenantKeyring = current_app.extensions["maramoja"].keyring
     return found
 
 
 def egress() -> Egress:
-    """What sends to addresses that tenants gave."""
+    """Sends to addresses that tenants gave."""
     found: Egress = current_app.extensions["maramoja"].egress
     return found
 
 
 def settings() -> Settings:
-    """What this process was started with."""
+    """The settings with which this process was started."""
     found: Settings = current_app.extensions["maramoja"].settings
     return found
 
 
 def redis() -> Redis:
-    """Locks, limits and tokens."""
+    """Redis: locks, limits and tokens."""
     found: Redis = current_app.extensions["maramoja"].redis
     return found

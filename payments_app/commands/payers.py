@@ -1,4 +1,4 @@
-"""`flask payers`: find what a person has paid, and forget who it was."""
+"""`flask payers`: find a person's payments, and erase their number."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import click
 
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.msisdns import Number
-from payments_app.commands.parts import vault
+from payments_app.commands.parts import keyring
 from payments_app.commands.report import Report, table
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments.erasure import erase_payer, payments_of_payer
@@ -20,7 +20,7 @@ payers = GatewayGroup("payers", help="Find a payer's payments; forget who paid."
 @click.argument("msisdn", type=Number())
 def find(tenant: str, msisdn: Msisdn) -> Report:
     """List a tenant's payments of one phone number, of both modes, newest first."""
-    found = payments_of_payer(find_tenant(tenant).id, msisdn, vault())
+    found = payments_of_payer(find_tenant(tenant).id, msisdn, keyring())
     names = ("created_at", "status", "amount", "currency", "mode", "id")
     documents = [
         {
@@ -50,7 +50,7 @@ def erase(tenant: str, msisdn: Msisdn) -> Report:
     answers, the provider's words and the callbacks, which name the number. An open payment needs
     its number: exits with 1 while there are any, so run it again once they have ended.
     """
-    done = erase_payer(find_tenant(tenant).id, msisdn, vault(), actor=actor())
+    done = erase_payer(find_tenant(tenant).id, msisdn, keyring(), actor=actor())
     text = f"Erased in {done.erased} payments."
     if done.open:
         text += f" {done.open} are still open and need it: run this again once they have ended."

@@ -1,4 +1,4 @@
-"""`flask payments`: any tenant's payment, and why it is as it is."""
+"""`flask payments`: show any tenant's payment, and explain its status."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import click
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.instants import INSTANT, in_utc
 from payments_app.commands.msisdns import Number
-from payments_app.commands.parts import vault
+from payments_app.commands.parts import keyring
 from payments_app.commands.report import Report, fields, shown, table
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments.callbacks import opened_callback
 from payments_app.payments.evidence import opened_body
 from payments_app.payments.model import Callback, Payment, ProviderExchange
 from payments_app.payments.operations import (
+    PaymentFilter,
     Story,
-    Wanted,
     latest_payments,
     payment_called,
     recheck_payment,
@@ -38,7 +38,7 @@ payments = GatewayGroup("payments", help="See payments, and why each is as it is
 
 
 class Moment(NamedTuple):
-    """One line of a payment's story. `what` is its kind, `fields` say the rest."""
+    """One entry of a payment's history. `what` is its kind, `fields` are its details."""
 
     at: datetime
     what: str
@@ -82,8 +82,8 @@ def list_latest(  # noqa: PLR0913  one for each thing to look for
     if payer is not None:
         if tenant_id is None:
             raise click.UsageError("--payer needs --tenant: each tenant's numbers rest apart")
-        index = payer_index(vault(), tenant_id, payer)
-    wanted = Wanted(
+        index = payer_index(keyring(), tenant_id, payer)
+    wanted = PaymentFilter(
         tenant_id=tenant_id,
         mode=Mode(mode) if mode else None,
         status=Status(status) if status else None,
@@ -116,7 +116,7 @@ def explain(payment_id: str, *, words: bool) -> Report:
     sealed; --words opens them, until their payer has been erased.
     """
     story = story_of(payment_called(payment_id).id, with_bodies=words)
-    payer = payer_of(vault(), story.payment) if words else None
+    payer = payer_of(keyring(), story.payment) if words else None
     document = _document(story.payment)
     moments = _moments(story, payer)
     rows = [(moment.at, moment.what, _told(moment.fields)) for moment in moments]
@@ -167,9 +167,9 @@ def _document(payment: Payment) -> dict[str, object]:
 
 
 def _moments(story: Story, payer: Payer | None) -> list[Moment]:
-    """All lines in the order of time; of two at once the event comes after what caused it.
+    """All entries in order of time; at equal times an event comes after what caused it.
 
-    With the payer, also what was said.
+    With the payer, the bodies are included.
     """
     moments = [
         *(_exchanged(exchange, payer) for exchange in story.exchanges),
@@ -195,7 +195,7 @@ def _exchanged(exchange: ProviderExchange, payer: Payer | None) -> Moment:
     told = {
         "exchange_id": exchange.id,
         "generation": exchange.generation,
-        # Without an end: it may have been sent, and nobody came back to say.
+        # No verdict: it may have been sent, but its worker recorded no result.
         "verdict": exchange.verdict or "open",
         "reason": exchange.reason,
         "http_status": exchange.http_status,
@@ -223,14 +223,14 @@ def _said(body: bytes | None) -> dict[str, str]:
 
 
 def _told(told: Mapping[str, object]) -> str:
-    """What has a value, in one line."""
+    """The fields that have a value, in one line."""
     flat = {**told, **(data if isinstance(data := told.get("data"), dict) else {})}
     flat.pop("data", None)
     return "  ".join(f"{name}={shown(value)}" for name, value in flat.items() if value)
 
 
 def _now(payment: Payment) -> str:
-    """Where the payment stands, in one sentence."""
+    """The payment's present status, in one sentence."""
     what = f"{payment.money} {payment.currency} from {payment.payer_masked or ERASED}: {payment.status}"
     if payment.is_final:
         return f"{what} since {shown(payment.final_at)}."

@@ -1,11 +1,11 @@
-"""Trying the accounts that payments would go through."""
+"""Checks of the provider accounts that payments would use."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from payments_app.commands.parts import rails
+from payments_app.commands.parts import gateway
 from payments_app.providers.contract import Mode, Observation, ProviderAccount, Verdict
 from payments_app.tenants.errors import ProviderNotEnabled
 from payments_app.tenants.model import Tenant
@@ -13,23 +13,23 @@ from payments_app.tenants.model import Tenant
 
 @dataclass(frozen=True, slots=True)
 class Reached:
-    """An account, and the keys that reach it (None: not looked at from a tenant's side)."""
+    """An account, and the mode of the keys that use it (None if checked for no tenant)."""
 
     account: ProviderAccount
     mode: Mode | None
 
 
 def platform_accounts() -> list[Reached]:
-    """The platform's own."""
-    return [Reached(account, None) for account in rails().accounts.platform()]
+    """The platform's own accounts."""
+    return [Reached(account, None) for account in gateway().accounts.platform()]
 
 
 def reached_by(tenant: Tenant, provider: str | None, modes: Sequence[Mode]) -> list[Reached]:
-    """Where the tenant's keys of these modes lead, at one provider or at each.
+    """The accounts that the tenant's keys of these modes use, at one provider or at all.
 
-    Raises ProviderNotEnabled when they lead nowhere.
+    Raises ProviderNotEnabled if there are none.
     """
-    registry = rails().registry
+    registry = gateway().registry
     codes = registry.codes() if provider is None else [registry.get(provider).code]
     reached = [
         Reached(account, mode)
@@ -43,7 +43,7 @@ def reached_by(tenant: Tenant, provider: str | None, modes: Sequence[Mode]) -> l
 
 
 def check_accounts(reached: list[Reached]) -> list[dict[str, object]]:
-    """What each account's provider says; one that several keys reach is asked once."""
+    """The provider's answer for each account; an account that several modes use is checked once."""
     accounts = {_identity(each.account): each.account for each in reached}
     seen = {identity: _probe(account) for identity, account in accounts.items()}
     return [_document(each, seen[_identity(each.account)]) for each in reached]
@@ -55,13 +55,13 @@ def _identity(account: ProviderAccount) -> tuple[str, ...]:
 
 def _found(tenant: Tenant, code: str, mode: Mode) -> ProviderAccount | None:
     try:
-        return rails().accounts.find(tenant_id=tenant.id, provider=code, mode=mode)
+        return gateway().accounts.find(tenant_id=tenant.id, provider=code, mode=mode)
     except ProviderNotEnabled:
         return None
 
 
 def _probe(account: ProviderAccount) -> Observation:
-    return rails().registry.get(account.provider).probe(account, rails().transport.unleased())
+    return gateway().registry.get(account.provider).probe(account, gateway().transport.unleased())
 
 
 def _document(reached: Reached, seen: Observation) -> dict[str, object]:

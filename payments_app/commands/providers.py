@@ -1,4 +1,4 @@
-"""`flask providers`: the accounts that payments go through."""
+"""`flask providers`: the accounts that payments use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from payments_app.commands.credentials import read_credentials
 from payments_app.commands.group import GatewayGroup, actor
-from payments_app.commands.parts import cipher, rails
+from payments_app.commands.parts import cipher, gateway
 from payments_app.commands.probes import Reached, check_accounts, platform_accounts, reached_by
 from payments_app.commands.report import Report, fields, table
 from payments_app.payments.operations import refuse_other_merchant
@@ -34,7 +34,7 @@ providers = GatewayGroup("providers", help="Set and try the accounts that paymen
 
 
 class AccountOptions(TypedDict):
-    """What `set` is given besides its arguments."""
+    """The options of `set`."""
 
     mode: str | None
     target_environment: str
@@ -79,7 +79,7 @@ def set_one(slug: str, provider: str, **options: Unpack[AccountOptions]) -> Repo
     Credentials never stand on the command line, where the shell's history would keep them.
     """
     tenant = find_tenant(slug)
-    adapter = rails().registry.get(provider)
+    adapter = gateway().registry.get(provider)
     new = _new_account(tenant, adapter, options)
     check_account(new, adapter)
     may_move = options["may_move"]
@@ -106,7 +106,7 @@ def list_all(slug: str | None) -> Report:
     """List the accounts that the tenant SLUG may use, or only the platform's."""
     own = list_accounts(find_tenant(slug), cipher()) if slug else []
     documents = [_of_tenant(view) for view in own]
-    documents += [_of_platform(account) for account in rails().accounts.platform()]
+    documents += [_of_platform(account) for account in gateway().accounts.platform()]
     headings = ("PROVIDER", "OWNER", "MODE", "ENVIRONMENT", "BASE URL", "CREDENTIALS")
     names = ("provider", "owner", "mode", "target_environment", "base_url", "credentials")
     rows = [[_one_line(d)[name] for name in names] for d in documents]
@@ -156,11 +156,11 @@ def _new_account(tenant: Tenant, adapter: Provider, options: AccountOptions) -> 
 
 
 def _present_base_url(tenant: Tenant, provider: str, mode: Mode, target_environment: str) -> str:
-    """The tenant's own address stays; else the platform's, if it is the same environment."""
+    """The tenant's present address; else the platform's, if the environment is the same."""
     for view in list_accounts(tenant, cipher()):
         if (view.provider, view.mode) == (provider, mode):
             return view.base_url
-    for account in rails().accounts.platform(provider):
+    for account in gateway().accounts.platform(provider):
         if account.target_environment == target_environment:
             return account.base_url
     raise ProviderAccountInvalid("The account is new: say where it is with --base-url.")
@@ -181,7 +181,7 @@ def _of_tenant(view: AccountView) -> dict[str, object]:
 
 
 def _of_platform(account: ProviderAccount) -> dict[str, object]:
-    """It serves the keys of its mode: test keys if it is a sandbox."""
+    """A platform account serves keys of its mode: test keys if it is a sandbox."""
     return {
         "id": None,
         "provider": account.provider,

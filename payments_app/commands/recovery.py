@@ -1,4 +1,4 @@
-"""`flask recovery`: the way back to work after the database was restored from a backup."""
+"""`flask recovery`: return to service after the database was restored from a backup."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a command has to say: one document for programs, the same as short text for people."""
+"""The output of a command: one document for programs, and the same as short text for people."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Cell = object
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """`document` is printed with --json, `text` without; not `well`: the exit code is 1."""
+    """`document` is printed with --json, else `text`. If not `well`, the exit code is 1."""
 
     document: Mapping[str, object]
     text: str
     well: bool = True
 
     def as_json(self) -> str:
-        """The document, one JSON object."""
+        """The document as one JSON object."""
         return as_json(self.document)
 
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """Documents without end: one a line; with --json, as a list in one document all the same."""
+    """A stream of documents: one per line; with --json, a list in one document."""
 
     documents: Iterable[Mapping[str, object]]
 
     def write(self, *, wants_json: bool) -> None:
-        """Print each as it comes."""
+        """Print each document as soon as it is there."""
         before = ""
         click.echo('{"data": [', nl=False) if wants_json else None
         for document in self.documents:
@@ -43,12 +43,12 @@ class Lines:
 
 
 def as_line(document: Mapping[str, object]) -> str:
-    """The document in one line."""
+    """The document as one line of JSON."""
     return json.dumps(document, default=_plain, ensure_ascii=False)
 
 
 def as_json(document: Mapping[str, object]) -> str:
-    """Ids and instants as the API writes them."""
+    """The document as indented JSON, with ids and instants as the API writes them."""
     return json.dumps(document, default=_plain, ensure_ascii=False, indent=2)
 
 
@@ -65,13 +65,13 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[Cell]], *, empty: str
 
 
 def fields(document: Mapping[str, Cell]) -> str:
-    """One line for each member, values aligned."""
+    """One line for each member, with aligned values."""
     width = max(len(name) for name in document)
     return "\n".join(f"{name.ljust(width)}  {shown(cell)}" for name, cell in document.items())
 
 
 def shown(cell: Cell) -> str:
-    """A value as a person reads it."""
+    """A value in a form for people."""
     match cell:
         case None | "":
             return "-"

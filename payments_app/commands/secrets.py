@@ -1,4 +1,4 @@
-"""`flask secrets`: what encrypts the credentials at rest."""
+"""`flask secrets`: the keys that encrypt credentials at rest."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from cryptography.fernet import Fernet
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import cipher
 from payments_app.commands.report import Report
-from payments_app.tenants.rotation import SHELVES, rotate_secrets
-from payments_app.webhooks.shelves import WEBHOOK_SHELVES
+from payments_app.tenants.rotation import ENCRYPTED_COLUMNS, rotate_secrets
+from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 
 secrets = GatewayGroup("secrets", help="Keys for SECRET_KEYS.")
 
@@ -31,7 +31,7 @@ def rotate() -> Report:
     First start all processes with the new key before the old one; then rotate; then leave the
     old key out. May be repeated at any time.
     """
-    done = rotate_secrets(cipher(), (*SHELVES, *WEBHOOK_SHELVES), actor=actor())
+    done = rotate_secrets(cipher(), (*ENCRYPTED_COLUMNS, *WEBHOOK_ENCRYPTED_COLUMNS), actor=actor())
     document = {
         "rewrapped": done.rewrapped,
         "current": done.current,

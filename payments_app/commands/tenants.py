@@ -1,4 +1,4 @@
-"""`flask tenants`: who may use this gateway, and how."""
+"""`flask tenants`: the tenants of this gateway, and their settings."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any, Final, TypeVar
 import click
 
 from payments_app.commands.group import GatewayGroup, actor
-from payments_app.commands.parts import rails, vault
+from payments_app.commands.parts import gateway, keyring
 from payments_app.commands.report import Report, fields, table
-from payments_app.payments.breaks import release_tenant
+from payments_app.payments.violations import release_tenant
 from payments_app.tenants import holds, registry
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import TenantSettings
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-# What is typed to give a setting back to the platform.
+# The value that resets a setting to the platform's.
 PLATFORM: Final = "default"
 
 tenants = GatewayGroup("tenants", help="Make tenants, and say what each may do.")
@@ -47,7 +47,7 @@ _settings = (
 
 
 def takes_settings(command: Command) -> Command:
-    """The options that both `create` and `set` have."""
+    """Add the options that `create` and `set` share."""
     for option in reversed(_settings):
         command = option(command)
     return command
@@ -74,8 +74,9 @@ def create(
         default_provider=default_provider,
     )
     tenant = registry.create_tenant(slug=slug, name=name, actor=actor(), **settings)
-    # Made now, its data key is in the next backup: what rests under it opens after a restore.
-    vault().box_of(tenant.id)
+    # Created now, the data key is in the next backup: data encrypted with it is readable after a
+    # restore.
+    keyring().key_for(tenant.id)
     return _report(tenant)
 
 
@@ -175,7 +176,7 @@ def _given(
     if default_provider == PLATFORM:
         settings["default_provider"] = None
     elif default_provider is not None:
-        settings["default_provider"] = rails().registry.get(default_provider).code
+        settings["default_provider"] = gateway().registry.get(default_provider).code
     return settings
 
 

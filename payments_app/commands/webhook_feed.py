@@ -1,4 +1,4 @@
-"""`flask webhooks tail` and `listen`: a tenant's events as they happen."""
+"""`flask webhooks tail` and `listen`: follow a tenant's events."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from payments_app.commands.webhooks import webhooks
 from payments_app.kernel.clock import utc_now
 from payments_app.kernel.destination import destination
 from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.kernel.wire import Answer
+from payments_app.kernel.http import HttpResponse
 from payments_app.providers.contract import Mode
 from payments_app.webhooks import feed
 from payments_app.webhooks.endpoints import Owner
@@ -32,17 +32,17 @@ __all__ = ["webhooks"]
 
 LOOK_EVERY_S: Final = 0.5
 PAGE: Final = 100
-# The operator's own machine, and the operator says where to.
+# The command runs on the operator's own machine, and the operator chooses the target.
 _ANYWHERE: Final = EgressRules(allow_private=True)
 
 
 class SigningSecret(click.ParamType[str]):
-    """A secret that isn't repeated in an error."""
+    """A secret that error messages don't repeat."""
 
     name = "secret"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> str:
-        """Take it as it is, if it is one."""
+        """Return it unchanged, if its form is right."""
         if not is_secret(value):
             self.fail("it must be whsec_ and 24 to 64 bytes in base64", param, ctx)
         return str(value)
@@ -104,7 +104,7 @@ def listen(  # noqa: PLR0913  one for each thing that can be said
 
 
 def _say_where(tenant: str, mode: str, *, once: bool) -> None:
-    """Who waits for events of the other mode would wait for ever. Not on standard output."""
+    """Print the mode, as an operator who expects the other one would wait for ever. On stderr."""
     (other,) = {one.value for one in Mode} - {mode}
     until = "" if once else ", until Ctrl-C"
     click.echo(
@@ -130,7 +130,7 @@ def _forwarded(
         came = egress_anywhere.post(
             url, {"Content-Type": "application/json", **signed}, delivery.body
         )
-        outcome = came.status if isinstance(came, Answer) else came.why
+        outcome = came.status if isinstance(came, HttpResponse) else came.why
         yield {**_event_document(event), "answered": outcome}
 
 

@@ -1,4 +1,4 @@
-"""What the commands about webhooks take: whose, in which mode, which events."""
+"""Options that the webhook commands share: the tenant, the mode, the events."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ events_option = click.option(
 
 
 def owner_of(tenant: str, mode: str | None) -> Owner:
-    """The tenant's side of this mode; without one, that of its keys."""
+    """The tenant in this mode; without a mode, in that of its keys."""
     found = find_tenant(tenant)
     if mode is None:
         modes = {key.mode for key in list_keys(found) if key.revoked_at is None}

@@ -1,4 +1,4 @@
-"""`flask webhooks`: where tenants are told, what they were told, and telling them again."""
+"""`flask webhooks`: a tenant's endpoints and deliveries, and resending."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from payments_app.commands.webhook_options import (
 )
 from payments_app.providers.contract import Mode
 from payments_app.webhooks import deliveries, endpoints
-from payments_app.webhooks.deliveries import Span
-from payments_app.webhooks.endpoints import NewEndpoint, Owner, SecretRotation, Wanted
+from payments_app.webhooks.deliveries import ResendRange
+from payments_app.webhooks.endpoints import EndpointChanges, NewEndpoint, Owner, SecretRotation
 from payments_app.webhooks.model import (
     DeliveryStatus,
     EndpointStatus,
@@ -44,7 +44,7 @@ def add(
     tenant: str, url: str, mode: str | None, event_types: tuple[str, ...], description: str | None
 ) -> Report:
     """Add an endpoint. Its secret is shown now and never again."""
-    wanted = Wanted(url=url, description=description, event_types=event_types or None)
+    wanted = EndpointChanges(url=url, description=description, event_types=event_types or None)
     new = endpoints.add_endpoint(
         owner_of(tenant, mode), wanted, cipher=cipher(), rules=egress().rules, actor=actor()
     )
@@ -95,7 +95,7 @@ def set_endpoint(  # noqa: PLR0913  one for each thing that can be set
     status: str | None,
 ) -> Report:
     """Change an endpoint; what isn't given stays."""
-    wanted = Wanted(
+    wanted = EndpointChanges(
         url=url,
         description=description,
         event_types=event_types or None,
@@ -228,8 +228,8 @@ def resend(  # noqa: PLR0913  one for each way to say what
         return Report({"deliveries": 1}, "1 delivery is sent again.")
     if not (since or until or failed):
         raise click.UsageError("say what: --since, --until, --failed or --delivery")
-    span = Span(since, until, failed_only=failed)
-    count = deliveries.resend_span(owner, endpoint_id, span, actor=actor())
+    span = ResendRange(since, until, failed_only=failed)
+    count = deliveries.resend_range(owner, endpoint_id, span, actor=actor())
     return Report({"deliveries": count}, f"{count} deliveries are sent again.")
 
 

@@ -1,1 +1,1 @@
-"""What any money service needs: one noun a file, its invariant in the first line."""
+"""Code that any payment service needs. One concept for each file, its rule in the first line."""

@@ -1,4 +1,4 @@
-"""Time is aware and comes from here; what several machines must agree on comes from the database."""
+"""This machine's clocks. Times that several machines must agree on come from the database."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from datetime import UTC, datetime
 
 
 def utc_now() -> datetime:
-    """The wall clock of this machine, aware, in UTC."""
+    """The current time of this machine, timezone-aware, in UTC."""
     return datetime.now(UTC)
 
 
 def boot_seconds() -> float:
-    """Seconds that have passed since some fixed instant, suspended time included.
+    """Seconds since some fixed instant, time in suspension included.
 
-    A process that was stopped or a machine that slept must see that the time has passed
-    without it, which CLOCK_MONOTONIC on Linux doesn't count while suspended.
+    After a machine's suspension, deadlines and leases must have run on. CLOCK_MONOTONIC on Linux
+    doesn't count time in suspension; CLOCK_BOOTTIME does.
     """
     if hasattr(time, "CLOCK_BOOTTIME"):
         return time.clock_gettime(time.CLOCK_BOOTTIME)

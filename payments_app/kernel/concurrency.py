@@ -1,7 +1,8 @@
-"""How much may be under way at once with one that answers, and whose turn it is next. Pure.
+"""Adaptive concurrency limits for each peer, and fair turns between peers. Pure.
 
-Who answers quickly is given more at once, step by step. Who is slow or fails is given less: by half
-the share of late that was, so that one in a hundred costs little and silence halves it each time.
+The limit of a peer that answers quickly rises step by step. The limit of one that is slow or fails
+falls by half the recent share of bad results: one bad result in a hundred costs little, and a peer
+that never answers has its limit halved each time.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from dataclasses import dataclass
 from itertools import count
 from typing import Final
 
-# Of those that were served, or have a limit of their own. The others begin anew.
+# The most peers whose limit or last turn is remembered. Forgotten ones start again.
 REMEMBERED_MAX: Final = 10_000
-# Of a share that is kept up to date with each answer.
+# The weight of the newest result in the moving share of bad results.
 WEIGHT: Final = 1 / 16
 
 
@@ -34,31 +35,31 @@ class LimitRules:
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """`bad`: the share of what failed or was slow, the newest counting for WEIGHT of it."""
+    """`bad`: the moving share of failed or slow results; the newest has the weight WEIGHT."""
 
     limit: float
     bad: float
 
 
 class ConcurrencyLimits:
-    """A limit for each of many, by how they have answered."""
+    """A limit for each peer, from its results so far."""
 
     def __init__(self, rules: LimitRules) -> None:
         self._rules = rules
         self._known: OrderedDict[Hashable, _Known] = OrderedDict()
 
     def limit(self, key: Hashable) -> int:
-        """How many may be under way at once."""
+        """How many exchanges may be under way at once."""
         known = self._known.get(key)
         return int(known.limit) if known else self._rules.first
 
     def record(self, key: Hashable, *, answered: bool, elapsed_s: float) -> None:
-        """One more for each full round of quick answers; fewer after a failure or delay.
+        """Raise the limit by one for each full round of quick answers; lower it after a bad one.
 
-        As RFC 8257 has it: the limit falls by half the share of late that was a failure or delay.
+        As in RFC 8257, the limit falls by half the recent share of failures and delays.
         """
         rules = self._rules
-        # Of one that is not known yet, nothing good is known.
+        # A new peer starts with a share of 1: its first bad result halves the limit.
         known = self._known.pop(key, None) or _Known(float(rules.first), 1.0)
         is_bad = not answered or elapsed_s >= rules.slow_s
         limit, bad = known.limit, known.bad + WEIGHT * (is_bad - known.bad)
@@ -72,18 +73,18 @@ class ConcurrencyLimits:
 
 
 class Turns:
-    """Who was served last comes last."""
+    """Fair turns: the peer that was served last comes last."""
 
     def __init__(self) -> None:
         self._clock = count(1)
         self._served_at: OrderedDict[Hashable, int] = OrderedDict()
 
     def last_served(self, key: Hashable) -> int:
-        """To sort by; nought for one that is not remembered."""
+        """A number to sort by; 0 for a peer that is not remembered."""
         return self._served_at.get(key, 0)
 
     def note(self, *keys: Hashable) -> None:
-        """These are served now."""
+        """Note that these are served now."""
         now = next(self._clock)
         for key in keys:
             self._served_at.pop(key, None)

@@ -1,6 +1,6 @@
-"""Content codings (RFC 9110, 8.4), undone within a bound on what they unfold to. Pure.
+"""Decodes content codings (RFC 9110, 8.4), with a limit on the decompressed size. Pure.
 
-We ask for none (`Accept-Encoding: identity`). Who compresses all the same is read all the same.
+We ask for no coding (`Accept-Encoding: identity`). A response that is compressed anyway is decoded.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from typing import Final
 
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _ZLIB: Final = zlib.MAX_WBITS
-# "deflate" is the zlib format; some servers send the bare one (RFC 9110, 8.4.1.2).
+# "deflate" is the zlib format; some servers send raw deflate data (RFC 9110, 8.4.1.2).
 _BARE: Final = -zlib.MAX_WBITS
 _FORMATS: Final = {"gzip": (_GZIP,), "x-gzip": (_GZIP,), "deflate": (_ZLIB, _BARE)}
 
 
 def unfolded(body: bytes, codings: str, bytes_max: int) -> tuple[bytes, bool]:
-    """`body` without its `codings`: at most `bytes_max` bytes, and whether that is the whole.
+    """`body` decoded: at most `bytes_max` bytes, and whether that is all of it.
 
-    `codings` is the value of Content-Encoding. A body under one that isn't known stays as it is:
-    it can be read, or it can't.
+    `codings` is the value of Content-Encoding. At an unknown coding it stops, and the body is
+    returned as it is then: the adapter reads it if it can.
     """
     for coding in reversed([coding.strip().lower() for coding in codings.split(",")]):
         if coding in {"", "identity"}:
@@ -42,13 +42,13 @@ def _decompressed(body: bytes, formats: tuple[int, ...], bytes_max: int) -> tupl
 
 
 def _inflated(body: bytes, window_bits: int, bytes_max: int) -> tuple[bytes, bool]:
-    """Raises zlib.error for what isn't of this format."""
+    """Raises zlib.error if the body does not have this format."""
     out = b""
     while body:
         inflater = zlib.decompressobj(window_bits)
         out += inflater.decompress(body, bytes_max + 1 - len(out))
         if len(out) > bytes_max or not inflater.eof:
             return out[:bytes_max], False
-        # A second member may follow (RFC 1952, 2.2).
+        # A second gzip member may follow (RFC 1952, 2.2).
         body = inflater.unused_data
     return out, True

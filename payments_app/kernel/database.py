@@ -1,4 +1,4 @@
-"""The one database: where a transaction begins and ends, and whose rows it sees (row-level security)."""
+"""Transactions: where they begin and end, and whose rows they see (row-level security)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from payments_app.kernel.pool import DEAD_PEER, bound, counted_pool
 from payments_app.kernel.postgres import BEGIN, BEGIN_BY_INDEX, COMMIT, refuse_unsafe_role
 from payments_app.kernel.session_settings import SESSION, TIMEOUTS, asking_for, confirm_commits
 
-# Constraint names come out the same everywhere, so that a migration can name them.
+# Constraint names follow one pattern, so that a migration can name them.
 NAMING: Final = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -30,17 +30,17 @@ CONNECT_TIMEOUT_S: Final = 5
 _AFTER_COMMIT: Final = "after_commit"
 _TENANT: Final = "tenant"
 _BEGIN_WITH: Final = "begin_with"
-# Check now what was deferred to the commit, and defer again what comes.
+# Check the deferred constraints now, and defer later checks again.
 CHECK_DEFERRED: Final = "SET CONSTRAINTS ALL IMMEDIATE; SET CONSTRAINTS ALL DEFERRED"
 
 AllTenants = NewType("AllTenants", str)
 Whose = UUID | AllTenants
-# For the operator's commands, looking what is due, and counting. No tenant's request says it.
+# For operator commands, for finding due work, and for counting. Never for a tenant's request.
 EVERY_TENANT: Final = AllTenants("*")
 
 
 class Base(DeclarativeBase):
-    """All tables. Flask-SQLAlchemy shares its metadata."""
+    """The base class of all tables. Flask-SQLAlchemy shares its metadata."""
 
     metadata = MetaData(naming_convention=NAMING)
 
@@ -57,12 +57,13 @@ def init_database(
 ) -> None:
     """Bind the app to the database at `url` (postgresql+psycopg://…).
 
-    Unless `allow_superuser`, a connection of a role without walls raises DatabaseRoleUnsafe.
+    Unless `allow_superuser`, a role that row-level security does not restrict raises
+    DatabaseRoleUnsafe when it connects.
     """
     app.config["SQLALCHEMY_DATABASE_URI"] = url
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
         **counted_pool(pool_size),
-        # psycopg begins nothing by itself: _begin does, with the tenant in the same round trip.
+        # psycopg sends no BEGIN by itself: _begin does, and sets the tenant in the same round trip.
         "isolation_level": "AUTOCOMMIT",
         "connect_args": {
             **asking_for({**TIMEOUTS, **SESSION}, url),
@@ -83,7 +84,7 @@ def init_database(
 def transaction(tenant: Whose, *, by_index: bool = False) -> Iterator[Session]:
     """One transaction on this tenant's rows: commit at the end, roll back on an error.
 
-    They don't nest. What `after_commit` was given runs once the commit is through.
+    Transactions don't nest. The callbacks of `after_commit` run once the commit has succeeded.
     """
     session = db.session()
     if session.in_transaction():
@@ -101,10 +102,10 @@ def transaction(tenant: Whose, *, by_index: bool = False) -> Iterator[Session]:
         callback()
 
 
-def narrow(session: Session, tenant_id: UUID) -> None:
-    """From here to its end, or to the next tenant, the transaction is for this tenant only.
+def set_tenant(session: Session, tenant_id: UUID) -> None:
+    """From here on the transaction sees this tenant's rows only, until its end or the next tenant.
 
-    What was deferred is checked first: at the commit row-level security hides the others' rows.
+    Deferred constraints are checked first: at the commit, row-level security hides the other rows.
     """
     session.flush()
     _set_tenant(session.connection(), tenant_id, after=CHECK_DEFERRED)
@@ -112,9 +113,10 @@ def narrow(session: Session, tenant_id: UUID) -> None:
 
 @contextmanager
 def snapshot(tenant: Whose | None = None, *, by_index: bool = False) -> Iterator[Connection]:
-    """A connection of its own for reads, whether or not a transaction is open.
+    """A separate connection for reads, whether or not a transaction is open.
 
-    Without a tenant each statement stands alone and sees rows only through migration 0002's doors.
+    Without a tenant each statement is its own transaction, and sees rows only through the
+    SECURITY DEFINER lookups of migration 0002.
     """
     with db.engine.connect() as connection:
         if tenant is not None:
@@ -125,17 +127,17 @@ def snapshot(tenant: Whose | None = None, *, by_index: bool = False) -> Iterator
 
 
 def after_commit(session: Session, callback: Callable[[], None]) -> None:
-    """Have `callback` run when this session's transaction has committed."""
+    """Run `callback` once this session's transaction has committed."""
     session.info[_AFTER_COMMIT].append(callback)
 
 
 def transaction_is_open() -> bool:
-    """Whether this thread's app context holds a transaction (network calls may not)."""
+    """Whether this thread's app context has an open transaction (no network calls then)."""
     return db.session.registry.has() and bool(db.session().in_transaction())
 
 
 def database_now() -> Function[datetime]:
-    """The database's clock at this very statement, which all machines share."""
+    """The database's clock when the statement runs; all machines share it."""
     return func.clock_timestamp()
 
 
@@ -145,8 +147,8 @@ def _begin(session: Session, _transaction: SessionTransaction, connection: Conne
 
 
 def _set_tenant(connection: Connection, tenant: Whose, *, after: str = BEGIN) -> None:
-    """BEGIN and the tenant as one message: the wall costs the accept path no round trip."""
-    # What goes into the statement as text has the form of a UUID, whoever gave it.
+    """BEGIN and the tenant in one message: tenant isolation costs the accept path no round trip."""
+    # The value becomes part of the statement's text, so it must have the form of a UUID.
     whose = tenant if tenant == EVERY_TENANT else UUID(str(tenant))
     connection.exec_driver_sql(
         f"{after}; SELECT set_config('maramoja.tenant', '{whose}', true)",

@@ -1,7 +1,7 @@
-"""Where a tenant's URL leads, if it may lead there.
+"""Parses a tenant's URL, and checks that requests may be sent to it.
 
-Pure: a URL is taken apart here once, by rules stricter than any library's, and what is sent later
-is made of these parts. So no second parser can read another host in it.
+Pure. A URL is parsed here once, by rules stricter than any library's, and the request is built from
+these parts. So no second parser can read another host in the URL.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ _NOT_IN_A_URL: Final = re.compile(r"[^!-~]|[\\#]")
 _URL: Final = re.compile(r"(https?)://([^/?]*)(.*)", re.IGNORECASE)
 _AUTHORITY: Final = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.-]+)(?::([1-9][0-9]{0,4}))?")
 _LABEL: Final = r"[0-9a-z](?:[0-9a-z-]{0,61}[0-9a-z])?"
-# The last label begins with a letter. What ends in a number is an address to one library or other.
+# The last label begins with a letter: some libraries read a name that ends in digits as an address.
 _NAME: Final = re.compile(rf"(?:{_LABEL}\.)*(?=[a-z]){_LABEL}")
 
 
 class AddressRefused(GatewayError):
-    """A URL that nothing is sent to; says why, and never what its host resolves to."""
+    """No request may be sent to this URL. The error never says what its host resolves to."""
 
     code = "webhook_url_refused"
 
 
 @dataclass(frozen=True, slots=True)
 class EgressRules:
-    """What may be reached. `bytes_max`: how much of an answer's body is read.
+    """What may be reached. `bytes_max`: how much of a response's body is read.
 
     `allow_private` is for development: http, any port, any host, any address.
     """
@@ -46,7 +46,7 @@ class EgressRules:
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """A URL's parts. `literal` is the address if the host is one."""
+    """A URL's parts. `literal` is the address if the host is an address."""
 
     tls: bool
     host: str
@@ -90,7 +90,7 @@ def destination(url: str, rules: EgressRules) -> Destination:
 
 
 def not_public() -> AddressRefused:
-    """The same words for a literal address, a name that leads to one, and a name that nobody has."""
+    """One message for a private address, a name that resolves to one, and an unknown name."""
     return AddressRefused(
         "The URL's host must have public addresses only: name a host that the internet knows, and"
         " check its spelling."
@@ -104,7 +104,7 @@ def _check_port(port: int, rules: EgressRules) -> None:
 
 
 def _literal(host: str, rules: EgressRules) -> Address | None:
-    """The address if the host is one, None if it is a name. Raises AddressRefused."""
+    """The address if the host is an address, None if it is a name. Raises AddressRefused."""
     address = _address(host)
     if address is None:
         _check_name(host, rules)
@@ -114,7 +114,7 @@ def _literal(host: str, rules: EgressRules) -> Address | None:
 
 
 def _address(host: str) -> Address | None:
-    """The address that the host is, written in the one usual way."""
+    """The host as an address, if it is one in the canonical form."""
     kind = IPv6Address if host.startswith("[") else IPv4Address
     written = host.strip("[]")
     try:

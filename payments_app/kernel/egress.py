@@ -1,9 +1,9 @@
-"""Requests to URLs that tenants gave us: to public hosts only, and bounded whole.
+"""Sends requests to URLs that tenants configured: to public hosts only, with a time and size limit.
 
-Every address of a name must be public, and a new connection goes to one of the addresses that were
-checked: a name that leads elsewhere a moment later leads nowhere. A connection is kept for the next
-request of its owner to that address, for as long as the name has it. There is nothing here
-that could follow a redirect, keep a cookie, unfold an answer or ask the environment for a proxy.
+Every address of a host name must be public. A new connection goes to one of the checked addresses,
+so a later DNS change can't redirect it (DNS rebinding). A connection is kept for its owner's next
+request to that address, as long as the name still resolves to it. This module can't follow a
+redirect, keep a cookie, decompress a response or read a proxy from the environment.
 It logs nothing: URLs and bodies can hold secrets.
 """
 
@@ -19,10 +19,10 @@ from typing import Final
 
 import certifi
 
-from payments_app.kernel import departure
+from payments_app.kernel import bounded_connection
+from payments_app.kernel.bounded_connection import ExchangeDeadline
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import transaction_is_open
-from payments_app.kernel.departure import Departure
 from payments_app.kernel.destination import (
     AddressRefused,
     Destination,
@@ -31,6 +31,7 @@ from payments_app.kernel.destination import (
     not_public,
 )
 from payments_app.kernel.egress_connection import Connection, KeptConnections, Response, Route
+from payments_app.kernel.http import HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.lookup import (
     NAME_KEPT_S,
     Addresses,
@@ -41,22 +42,21 @@ from payments_app.kernel.lookup import (
     Resolve,
 )
 from payments_app.kernel.public_address import is_public
-from payments_app.kernel.wire import Answer, LeaseLost, Silence
 
 __all__ = ["AddressRefused", "Egress", "EgressRules", "check_url"]
 
 RESOLVE_MAX_S: Final = 5.0
-# While somebody waits for a request of theirs to be answered.
+# A shorter limit, because an API request waits for this lookup.
 CHECK_MAX_S: Final = 2.0
-# Room for status line, headers and the framing of chunks, besides the body's bytes.
+# Bytes for the status line, headers and chunk framing, in addition to the body's bytes.
 HEAD_BYTES_MAX: Final = 16 * 1024
-# The word for a request that was not sent because its owner's lookups, or all, were taken.
+# The reason for a request that was not sent: no free lookup for its owner, or for all owners.
 LOOKUP_BUSY: Final = "lookup_busy"
-# Names that are checked before they are saved: in this process, few request threads wait for that,
-# and of one owner one.
+# Lookups for URLs that are checked before they are saved. At most two request threads of this
+# process wait for one, and at most one for each owner.
 _checks: Final = Lookups(at_once=2, per_owner=1, kept_s=0.0)
 
-# Ours to say; what a caller says instead is left out.
+# This module sets these headers; a caller's values for them are dropped.
 _OURS: Final = {
     "accept-encoding",
     "connection",
@@ -79,10 +79,10 @@ _HEADER_VALUE: Final = re.compile(r"[ -~]*")
 def check_url(
     url: str, rules: EgressRules, *, owner: Hashable = None, resolve: Resolve = socket.getaddrinfo
 ) -> None:
-    """Raises AddressRefused unless `url` could be sent to now.
+    """Raises AddressRefused unless a request could be sent to `url` now.
 
-    A name is looked up for 2 s at most, and one at a time for each owner. While another lookup of
-    the owner's runs, the name is not looked up here: it is checked at each connection in any case.
+    A lookup takes 2 s at most, and one runs at a time for each owner. While another lookup of
+    the owner runs, the name is not looked up here: it is checked at each connection in any case.
     """
     _refuse_transaction()
     target = destination(url, rules)
@@ -96,13 +96,13 @@ def check_url(
     except LookupLate as error:
         raise AddressRefused("The URL's host was not found in time: try again.") from error
     except OSError as error:
-        # The same words as for a name of an inner network: which ones there are is nobody's business.
+        # The same message as for a private name: callers must not learn which internal names exist.
         raise not_public() from error
     _check_public(found, rules)
 
 
 class Egress:
-    """Posts to tenants' URLs. Threads may share one."""
+    """Sends POST requests to tenants' URLs. Threads may share one."""
 
     def __init__(
         self,
@@ -119,18 +119,18 @@ class Egress:
         self._lookups = Lookups(kept_s=NAME_KEPT_S)
         self._kept = KeptConnections()
         weakref.finalize(self, self._kept.close)
-        # Not ssl.create_default_context, which asks the environment for files.
+        # Not ssl.create_default_context, which reads CA files from the environment.
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._tls.load_verify_locations(ca_file or certifi.where())
         self._tls.set_alpn_protocols(["http/1.1"])
 
     @property
     def rules(self) -> EgressRules:
-        """What it may reach."""
+        """The rules for the addresses that it may reach."""
         return self._rules
 
     def close_idle(self) -> None:
-        """Close the kept connections that have waited too long for their next request."""
+        """Close the kept connections that have been idle too long."""
         self._kept.close_idle()
 
     def post(
@@ -142,40 +142,40 @@ class Egress:
         owner: Hashable = None,
         timeout_s: float = 15.0,
         leave_before: float | None = None,
-    ) -> Answer | Silence:
-        """Send and wait; `timeout_s` bounds all of it, finding the address included.
+    ) -> HttpResponse | NoResponse:
+        """Send and wait; `timeout_s` bounds the whole exchange, the lookup included.
 
-        A status is the receiver's word: an answer whose head came whole is an Answer, truncated if
-        its body was cut, lost or late. `owner` is whoever gave us the URL: connections are kept,
-        and lookups counted, for each owner apart. Raises LeaseLost, with nothing sent, once
-        `leave_before`, an instant of boot_seconds, has passed.
+        A response whose head is complete is an HttpResponse; `truncated` if its body was cut, lost
+        or late. `owner` is the tenant that configured the URL: connections are kept, and lookups
+        counted, separately for each owner. Raises LeaseLost, with nothing sent, if `leave_before`,
+        an instant of boot_seconds, has passed.
         """
         _refuse_transaction()
         start = boot_seconds()
         bytes_max = HEAD_BYTES_MAX + self._rules.bytes_max
-        leaving = Departure(leave_before, start + timeout_s, bytes_left=bytes_max)
+        leaving = ExchangeDeadline(leave_before, start + timeout_s, bytes_left=bytes_max)
         leaving.check_lease()
-        before = departure.current.set(leaving)
+        before = bounded_connection.current.set(leaving)
         try:
             target = destination(url, self._rules)
             request = self._request(target, headers, body)
             return self._exchange(owner, target, request, start)
         except (AddressRefused, LookupRefused, HTTPException, OSError, ValueError) as error:
-            # ValueError: a header that can't be put on a wire.
+            # ValueError: a header that can't be sent.
             why = _why(error, leaving)
-            return Silence(why, sent=leaving.begun, elapsed_s=boot_seconds() - start)
+            return NoResponse(why, sent=leaving.begun, elapsed_s=boot_seconds() - start)
         finally:
-            departure.current.reset(before)
+            bounded_connection.current.reset(before)
 
     def _request(self, target: Destination, headers: Mapping[str, str], body: bytes) -> bytes:
-        """The whole request. `destination` has let no character into the path that ends a line."""
+        """The request's bytes. `destination` allows no line break in the path."""
         lines = [f"POST {target.path} HTTP/1.1", f"Host: {target.host_header}"]
         for name, value in headers.items():
             if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
                 raise ValueError("a header that can't be sent")
             if name.lower() not in _OURS:
                 lines.append(f"{name}: {value}")
-        # Uncompressed, so that the cap on bytes is a cap on what they unfold to.
+        # Without compression, the limit on received bytes is also the limit on the body's size.
         lines += [
             "Accept-Encoding: identity",
             f"User-Agent: {self._user_agent}",
@@ -185,8 +185,8 @@ class Egress:
 
     def _exchange(
         self, owner: Hashable, target: Destination, request: bytes, start: float
-    ) -> Answer:
-        leaving = departure.current.get()
+    ) -> HttpResponse:
+        leaving = bounded_connection.current.get()
         allowed = self._addresses(owner, target)
         kept = self._take(owner, target, allowed)
         if kept is not None:
@@ -194,31 +194,31 @@ class Egress:
             try:
                 return self._answer(kept, request, start)
             except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
-                # The peer had closed it just before, as it may. So the request goes once more, on a
-                # new connection; the same bytes, which the receiver knows by their id.
+                # The peer closed the idle connection just before, as it may. Send the same bytes
+                # once more on a new connection; the receiver recognizes a duplicate by its id.
                 if leaving.bytes_left < unread or _is_over(leaving):
                     raise
         return self._answer(Connection(owner, target, allowed, self._tls), request, start)
 
     def _addresses(self, owner: Hashable, target: Destination) -> Addresses:
-        """The host's addresses, each of them public. Raises AddressRefused or OSError."""
+        """The host's addresses; all are public. Raises AddressRefused or OSError."""
         if target.literal is not None:
             return (target.literal,)
-        timeout_s = min(RESOLVE_MAX_S, departure.current.get().remaining_s())
+        timeout_s = min(RESOLVE_MAX_S, bounded_connection.current.get().remaining_s())
         name = Name(owner, target.host, target.port)
         found = self._lookups.addresses(self._resolve, name, timeout_s)
         _check_public(found, self._rules)
         return found
 
     def _take(self, owner: Hashable, target: Destination, allowed: Addresses) -> Connection | None:
-        """A kept connection to an address that the host still has."""
+        """A kept connection to one of the host's current addresses."""
         for address in allowed:
             route = Route(owner, target.tls, target.host, target.port, address)
             if (kept := self._kept.take(route)) is not None:
                 return kept
         return None
 
-    def _answer(self, connection: Connection, request: bytes, start: float) -> Answer:
+    def _answer(self, connection: Connection, request: bytes, start: float) -> HttpResponse:
         is_kept = False
         try:
             response = connection.ask(request)
@@ -231,7 +231,7 @@ class Egress:
                 self._kept.keep(connection)
             else:
                 connection.close()
-        return Answer(response.status, names, text, boot_seconds() - start, truncated)
+        return HttpResponse(response.status, names, text, boot_seconds() - start, truncated)
 
 
 def _refuse_transaction() -> None:
@@ -240,13 +240,13 @@ def _refuse_transaction() -> None:
 
 
 def _check_public(found: Addresses, rules: EgressRules) -> None:
-    """Raises AddressRefused if any of a name's addresses isn't public."""
+    """Raises AddressRefused if any of a name's addresses is not public."""
     if not (rules.allow_private or all(map(is_public, found))):
         raise not_public()
 
 
-def _is_over(leaving: Departure) -> bool:
-    """Whether there is no time left to send it once more."""
+def _is_over(leaving: ExchangeDeadline) -> bool:
+    """Whether there is no time left to send the request again."""
     try:
         leaving.check_lease()
     except LeaseLost:
@@ -261,14 +261,14 @@ def _body(response: Response, bytes_max: int) -> tuple[bytes, bool]:
         while len(body) <= bytes_max and (part := response.read1(bytes_max + 1 - len(body))):
             body += part
     except (HTTPException, OSError):
-        # Too long, broken or too late; the status has come all the same.
+        # Too long, broken or too late; the status was received, so it is still returned.
         return body[:bytes_max], True
     return body[:bytes_max], len(body) > bytes_max or bool(response.length)
 
 
-# One word for a name that nobody has and for one of an inner network.
+# One reason for an unknown name and for a private address, so that the tenant can't tell which.
 _REFUSED: Final = "address_refused"
-# What stopped a request before its first byte left: the first of these that fits.
+# Why a request failed before its first byte was sent: the first entry that matches.
 _NOT_BEGUN: Final[tuple[tuple[type[Exception], str], ...]] = (
     (socket.gaierror, _REFUSED),
     (LookupLate, "lookup_timeout"),
@@ -279,8 +279,8 @@ _NOT_BEGUN: Final[tuple[tuple[type[Exception], str], ...]] = (
 )
 
 
-def _why(error: Exception, leaving: Departure) -> str:
-    """A constant word for what went wrong."""
+def _why(error: Exception, leaving: ExchangeDeadline) -> str:
+    """The failure as a constant word."""
     if isinstance(error, AddressRefused):
         return _REFUSED
     if isinstance(error, LookupRefused):

@@ -1,7 +1,7 @@
-"""A connection to a checked address, and the connections that are kept for the next request.
+"""A connection to a checked address, and a pool of idle connections for later requests.
 
-What is kept belongs to one owner, host and address. It is used again only if the last answer was
-read to its end and not a byte came behind it.
+A kept connection belongs to one owner, host and address. It is used again only if the last response
+was read to its end and no byte followed it.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from http import HTTPStatus
 from ipaddress import IPv6Address
 from typing import Any, Final, NamedTuple
 
-from payments_app.kernel import departure
+from payments_app.kernel import bounded_connection
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.destination import Destination
 from payments_app.kernel.public_address import Address
 
 CONNECT_MAX_S: Final = 3.0
-# What the kernel may take off the wire before we read it.
+# Bytes that the kernel may receive before we read them.
 RECEIVE_BUFFER: Final = 16 * 1024
-# Kept for one owner at one address, and in all. Each is a file descriptor.
+# Idle connections for one owner at one address, and in total. Each is a file descriptor.
 KEPT_PER_HOST: Final = 32
 KEPT_MAX: Final = 256
-# Shorter than most servers keep a connection that is idle.
+# Shorter than most servers keep an idle connection open.
 IDLE_MAX_S: Final = 4.0
-# Balancers send new connections elsewhere, and certificates end.
+# Load balancers move new connections to other hosts, and certificates expire.
 AGE_MAX_S: Final = 300.0
 
 
 class Route(NamedTuple):
-    """Whose connection it is, and where it leads."""
+    """The owner of a connection, and its peer."""
 
     owner: Hashable
     tls: bool
@@ -44,7 +44,7 @@ class Route(NamedTuple):
 
 
 class _Buffer(io.BufferedReader):
-    """Knows, once it is closed, whether more had come than was read."""
+    """Knows, once it is closed, whether more bytes were received than were read."""
 
     has_more = False
 
@@ -56,8 +56,8 @@ class _Buffer(io.BufferedReader):
         super().close()
 
 
-class Response(departure.BoundedResponse):
-    """An answer that knows whether its connection is fit for another request."""
+class Response(bounded_connection.BoundedResponse):
+    """A response that knows whether its connection can serve another request."""
 
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
@@ -65,16 +65,16 @@ class Response(departure.BoundedResponse):
         self.fp = self._buffer
 
     def allows_another(self) -> bool:
-        """Whether the connection may serve another request. The answer must have been read whole.
+        """Whether the connection may serve another request. Call it after reading the whole body.
 
-        Not if the peer closes it, speaks another protocol from here on, or has sent more already.
+        False if the peer closes the connection, switches protocols, or has already sent more bytes.
         """
         self._buffer.close()
         return not (self.will_close or self._buffer.has_more or self.status < HTTPStatus.OK)
 
 
-class Connection(departure.Bounded):
-    """To one of the addresses that were found public, whatever the host's name leads to by now."""
+class Connection(bounded_connection.Bounded):
+    """A connection to one of the checked addresses; the host name is not resolved again."""
 
     response_class = Response
 
@@ -94,7 +94,7 @@ class Connection(departure.Bounded):
         self.route: Route | None = None
 
     def ask(self, request: bytes) -> Response:
-        """Send a whole request and read the head of the answer. Connects if it isn't connected."""
+        """Send a whole request and read the response's head. Connects first if necessary."""
         self.send(request)
         response = self.response_class(self.sock, method="POST")
         try:
@@ -105,7 +105,7 @@ class Connection(departure.Bounded):
         return response
 
     def connect(self) -> None:
-        """See http.client: to the first address that takes it, before a byte of the request."""
+        """See http.client. Connects to the first address that accepts, before any byte is sent."""
         failure: OSError = OSError("no address")
         for address in self._addresses:
             try:
@@ -119,21 +119,21 @@ class Connection(departure.Bounded):
         else:
             raise failure
         if self._target.tls:
-            self.sock.settimeout(departure.current.get().remaining_s())
+            self.sock.settimeout(bounded_connection.current.get().remaining_s())
             self.sock = self._tls.wrap_socket(self.sock, server_hostname=self._target.host)
 
     def is_fit(self) -> bool:
-        """Whether the peer has neither closed it nor sent what nobody asked for."""
+        """Whether the peer has neither closed it nor sent unexpected bytes."""
         if self.sock is None or boot_seconds() - self.made_at > AGE_MAX_S:
             return False
         poll = select.poll()
         poll.register(self.sock, select.POLLIN)
-        # Of a TLS record that was read the rest is in OpenSSL, and not in the socket.
+        # The rest of a TLS record that was partly read is in OpenSSL, not in the socket.
         rest = self.sock.pending() if isinstance(self.sock, ssl.SSLSocket) else 0
         return not (rest or poll.poll(0))
 
     def _connected(self, address: Address) -> socket.socket:
-        left_s = departure.current.get().remaining_s()
+        left_s = bounded_connection.current.get().remaining_s()
         family = socket.AF_INET6 if isinstance(address, IPv6Address) else socket.AF_INET
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -148,16 +148,16 @@ class Connection(departure.Bounded):
 
 
 class KeptConnections:
-    """Connections that wait for their next request. Any thread may take one."""
+    """A pool of idle connections. Any thread may take one."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        # Oldest first, with the instant since which each waits; and by route, newest last.
+        # Longest idle first, with the start of its idle time; and the same by route, newest last.
         self._since: dict[Connection, float] = {}
         self._by_route: dict[Route, list[Connection]] = {}
 
     def take(self, route: Route) -> Connection | None:
-        """One that is fit for a request, or None. It is the caller's alone."""
+        """An idle connection that can serve a request, or None. Only the caller uses it then."""
         while True:
             with self._lock:
                 waiting = self._by_route.get(route)
@@ -170,7 +170,7 @@ class KeptConnections:
             connection.close()
 
     def keep(self, connection: Connection) -> None:
-        """Have it wait. What there is no room for is closed, and what has waited too long."""
+        """Add it to the pool. Closes surplus connections and those that are idle too long."""
         if connection.route is None:
             connection.close()
             return
@@ -192,7 +192,7 @@ class KeptConnections:
         self.close_idle(max_s=0.0)
 
     def close_idle(self, max_s: float = IDLE_MAX_S) -> None:
-        """Close what has waited for so long."""
+        """Close the connections that have been idle for `max_s` seconds."""
         before = boot_seconds() - max_s
         with self._lock:
             idle: list[Connection] = []

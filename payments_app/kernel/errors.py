@@ -1,4 +1,4 @@
-"""What went wrong, as a code that never changes its meaning; HTTP knows it elsewhere."""
+"""Errors with a stable code. Their HTTP status is set elsewhere."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class GatewayError(Exception):
-    """A refusal that the caller can act on.
+    """An error that the caller can act on.
 
     `code` is stable and documented in docs/errors.md; `detail` is one sentence for a person;
     `extra` are further members for the problem document. None of them may hold a secret
@@ -22,7 +22,7 @@ class GatewayError(Exception):
 
 
 class FieldsInvalid(GatewayError):
-    """One or more fields of the request can't be taken; says which and why."""
+    """One or more fields of the request are invalid; `errors` says which and why."""
 
     code = "validation_failed"
 

@@ -1,7 +1,7 @@
-"""One accept per key: Postgres decides who was first, and keeps the answer for all who come later.
+"""One accept per idempotency key: Postgres decides which request is first and stores its response.
 
-The rules are those of draft-ietf-httpapi-idempotency-key-header-07; docs/idempotency.md says
-what it leaves open.
+Later requests with the key get that response. The rules are those of
+draft-ietf-httpapi-idempotency-key-header-07; docs/idempotency.md says what the draft leaves open.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _DIGEST_CHARS: Final = 16
 
 
 class IdempotencyKey(Base):
-    """A key, what it was first used for, and the answer given. Never deleted.
+    """A key, the request that first used it, and its response. Never deleted.
 
-    Once the answer has expired, `body`, `headers` and `field_digests` are gone and the row
-    is a tombstone: the key still can't act again.
+    Once the response has expired, `body`, `headers` and `field_digests` are NULL and the row
+    is a tombstone: a request with the key still can't create anything.
     """
 
     __tablename__ = "idempotency_keys"
@@ -60,7 +60,7 @@ class IdempotencyKey(Base):
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary)
     fingerprint_version: Mapped[int]
     field_digests: Mapped[dict[str, str] | None] = mapped_column(JSONB(none_as_null=True))
-    # The payment that was made, or the address of whatever else was made or changed.
+    # The payment that was created, or the path of another resource that was created or changed.
     resource_id: Mapped[UUID | None] = mapped_column(
         ForeignKey("payments.id", deferrable=True, initially="DEFERRED")
     )
@@ -84,13 +84,13 @@ class KeyMissing(GatewayError):
 
 
 class KeyInvalid(GatewayError):
-    """The header isn't one UUID, bare or quoted."""
+    """The header is not one UUID, bare or quoted."""
 
     code = "idempotency_key_invalid"
 
 
 class KeyReused(GatewayError):
-    """The key was first used for another request. `fields` names what differs, never values."""
+    """The key was first used for another request. `fields` has the names that differ, no values."""
 
     code = "idempotency_key_reused"
 
@@ -102,14 +102,14 @@ class KeyInProgress(GatewayError):
 
 
 class KeyExpired(GatewayError):
-    """The answer is no longer kept. What was done is done, and the key does nothing more."""
+    """The stored response was purged. The first request had its effect; this one has none."""
 
     code = "idempotency_key_expired"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAnswer:
-    """An answer that is given again, byte for byte."""
+    """A stored response that is sent again, byte for byte."""
 
     status: int
     headers: Mapping[str, str]
@@ -118,9 +118,9 @@ class StoredAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A request under a key. `fields`: the validated request, each value in one canonical form.
+    """A request with a key. `fields`: the validated request, each value in one canonical form.
 
-    `digest`: SHA-256 under a key of the tenant, so that nobody finds a phone number by trying.
+    `digest`: HMAC-SHA256 with a key of the tenant, so that a phone number can't be found by trial.
     """
 
     tenant_id: UUID
@@ -132,7 +132,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """What the key's first request came to. `answer` is None once it has been dropped."""
+    """The result of the key's first request. `answer` is None once it has been purged."""
 
     resource_id: UUID | None
     answer: StoredAnswer | None
@@ -141,7 +141,7 @@ class Earlier:
 
     @property
     def payment_id(self) -> UUID:
-        """The payment. Raises RuntimeError if the key stands for anything else."""
+        """The payment. Raises RuntimeError if the key belongs to another resource."""
         if self.resource_id is None:
             # earlier_of has raised KeyReused before: no other request has a payment's fingerprint.
             raise RuntimeError("this key stands for no payment")
@@ -149,9 +149,9 @@ class Earlier:
 
 
 def claim_from(source: str) -> str:
-    """The part of an `execute_alone` that takes the key, if nobody has: one row, or none.
+    """The part of an `execute_autocommit` that inserts the key: one row, or none if it exists.
 
-    While another transaction has it uncommitted, this waits for that one, up to the lock timeout.
+    It waits for another transaction's uncommitted insert of the key, up to the lock timeout.
     """
     row = ("tenant_id", "mode", "key", "fingerprint", "fingerprint_version", "field_digests")
     until = f"clock_timestamp() + %({_TABLE.name}_keep_for)s::interval"
@@ -163,7 +163,7 @@ def claim_from(source: str) -> str:
 def claim_values(
     attempt: Attempt, *, resource_id: UUID, answer: StoredAnswer, keep_for: timedelta
 ) -> dict[str, Any]:
-    """What `claim_from` takes."""
+    """The values for `claim_from`."""
     return values_for(
         _TABLE,
         tenant_id=attempt.tenant_id,
@@ -182,7 +182,7 @@ def claim_values(
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """What the row of a key says. Without `body` it is a tombstone."""
+    """The row of a key. Without `body` it is a tombstone."""
 
     fingerprint: bytes
     fingerprint_version: int
@@ -196,12 +196,12 @@ class KeyRow:
 
 
 def place_of(attempt: Attempt) -> dict[str, Any]:
-    """Where the key's row is: the names are those of `claim_values`."""
+    """The values that find the key's row, under the names of `claim_values`."""
     return values_for(_TABLE, mode=str(attempt.mode), key=attempt.key)
 
 
 def earlier_of(attempt: Attempt, row: KeyRow) -> Earlier:
-    """What the key's row tells this attempt. Raises KeyReused if it was a different request."""
+    """The first request's result, for this attempt. Raises KeyReused if that request differed."""
     if fingerprint(attempt, row.fingerprint_version) != row.fingerprint:
         raise KeyReused(
             "This Idempotency-Key was first used for a different request.",
@@ -215,7 +215,7 @@ def earlier_of(attempt: Attempt, row: KeyRow) -> Earlier:
 
 def fingerprint(attempt: Attempt, version: int) -> bytes:
     """SHA-256 over the validated request, by the algorithm of that version."""
-    # Salted with the key: equal requests under two keys don't show as equal.
+    # The key is a salt: equal requests with two keys have different fingerprints.
     canonical = json.dumps(dict(attempt.fields), sort_keys=True, separators=(",", ":"))
     return _DIGESTS[version](attempt, f"{version}:{attempt.key}:{canonical}")
 
@@ -228,14 +228,14 @@ def _keyed(attempt: Attempt, canonical: str) -> bytes:
     return attempt.digest(canonical.encode())
 
 
-# An algorithm stays here as long as keys of its version do: a deploy in mid-retry neither
-# refuses nor repeats.
+# An algorithm stays here as long as keys of its version exist. So a client's retry across a deploy
+# is neither refused nor carried out twice.
 _DIGESTS: Final[dict[int, Callable[[Attempt, str], bytes]]] = {1: _plain, 2: _keyed}
 CURRENT_VERSION: Final = 2
 
 
 def field_digests(attempt: Attempt, version: int) -> dict[str, str]:
-    """A digest of each field, by which a later request is told what differs."""
+    """A digest of each field, to find the fields in which a later request differs."""
     return {
         name: _DIGESTS[version](attempt, f"{attempt.key}:{name}={value}").hex()[:_DIGEST_CHARS]
         for name, value in attempt.fields.items()

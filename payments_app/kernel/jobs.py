@@ -1,4 +1,4 @@
-"""Notifications: after the commit, tell the workers that there is work. The rows are the queue."""
+"""Notifications: after the commit, notify the workers of new work. The rows are the queue."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from payments_app.kernel.database import after_commit
 
 log = structlog.get_logger(__name__)
 
-# Drop an unconsumed notification after this: the poll of a worker has found the row by then.
+# Drop an unconsumed notification after this: a worker's poll has found the row by then.
 NOTIFICATION_EXPIRES_S: Final = 30
-# While the broker is away, do not make every request find that out anew.
+# While the broker is unavailable, try it only once in this time, not in every request.
 BROKER_BACKOFF_S: Final = 5.0
-# How long the end of a process waits for what is not sent yet: a broker's timeout.
+# How long a process that ends waits for unsent notifications: a broker's timeout.
 FLUSH_S: Final = 2.0
-# The header of a notification.
+# The message header for a notification's trace.
 TRACEPARENT: Final = "traceparent"
 _broker_away_until = 0.0
 
@@ -35,15 +35,15 @@ class Job(StrEnum):
 
     PROCESS_DUE = "payments.process_due"
     DISPATCH_WEBHOOKS = "webhooks.dispatch"
-    EXPIRE_ANSWERS = "idempotency.expire_answers"
+    PURGE_RESPONSES = "idempotency.expire_answers"
     ERASE_PAYERS = "payers.erase"
-    SEAL_EVENTS = "payment_events.seal"
+    WRITE_CHECKPOINTS = "payment_events.seal"
     CHECK_INVARIANTS = "invariants.check"
-    FORGET_DELIVERIES = "webhook_deliveries.forget"
+    PURGE_DELIVERIES = "webhook_deliveries.forget"
 
 
-# Between two notifications of one job by one process: one wakes a worker that takes all there is.
-# A webhook is one of several for its payment, and no request waits for it.
+# The least time between two notifications of one job by one process: a single one wakes a worker
+# that takes all due work. A payment has several webhooks, and no request waits for one.
 NOTIFY_INTERVAL_S: Final[Mapping[Job, float]] = {
     **dict.fromkeys(Job, 0.05),
     Job.DISPATCH_WEBHOOKS: 0.2,
@@ -53,9 +53,9 @@ for _job in Job:
 
 
 class JobNotifier:
-    """Sends from a thread of its own: many payments, one message, and no request waits for a broker.
+    """Sends from a separate thread: one message for many payments; no request waits for a broker.
 
-    What a process that is killed leaves unsent the workers' polls find.
+    If the process is killed before it sends, the workers' polls find the rows.
     """
 
     def __init__(self) -> None:
@@ -66,7 +66,7 @@ class JobNotifier:
         self._thread: threading.Thread | None = None
 
     def notify_soon(self, job: Job, traceparent: str | None) -> None:
-        """Notify of `job` within its interval. Of several calls meanwhile, the first one's trace."""
+        """Notify of `job` within its interval. Calls until then share one message, in one trace."""
         with self._changed:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="notify", daemon=True)
@@ -76,7 +76,7 @@ class JobNotifier:
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until all is sent, not longer than a broker may take."""
+        """Wait until all is sent, for FLUSH_S at most."""
         with self._changed:
             self._changed.wait_for(lambda: not (self._wanted or self._is_sending), FLUSH_S)
 
@@ -87,13 +87,13 @@ class JobNotifier:
                 self._changed.notify_all()
                 while not (due := self._take_due()):
                     self._changed.wait(self._pause_s())
-                # A call from here on may come after the workers looked: it is sent too.
+                # The workers may poll before the work of a later call, so that one is sent too.
                 self._is_sending = True
             for job, traceparent in due.items():
                 try:
                     notify(job, traceparent=traceparent)
                 except Exception:
-                    # Such as a right that the broker refuses us: the next one may be taken.
+                    # Such as a permission that the broker refuses; another job's may be accepted.
                     metrics.doorbells_lost.labels(job).inc()
                     log.exception("notification.failed", job=job.value)
 
@@ -104,7 +104,7 @@ class JobNotifier:
         return {job: self._wanted.pop(job) for job in due}
 
     def _pause_s(self) -> float | None:
-        """Until the first that is wanted may be sent; None while none is."""
+        """Seconds until the first waiting notification may be sent; None if none is waiting."""
         if not self._wanted:
             return None
         return max(0.0, min(self._not_before[job] for job in self._wanted) - time.monotonic())
@@ -114,23 +114,23 @@ _notifier = JobNotifier()
 
 
 def notify_soon(job: Job) -> None:
-    """Have workers notified of `job`; its work has been committed.
+    """Have workers notified of `job`, whose work is committed already.
 
-    Payments are processed in the caller's trace. A dispatch of webhooks is about many payments.
+    Payments are processed in the caller's trace. Other jobs get none: they are for many payments.
     """
     _notifier.notify_soon(job, tracing.here() if job is Job.PROCESS_DUE else None)
 
 
 def enqueue(session: Session, job: Job) -> None:
-    """Notify of `job` once this session's transaction has committed; in the caller's trace."""
+    """Notify of `job` once this session's transaction has committed: see `notify_soon`."""
     after_commit(session, lambda: notify_soon(job))
 
 
 def notify(job: Job, *, traceparent: str | None = None) -> None:
-    """Notify now. A broker that is away costs latency only: the polls find the row.
+    """Notify now. An unavailable broker costs latency only: the polls find the row.
 
-    `traceparent`: the trace that caused it. A worker that calls another has none: it would put a
-    whole backlog into one payment's trace.
+    `traceparent`: the trace that caused it. A worker that notifies another one gives none: a whole
+    backlog would become part of one payment's trace.
     """
     global _broker_away_until  # noqa: PLW0603  one broker a process, one moment when it was last away
     if time.monotonic() < _broker_away_until:

@@ -1,4 +1,4 @@
-"""Names to addresses, within a time. One owner's slow names take no lookup from another owner."""
+"""DNS lookups with a timeout. One owner's slow names take no lookup slot from another owner."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from typing import Any, Final
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.public_address import Address
 
-# Called as socket.getaddrinfo is.
+# Has the signature of socket.getaddrinfo.
 Resolve = Callable[..., Sequence[Sequence[Any]]]
 Addresses = tuple[Address, ...]
-# getaddrinfo can't be ended: a lookup that hangs keeps its thread until the system gives up. No
-# more than these run at once, for all owners and for one.
+# getaddrinfo can't be cancelled: a lookup that hangs keeps its thread until the system gives up.
+# These are the most lookups at once, for all owners and for one owner.
 LOOKUPS_MAX: Final = 128
 LOOKUPS_PER_OWNER: Final = 4
-# A name is looked up again after this, so that a change of it is followed.
+# A name is looked up again after this, so that a DNS change takes effect.
 NAME_KEPT_S: Final = 30.0
 NAMES_KEPT_MAX: Final = 4096
 
 
 class LookupLate(TimeoutError):
-    """The name's addresses weren't found in time."""
+    """The name's addresses were not found in time."""
 
 
 class LookupRefused(Exception):
-    """The owner, or all owners together, have too many lookups under way. None was begun."""
+    """The owner, or all owners together, have too many lookups under way. No lookup was begun."""
 
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What is looked up. `owner` is whoever gave us the name: its lookups are counted."""
+    """A name to look up. `owner` is the tenant that gave the name: its lookups are counted."""
 
     owner: Hashable
     host: str
@@ -44,7 +44,7 @@ class Name:
 
 
 class Lookups:
-    """Looks names up, each in a thread of its own. Any thread may ask."""
+    """Looks names up, each in a separate thread. Any thread may call it."""
 
     def __init__(
         self,
@@ -53,11 +53,11 @@ class Lookups:
         per_owner: int = LOOKUPS_PER_OWNER,
         kept_s: float = NAME_KEPT_S,
     ) -> None:
-        """`kept_s`: how long an answer is used again, in seconds."""
+        """`kept_s`: how long a result is cached, in seconds."""
         self._at_once = at_once
         self._per_owner = per_owner
         self._kept_s = kept_s
-        # Guards what follows.
+        # Guards the fields below.
         self._lock = threading.Lock()
         self._under_way: dict[Name, Future[Addresses]] = {}
         self._of_owner: Counter[Hashable] = Counter()
@@ -68,8 +68,8 @@ class Lookups:
     ) -> Addresses:
         """All addresses of the name, at least one.
 
-        Whoever asks for a name that is being looked up waits for that lookup; with `join` false it
-        is refused. Raises LookupLate, LookupRefused, or OSError for an unknown name.
+        If the name is being looked up already, the call waits for that lookup; with `join` false
+        it is refused. Raises LookupLate, LookupRefused, or OSError for an unknown name.
         """
         with self._lock:
             until, kept = self._kept.get(name, (0.0, ()))
@@ -89,7 +89,7 @@ class Lookups:
         if len(self._under_way) >= self._at_once or self._of_owner[name.owner] >= self._per_owner:
             raise LookupRefused("too many lookups are under way")
         found: Future[Addresses] = Future()
-        # A daemon: a lookup that hangs doesn't keep the process from ending.
+        # A daemon thread: a lookup that hangs does not keep the process alive.
         thread = threading.Thread(
             target=self._look_up, args=(resolve, name, found), name="lookup", daemon=True
         )
@@ -110,7 +110,7 @@ class Lookups:
         with self._lock:
             self._under_way.pop(name)
             self._of_owner[name.owner] -= 1
-            # Counter keeps what is nought.
+            # A Counter keeps zero counts; this addition removes them.
             self._of_owner += Counter()
             if isinstance(answer, tuple):
                 self._keep(name, answer)
@@ -129,7 +129,7 @@ class Lookups:
 
 def _resolved(resolve: Resolve, name: Name) -> Addresses:
     entries = resolve(name.host, name.port, type=socket.SOCK_STREAM)
-    # Each once, in the order that the system prefers.
+    # Each address once, in the system's order of preference.
     each = dict.fromkeys(ip_address(entry[4][0]) for entry in entries)
     if not each:
         raise socket.gaierror(socket.EAI_NONAME, "no address")

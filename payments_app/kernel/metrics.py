@@ -1,7 +1,7 @@
-"""What is counted and timed: every instrument, by its name. docs/metrics.md says what each means.
+"""All Prometheus metrics, by name. docs/metrics.md says what each one means.
 
-Labels are words from closed sets: never a tenant, a key, a number or what a stranger has sent. A
-counter of what a transaction does is moved once that transaction has committed.
+Label values come from closed sets: never a tenant, a key, a number or unauthenticated input. A
+counter of a transaction's effects is incremented after that transaction has committed.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from prometheus_client.registry import Collector
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _NAMESPACE: Final = "maramoja"
-# Of several processes behind one port (gunicorn.conf.py sets it), the files of all are summed up.
+# Set by gunicorn.conf.py: several processes share one port, and the files of all are summed up.
 _SHARED: Final = "PROMETHEUS_MULTIPROC_DIR"
 _REGISTRY: Final = CollectorRegistry()
 _counter = partial(Counter, namespace=_NAMESPACE, registry=_REGISTRY)
 _histogram = partial(Histogram, namespace=_NAMESPACE, registry=_REGISTRY)
-# `live…`: a process that has ended no longer counts.
+# `live…`: the value of a process that has ended is left out.
 _sum_gauge = partial(Gauge, namespace=_NAMESPACE, registry=_REGISTRY, multiprocess_mode="livesum")
 _SHORT: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _WAITS: Final = (0.001, 0.005, 0.025, 0.1, 0.5, 1, 2, 5)
-# A payer has minutes; an outage takes hours.
+# A payer has minutes to confirm; an outage takes hours.
 _LONG: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 21_600, 86_400)
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -74,7 +74,7 @@ provider_exchange_seconds = _histogram(
 provider_answers = _counter(
     "provider_answers", "What providers answered.", ("provider", "operation", "verdict")
 )
-# Each worker shows what it was told last of any account there.
+# Each worker shows the last rate that it read for any account at the provider.
 status_checks_per_s = Gauge(
     "status_checks_per_s",
     "How often an account may be asked for a status.",
@@ -114,7 +114,7 @@ build_info = Gauge(
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A gauge that was read just now: a number for each value of `label`, or one under "" ."""
+    """A gauge that was read just now: a number for each value of `label`, or one under ""."""
 
     name: str
     help: str
@@ -123,14 +123,14 @@ class Reading:
 
 
 def exposition(*readings: Reading) -> bytes:
-    """Everything of this process, or of all that share its port, in Prometheus' text form."""
+    """The metrics of this process, or of all that share its port, in Prometheus' text format."""
     asked = CollectorRegistry()
     asked.register(_Readings(readings))
     shared = os.environ.get(_SHARED)
     if not shared:
         return generate_latest(_REGISTRY) + generate_latest(asked)
     _Files(asked, path=shared)  # type: ignore[no-untyped-call]
-    # While gunicorn's master adds up what the dead have counted, nobody reads half of it.
+    # Wait while gunicorn's master merges the counts of ended processes, and read none half-merged.
     with (Path(shared) / "moving").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         return generate_latest(asked)
@@ -138,7 +138,7 @@ def exposition(*readings: Reading) -> bytes:
 
 class _Files(MultiProcessCollector):
     def collect(self) -> Iterable[Metric]:
-        """All but files without a size, over which the library stumbles: they were only just made."""
+        """All files but empty ones, which were just created and on which the library fails."""
         files = [str(path) for path in Path(self._path).glob("*.db") if _has_size(path)]
         found: Iterable[Metric] = self.merge(files)  # type: ignore[no-untyped-call]
         return found

@@ -1,4 +1,4 @@
-"""Money is an integer of minor units with its currency; it can't be a float and can't be mixed."""
+"""Money is an integer of minor units with its currency. No floats, no mixed currencies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-# ISO 4217 exponents of the currencies that the rails we know deal in.
+# ISO 4217 exponents of the currencies of the providers that we know.
 EXPONENTS: Final[dict[str, int]] = {
     "CDF": 2,
     "EUR": 2,
@@ -31,7 +31,7 @@ EXPONENTS: Final[dict[str, int]] = {
     "ZAR": 2,
     "ZMW": 2,
 }
-# Far above any wallet's limit, far below what BIGINT holds.
+# Far above any wallet's limit, far below the maximum of BIGINT.
 MINOR_MAX: Final = 10**15
 _DECIMAL: Final = re.compile(r"(0|[1-9][0-9]{0,15})(?:\.([0-9]{1,6}))?")
 
@@ -55,7 +55,7 @@ class Money:
     def parse(cls, amount: int | str, currency: str, *, decimals: int | None = None) -> Money:
         """Read an amount in major units: an int, or a plain decimal string such as "12.50".
 
-        `decimals`: how many the provider takes, where that is fewer than ISO 4217 says.
+        `decimals`: how many decimals the provider accepts, if fewer than in ISO 4217.
         Raises ValueError with a sentence for the caller.
         """
         if type(amount) not in (int, str):

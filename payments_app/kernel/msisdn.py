@@ -1,4 +1,4 @@
-"""An MSISDN is a valid mobile number in international digits, and never prints itself whole."""
+"""An MSISDN is a valid mobile number in international digits. Its repr() is masked."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _MOBILE: Final = {
     phonenumbers.PhoneNumberType.MOBILE,
     phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE,
 }
-# Of a masked number the last digits stay, enough for support to tell two apart.
+# A masked number shows this many last digits, so that support can tell two numbers apart.
 _SHOWN: Final = 3
 
 
@@ -38,7 +38,7 @@ class Msisdn:
             except phonenumbers.NumberParseException:
                 raise ValueError("must start with a country code, such as 256") from None
         kind = phonenumbers.number_type(number)
-        # is_valid_number() would find out the same once more.
+        # is_valid_number() would do the same check once more.
         if kind == phonenumbers.PhoneNumberType.UNKNOWN:
             raise ValueError("is not a number that its country's numbering plan has")
         if kind not in _MOBILE:
@@ -53,7 +53,7 @@ class Msisdn:
 
     @property
     def national(self) -> str:
-        """The national significant number; a leading zero that belongs to it stays."""
+        """The national significant number, with a leading zero that belongs to it."""
         return phonenumbers.national_significant_number(phonenumbers.parse(f"+{self.digits}"))
 
     @property
@@ -68,13 +68,14 @@ class Msisdn:
 
 
 def _plainly(digits: str) -> phonenumbers.PhoneNumber | None:
-    """What phonenumbers.parse() finds in digits, where it is sure; a tenth of its work.
+    """The result of phonenumbers.parse() for plain cases, else None; a tenth of its work.
 
-    It looks for letters, punctuation, extensions and trunk prefixes. In digits only the last can
-    be; where that is a zero, or none, a national number without a leading zero is as it stands.
+    parse() looks for letters, punctuation, extensions and trunk prefixes. Digits can only hold a
+    trunk prefix. If the country's trunk prefix is zero, or there is none, a national number
+    without a leading zero needs no change.
     """
     if digits[0] == "0":
-        # No country's code.
+        # No country code begins with zero.
         return None
     for length in range(1, 4):
         code = int(digits[:length])

@@ -1,4 +1,4 @@
-"""Whether an address is in one of some networks."""
+"""Checks whether an address is in given networks, and whether a proxy forwarded a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 Network = IPv4Network | IPv6Network
-# What proxies and content networks leave on what they pass on.
+# Headers that proxies and content delivery networks add to the requests that they forward.
 _FORWARDED: Final = re.compile(
     r"forwarded|forwarded-for|x-forwarded(-.*)?|x-original-.*|via|cdn-loop|cf-.*|x-varnish"
     r"|(.*-)?(client|real|user|proxyuser)-?ip|x-envoy-.*|x-appengine-.*|x-vercel-.*"
@@ -18,15 +18,15 @@ _FORWARDED: Final = re.compile(
 
 
 def is_forwarded(header_names: Iterable[str]) -> bool:
-    """Whether a proxy has passed the request on: then the peer's address is the proxy's own.
+    """Whether a proxy has forwarded the request: then the peer's address is the proxy's.
 
-    A name that is written with underscores says the same.
+    A header name with underscores counts as the same name with hyphens.
     """
     return any(_FORWARDED.fullmatch(name.replace("_", "-")) for name in header_names)
 
 
 def is_within(address: str | None, networks: Iterable[Network]) -> bool:
-    """An IPv4 address that comes as ::ffff:a.b.c.d is the same; what is no address is nowhere."""
+    """Whether `address` is in a network. ::ffff:a.b.c.d counts as a.b.c.d; no address: False."""
     try:
         parsed = ip_address(address or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""A statement that is a transaction by itself: begun, executed and committed in one round trip."""
+"""Runs one statement as a whole transaction: begun, executed and committed in one round trip."""
 
 from __future__ import annotations
 
@@ -11,43 +11,46 @@ from sqlalchemy.dialects import postgresql
 
 from payments_app.kernel.database import db, transaction_is_open
 
-# How each begins.
-BEGINNING: Final = "WITH wall AS MATERIALIZED (SELECT set_config('maramoja.tenant', "
-# Its rows are drawn from `wall`, which names the tenant before the first of them is looked at.
-ALONE: Final = f"{BEGINNING}%(wall)s, true))"
+# The first part of each statement.
+BEGINNING: Final = "WITH tenant_scope AS MATERIALIZED (SELECT set_config('maramoja.tenant', "
+# The statement selects from `tenant_scope`, so the tenant is set before any row is read.
+WITH_TENANT: Final = f"{BEGINNING}%(tenant_scope)s, true))"
 
 
-def execute_alone(tenant_id: UUID, statement: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The one row of `ALONE …`: begun, executed and committed in one round trip.
+def execute_autocommit(
+    tenant_id: UUID, statement: str, values: Mapping[str, Any]
+) -> tuple[Any, ...]:
+    """The one row of `WITH_TENANT …`: begun, executed and committed in one round trip.
 
-    `values`: what psycopg takes, by name. Errors are SQLAlchemy's, as everywhere.
+    `values`: psycopg's parameters, by name. Errors are SQLAlchemy's, as everywhere.
     """
     if transaction_is_open():
         raise RuntimeError("a transaction is open already: they do not nest")
-    values = {"wall": str(UUID(str(tenant_id))), **values}
+    values = {"tenant_scope": str(UUID(str(tenant_id))), **values}
     with db.engine.connect() as connection:
         return _row(connection, statement, values)
 
 
-def alone_for(tenant: str) -> str:
-    """`ALONE` for the tenant that an SQL expression finds; without one no row is seen.
+def with_tenant_found_by(tenant: str) -> str:
+    """`WITH_TENANT` for the tenant that an SQL expression finds; if it finds none, no row is seen.
 
-    `tenant`: a call of one of migration 0002's lookups, the only ones that see rows of all tenants.
+    `tenant`: a call of one of migration 0002's SECURITY DEFINER lookups. Only these see the rows of
+    all tenants.
     """
     return f"{BEGINNING}coalesce({tenant}::text, ''), true))"
 
 
 def execute_lookup(statement: str, values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The one row of a statement that begins with `alone_for(…)`, on a connection of its own."""
+    """The one row of a statement with `with_tenant_found_by(…)`, on a separate connection."""
     with db.engine.connect() as connection:
         return _row(connection, statement, dict(values))
 
 
 def _row(connection: Connection, statement: str, values: dict[str, Any]) -> tuple[Any, ...]:
-    """What SQLAlchemy does for a statement, without a context and a result for its one row.
+    """Execute as SQLAlchemy does, but without its context and result objects, for one row.
 
-    Who listens to the engine hears it, and an error goes where all others go: it finds out whether
-    the connection is lost.
+    The engine's event listeners are called. SQLAlchemy handles an error as usual, and detects
+    whether the connection is lost.
     """
     cursor: Any = None
     try:
@@ -66,9 +69,9 @@ def _row(connection: Connection, statement: str, values: dict[str, Any]) -> tupl
 
 
 def insert_from(table: Table, names: Sequence[str], source: str, **expressions: str) -> str:
-    """`INSERT INTO table` of one row for each of `source`.
+    """`INSERT INTO table` of one row for each row of `source`.
 
-    The value of column c is %(table_c)s, or what `expressions` has for it.
+    The value of column c is %(table_c)s, or its SQL expression in `expressions`.
     """
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     given = [f"%({table.name}_{name})s::{table.c[name].type.compile(dialect)}" for name in names]
@@ -78,5 +81,5 @@ def insert_from(table: Table, names: Sequence[str], source: str, **expressions: 
 
 
 def values_for(table: Table, **values: Any) -> dict[str, Any]:
-    """The values of a row as `insert_from` names them."""
+    """The values of a row, under the names of `insert_from`."""
     return {f"{table.name}_{name}": value for name, value in values.items()}

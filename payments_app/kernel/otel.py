@@ -1,7 +1,7 @@
-"""Spans of OpenTelemetry: the only module that knows it. Nothing imports this; tracing.py loads it.
+"""OpenTelemetry spans. The only module that uses the SDK; nothing imports it, tracing.py loads it.
 
-Where spans go, how many and how they are batched is for the SDK to read, from the variables that
-every service of an operator shares: docs/traces.md. What fails here is never the payment's trouble.
+The SDK reads where spans go, how many are sampled and how they are batched, from the environment
+variables that all services of an operator share: docs/traces.md. A failure here stops no payment.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from payments_app.kernel.tracing import Attributes, Kind, Span, Tracer
 log = structlog.get_logger(__name__)
 
 SERVICE: Final = "maramoja"
-# How long a process that ends waits for its last spans to be taken: a deploy doesn't wait for a
-# collector that is away.
+# How long a process that ends waits for its last spans to be sent: a deploy doesn't wait for a
+# collector that is unavailable.
 FLUSH_MAX_MS: Final = 3000
-# A collector that is away is away for each batch: said this often.
+# With an unavailable collector each batch fails: each kind of failure is logged this often.
 SAY_EVERY_S: Final = 60.0
 _EXPORTERS: Final[dict[str, type[SpanExporter]]] = {
     "otlp": OTLPSpanExporter,
@@ -49,7 +49,7 @@ _EXPORTERS: Final[dict[str, type[SpanExporter]]] = {
 
 
 def tracer(exporter: str) -> Tracer:
-    """Starts the thread that sends, and has it end with the process."""
+    """A tracer, with a thread that exports spans until the process ends."""
     _hush()
     provider = TracerProvider(resource=_resource())
     provider.add_span_processor(_Batches(_EXPORTERS[exporter]()))
@@ -57,10 +57,10 @@ def tracer(exporter: str) -> Tracer:
 
 
 class _Batches(BatchSpanProcessor):
-    """Ending a span costs an append to a queue in memory. A full queue drops."""
+    """Ending a span costs an append to a queue in memory. A full queue drops spans."""
 
     def shutdown(self) -> None:
-        """Flush, and give up soon."""
+        """Flush, for FLUSH_MAX_MS at most."""
         self._batch_processor.shutdown(timeout_millis=FLUSH_MAX_MS)
 
 
@@ -69,7 +69,7 @@ class _Tracer:
         self._ours = ours
 
     def open(self, name: str, kind: Kind, parent: str | None) -> Span:
-        # Never the SDK's own notion of where we are: a parent is named, or there is none.
+        # Never the SDK's own current context: the parent is the one that is given, or none.
         below = Context()
         if parent is not None:
             below = trace.set_span_in_context(NonRecordingSpan(_context(parent)), below)
@@ -111,7 +111,7 @@ def _context(traceparent: str) -> SpanContext:
 
 
 def _resource() -> Resource:
-    """The operator's OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, or our name."""
+    """The operator's OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES, or our service name."""
     found = Resource.create()
     if str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
         return found.merge(Resource({SERVICE_NAME: SERVICE}))
@@ -119,7 +119,7 @@ def _resource() -> Resource:
 
 
 class _Constant(logging.Handler):
-    """The SDK's own lines quote headers, addresses and answers: of each we tell its place only."""
+    """The SDK's log lines quote headers, URLs and responses, so only their place is logged."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)

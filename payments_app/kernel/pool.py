@@ -1,4 +1,4 @@
-"""The database's connections in this process: so many and no more, counted, none waits for ever."""
+"""This process's database connections: a limited number, counted, and none waits for ever."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from payments_app.kernel import metrics
 
 T = TypeVar("T")
 _LENT: Final = "lent"
-# Beyond the pool's size, for a moment when all are lent out.
+# Connections beyond the pool's size, for short peaks when all are in use.
 OVERFLOW_MAX: Final = 8
 WAIT_MAX_S: Final = 5
-# A server whose machine died, or behind a cable that was pulled, says nothing for ever: no timeout of
-# PostgreSQL's own ends that wait. The kernel does, when nobody there has confirmed a byte for so long.
-# A server that is busy confirms; so a statement may take its time.
+# Detect a dead peer (a crashed machine, a pulled cable), which no timeout of PostgreSQL's does. The
+# kernel closes the connection when the peer has acknowledged no byte for this long. A busy server
+# still acknowledges, so a slow statement is not affected. Milliseconds for tcp_user_timeout.
 DEAD_PEER: Final = {
     "keepalives_idle": 10,
     "keepalives_interval": 5,
@@ -28,21 +28,21 @@ DEAD_PEER: Final = {
     "tcp_user_timeout": 20_000,
 }
 
-# A server that is suspended confirms each byte, and says nothing: only we can end that wait. One
-# that is well ends a statement itself before this (STATEMENT_TIMEOUT_MS).
+# The limits above do not detect a suspended server: its kernel still acknowledges, but no response
+# arrives. This does. A healthy server ends a statement earlier itself (STATEMENT_TIMEOUT_MS).
 SILENCE_MAX_S: Final = 20.0
 
 
 class BoundedConnection(psycopg.Connection[Any]):
-    """Waits SILENCE_MAX_S for an answer, and is closed then: what came of the question is unknown.
+    """Waits SILENCE_MAX_S for a response, then closes: the statement's result is unknown.
 
-    `silence_max_s` None: as long as it takes, until the connection goes back into the pool.
+    `silence_max_s` None: wait without a limit, until the connection returns to the pool.
     """
 
     silence_max_s: float | None = SILENCE_MAX_S
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
-        """See psycopg's. Raises OperationalError."""
+        """See psycopg.Connection. Raises OperationalError."""
         try:
             return super().wait(gen, interval, timeout or self.silence_max_s)
         except _WaitTimeout:
@@ -65,13 +65,13 @@ def _count_out(_connection: Any, entry: Any, _proxy: Any) -> None:
 
 
 def _count_in(_connection: Any, entry: Any) -> None:
-    # Who got none, as the server was away, gives none back; SQLAlchemy says so all the same.
+    # SQLAlchemy also fires "checkin" if the server was unavailable and there was no checkout.
     if entry.record_info.pop(_LENT, False):
         metrics.database_pool_in_use.dec()
 
 
 class CountedPool(QueuePool):
-    """Says how often somebody has waited in vain."""
+    """Counts the timeouts of waits for a connection."""
 
     def connect(self) -> PoolProxiedConnection:
         """See QueuePool."""
@@ -83,7 +83,7 @@ class CountedPool(QueuePool):
 
 
 def counted_pool(size: int) -> dict[str, Any]:
-    """The engine's options for it."""
+    """The engine's options for a CountedPool of this size."""
     metrics.database_pool_size.set(size + OVERFLOW_MAX)
     return {
         "poolclass": CountedPool,
@@ -100,11 +100,11 @@ def counted_pool(size: int) -> dict[str, Any]:
 
 
 def bound(engine: Engine) -> None:
-    """Have the engine make connections that don't wait for ever."""
+    """Have the engine open BoundedConnections."""
     event.listen(engine, "do_connect", _bounded)
 
 
 def wait_without_end(connection: Connection) -> None:
-    """Until it goes back into the pool, this connection waits as long as an answer takes."""
+    """Remove this connection's limit on waits for a response, until it returns to the pool."""
     raw: Any = connection.connection.driver_connection
     raw.silence_max_s = None

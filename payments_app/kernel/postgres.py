@@ -1,4 +1,4 @@
-"""What PostgreSQL says of itself: why it refused, and whether its walls hold our role."""
+"""PostgreSQL's error codes, and the check that row-level security applies to our role."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from payments_app.kernel.errors import GatewayError
 
-# SQLSTATEs that say nothing about the rows: connections (08), too many of them, a server that ends
-# or starts, a lock, a statement or a transaction that took too long (of a process that stood still for
-# half a minute, 25P03), a deadlock, a serialization failure.
+# SQLSTATEs that do not depend on the rows, so a retry may succeed: connections (08), too many of
+# them, a server that stops or starts, a timeout of a lock, a statement or a transaction (25P03: our
+# process was suspended for half a minute), a deadlock, a serialization failure.
 _TRANSIENT: Final = re.compile("08...|53300|57P0[1235]|25P0[34]|55P03|57014|40P01|40001")
 BEGIN: Final = "BEGIN"
-# What only reads ends with it too: a rollback has psycopg forget all statements that it has prepared.
+# It also ends read-only work: after a rollback psycopg forgets all its prepared statements.
 COMMIT: Final = "COMMIT"
-# A statement that is prepared while a table is small keeps its plan when a backlog of 200,000 comes,
-# until the table is analyzed. Where that matters no plan reads a whole table: all go by the indexes.
+# A statement that was prepared on a small table keeps its plan when the table has 200,000 rows,
+# until it is analyzed. Where that matters, these settings force index plans.
 BEGIN_BY_INDEX: Final = "; SET LOCAL ".join(
     (
         *(BEGIN, "enable_seqscan = off", "enable_bitmapscan = off"),
@@ -35,7 +35,7 @@ class DatabaseRoleUnsafe(GatewayError):
 
 
 def refuse_unsafe_role(raw: Any, _entry: ConnectionPoolEntry | None = None) -> None:
-    """Raise DatabaseRoleUnsafe if this new connection's role is one that RLS doesn't hold."""
+    """Raise DatabaseRoleUnsafe if row-level security does not apply to this connection's role."""
     row = raw.execute(
         "SELECT rolsuper OR rolbypassrls FROM pg_roles WHERE rolname = current_user"
     ).fetchone()
@@ -48,19 +48,19 @@ def refuse_unsafe_role(raw: Any, _entry: ConnectionPoolEntry | None = None) -> N
 
 
 def constraint_of(error: IntegrityError) -> str | None:
-    """The name of the constraint that refused."""
+    """The name of the violated constraint."""
     diagnostics = getattr(error.orig, "diag", None)
     name: str | None = getattr(diagnostics, "constraint_name", None)
     return name
 
 
 def is_lock_timeout(error: OperationalError) -> bool:
-    """Whether a statement gave up waiting for a row (SQLSTATE 55P03, lock_not_available)."""
+    """Whether the wait for a locked row timed out (SQLSTATE 55P03, lock_not_available)."""
     return getattr(error.orig, "sqlstate", None) == "55P03"
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether this error of a transaction says nothing about its rows: the same may work again."""
+    """Whether this error does not depend on the transaction's rows: a retry may succeed."""
     if isinstance(error, PoolTimeout):
         return True
     if not isinstance(error, DBAPIError):

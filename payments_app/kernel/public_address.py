@@ -1,4 +1,4 @@
-"""Which addresses are hosts' on the internet; all others are refused to tenants' URLs. Pure."""
+"""Which addresses are public: tenants' URLs may not use any other. Pure."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Final
 
 Address = IPv4Address | IPv6Address
 
-# All that is handed out of IPv6. Outside are loopback, fc00::/7 with the clouds' metadata services
+# All assigned global unicast IPv6. Outside: loopback, fc00::/7 with cloud metadata services
 # (fd00:ec2::254), link-local, multicast, ::/96, mapped addresses, segment routing, local NAT64.
 _GLOBAL_6: Final = IPv6Network("2000::/3")
-# A network with IPv6 only reaches every IPv4 host through these; the last 32 bits are the host.
+# An IPv6-only network reaches every IPv4 host through these; the last 32 bits are its address.
 _NAT64: Final = IPv6Network("64:ff9b::/96")
-# ISATAP's marks in front of an IPv4 address: 0000:5efe and, for a unique one, 0200:5efe.
+# ISATAP's marks before an IPv4 address: 0000:5efe and, for a globally unique one, 0200:5efe.
 _ISATAP: Final = (0x0000_5EFE, 0x0200_5EFE)
-# What `is_global` lets pass, in some version of Python or in all.
+# Networks that `is_global` allows, in some or all versions of Python.
 _NOT_PUBLIC_4: Final = tuple(
     IPv4Network(network)
     for network in (
-        "168.63.129.16/32",  # Azure's own services for a machine, on an address that looks public
-        "192.0.0.0/24",  # protocol assignments; a cloud's metadata service too
-        "192.88.99.0/24",  # relays of 6to4
+        "168.63.129.16/32",  # Azure's services for its machines, on an address that looks public
+        "192.0.0.0/24",  # protocol assignments; also a cloud's metadata service
+        "192.88.99.0/24",  # 6to4 relays
         "224.0.0.0/3",  # multicast and reserved
     )
 )
@@ -28,14 +28,14 @@ _NOT_PUBLIC_6: Final = tuple(
     IPv6Network(network)
     for network in (
         "2001::/23",  # protocol assignments: Teredo, ORCHID, benchmarks
-        "2002::/16",  # 6to4: an IPv4 address of anybody's choice
+        "2002::/16",  # 6to4: it contains any IPv4 address
         "3fff::/20",  # documentation
     )
 )
 
 
 def is_public(address: Address) -> bool:
-    """Whether it is a host's address on the internet, whatever network we are in."""
+    """Whether it is an address on the public internet, from any network that we are in."""
     if isinstance(address, IPv4Address):
         return address.is_global and not any(address in network for network in _NOT_PUBLIC_4)
     if address in _NAT64:

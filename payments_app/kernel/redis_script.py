@@ -1,4 +1,4 @@
-"""A Lua script in Redis, asked in one round trip over a connection that each thread keeps."""
+"""Runs a Lua script in Redis in one round trip, over a connection that each thread keeps."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Word = str | int
 
 
 class Script:
-    """It must bear being done twice: see `_ask`.
+    """A Lua script. It must be idempotent: `_ask` runs it again if the connection was lost.
 
-    redis-py's own takes a connection from a pool, and wraps each command in retries, timings and
-    events; that is half of what such a round trip costs here.
+    redis-py's own Script takes a connection from a pool, and wraps each command in retries, timings
+    and events. That is half of the cost of such a round trip here.
     """
 
     def __init__(self, redis: Redis, text: str) -> None:
-        """`redis`: where it is, and how it is reached."""
+        """`redis` gives the server's address and the connection options."""
         pool = redis.connection_pool
-        # Its own count of failures would add to ours.
+        # No retries by redis-py: `_ask` has its own.
         options = {**pool.connection_kwargs, "retry": Retry(NoBackoff(), 0)}
         self._connection = partial(pool.connection_class, **options)
         self._text = text
@@ -38,13 +38,13 @@ class Script:
         self._here = threading.local()
 
     def __call__(self, keys: Sequence[str], arguments: Sequence[Word]) -> Any:
-        """What the script returns. Raises RedisError."""
+        """Run the script and return its result. Raises RedisError."""
         words = (len(keys), *keys, *arguments)
         try:
             try:
                 return self._ask("EVALSHA", self._name, *words)
             except NoScriptError:
-                # New, or emptied: Redis keeps the text from now on.
+                # Redis does not have the script: it is new, or Redis was flushed. EVAL stores it.
                 return self._ask("EVAL", self._text, *words)
         except RedisError:
             metrics.redis_errors.inc()
@@ -56,13 +56,13 @@ class Script:
             try:
                 return self._send(kept, words)
             except ConnectionLost:
-                # Mostly it was closed while it rested, which only the next use tells.
+                # Mostly it was closed while it was idle, which only the next use shows.
                 pass
-        # It connects as it sends.
+        # A new connection connects when it sends.
         return self._send(self._connection(), words)
 
     def _send(self, connection: AbstractConnection, words: Sequence[Word]) -> Any:
-        # One that is left with an answer unread is never used again, whatever ended us here.
+        # Whatever interrupts this method, a connection with an unread reply is never used again.
         self._here.kept = None
         connection.send_command(*words)  # type: ignore[no-untyped-call]
         answer = connection.read_response()  # type: ignore[no-untyped-call]

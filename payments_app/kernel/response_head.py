@@ -1,7 +1,7 @@
-"""The head of an HTTP/1 answer: a bound on its bytes, none on its lines. Pure.
+"""Parses the head of an HTTP/1 response, with a limit on its bytes, none on its lines. Pure.
 
-http.client refuses a head of more than 100 lines, and has no public way to say otherwise before
-Python 3.15. RFC 9110, 5.4 and RFC 9112 know no such limit.
+http.client refuses a head of more than 100 lines, and has no public way to change that before
+Python 3.15. RFC 9110, 5.4 and RFC 9112 have no such limit.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from http.client import (
 )
 from typing import Final, Protocol
 
-# All heads of one answer together, interim ones among them. Curl takes about as much.
+# For all heads of one response together, interim ones included. Curl's limit is about the same.
 HEAD_BYTES_MAX: Final = 256 * 1024
-# An answer may be announced before it comes (RFC 9110, 15.2): so often, and no more.
+# The most interim responses before the final one (RFC 9110, 15.2).
 INTERIM_MAX: Final = 10
 
 _STATUS_LINE: Final = re.compile(r"(HTTP/\S+)[ \t]+([1-9][0-9]{2})(?:[ \t]+(.*))?")
@@ -32,16 +32,16 @@ _LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class Lines(Protocol):
-    """What a head is read from."""
+    """A source of lines for a head."""
 
     def readline(self, limit: int, /) -> bytes:
-        """A line with its end; without it where the bytes or `limit` end."""
+        """A line with its line break; without it where the bytes or `limit` end."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
-    """`version` is 10 or 11, as http.client has it. `fields` keep their order and repetitions."""
+    """`version` is 10 or 11, as in http.client. `fields` keep their order and repetitions."""
 
     version: int
     status: int
@@ -49,28 +49,28 @@ class ResponseHead:
     fields: HTTPMessage
 
     def is_chunked(self) -> bool:
-        """Raises HTTPException for a transfer coding that nobody asked for (RFC 9112, 7.4)."""
+        """Raises HTTPException for a transfer coding that we did not request (RFC 9112, 7.4)."""
         codings = self._members("transfer-encoding") - {"identity"}
         if codings - {"chunked"}:
             raise HTTPException("a transfer coding that was not asked for")
         return bool(codings)
 
     def length(self) -> int | None:
-        """Content-Length. Raises HTTPException for none that can be meant (RFC 9112, 6.3)."""
+        """Content-Length. Raises HTTPException if it is invalid or ambiguous (RFC 9112, 6.3)."""
         lengths = self._members("content-length")
         if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
             raise HTTPException("the length of the answer can't be read")
         return int(lengths.pop()) if lengths else None
 
     def closes(self) -> bool:
-        """Whether the connection ends with this answer (RFC 9112, 9.3)."""
+        """Whether the connection ends with this response (RFC 9112, 9.3)."""
         options = self._members("connection")
         if self.version >= 11:  # noqa: PLR2004
             return "close" in options
         return "keep-alive" not in options
 
     def has_no_body(self) -> bool:
-        """Whatever its fields say (RFC 9112, 6.3)."""
+        """Whether the status excludes a body, whatever the fields say (RFC 9112, 6.3)."""
         return self.status < HTTPStatus.OK or self.status in (
             HTTPStatus.NO_CONTENT,
             HTTPStatus.NOT_MODIFIED,
@@ -82,9 +82,9 @@ class ResponseHead:
 
 
 def read_head(source: Lines) -> ResponseHead:
-    """The final answer's head: announcements before it are skipped.
+    """The head of the final response; interim responses before it are skipped.
 
-    Raises HTTPException for what is no HTTP, is too long or is cut (RFC 9112, 8: such an answer is
+    Raises HTTPException if it is not HTTP, is too long or is cut (RFC 9112, 8: such a response is
     incomplete, whatever its status line says).
     """
     left = HEAD_BYTES_MAX
@@ -102,7 +102,7 @@ def _is_interim(status: int) -> bool:
 
 
 def _lines(source: Lines, bytes_max: int) -> Sequence[bytes]:
-    """All up to the empty line, without it."""
+    """All lines before the empty line."""
     lines: list[bytes] = []
     while True:
         line = source.readline(bytes_max + 1)
@@ -112,7 +112,7 @@ def _lines(source: Lines, bytes_max: int) -> Sequence[bytes]:
         if not line.endswith(b"\n"):
             raise IncompleteRead(line) if lines or line else RemoteDisconnected("no answer")
         if not lines and not line.startswith(b"HTTP/"):
-            # Said at once: who doesn't speak HTTP may never send an empty line.
+            # Fail at once: a peer that does not speak HTTP may never send an empty line.
             raise BadStatusLine("not HTTP")
         if line in {b"\r\n", b"\n"}:
             return lines
@@ -131,12 +131,12 @@ def _head(lines: Sequence[bytes]) -> ResponseHead:
 
 
 def _fields(lines: Sequence[str]) -> HTTPMessage:
-    """What isn't a field says nothing, and takes no other field with it."""
+    """The header fields. A line that is not a field is ignored; the other fields stay valid."""
     found: list[tuple[str, str]] = []
     for line in lines:
         if line.startswith((" ", "\t")):
             if found:
-                # A value that goes on (RFC 9112, 5.2).
+                # A folded line continues the value before it (RFC 9112, 5.2).
                 name, value = found.pop()
                 found.append((name, value + " " + line.strip(" \t")))
             continue

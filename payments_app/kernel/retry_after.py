@@ -1,4 +1,4 @@
-"""Retry-After, in both forms of RFC 9110, 10.2.3: a number of seconds, or a date."""
+"""Parses Retry-After in both forms of RFC 9110, 10.2.3: a number of seconds, or a date."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DATE: Final = re.compile(
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Seconds from `now`, without a bound: the caller has one.
+    """Seconds from `now`. There is no upper limit here: the caller applies one.
 
-    None for what is neither form, for a date in the past, and for what is no number of a clock's.
+    None for a header in neither form, for a date in the past, and for an impossible date or time.
     """
     if not header:
         return None

@@ -1,4 +1,4 @@
-"""The schema's version: which this code was written for, and which the database has; and the server's."""
+"""The schema versions that this code needs and that the database has; the server's version."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sqlalchemy.exc import ProgrammingError
 
 from payments_app.kernel.database import snapshot
 
-# Alembic's own way to ask writes two lines into the log, each time.
+# Not read through Alembic, which writes two log lines each time.
 VERSIONS: Final = text("SELECT version_num FROM alembic_version")
-# Views with the rights of who reads them (`security_invoker`), and a `public` schema in which not
-# everybody may make tables.
+# We need views that run with their reader's rights (`security_invoker`), and a `public` schema in
+# which not every role may create tables.
 LEAST_POSTGRESQL: Final = 15
 SERVER_VERSION: Final = text("SELECT current_setting('server_version_num')::int")
 
 
 @lru_cache(maxsize=1)
 def _known_versions(directory: str) -> tuple[frozenset[str], frozenset[str]]:
-    """The heads of the migrations in `directory`, and all of them; read once from the files."""
+    """The heads of the migrations in `directory`, and all revisions; read from the files once."""
     scripts = ScriptDirectory(directory)
     every = frozenset(script.revision for script in scripts.walk_revisions())
     return frozenset(scripts.get_heads()), every
@@ -30,36 +30,36 @@ def _known_versions(directory: str) -> tuple[frozenset[str], frozenset[str]]:
 def is_behind(directory: str, present: frozenset[str]) -> bool:
     """Whether the database lacks a migration that this code needs.
 
-    One that this code doesn't know is a newer version's: those only expand, so that both work
-    side by side while a deploy is under way (docs/deploy.md).
+    A migration that this code doesn't know belongs to a newer release. Migrations only expand the
+    schema, so that both releases work side by side during a deploy (docs/deploy.md).
     """
     heads, known = _known_versions(directory)
     return not present or bool(present & known and present != heads)
 
 
 def needed_versions(directory: str) -> frozenset[str]:
-    """What this code was written for."""
+    """The schema version that this code was written for."""
     return _known_versions(directory)[0]
 
 
 def present_versions() -> frozenset[str]:
-    """What the database was migrated to; nothing if it never was. Raises SQLAlchemyError."""
+    """The database's schema version; empty if it was never migrated. Raises SQLAlchemyError."""
     try:
         with snapshot() as connection:
             return frozenset(connection.execute(VERSIONS).scalars())
     except ProgrammingError:
-        # There is no such table.
+        # The table does not exist.
         return frozenset()
 
 
 def version_name(number: int) -> str:
-    """`server_version_num` as people write it: 150018 is 15.18."""
+    """`server_version_num` in the usual form: 150018 is 15.18."""
     major, minor = divmod(number, 10_000)
     return f"{major}.{minor}"
 
 
 def why_too_old(number: int) -> str | None:
-    """What to say of a server of this `server_version_num`; None if it is new enough."""
+    """The message for a server that is too old, by `server_version_num`; None if new enough."""
     if number >= LEAST_POSTGRESQL * 10_000:
         return None
     return f"PostgreSQL {version_name(number)} is too old: {LEAST_POSTGRESQL} is the least"

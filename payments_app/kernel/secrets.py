@@ -1,8 +1,8 @@
-"""A secret at rest has a key of its own, which rests beside it under the newest of SECRET_KEYS.
+"""Envelope encryption: each secret has its own key, encrypted with the newest of SECRET_KEYS.
 
-Older keys still open what they closed. Rotation closes the small keys anew and leaves the secrets
-as they are (envelope encryption). A secret that says what it is about opens in its own place only:
-whoever copies it into another row, or changes what stands beside it, has nothing that opens.
+Older keys still decrypt what they encrypted. Rotation encrypts the secrets' keys again and leaves
+the secrets as they are. A secret with `about` is bound to its row: in another row, or after a
+change of the columns that it is bound to, it can't be decrypted.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 # `e1.<the value's key, encrypted>.<the value, encrypted>`; a Fernet token has no dot.
 _ENVELOPE: Final = "e1"
-# The same, with what the value is about as additional data (AES-256-GCM).
+# The same, with `about` as additional authenticated data (AES-256-GCM).
 _BOUND: Final = "e2"
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 
 
 def about(kind: str, *fields: object) -> str:
-    """What a secret is about, in words that no other fields make."""
+    """The context that a secret is bound to, as text. Different fields never give the same text."""
     return json.dumps([kind, *map(str, fields)], ensure_ascii=True, separators=(",", ":"))
 
 
 class SecretUnreadable(Exception):
-    """None of the SECRET_KEYS opens this ciphertext: the key that closed it is missing."""
+    """None of SECRET_KEYS decrypts this ciphertext here: a key is missing, or `about` differs."""
 
 
 class Cipher:
@@ -46,7 +46,7 @@ class Cipher:
         self._fernet = MultiFernet([Fernet(key) for key in keys])
 
     def encrypt(self, plain: str, *, about: str | None = None) -> str:
-        """Ciphertext as text of URL-safe base64 and dots; with `about` it opens for nothing else."""
+        """URL-safe base64 and dots. With `about`, the ciphertext can't be decrypted without it."""
         if about is None:
             own = Fernet.generate_key()
             return self._envelope(_ENVELOPE, own, Fernet(own).encrypt(plain.encode()).decode())
@@ -55,7 +55,7 @@ class Cipher:
         return self._envelope(_BOUND, own, base64.urlsafe_b64encode(sealed).decode())
 
     def decrypt(self, ciphertext: str, *, about: str | None = None) -> str:
-        """Raises SecretUnreadable. One from before there was `about` opens without it."""
+        """Raises SecretUnreadable. An old ciphertext without `about` is decrypted without it."""
         form, wrapped, sealed = _parts(ciphertext)
         try:
             if form == _BOUND:
@@ -64,15 +64,15 @@ class Cipher:
             if form == _ENVELOPE:
                 own = self._fernet.decrypt(wrapped.encode())
                 return Fernet(own).decrypt(sealed.encode()).decode()
-            # From before there were envelopes.
+            # An old ciphertext without an envelope.
             return self._fernet.decrypt(ciphertext.encode()).decode()
         except (InvalidToken, InvalidTag, ValueError):
             raise SecretUnreadable("no key of SECRET_KEYS opens this value here") from None
 
     def is_current(self, ciphertext: str, *, about: str | None = None) -> bool:
-        """Whether the newest key closed it, so that the older ones aren't needed for it.
+        """Whether the newest key encrypted it, so that it doesn't need the older keys.
 
-        And, with `about`, whether it is bound at all.
+        With `about`, also whether it is bound.
         """
         form, wrapped, _ = _parts(ciphertext)
         if not form or (about is not None and form != _BOUND):
@@ -84,7 +84,7 @@ class Cipher:
         return True
 
     def rotate(self, ciphertext: str, *, about: str | None = None) -> str:
-        """The same secret under the newest key, bound from now on. Raises SecretUnreadable."""
+        """The secret under the newest key; bound if `about` is given. Raises SecretUnreadable."""
         plain = self.decrypt(ciphertext, about=about)
         if self.is_current(ciphertext, about=about):
             return ciphertext
@@ -98,12 +98,12 @@ class Cipher:
 
 
 def is_bound(ciphertext: str) -> bool:
-    """Whether it opens in its own place only."""
+    """Whether it is bound to its row: see `about`."""
     return _parts(ciphertext)[0] == _BOUND
 
 
 def _parts(ciphertext: str) -> tuple[str, str, str]:
-    """Its form, "" for one without an envelope; its own key, wrapped; the value."""
+    """Its form ("" without an envelope), its own encrypted key, and the encrypted value."""
     form, _, rest = ciphertext.partition(".")
     if form not in (_ENVELOPE, _BOUND):
         return "", "", ""

@@ -1,4 +1,4 @@
-"""Answers under idempotency keys: kept with a change, found again, dropped in time."""
+"""Stored responses by idempotency key: stored with a change, found again, purged later."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def keep_answer(
     answer: StoredAnswer,
     keep_for: timedelta,
 ) -> bool:
-    """Take the key for a change that made no payment, in its transaction; False if it is taken.
+    """Insert the key for a change that made no payment, in its transaction; False if it exists.
 
-    While another transaction has it uncommitted, this waits for that one. Raises sqlalchemy's
-    OperationalError (LockNotAvailable) when that takes too long.
+    If another transaction has inserted the key without committing yet, this waits for it. Raises
+    sqlalchemy's OperationalError (LockNotAvailable) if that takes too long.
     """
     row = (
         insert(IdempotencyKey)

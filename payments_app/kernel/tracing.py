@@ -1,7 +1,7 @@
-"""Where we stand in a trace, and spans, if they are switched on.
+"""The current trace context, and spans, if tracing is switched on.
 
-OpenTelemetry is otel.py's business, which nothing loads unless it is configured. Without it the
-caller's context is carried all the same: to log lines, the payment's row and the tenant's webhooks.
+Only otel.py uses OpenTelemetry; it is loaded only if tracing is configured. Without it the caller's
+context is still passed on: to log lines, the payment's row and the tenant's webhooks.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final, Protocol
 
 from structlog.typing import EventDict, WrappedLogger
 
+from payments_app.kernel.http import HttpResponse, NoResponse
 from payments_app.kernel.trace_context import ids_of
-from payments_app.kernel.wire import Answer, Silence
 
-# What a span tells: ids and constant words of ours, never what somebody wrote.
+# A span's attributes: ids and our own constant words, never user input.
 PAYMENT: Final = "maramoja.payment_id"
 TENANT: Final = "maramoja.tenant_id"
 PROVIDER: Final = "maramoja.provider"
@@ -30,7 +30,7 @@ _HTTP_ERROR: Final = 400
 
 
 class Kind(StrEnum):
-    """A span's part in a conversation."""
+    """A span's kind, as in OpenTelemetry."""
 
     SERVER = "SERVER"
     CLIENT = "CLIENT"
@@ -39,36 +39,36 @@ class Kind(StrEnum):
 
 
 class Span:
-    """A piece of work. This one records nothing: it carries the context on as it came."""
+    """A piece of work. This class records nothing: it passes the caller's context on unchanged."""
 
-    # Its own id, where it has one.
+    # Its own id, if it is recorded.
     span_id: str | None = None
 
     def __init__(self, traceparent: str | None) -> None:
-        """`traceparent`: what others are told, to hang their own spans below it."""
+        """`traceparent`: the parent for other services' and our own child spans."""
         self.traceparent = traceparent
 
     def rename(self, name: str) -> None:
-        """Call it so, now that it is known what it is."""
+        """Change the name, once it is known."""
 
     def note(self, attributes: Attributes) -> None:
-        """Add what is known of it by now."""
+        """Add these attributes."""
 
     def link(self, traceparent: str | None) -> None:
-        """Point to another span that this one has to do with, if there is one."""
+        """Link to another span that is related to this one, if there is one."""
 
     def fail(self, why: str) -> None:
-        """It went wrong. `why`: a constant word, or the name of a class."""
+        """Mark it as failed. `why`: a constant word, or the name of a class."""
 
     def end(self) -> None:
-        """It is over."""
+        """End the span."""
 
 
 class Tracer(Protocol):
-    """Opens spans."""
+    """Starts spans."""
 
     def open(self, name: str, kind: Kind, parent: str | None) -> Span:
-        """A span below `parent`, a traceparent; without one the first of a new trace."""
+        """A child span of `parent`, a traceparent; without one, the root of a new trace."""
         ...
 
 
@@ -82,7 +82,7 @@ _current: ContextVar[Span] = ContextVar("span", default=Span(None))  # noqa: B03
 
 
 def start_tracing(exporter: str | None) -> None:
-    """Send the spans of this process to `exporter`, or have none. To be called after any fork."""
+    """Send the spans of this process to `exporter`; None: record none. Call it after any fork."""
     global _tracer  # noqa: PLW0603  one tracer a process, chosen as it starts
     if exporter is None:
         _tracer = _Off()
@@ -92,13 +92,13 @@ def start_tracing(exporter: str | None) -> None:
 
 @contextmanager
 def span(name: str, kind: Kind, *, parent: str | None) -> Iterator[Span]:
-    """Do the block as one piece of work below `parent`: `here()`, or what came with the work."""
+    """Run the block in a child span of `parent`: `here()`, or the traceparent of the work."""
     opened = _tracer.open(name, kind, parent)
     before = _current.set(opened)
     try:
         yield opened
     except BaseException as error:
-        # Its text could hold anything.
+        # Only the class: the message could hold a secret or a phone number.
         opened.fail(type(error).__name__)
         raise
     finally:
@@ -108,7 +108,7 @@ def span(name: str, kind: Kind, *, parent: str | None) -> Iterator[Span]:
 
 @contextmanager
 def under(span: Span) -> Iterator[None]:
-    """Do the block where `span` was, which has ended: for what is told of it later."""
+    """Run the block in the context of `span`, which has ended: for later log lines about it."""
     before = _current.set(span)
     try:
         yield
@@ -117,18 +117,18 @@ def under(span: Span) -> Iterator[None]:
 
 
 def current() -> Span:
-    """What is being done now."""
+    """The current span."""
     return _current.get()
 
 
 def here() -> str | None:
-    """Its traceparent."""
+    """The current span's traceparent."""
     return _current.get().traceparent
 
 
-def note_answer(came: Answer | Silence) -> None:
-    """What came back of an exchange: its status, or the word for why none did."""
-    if isinstance(came, Silence):
+def note_answer(came: HttpResponse | NoResponse) -> None:
+    """Add an exchange's result to the current span: its status, or the reason for no response."""
+    if isinstance(came, NoResponse):
         current().fail(came.why)
         return
     current().note({STATUS: came.status})
@@ -137,7 +137,7 @@ def note_answer(came: Answer | Silence) -> None:
 
 
 def stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: each line says in whose trace, and in which span of ours, it stands."""
+    """A structlog processor that adds the trace id, and our span's id, to each log line."""
     span = _current.get()
     if span.traceparent is not None:
         event["trace_id"] = ids_of(span.traceparent)[0]

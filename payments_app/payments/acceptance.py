@@ -1,4 +1,4 @@
-"""Accepting a payment: the key is claimed, the payment and the answer stored, in one transaction."""
+"""Accepts a payment: claims the key, stores the payment and the response, in one transaction."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 
 from payments_app.kernel import idempotency, metrics, tracing
 from payments_app.kernel.clock import utc_now
+from payments_app.kernel.encryption import DataKey, TenantKeyring
 from payments_app.kernel.errors import GatewayError
 from payments_app.kernel.idempotency import (
     Attempt,
@@ -27,24 +28,23 @@ from payments_app.kernel.idempotency import (
 )
 from payments_app.kernel.jobs import Job, notify_soon
 from payments_app.kernel.postgres import constraint_of, is_lock_timeout
-from payments_app.kernel.vault import Box, Vault
-from payments_app.payments import birth, queries
-from payments_app.payments.birth import AccountChanged, EarlierRow, Newborn
+from payments_app.payments import insertion, queries
 from payments_app.payments.errors import ExternalIdTaken
 from payments_app.payments.gateway import PaymentGateway
-from payments_app.payments.order import NewPayment, Route, choose_route
-from payments_app.payments.payers import SealedPayer, open_payer, seal_payer
+from payments_app.payments.insertion import AccountChanged, EarlierRow, PaymentInsert
+from payments_app.payments.payers import EncryptedPayer, decrypt_payer, encrypt_payer
+from payments_app.payments.routing import NewPayment, Route, select_provider
 from payments_app.payments.states import Status
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.errors import TenantHeld
 
 log = structlog.get_logger(__name__)
 
-# The answer that a new payment is given.
-Render = Callable[[Newborn, NewPayment], StoredAnswer]
-# A brake is on for minutes or hours, never for seconds.
+# Renders the response for a new payment.
+Render = Callable[[PaymentInsert, NewPayment], StoredAnswer]
+# A hold lasts minutes or hours, never seconds.
 HELD_RETRY_AFTER_S: Final = 60
-# An account may be changed between any reading of it and the acceptance; not so often in a row.
+# An account may change between reading it and the acceptance, but not this often in a row.
 ACCOUNT_READS_MAX: Final = 8
 EXTERNAL_ID_ONCE: Final = "uq_payments_tenant_id_mode_external_id"
 
@@ -54,14 +54,14 @@ _KEYS_REFUSED: Final[dict[type[GatewayError], str]] = {
     KeyInProgress: "in_progress",
     KeyExpired: "expired",
 }
-# Each is there from the start, at nought: a rate needs a number to begin from.
+# Create each counter at 0: a rate needs a first value.
 for _outcome in ("first", "replayed", "absent", *_KEYS_REFUSED.values()):
     metrics.idempotency.labels(_outcome)
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """Who asks for a payment, and how their request is known."""
+class AcceptContext:
+    """Who requests the payment, and the identifiers of the request."""
 
     caller: Caller
     request_id: str
@@ -72,7 +72,7 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """The answer to give. `status_now` is set when it is given again."""
+    """The response to send. `status_now` is set when a stored one is replayed."""
 
     answer: StoredAnswer
     payment_id: UUID
@@ -80,57 +80,63 @@ class Accepted:
 
 
 def accept_payment(
-    order: NewPayment, asker: Asker, rails: PaymentGateway, render: Render
+    order: NewPayment, context: AcceptContext, gateway: PaymentGateway, render: Render
 ) -> Accepted:
-    """Accept the payment, once for each idempotency key, or give the first answer again.
+    """Accept the payment, once per idempotency key, or replay the first response.
 
-    Raises FieldsInvalid and its kin, and TenantHeld, before anything is claimed; KeyReused,
-    KeyInProgress, KeyExpired; ExternalIdTaken; VaultClosed.
+    Raises FieldsInvalid and select_provider's other errors, and TenantHeld, before anything is
+    claimed; KeyReused, KeyInProgress, KeyExpired; ExternalIdTaken; DataKeyUnreadable.
     """
     with _refusals_counted():
-        accepted = _accept_through_account(order, asker, rails, render)
-    metrics.idempotency.labels(_came_to(asker, accepted)).inc()
+        accepted = _accept_through_account(order, context, gateway, render)
+    metrics.idempotency.labels(_came_to(context, accepted)).inc()
     return accepted
 
 
 def _accept_through_account(
-    order: NewPayment, asker: Asker, rails: PaymentGateway, render: Render
+    order: NewPayment, context: AcceptContext, gateway: PaymentGateway, render: Render
 ) -> Accepted:
     for _ in range(ACCOUNT_READS_MAX - 1):
         try:
-            return _accept(order, asker, rails, render)
+            return _accept(order, context, gateway, render)
         except AccountChanged:
-            rails.accounts.forget()
-    return _accept(order, asker, rails, render)
+            gateway.accounts.forget()
+    return _accept(order, context, gateway, render)
 
 
-def replay_payment(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | None:
-    """The first answer, if this key has one. Raises KeyReused, KeyExpired, VaultClosed."""
+def replay_payment(
+    order: NewPayment, context: AcceptContext, keyring: TenantKeyring
+) -> Accepted | None:
+    """The first response, if this key has one. Raises KeyReused, KeyExpired, DataKeyUnreadable."""
     with _refusals_counted():
-        earlier = _replay(order, asker, vault)
+        earlier = _replay(order, context, keyring)
     if earlier is not None:
-        metrics.idempotency.labels(_came_to(asker, earlier)).inc()
+        metrics.idempotency.labels(_came_to(context, earlier)).inc()
     return earlier
 
 
-def _accept(order: NewPayment, asker: Asker, rails: PaymentGateway, render: Render) -> Accepted:
+def _accept(
+    order: NewPayment, context: AcceptContext, gateway: PaymentGateway, render: Render
+) -> Accepted:
     try:
-        route = choose_route(order, asker.caller, rails)
-        _refuse_held(asker.caller)
+        route = select_provider(order, context.caller, gateway)
+        _refuse_held(context.caller)
     except GatewayError:
-        # No rail takes it now. Whose key has an answer from before is given that one.
-        if (earlier := _replay(order, asker, rails.vault)) is None:
+        # No provider takes it now. A key with a stored response still gets that one.
+        if (earlier := _replay(order, context, gateway.keyring)) is None:
             raise
         return earlier
     payment_id = uuid_utils.compat.uuid7()
-    tenant_id = asker.caller.tenant_id
-    sealed = seal_payer(rails.vault, tenant_id=tenant_id, payment_id=payment_id, msisdn=order.payer)
-    payment = _newborn(payment_id, order, asker, route, sealed, rails.vault)
+    tenant_id = context.caller.tenant_id
+    sealed = encrypt_payer(
+        gateway.keyring, tenant_id=tenant_id, payment_id=payment_id, msisdn=order.payer
+    )
+    payment = _payment_insert(payment_id, order, context, route, sealed, gateway.keyring)
     accepted = Accepted(render(payment, order), payment_id)
-    attempt = attempt_of(order, asker, rails.vault)
-    row = _bear(payment, order, asker, attempt, accepted.answer, sealed.box)
+    attempt = attempt_of(order, context, gateway.keyring)
+    row = _insert_once(payment, order, context, attempt, accepted.answer, sealed.data_key)
     if attempt is not None and row is not None:
-        return _replayed(attempt, row, rails.vault)
+        return _replayed(attempt, row, gateway.keyring)
     notify_soon(Job.PROCESS_DUE)
     notify_soon(Job.DISPATCH_WEBHOOKS)
     tracing.current().note({tracing.PAYMENT: str(payment_id)})
@@ -139,22 +145,22 @@ def _accept(order: NewPayment, asker: Asker, rails: PaymentGateway, render: Rend
     return accepted
 
 
-def _came_to(asker: Asker, accepted: Accepted) -> str:
+def _came_to(context: AcceptContext, accepted: Accepted) -> str:
     if accepted.status_now is not None:
         return "replayed"
-    return "absent" if asker.idempotency_key is None else "first"
+    return "absent" if context.idempotency_key is None else "first"
 
 
-def attempt_of(order: NewPayment, asker: Asker, vault: Vault) -> Attempt | None:
-    """The request as the idempotency key sees it; None without a key. Raises VaultClosed."""
-    if asker.idempotency_key is None:
+def attempt_of(order: NewPayment, context: AcceptContext, keyring: TenantKeyring) -> Attempt | None:
+    """The request as its idempotency key compares it, if any. Raises DataKeyUnreadable."""
+    if context.idempotency_key is None:
         return None
     return Attempt(
-        tenant_id=asker.caller.tenant_id,
-        mode=asker.caller.mode,
-        key=asker.idempotency_key,
+        tenant_id=context.caller.tenant_id,
+        mode=context.caller.mode,
+        key=context.idempotency_key,
         fields={"method": "POST", "route": "/api/v1/payments", **order.fields()},
-        digest=partial(vault.box_of(asker.caller.tenant_id).digest, about="request"),
+        digest=partial(keyring.key_for(context.caller.tenant_id).digest, about="request"),
     )
 
 
@@ -167,32 +173,34 @@ def _refusals_counted() -> Iterator[None]:
         raise
 
 
-def _replay(order: NewPayment, asker: Asker, vault: Vault) -> Accepted | None:
-    attempt = attempt_of(order, asker, vault)
-    row = None if attempt is None else birth.find_earlier(attempt)
-    return None if attempt is None or row is None else _replayed(attempt, row, vault)
+def _replay(order: NewPayment, context: AcceptContext, keyring: TenantKeyring) -> Accepted | None:
+    attempt = attempt_of(order, context, keyring)
+    row = None if attempt is None else insertion.find_earlier(attempt)
+    return None if attempt is None or row is None else _replayed(attempt, row, keyring)
 
 
-def _bear(
-    payment: Newborn,
+def _insert_once(
+    payment: PaymentInsert,
     order: NewPayment,
-    asker: Asker,
+    context: AcceptContext,
     attempt: Attempt | None,
     answer: StoredAnswer,
-    box: Box,
+    data_key: DataKey,
 ) -> EarlierRow | None:
-    """None once the payment is there. Else what its key was used for before."""
+    """Insert the payment. Returns None, or the earlier row if the key was used before."""
     claim = None
     if attempt is not None:
-        sealed = replace(answer, body=box.seal(answer.body, about=_answer_to(attempt)))
+        sealed = replace(answer, body=data_key.encrypt(answer.body, about=_answer_to(attempt)))
         values = idempotency.claim_values(
-            attempt, resource_id=payment.id, answer=sealed, keep_for=asker.answer_kept_for
+            attempt, resource_id=payment.id, answer=sealed, keep_for=context.answer_kept_for
         )
         claim = attempt, values
     metadata = None if order.metadata is None else json.dumps(order.metadata)
-    actor = f"key:{asker.caller.key_id}"
+    actor = f"key:{context.caller.key_id}"
     try:
-        return birth.bear(payment, metadata, claim, actor=actor, request_id=asker.request_id)
+        return insertion.insert_payment(
+            payment, metadata, claim, actor=actor, request_id=context.request_id
+        )
     except IntegrityError as error:
         if constraint_of(error) == EXTERNAL_ID_ONCE:
             raise ExternalIdTaken(
@@ -209,18 +217,18 @@ def _bear(
         ) from None
 
 
-def _id_of_earlier(payment: Newborn) -> dict[str, str]:
+def _id_of_earlier(payment: PaymentInsert) -> dict[str, str]:
     """The id of the payment that has this one's external_id."""
     found = queries.find_id(payment.tenant_id, payment.mode, payment.external_id)
     return {} if found is None else {"payment_id": str(found)}
 
 
-def _replayed(attempt: Attempt, row: EarlierRow, vault: Vault) -> Accepted:
+def _replayed(attempt: Attempt, row: EarlierRow, keyring: TenantKeyring) -> Accepted:
     earlier = idempotency.earlier_of(attempt, row.key)
-    # Its own trace, with a way to the one in which the payment goes on.
+    # The request keeps its own trace, with a link to the payment's trace.
     tracing.current().link(row.traceparent)
-    payer = open_payer(
-        vault, tenant_id=attempt.tenant_id, payment_id=earlier.payment_id, sealed=row.payer
+    payer = decrypt_payer(
+        keyring, tenant_id=attempt.tenant_id, payment_id=earlier.payment_id, sealed=row.payer
     )
     expired = earlier.is_past_expiry and row.payment_status != Status.PENDING
     if expired or earlier.answer is None or payer is None:
@@ -228,7 +236,7 @@ def _replayed(attempt: Attempt, row: EarlierRow, vault: Vault) -> Accepted:
             "The answer to this Idempotency-Key is no longer kept; its payment is.",
             payment_id=str(earlier.payment_id),
         )
-    body = payer.box.open(earlier.answer.body, about=_answer_to(attempt))
+    body = payer.data_key.decrypt(earlier.answer.body, about=_answer_to(attempt))
     status = Status(row.payment_status)
     return Accepted(replace(earlier.answer, body=body), earlier.payment_id, status)
 
@@ -245,31 +253,31 @@ def _refuse_held(caller: Caller) -> None:
         )
 
 
-def reference_for(asker: Asker, vault: Vault) -> UUID:
-    """What the provider is to know the payment by: a UUIDv4 in form, as providers want it.
+def reference_for(context: AcceptContext, keyring: TenantKeyring) -> UUID:
+    """The reference that the provider knows the payment by: in form a UUIDv4, as providers want.
 
-    One key has one reference, for ever: should the database be restored to a time before the key
-    was used, a retry is the same payment to the provider still. Nobody foresees it without the
-    tenant's data key. Raises VaultClosed.
+    A key always gives the same reference: if the database is restored to a time before the key was
+    used, a retry is still the same payment to the provider. Nobody can predict it without the
+    tenant's data key. Raises DataKeyUnreadable.
     """
-    if asker.idempotency_key is None:
+    if context.idempotency_key is None:
         return uuid4()
-    tenant = vault.box_of(asker.caller.tenant_id)
-    digest = tenant.digest(asker.idempotency_key.bytes, about=f"reference {asker.caller.mode}")
+    tenant = keyring.key_for(context.caller.tenant_id)
+    digest = tenant.digest(context.idempotency_key.bytes, about=f"reference {context.caller.mode}")
     return UUID(bytes=digest[:16], version=4)
 
 
-def _newborn(
+def _payment_insert(
     payment_id: UUID,
     order: NewPayment,
-    asker: Asker,
+    context: AcceptContext,
     route: Route,
-    sealed: SealedPayer,
-    vault: Vault,
-) -> Newborn:
+    sealed: EncryptedPayer,
+    keyring: TenantKeyring,
+) -> PaymentInsert:
     now = utc_now()
-    caller, account = asker.caller, route.account
-    return Newborn(
+    caller, account = context.caller, route.account
+    return PaymentInsert(
         id=payment_id,
         tenant_id=caller.tenant_id,
         mode=str(caller.mode),
@@ -279,7 +287,7 @@ def _newborn(
         base_url=account.base_url,
         target_environment=account.target_environment,
         merchant=route.provider.merchant(account),
-        reference=reference_for(asker, vault),
+        reference=reference_for(context, keyring),
         amount_minor=order.money.minor,
         currency=order.money.currency,
         payer=sealed.payer,
@@ -289,7 +297,7 @@ def _newborn(
         payer_message=order.payer_message,
         payee_note=order.payee_note,
         description=order.description,
-        traceparent=asker.traceparent,
+        traceparent=context.traceparent,
         created_at=now,
         updated_at=now,
     )

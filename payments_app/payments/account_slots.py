@@ -1,8 +1,8 @@
-"""Which payments a process takes next: slots for each account, and turns by account and by tenant. Pure.
+"""Which payments a process takes next: slots per account, fair turns by account and tenant. Pure.
 
-An account holds no more slots than its limit, so one that is silent holds only its own. The limit grows
-while the account answers quickly. Of an account's slots its questions hold at most half, and its
-submissions leave a quarter to questions: neither waits behind the other.
+An account holds no more slots than its limit, so a silent one blocks only its own. The limit grows
+while the account answers quickly. Status checks hold at most half of an account's slots, and
+submissions leave a quarter to checks: neither waits behind the other.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from payments_app.payments.due import Lane, Queue
 from payments_app.payments.states import Step
 from payments_app.providers.contract import AccountKey, Observation, Verdict
 
-# Slots of one account in one process. Less than `least` would hardly ever find out that an account is
-# quick again. An answer of a provider takes longer than one of a webhook's receiver.
+# Slots of one account in one process. With fewer than `least` it would hardly notice that an
+# account is quick again. A provider's answer takes longer than a webhook receiver's.
 ACCOUNT_LIMITS: Final = LimitRules(first=8, least=4, most=32, quick_s=2.0, slow_s=5.0)
 
 
@@ -36,13 +36,13 @@ class AccountSlots:
         self._held: Counter[tuple[AccountKey, Step]] = Counter()
 
     def take(self, account: AccountKey, step: Step) -> None:
-        """One slot more is held."""
+        """Count one more held slot."""
         with self._lock:
             self._held[account, step] += 1
 
     @contextmanager
     def held(self, account: AccountKey, step: Step) -> Iterator[None]:
-        """For whoever carries out what a slot was taken for: it is free at the end of the block."""
+        """For the work that a slot was taken for: releases the slot at the end of the block."""
         try:
             yield
         finally:
@@ -52,7 +52,7 @@ class AccountSlots:
                     del self._held[account, step]
 
     def learn(self, account: AccountKey, seen: Observation, *, took_s: float) -> None:
-        """How long the account let us wait. What had no effect says nothing, unless that took long.
+        """Adapt the limit to the account's response time. NOT_SENT counts only if it took long.
 
         `took_s`: with the wait for a token, in seconds.
         """
@@ -64,9 +64,9 @@ class AccountSlots:
     def share_out(
         self, slots: int, waiting: Mapping[Queue, int], is_open: Callable[[AccountKey, Step], bool]
     ) -> dict[Queue, int]:
-        """How many of the free slots each queue gets: to each account in turn, one by one.
+        """How many free slots each queue gets: to each account in turn, one by one.
 
-        `is_open`: whether anything of this account and step may leave now.
+        `is_open`: whether anything of this account and step may be sent now.
         """
         by_account: defaultdict[AccountKey, dict[Queue, int]] = defaultdict(dict)
         for queue, count in waiting.items():
@@ -90,7 +90,7 @@ class AccountSlots:
         with self._lock:
             limit = self._limits.limit(account)
             held = {step: self._held[account, step] for step in Step}
-        # The step that was served last, in this look or an earlier one, comes second.
+        # The step that was served last, in this call or an earlier one, comes second.
         last = max(Step, key=lambda step: self._turns.last_served((account, step)))
         turn = _Turn(account, limit - sum(held.values()), last)
         turn.room = {
@@ -103,13 +103,13 @@ class AccountSlots:
 
 
 def step_of(queue: Queue) -> Step:
-    """What is done with the payments of this queue."""
+    """The step for the payments of this queue."""
     return Step.SUBMIT if queue.lane is Lane.SUBMIT else Step.CHECK
 
 
 @dataclass(slots=True)
 class _Turn:
-    """An account that waits: how many slots it may take, in all and for each step, and for what."""
+    """A waiting account: how many slots it may take, in total and per step, and its queues."""
 
     account: AccountKey
     slots: int

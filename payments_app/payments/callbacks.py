@@ -1,4 +1,4 @@
-"""A provider's callback: kept, and a reason to ask now. What it says is never believed."""
+"""Stores a provider's callback and makes a status check due. Its content is never trusted."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from sqlalchemy import text
 
 from payments_app.kernel import metrics, tracing
 from payments_app.kernel.database import transaction
+from payments_app.kernel.encryption import DataKey, TenantKeyring
 from payments_app.kernel.jobs import Job, enqueue
-from payments_app.kernel.one_statement import alone_for, execute_lookup
-from payments_app.kernel.vault import Box, Vault
-from payments_app.payments.payers import Payer, open_payer
+from payments_app.kernel.one_statement import execute_lookup, with_tenant_found_by
+from payments_app.payments.payers import Payer, decrypt_payer
 
 log = structlog.get_logger(__name__)
 
-# One payment's callbacks beyond this many different ones are answered and not stored.
+# More than this many different callbacks of one payment are answered, but not stored.
 CALLBACKS_MAX: Final = 50
-# The first callback is asked about at once, the next ones this much later than the one before:
-# whoever knows a payment's reference has its provider asked no faster than that.
+# The first callback makes a status check due at once, the next ones this long after the one before:
+# whoever knows a payment's reference can't cause status checks faster than that.
 HINT_GAP_S: Final = 2.0
 _CALLBACK: Final = "callback"
 
 
-class Came(StrEnum):
-    """What is made of a callback. The last three are said before it gets here."""
+class CallbackOutcome(StrEnum):
+    """Outcome label. MALFORMED, FOREIGN and LIMITED are set by api/callbacks.py."""
 
     KEPT = "kept"
-    # Kept, and about a payment that had ended: nobody asks any more.
+    # Kept, but the payment had ended: no status check follows.
     LATE = "late"
     REPEATED = "repeated"
     UNKNOWN = "unknown"
@@ -44,10 +44,10 @@ class Came(StrEnum):
     LIMITED = "limited"
 
 
-_NEW: Final = frozenset({Came.KEPT, Came.LATE})
-# As one value, and correlated with `wall`: the tenant is set before a payment is looked at.
+_NEW: Final = frozenset({CallbackOutcome.KEPT, CallbackOutcome.LATE})
+# One value, correlated with `tenant_scope`: the tenant is set before the payment is read.
 _FIND: Final = f"""
-{alone_for("tenant_of_reference(%(provider)s, %(reference)s)")}
+{with_tenant_found_by("tenant_of_reference(%(provider)s, %(reference)s)")}
 SELECT (
     SELECT json_build_object(
         'payment_id', p.id, 'tenant_id', p.tenant_id, 'payer', encode(p.payer, 'base64'),
@@ -55,12 +55,12 @@ SELECT (
         'callbacks', (SELECT count(*) FROM callbacks c WHERE c.payment_id = p.id)
     )::text
     FROM payments p
-    WHERE p.tenant_id = nullif(wall.set_config, '')::uuid AND p.reference = %(reference)s
+    WHERE p.tenant_id = nullif(tenant_scope.set_config, '')::uuid AND p.reference = %(reference)s
         AND p.provider = %(provider)s
-) FROM wall
+) FROM tenant_scope
 """.strip()  # noqa: S608  our own
-# The same bytes again change nothing. A final payment is left as it is. The newest one before this
-# is looked up in the statement's snapshot, which does not have this one yet.
+# A repeated callback changes nothing. A final payment is left as it is. max(received_at) is of
+# earlier callbacks: the statement's snapshot doesn't have this one yet.
 _KEEP: Final = text("""
 WITH kept AS (
     INSERT INTO callbacks (tenant_id, payment_id, digest, method, body, source)
@@ -77,13 +77,13 @@ WITH kept AS (
 )
 SELECT p.status <> 'PENDING' FROM kept JOIN payments p ON p.id = kept.payment_id
 """)
-for _came in Came:
+for _came in CallbackOutcome:
     metrics.callbacks.labels(_came)
 
 
 @dataclass(frozen=True, slots=True)
 class ReceivedCallback:
-    """A callback as it came in, for whatever payment `reference` is."""
+    """A callback as received, for the payment with this `reference`, if there is one."""
 
     provider: str
     reference: UUID
@@ -92,23 +92,23 @@ class ReceivedCallback:
     source: str | None
 
 
-def note_callback(received: ReceivedCallback, vault: Vault) -> bool:
-    """Keep the callback and have the provider asked now. True if it was new.
+def record_callback(received: ReceivedCallback, keyring: TenantKeyring) -> bool:
+    """Store the callback and make a status check due. True if it was new.
 
-    It proves nothing: whoever sent it, the payment's end comes from our own question.
-    Raises VaultClosed.
+    It proves nothing, whoever sent it: only our own request to the provider ends the payment.
+    Raises DataKeyUnreadable.
     """
-    came = _note(received, vault)
+    came = _note(received, keyring)
     count_callback(came)
     return came in _NEW
 
 
-def count_callback(came: Came) -> None:
-    """One more that came to this."""
+def count_callback(came: CallbackOutcome) -> None:
+    """Count one callback with this outcome."""
     metrics.callbacks.labels(came).inc()
 
 
-def _note(received: ReceivedCallback, vault: Vault) -> Came:
+def _note(received: ReceivedCallback, keyring: TenantKeyring) -> CallbackOutcome:
     found = _find(received)
     if found is None:
         log.warning(
@@ -116,29 +116,29 @@ def _note(received: ReceivedCallback, vault: Vault) -> Came:
             provider=received.provider,
             reference=str(received.reference),
         )
-        return Came.UNKNOWN
+        return CallbackOutcome.UNKNOWN
     tracing.current().link(found.traceparent)
     tracing.current().note({tracing.PAYMENT: str(found.payment_id)})
-    payer = open_payer(
-        vault, tenant_id=found.tenant_id, payment_id=found.payment_id, sealed=found.payer
+    payer = decrypt_payer(
+        keyring, tenant_id=found.tenant_id, payment_id=found.payment_id, sealed=found.payer
     )
     if payer is None:
         log.info("callback.payer_erased", payment_id=str(found.payment_id))
-        return Came.ERASED
+        return CallbackOutcome.ERASED
     if found.callbacks >= CALLBACKS_MAX:
         log.warning("callback.too_many", payment_id=str(found.payment_id))
-        return Came.TOO_MANY
-    return _keep(received, found, payer.box)
+        return CallbackOutcome.TOO_MANY
+    return _keep(received, found, payer.data_key)
 
 
 def opened_callback(payer: Payer | None, body: bytes) -> bytes | None:
-    """What a callback said; None once the payer has been erased. Raises VaultClosed."""
-    return payer and payer.box.open(body, about=_CALLBACK)
+    """A callback's decrypted body; None once the payer is erased. Raises DataKeyUnreadable."""
+    return payer and payer.data_key.decrypt(body, about=_CALLBACK)
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """The payment that a callback is about, and how many callbacks about it are kept."""
+    """The payment of a callback, and how many callbacks are stored for it."""
 
     payment_id: UUID
     tenant_id: UUID
@@ -148,7 +148,7 @@ class _Found:
 
 
 def _find(received: ReceivedCallback) -> _Found | None:
-    """The payment with this reference, whosever it is: the lookup tells its tenant and no more."""
+    """The payment with this reference, of any tenant: the lookup returns only its tenant."""
     wanted = {"provider": received.provider, "reference": received.reference}
     (row,) = execute_lookup(_FIND, wanted)
     if row is None:
@@ -163,21 +163,21 @@ def _find(received: ReceivedCallback) -> _Found | None:
     )
 
 
-def _keep(received: ReceivedCallback, found: _Found, box: Box) -> Came:
-    """Store the callback, and have the payment due now if it waits for its next question."""
+def _keep(received: ReceivedCallback, found: _Found, data_key: DataKey) -> CallbackOutcome:
+    """Store the callback, and make the payment due if its next step is a status check."""
     row = {
         "tenant_id": found.tenant_id,
         "payment_id": found.payment_id,
-        "digest": box.digest(received.body, about=_CALLBACK),
+        "digest": data_key.digest(received.body, about=_CALLBACK),
         "method": received.method,
-        "body": box.seal(received.body, about=_CALLBACK),
+        "body": data_key.encrypt(received.body, about=_CALLBACK),
         "source": received.source,
         "gap_s": HINT_GAP_S,
     }
     with transaction(found.tenant_id) as session:
         is_final = session.execute(_KEEP, row).scalar_one_or_none()
         if is_final is None:
-            return Came.REPEATED
+            return CallbackOutcome.REPEATED
         enqueue(session, Job.PROCESS_DUE)
     log.info("callback.received", payment_id=str(found.payment_id), late=is_final)
-    return Came.LATE if is_final else Came.KEPT
+    return CallbackOutcome.LATE if is_final else CallbackOutcome.KEPT

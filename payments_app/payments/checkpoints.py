@@ -1,7 +1,7 @@
-"""Seals: every minute the audit trail takes down which events there are, and their digest.
+"""Checkpoints: every minute an audit entry records which events exist, and their digest.
 
-A payment's own chain can't show that its tail, or all of it, was removed. The seal can: it stands
-in the tenant's audit chain.
+A payment's own chain can't show that its last events, or all, were removed. The checkpoint can: it
+is part of the tenant's audit chain.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from payments_app.payments.invariants import check_changed
 
 log = structlog.get_logger(__name__)
 
-# The digest of so many hashes takes some milliseconds; an audit chain is held for no longer.
+# To digest so many hashes takes some milliseconds; an audit chain is locked no longer than that.
 BATCH: Final = 10_000
-# Transactions that add events take milliseconds. One that takes longer is waited for next time.
+# Transactions that add events take milliseconds. For a longer one, the next run waits again.
 WAIT_MAX_S: Final = 10.0
 _WAIT_S: Final = 0.05
 _heads: Final = HeadPublisher()
-# Nobody seals beside another; the number is "seal".
+# One process at a time writes checkpoints; the number spells "seal" in ASCII.
 _ONE_SEALER: Final = 0x7365616C
 
-# An event with a lower id than the last that is seen was begun by a transaction that has its
-# number by now: an event's payment is written before it.
+# Events up to the last id were inserted by transactions with xid < xmax, as an event's payment is
+# written before it. Once xmin >= xmax, those ids are final.
 _LAST: Final = text(
     "SELECT max(id), pg_snapshot_xmax(pg_current_snapshot())::text::bigint FROM events"
 )
 _ENDED: Final = text("SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint >= :number")
-# An event has its hash when it is published: what isn't yet, and all behind it, waits for the next time.
+# An event has its hash once published: an unpublished one, and all after it, wait for the next run.
 _PUBLISHED: Final = text(
     "SELECT coalesce(min(id) - 1, :last) FROM events WHERE feed_data IS NULL AND id <= :last"
 )
 _LOCK: Final = text("SELECT pg_try_advisory_xact_lock(:key)")
-# Anyone who adds an entry that calls itself a seal could have us stop, or fail, for good: one
-# about events that aren't there is none. `flask audit verify` names it.
+# A forged checkpoint entry must not stop or break this for good: one beyond the last event is
+# ignored. `flask audit verify` reports it.
 _SEALED_THROUGH: Final = text(
     f"""
     SELECT through::bigint FROM (
@@ -67,14 +67,14 @@ _DIGESTS: Final = text(
 
 
 class Batch(NamedTuple):
-    """The events behind one id, up to another."""
+    """The events with an id above `after`, up to `through`."""
 
     after: int
     through: int
 
 
 def write_checkpoints(heads_file: Path | None = None) -> int:
-    """Seal all published events that no other can come before any more; how many.
+    """Cover all published events that no new event can precede; how many events.
 
     Then publish the head of each chain that has grown, whoever has added to it.
     """
@@ -87,7 +87,7 @@ def _seal_all() -> int:
     last = _last_settled()
     sealed = 0
     while last and (batch := _next_batch(last)):
-        # Looked at first: a batch that a crash leaves unsealed is looked at again.
+        # Invariants first: a batch that a crash leaves without a checkpoint is checked again.
         check_changed(after=batch.after, through=batch.through)
         if not (count := _seal(batch)):
             break
@@ -98,7 +98,7 @@ def _seal_all() -> int:
 
 
 def _last_settled() -> int | None:
-    """An event's id such that those up to it are all there and published, or never will be."""
+    """The id up to which all events are published and no other can be added."""
     with transaction(EVERY_TENANT) as session:
         last, number = session.execute(_LAST).one()
     give_up_at = time.monotonic() + WAIT_MAX_S
@@ -119,7 +119,7 @@ def _next_batch(last: int) -> Batch | None:
 
 
 def _seal(batch: Batch) -> int:
-    """Add an entry for each tenant that has events in it; how many. 0 if another seals."""
+    """Add an entry for each tenant with events in it; how many events. 0 if another does."""
     with transaction(EVERY_TENANT) as session:
         if not session.scalar(_LOCK, {"key": _ONE_SEALER}):
             return 0

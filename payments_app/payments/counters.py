@@ -1,4 +1,4 @@
-"""What the engine's steps add to the figures, once they are committed."""
+"""Counters of payment steps. Those of a transaction count once it is committed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = structlog.get_logger(__name__)
 
 
 def count_answer(payment: Payment, step: Step, seen: Observation) -> Observation:
-    """One exchange with the provider has ended so. An answer that could not be read is logged."""
+    """Count one exchange with the provider. An answer that could not be read is logged."""
     metrics.provider_answers.labels(payment.provider, step, seen.verdict).inc()
     metrics.provider_exchange_seconds.labels(payment.provider, step).observe(seen.elapsed_s)
     if seen.is_unread:
@@ -30,12 +30,12 @@ def count_answer(payment: Payment, step: Step, seen: Observation) -> Observation
 
 
 def count_fenced(session: Session) -> None:
-    """A worker has brought home what is another's by now."""
+    """Count a result whose payment another worker has claimed since, or that was final."""
     after_commit(session, metrics.fenced_writes.inc)
 
 
 def count_end(session: Session, payment: Payment) -> None:
-    """The payment has ended in this transaction."""
+    """Count the payment's end, after this transaction's commit."""
     after_commit(session, lambda: _count_end(payment))
 
 
@@ -43,6 +43,6 @@ def _count_end(payment: Payment) -> None:
     failure = payment.failure_code or "none"
     metrics.payments_final.labels(payment.provider, payment.mode, payment.status, failure).inc()
     if payment.final_at is not None:
-        # Two machines' clocks.
+        # The two times are of different machines' clocks.
         took_s = max(0.0, (payment.final_at - payment.created_at).total_seconds())
         metrics.time_to_final_seconds.labels(payment.provider, payment.status).observe(took_s)

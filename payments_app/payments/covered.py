@@ -1,7 +1,7 @@
-"""What events cover beside themselves: the order with a payment's first, its end with a final one.
+"""What events cover besides themselves: the first event the order, a final one the end.
 
-The publisher writes it into `events.covers`, whose hash is in the event's `content_hash`, and the seals
-hash that. `flask audit verify` compares the payment and the provider's answer with it, column by column.
+The publisher writes it into `events.covers`; its hash is in the event's `content_hash`, which the
+checkpoints hash. `flask audit verify` compares payment and answer with it, column by column.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from payments_app.audit.chain import MICROSECONDS, chain_hash
 
 PAYMENT_ORDER: Final = "payment_order"
 EXCHANGES: Final = "provider_exchanges"
-# All as text. What the tenant gave with a payment `p`, beyond what it is for.
+# All as text: what the tenant gave with a payment `p`, beside PAYMENT_FIELDS.
 ORDER_FIELDS: Final = """
     p.external_id, p.payer_message, p.payee_note, p.description, p.metadata::text, p.traceparent
 """.strip()
-# What `p` ended with: a final payment keeps it for ever.
+# How `p` ended: a final payment never changes these.
 END_COLUMNS: Final = {
     "evidence_id": "p.evidence_id::text",
     "provider_transaction_id": "p.provider_transaction_id",
@@ -39,7 +39,7 @@ EVIDENCE_FIELDS: Final = f"""
     x.failure_provider_code, x.elapsed_ms::text, x.requests_left::text,
     {MICROSECONDS.format("x.started_at")}, {MICROSECONDS.format("x.finished_at")}
 """.strip()
-# Of an event `e`, its payment `p`, and the answer `x` that ended it. The columns' names: those of Covered.
+# Of an event `e`, its payment `p`, and the answer `x` that ended it.
 COVERED: Final = f"""
     CASE WHEN e.sequence = 1 THEN ARRAY[{ORDER_FIELDS}] END AS ordered,
     CASE WHEN e.status <> 'PENDING' THEN ARRAY[{", ".join(END_COLUMNS.values())}] END AS ended,
@@ -60,7 +60,7 @@ def covers(row: Any) -> str | None:
 
 
 def differences(document: str | None, row: Any) -> Iterator[str]:
-    """What of the payment, by column, is not as the event's document says; `evidence` for the answer."""
+    """The payment's columns that differ from the event's document; `evidence` for the answer."""
     said = _read(document)
     if row.ordered is not None and said.get("order") != chain_hash(PAYMENT_ORDER, *row.ordered):
         yield "external_id, payer_message, payee_note, description, metadata or traceparent"
@@ -78,7 +78,7 @@ def _end(values: Sequence[str | None]) -> dict[str, str | None]:
 
 
 def _read(document: str | None) -> dict[str, Any]:
-    """What somebody made of it who computed the hashes anew may be anything."""
+    """Somebody who recomputed the hashes may have written anything here."""
     try:
         said = orjson.loads(document or "{}")
     except orjson.JSONDecodeError:

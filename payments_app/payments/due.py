@@ -1,4 +1,4 @@
-"""The rows as work: the queues that they wait in, those whose turn it is, and those that came home."""
+"""Queries for due work: the queues of open payments, the due rows of each, and locks by id."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from payments_app.payments.states import Status
 from payments_app.providers.contract import AccountKey
 from payments_app.tenants.model import Tenant
 
-# How it stands in the index for the platform's account, which has no id.
+# What the index has for the platform's account, which has no id.
 _PLATFORM: Final = UUID(int=0)
 
 
 class Lane(IntEnum):
-    """What waits in a queue. Of questions, those that somebody has asked for go first."""
+    """The kind of work in a queue. Status checks that somebody asked for go first."""
 
     SUBMIT = 0
     HINTED = 1
@@ -46,7 +46,7 @@ class Lane(IntEnum):
 
 
 class Queue(NamedTuple):
-    """The payments of one tenant through one account, of one lane: the longest due first."""
+    """The payments of one tenant through one account, in one lane: the longest due first."""
 
     account: AccountKey
     tenant_id: UUID
@@ -54,15 +54,15 @@ class Queue(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A payment that is due, the database's time, and since when its tenant's brake is on."""
+    """A payment that is due, the database's time, and since when its tenant is held."""
 
     payment: Payment
     now: datetime
     held_at: datetime | None
 
 
-# The queues of all that is open. The recursion steps from queue to queue along their index, so that
-# it costs nothing for payments that have ended, nor for more payments in one queue.
+# The queues of all open payments. The recursion steps from queue to queue along the index, so final
+# payments cost nothing, nor do more payments in one queue.
 QUEUES: Final = f"""WITH RECURSIVE queues AS (
         (SELECT provider, {ACCOUNT} AS account, tenant_id, {LANE} AS lane
          FROM payments WHERE status = 'PENDING'
@@ -79,7 +79,7 @@ QUEUES: Final = f"""WITH RECURSIVE queues AS (
 
 
 def in_queue() -> str:
-    """What is due of a queue `q`. What another has in hand is not, whatever a callback has hinted."""
+    """The condition for what is due in queue `q`. A claimed payment isn't, even if it is hinted."""
     return f"""
         status = 'PENDING' AND provider = q.provider AND {ACCOUNT} = q.account
         AND tenant_id = q.tenant_id AND {LANE} = q.lane
@@ -88,7 +88,7 @@ def in_queue() -> str:
     """
 
 
-# Both are built once: building them costs a worker as much as all else that it does for a payment.
+# Both are built once: building them costs a worker as much as all other work for a payment.
 @cache
 def _waiting_query() -> TextClause:
     return text(f"""{QUEUES}
@@ -103,7 +103,7 @@ def _waiting_query() -> TextClause:
 
 @cache
 def _due_query() -> Select[Payment, datetime, datetime | None]:
-    """So many of each queue, those that are due longest, locked."""
+    """The longest due payments of each queue, up to its share, locked."""
     q = (
         func.unnest(
             bindparam("providers", type_=ARRAY(Text)),
@@ -134,7 +134,7 @@ def _due_query() -> Select[Payment, datetime, datetime | None]:
 
 
 def waiting_queues(connection: Connection, depth: int) -> dict[Queue, int]:
-    """The queues with something due, and how much, counted up to `depth`."""
+    """The queues with due payments, and how many, counted up to `depth`."""
     return {
         Queue(
             AccountKey(row.provider, None if row.account == _PLATFORM else row.account),
@@ -146,9 +146,9 @@ def waiting_queues(connection: Connection, depth: int) -> dict[Queue, int]:
 
 
 def due_payments(session: Session, shares: Mapping[Queue, int]) -> list[Due]:
-    """So many of each queue, those that are due longest, locked.
+    """The longest due payments of each queue, up to its share, locked.
 
-    No others wait for it: what another has in hand or under a lock is left out.
+    No worker waits for another: rows that others have claimed or locked are left out.
     """
     values = {
         "providers": [queue.account.provider for queue in shares],
@@ -164,9 +164,9 @@ def due_payments(session: Session, shares: Mapping[Queue, int]) -> list[Due]:
 def locked_payments(
     session: Session, payment_ids: Collection[UUID], *, skip_locked: bool = False
 ) -> tuple[dict[UUID, Payment], datetime]:
-    """These, and the database's time. In one order for all: so no two wait for each other.
+    """Lock these; returns them and the database's time. In id order, to prevent deadlocks.
 
-    With `skip_locked` without those that somebody else has locked.
+    With `skip_locked`, without those that somebody else has locked.
     """
     rows = session.execute(
         select(Payment, func.statement_timestamp())
@@ -179,12 +179,12 @@ def locked_payments(
 
 
 def is_due(payment: Payment, now: datetime) -> bool:
-    """As `in_queue` has it."""
+    """The same condition as `in_queue`."""
     times = (payment.next_action_at, payment.lease_until or payment.next_action_at)
     return payment.status == Status.PENDING and all(one and one <= now for one in times)
 
 
 def put_off(session: Session, payment_id: UUID, pause: timedelta) -> None:
-    """Nobody looks at the payment for so long."""
+    """Delay the payment's next action by `pause`."""
     later = update(Payment).where(Payment.id == payment_id, Payment.status == Status.PENDING)
     session.execute(later.values(next_action_at=func.statement_timestamp() + pause))

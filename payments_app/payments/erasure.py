@@ -1,4 +1,4 @@
-"""Forgetting who paid: by number, or after a time. What was paid stays, and stays proven."""
+"""Erases payers: by number, or after a time. The payment and its proof stay."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from payments_app.audit.record import record
-from payments_app.kernel.database import EVERY_TENANT, narrow, transaction
+from payments_app.kernel.database import EVERY_TENANT, set_tenant, transaction
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.kernel.vault import Vault
 from payments_app.payments.model import Payment
 from payments_app.payments.payers import payer_index
 from payments_app.payments.states import Status
@@ -26,15 +26,15 @@ BATCH: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """`erased`: payments whose payer is forgotten now. `open`: those that have to end first."""
+    """`erased`: payments whose payer is erased now. `open`: those that have to end first."""
 
     erased: int
     open: int
 
 
-def payments_of_payer(tenant_id: UUID, msisdn: Msisdn, vault: Vault) -> list[Payment]:
-    """Both modes' payments of this number, newest first. Raises VaultClosed."""
-    index = payer_index(vault, tenant_id, msisdn)
+def payments_of_payer(tenant_id: UUID, msisdn: Msisdn, keyring: TenantKeyring) -> list[Payment]:
+    """Both modes' payments of this number, newest first. Raises DataKeyUnreadable."""
+    index = payer_index(keyring, tenant_id, msisdn)
     wanted = (
         select(Payment)
         .where(Payment.tenant_id == tenant_id, Payment.payer_index == index)
@@ -44,13 +44,13 @@ def payments_of_payer(tenant_id: UUID, msisdn: Msisdn, vault: Vault) -> list[Pay
         return list(session.scalars(wanted))
 
 
-def erase_payer(tenant_id: UUID, msisdn: Msisdn, vault: Vault, *, actor: str) -> Erasure:
-    """Forget the number in all of the tenant's ended payments. Raises VaultClosed.
+def erase_payer(tenant_id: UUID, msisdn: Msisdn, keyring: TenantKeyring, *, actor: str) -> Erasure:
+    """Erase the number in all of the tenant's ended payments. Raises DataKeyUnreadable.
 
-    With it goes each payment's key, and so the stored answers, the provider's words and the
-    callbacks open no more. Payments that are still open need the number: ask again later.
+    This erases each payment's key too: the stored responses, the provider's answers and the
+    callbacks can't be decrypted any more. Open payments need the number: call it again later.
     """
-    theirs = Payment.payer_index == payer_index(vault, tenant_id, msisdn)
+    theirs = Payment.payer_index == payer_index(keyring, tenant_id, msisdn)
     erased = 0
     while True:
         with transaction(tenant_id) as session:
@@ -68,9 +68,9 @@ def erase_payer(tenant_id: UUID, msisdn: Msisdn, vault: Vault, *, actor: str) ->
 
 
 def erase_old_payers(after_days: int | None) -> int:
-    """Forget the payers of all payments that ended longer ago than this; how many payments.
+    """Erase the payers of all payments that ended longer ago than this; how many payments.
 
-    None: they are remembered for ever.
+    None: they are kept for ever.
     """
     if after_days is None:
         return 0
@@ -84,14 +84,14 @@ def erase_old_payers(after_days: int | None) -> int:
 
 
 def _erase_old_batch(old: ColumnElement[bool]) -> int:
-    """Of one tenant, whichever has any: each tenant has its own line in the audit trail."""
+    """Of any one tenant that has some: each tenant has its own entry in the audit trail."""
     with transaction(EVERY_TENANT) as session:
         tenant_id = session.scalars(
             select(Payment.tenant_id).where(Payment.payer.is_not(None), old).limit(1)
         ).first()
         if tenant_id is None:
             return 0
-        narrow(session, tenant_id)
+        set_tenant(session, tenant_id)
         batch = _erase_batch(session, tenant_id, old)
         if batch:
             _record(session, tenant_id, batch, actor="system:retention", payer=None)

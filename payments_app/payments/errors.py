@@ -1,4 +1,4 @@
-"""What can be wrong with a request about payments."""
+"""Errors of requests about payments."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class ExternalIdTaken(GatewayError):
 
 
 class CursorInvalid(GatewayError):
-    """The cursor isn't one that a list of ours gave out."""
+    """The cursor isn't one that our lists return."""
 
     code = "cursor_invalid"
 
 
-class BreakNotFound(GatewayError):
-    """No open break of an invariant has this number."""
+class ViolationNotFound(GatewayError):
+    """No open violation of an invariant has this number."""
 
     code = "break_not_found"
 
 
 class RecoveryUnfinished(GatewayError):
-    """Payments of a restored database haven't all been asked about yet."""
+    """Some payments of a restored database have not been checked yet."""
 
     code = "recovery_unfinished"

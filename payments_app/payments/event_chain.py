@@ -1,8 +1,8 @@
-"""Walks the payments' histories: each event chained to the one before it, the first to its payment,
-and all of them to the seals in the audit trail. The payment and the answer that ended it are compared
-with what its events cover. Stops at the first bad row.
+"""Verifies the event chains: each event is chained to the one before it, the first to its payment,
+and all to the checkpoints in the audit trail. Compares the payment and the provider's answer that
+ended it with what its events cover. Stops at the first bad row.
 
-An event gets its hash when it is published: until then, for some tenths of a second, it has none.
+An event gets its hash when it is published: for some tenths of a second before that it has none.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from payments_app.payments.states import Status
 from payments_app.providers.contract import Verdict
 from payments_app.webhooks.contents import CONTENT_FIELDS, content_hash
 
-# What stands before their fields in a hash, and what they are called in the record.
+# The first field of their hashes, and their table's name in a fault.
 EVENTS: Final = "payment_events"
 PAYMENTS: Final = "payments"
-# Everything as text, as it is hashed: of an event `e`, behind the hash before it, and of a payment `p`.
+# All as text, as it is hashed: of an event `e`, after the previous hash, and of a payment `p`.
 EVENT_FIELDS: Final = f"""
     e.tenant_id::text, e.payment_id::text, e.sequence::text, e.id::text, e.type, e.status, e.stage,
     e.actor, e.request_id, e.data::text, e.transaction_id::text, {MICROSECONDS.format("e.created_at")}
@@ -39,7 +39,7 @@ PAYMENT_FIELDS: Final = f"""
     p.target_environment, p.merchant, p.reference::text, p.amount_minor::text, p.currency,
     {MICROSECONDS.format("p.created_at")}
 """.strip()
-# What the payment is for comes with its first event only.
+# PAYMENT_FIELDS are read with a payment's first event only.
 _STORIES: Final = f"""
 SELECT encode(e.previous_hash, 'hex'), {EVENT_FIELDS}, encode(e.hash, 'hex') AS hash,
        p.sequence AS told, p.status AS status_now, e.mode = p.mode AS is_in_its_mode,
@@ -54,7 +54,7 @@ _WITHOUT_STORY: Final = """
 SELECT p.tenant_id::text, p.id::text FROM payments p
 WHERE NOT EXISTS (SELECT FROM events e WHERE e.payment_id = p.id) {where} LIMIT 1
 """
-# The release before this one may have sealed an event that is published a moment later.
+# The previous release may have written a checkpoint over an event before it was published.
 _EVENT_HASHES: Final = (
     "SELECT id, tenant_id::text AS tenant, coalesce(hash, previous_release_hash(e)) AS hash,"
     " coalesce(content_hash, '') AS content_hash"
@@ -64,15 +64,15 @@ _SEALS: Final = f"""
 SELECT id, tenant_id::text AS tenant, position, detail FROM audit_entries
 WHERE action = '{SEALED}' {{where}} ORDER BY id
 """  # noqa: S608  a constant
-# Each tenant's last: its seals up to there were of hashes that are no more.
+# Each tenant's last one: the content hashes under its checkpoints up to there no longer exist.
 _UNCOVERED: Final = f"""
 SELECT DISTINCT ON (tenant_id) tenant_id::text AS tenant, id, detail FROM audit_entries
 WHERE action = '{UNCOVERED}' {{where}} ORDER BY tenant_id, id DESC
 """  # noqa: S608  a constant
 _HASHED: Final = 13
-# Where CONTENT_FIELDS have what a tenant was told.
+# The index of the event's feed data in CONTENT_FIELDS.
 _WORDS: Final = 3
-# Whose words end a payment as what.
+# The verdicts that may end a payment, by its status.
 _ENDING: Final = {
     Status.SUCCESSFUL: {Verdict.SUCCESSFUL},
     Status.FAILED: {Verdict.FAILED, Verdict.REFUSED},
@@ -80,7 +80,7 @@ _ENDING: Final = {
 
 
 class Place(NamedTuple):
-    """Where a walk is: in which payment, behind which event with which hash."""
+    """The position of a verification: the payment, and the last event read, with its hash."""
 
     payment_id: str
     tenant_id: str
@@ -92,27 +92,27 @@ class Place(NamedTuple):
     status_now: str
     stage: str
     stage_now: str
-    # What its tenant was told, if that is covered: hexadecimal digits of JSON. And what the row says now.
+    # The event's feed data (JSON in hexadecimal), if that is covered. Then what the row says now.
     words: str | None
     payer_now: str | None
     external_id_now: str | None
 
     @property
     def is_as_it_ended(self) -> bool:
-        """Whether the row says what the last event says. An open payment's stage may be later."""
+        """Whether the row agrees with the last event. An open payment's stage may be later."""
         is_open = self.status == Status.PENDING
         return self.status == self.status_now and (is_open or self.stage == self.stage_now)
 
 
 @dataclass(slots=True)
 class ChainVerifier:
-    """One walk through the histories, payment after payment. `events`: how many in each tenant."""
+    """Verifies the chains, payment by payment. `events`: how many in each tenant."""
 
     events: Counter[str] = field(default_factory=Counter)
     _at: Place | None = None
 
     def through(self, rows: Iterable[Any], on_row: Callable[[], None]) -> None:
-        """Walk to the end. Raises TamperDetected at the first row that isn't as it was written."""
+        """Read all rows. Raises TamperDetected at the first row that isn't as it was written."""
         for row in rows:
             self._step(row)
             on_row()
@@ -128,7 +128,7 @@ class ChainVerifier:
             raise _bent(row, Problem.MISSING, "it was removed, or moved", sequence=due)
         if int(sequence) < due:
             raise _bent(row, Problem.INSERTED, "its number is another event's")
-        # One that isn't published yet has none, and then nor has any after it.
+        # An event that isn't published yet has no hash; then none after it has one either.
         if row.hash is not None and chain_hash(EVENTS, *row[:_HASHED]) != row.hash:
             raise _bent(row, Problem.ALTERED, "its hash is not that of what it holds")
         if row.told is None:
@@ -186,7 +186,7 @@ def _place(row: Any, sequence: int) -> Place:
 
 
 def _check_contents(row: Any) -> None:
-    """What the event says and covers, and its payment against that. Earlier releases' have no such hash."""
+    """Check the event's contents, and its payment against them. Old releases' have no such hash."""
     if row.content_hash is None:
         if row.covers is not None:
             raise _bent(row, Problem.ALTERED, "the hash of what it says was taken from it")
@@ -203,9 +203,9 @@ def _check_contents(row: Any) -> None:
 
 
 def _check_evidence(row: Any) -> None:
-    """That what a payment ended on is there, is about it, and says so.
+    """Check that a final payment's evidence exists, is about it, and says the same end.
 
-    Where an event covers it there is a hash to say that it is as it was.
+    Not needed where an event covers the evidence: its hash was compared then.
     """
     if row.content_hash is not None or row.status == Status.PENDING:
         return
@@ -223,7 +223,7 @@ def _of_evidence(row: Any, problem: Problem, told: str) -> TamperDetected:
 
 
 def _unlike_what_was_told(at: Place) -> Iterator[str]:
-    """By column. A payer may be forgotten after the end, and then for good."""
+    """The columns that differ from the feed data. A payer may be erased after the end."""
     if at.words is None:
         return
     words = _read(at.words)
@@ -234,7 +234,7 @@ def _unlike_what_was_told(at: Place) -> Iterator[str]:
 
 
 def _read(words: str) -> dict[str, Any]:
-    """Who computed the hashes anew may have written anything."""
+    """Somebody who recomputed the hashes may have written anything here."""
     try:
         found = orjson.loads(bytes.fromhex(words))
     except orjson.JSONDecodeError:
@@ -245,7 +245,7 @@ def _read(words: str) -> dict[str, Any]:
 def verify_event_chains(
     session: Session, tenant_id: UUID | None, *, on_row: Callable[[], None]
 ) -> Counter[str]:
-    """Each payment's events from first to last; how many in each tenant. Raises TamperDetected."""
+    """Verify each payment's events in order; how many per tenant. Raises TamperDetected."""
     walk = ChainVerifier()
     where, values = _of(tenant_id, "AND e.tenant_id = :tenant")
     with stream(session, _STORIES.format(where=where), **values) as rows:
@@ -259,12 +259,12 @@ def verify_event_chains(
     return walk.events
 
 
-# --- seals --------------------------------------------------------------------------------------
+# --- checkpoints --------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Tally:
-    """A tenant's events since its last seal."""
+    """A tenant's events since its last checkpoint."""
 
     events: int = 0
     first: int = 0
@@ -273,7 +273,7 @@ class Tally:
     covered: int = 0
 
     def add(self, event: Any) -> None:
-        """Count the next event."""
+        """Add the next event."""
         self.first = self.first or event.id
         self.events += 1
         self.digest.update(event.hash)
@@ -284,11 +284,11 @@ class Tally:
 def verify_checkpoints(
     session: Session, tenant_id: UUID | None, *, on_row: Callable[[], None]
 ) -> int:
-    """Each seal against the events that it was made of; how many seals. Raises TamperDetected."""
+    """Verify each checkpoint against its events; how many checkpoints. Raises TamperDetected."""
     where, values = _of(tenant_id, "AND tenant_id = :tenant")
     found = session.execute(text(_UNCOVERED.format(where=where)), values)
     uncovered = {entry.tenant: entry for entry in found}
-    # The seals first: an event that they speak of is then there.
+    # Read the checkpoints first: then every event that they cover is there.
     with (
         stream(session, _SEALS.format(where=where), **values) as seals,
         stream(session, _EVENT_HASHES.format(where=where), **values) as events,
@@ -302,7 +302,7 @@ def _match(
     uncovered: Mapping[str, Any],
     on_row: Callable[[], None],
 ) -> int:
-    """Both in the order of ids, so that one tally for each tenant is all that is kept."""
+    """Both are in id order, so only one tally per tenant is kept."""
     tallies: dict[str, Tally] = {}
     event, seen = next(events, None), 0
     for seal in seals:
@@ -321,7 +321,7 @@ def _match(
 
 def _compare(seal: Any, found: Tally, uncovered: Any) -> None:
     sealed = _number(seal.detail, "events")
-    # A seal without a digest is an entry that only calls itself one. Earlier releases' have one digest.
+    # An entry without a digest is a forged checkpoint. Those of earlier releases have one digest.
     detail = seal.detail if isinstance(seal.detail, dict) else {}
     contents = found.contents.hexdigest()
     is_right = detail.get("digest") == found.digest.hexdigest()
@@ -341,7 +341,7 @@ def _compare(seal: Any, found: Tally, uncovered: Any) -> None:
 
 
 def _is_uncovered(seal: Any, found: Tally, uncovered: Any) -> bool:
-    """Whether a later entry says that a migration took all hashes of contents there, and all are gone."""
+    """Whether a later entry says that a migration removed all content hashes, and none is left."""
     return (
         uncovered is not None
         and seal.id < uncovered.id
@@ -351,7 +351,7 @@ def _is_uncovered(seal: Any, found: Tally, uncovered: Any) -> bool:
 
 
 def _number(detail: object, name: str) -> int:
-    """A seal's number; 0 where there is none, as in an entry that only calls itself a seal."""
+    """A checkpoint's number; 0 if it is missing, as in a forged entry."""
     value = detail.get(name) if isinstance(detail, dict) else None
     return value if isinstance(value, int) else 0
 

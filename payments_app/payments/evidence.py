@@ -1,4 +1,4 @@
-"""What the provider said, kept as it came: a payment's end must point to one of these rows."""
+"""Stores the provider's answers as received: a final payment must point to one of these rows."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from payments_app.kernel.vault import Vault
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.payments.exchange_pool import ExchangeResult
 from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.payments.payers import Payer, payer_of
@@ -30,21 +30,21 @@ from payments_app.payments.write_batch import WriteBatch
 from payments_app.providers.contract import UNREAD_REASONS, Observation, Verdict
 from payments_app.tenants.model import Tenant
 
-# Evidence is kept whole up to this size; providers' answers are some hundred bytes.
+# A body is stored up to this size; providers' answers have a few hundred bytes.
 EVIDENCE_BYTES_MAX: Final = 16_384
 # RFC 9110, 15: three digits.
 _STATUSES: Final = range(100, 1000)
-# A payment that ends points to the row of one of these.
+# A final payment points to the row of one of these.
 _ENDING: Final = frozenset({Verdict.SUCCESSFUL, Verdict.FAILED, Verdict.REFUSED})
-# The provider says so only of a payment that it has.
+# The provider gives these verdicts only for a payment that it has.
 _SHOWN: Final = frozenset({Verdict.PENDING, Verdict.SUCCESSFUL, Verdict.FAILED})
-# A client that had no answer repeats its request within this time. The key's reference is the same
-# then: what was sent under it before a restore may be at the provider.
+# A client without a response repeats its request within this time. The key's reference is the same
+# then: a request sent under it before a restore may be at the provider.
 RESTORED_DOUBT: Final = timedelta(days=7)
 
 
 class Evidence(NamedTuple):
-    """A stored answer that ends a payment, with its reason if it is a failure."""
+    """A stored answer that ends a payment, with the reason if it is a failure."""
 
     exchange_id: int | None
     failure_code: str | None
@@ -52,12 +52,12 @@ class Evidence(NamedTuple):
 
 
 def evidence_of(seen: Observation, exchange_id: int | None) -> Evidence:
-    """What was seen, as it is stored."""
+    """The evidence of an observation that is stored as `exchange_id`."""
     return Evidence(exchange_id, *_failure_words(seen))
 
 
 def open_submission(batch: WriteBatch, payment: Payment) -> None:
-    """The row that must be there before the first byte of this generation leaves."""
+    """Add the row that must be committed before the first byte of this generation is sent."""
     batch.exchanges.append(
         {
             "tenant_id": payment.tenant_id,
@@ -73,15 +73,15 @@ def store_exchanges(
     batch: WriteBatch,
     findings: Sequence[ExchangeResult],
     payments: Mapping[UUID, Payment],
-    vault: Vault,
+    keyring: TenantKeyring,
 ) -> list[int | None]:
-    """Keep what came back: close submissions' rows, add questions'. The ids of what may end one."""
+    """Store results: close submissions' rows, add checks'. The ids of what may end a payment."""
     closed: list[dict[str, Any]] = []
     for finding in findings:
         claim, seen = finding.claim, finding.seen
         payment = payments[claim.payment.id]
         outcome = _outcome(seen, batch.now)
-        outcome["body"] = _sealed(payment, claim.generation, seen.body, vault)
+        outcome["body"] = _sealed(payment, claim.generation, seen.body, keyring)
         if claim.step is Step.SUBMIT:
             outcome["requests_left"] = _requests_left(seen)
             closed.append({"of_payment": payment.id, "of_generation": claim.generation, **outcome})
@@ -104,7 +104,7 @@ def store_exchanges(
 
 
 def without_stored(session: Session, findings: Sequence[ExchangeResult]) -> list[ExchangeResult]:
-    """Those of the findings whose answer is not in the database yet."""
+    """The results whose answer is not in the database yet."""
     ids = [one.claim.payment.id for one in findings]
     rows = session.execute(
         select(ProviderExchange.payment_id, ProviderExchange.generation).where(
@@ -128,10 +128,10 @@ def _ids(session: Session, payment_ids: Collection[UUID]) -> dict[tuple[UUID, in
 
 
 def opened_body(payer: Payer | None, *, generation: int, body: bytes | None) -> bytes | None:
-    """What the provider said; None once the payer has been erased. Raises VaultClosed."""
+    """The decrypted answer; None once the payer has been erased. Raises DataKeyUnreadable."""
     if not body:
         return body
-    return payer and payer.box.open(body, about=_about(generation))
+    return payer and payer.data_key.decrypt(body, about=_about(generation))
 
 
 def _outcome(seen: Observation, now: datetime) -> dict[str, Any]:
@@ -139,7 +139,7 @@ def _outcome(seen: Observation, now: datetime) -> dict[str, Any]:
     return {
         "verdict": seen.verdict,
         "reason": seen.reason,
-        # What is no status is none of HTTP's, and must not keep the answer from being stored.
+        # A number that is no HTTP status must not keep the answer from being stored.
         "http_status": seen.http_status if seen.http_status in _STATUSES else None,
         "failure_code": code,
         "failure_provider_code": provider_code,
@@ -150,9 +150,9 @@ def _outcome(seen: Observation, now: datetime) -> dict[str, Any]:
 
 
 def _requests_left(seen: Observation) -> int | None:
-    """None where nobody counted to the end: an adapter has failed on its way."""
+    """None if the count is incomplete, because the adapter failed midway."""
     if seen.requests_left is None and seen.verdict is Verdict.NOT_SENT:
-        # It never came to the adapter.
+        # The adapter was never called.
         return 0
     return seen.requests_left
 
@@ -161,12 +161,12 @@ def _failure_words(seen: Observation) -> tuple[str | None, str | None]:
     return (seen.failure.code, seen.failure.provider_code) if seen.failure else (None, None)
 
 
-def _sealed(payment: Payment, generation: int, body: bytes, vault: Vault) -> bytes | None:
-    """As it rests: an answer about an erased payer isn't kept."""
+def _sealed(payment: Payment, generation: int, body: bytes, keyring: TenantKeyring) -> bytes | None:
+    """The encrypted body. An answer about an erased payer isn't stored."""
     if not body:
         return body
-    payer = payer_of(vault, payment)
-    return payer and payer.box.seal(body[:EVIDENCE_BYTES_MAX], about=_about(generation))
+    payer = payer_of(keyring, payment)
+    return payer and payer.data_key.encrypt(body[:EVIDENCE_BYTES_MAX], about=_about(generation))
 
 
 def _about(generation: int) -> str:
@@ -174,7 +174,7 @@ def _about(generation: int) -> str:
 
 
 def standing_refusal(batch: WriteBatch, payment: Payment) -> Evidence | None:
-    """The last submission's answer, if that was a refusal, and nothing speaks against it."""
+    """The last submission's answer, if it was a refusal that no other exchange contradicts."""
     last = batch.session.scalars(
         select(ProviderExchange)
         .where(ProviderExchange.payment_id == payment.id, ProviderExchange.kind == Step.SUBMIT)
@@ -189,7 +189,7 @@ def standing_refusal(batch: WriteBatch, payment: Payment) -> Evidence | None:
 def was_seen(batch: WriteBatch, payment: Payment) -> bool:
     """Whether the provider has shown that it has the payment: then no refusal ends it any more.
 
-    A duplicate shows it too, but not of the first submission: nothing of ours was there before it.
+    A duplicate shows it too, but not of the first submission: we had sent nothing before it.
     Migration 0012 has the same rule.
     """
     earlier = aliased(ProviderExchange)
@@ -211,10 +211,10 @@ def was_seen(batch: WriteBatch, payment: Payment) -> bool:
 
 
 def may_have_left_before(batch: WriteBatch, payment: Payment) -> bool:
-    """Whether a request left before this submission: one that is said to have had no effect, too.
+    """Whether an earlier request may have been sent, even one without effect, such as a 429.
 
-    Such as one that was answered 429. A refusal of a later request proves nothing about it. A row that
-    was restored from a backup says nothing of what was sent since: see recovery.py.
+    A refusal of a later request proves nothing about it. A row restored from a backup says nothing
+    of what was sent since: see recovery.py.
     """
     if (
         payment.submissions > 1
@@ -239,16 +239,16 @@ def may_have_left_before(batch: WriteBatch, payment: Payment) -> bool:
 
 
 def _may_have_left(exchange: type[ProviderExchange]) -> ColumnElement[bool]:
-    """Of a submission. What was not counted left if it was answered."""
+    """Of a submission. If its requests were not counted, it was sent if it was answered."""
     counted = func.coalesce(exchange.requests_left > 0, exchange.http_status.is_not(None))
     return or_(exchange.verdict.is_distinct_from(Verdict.NOT_SENT), counted)
 
 
 def unread_before(batch: WriteBatch, payment: Payment) -> bool:
-    """Whether an earlier question had an answer that could not be read, and none since could be.
+    """Whether an earlier status check had an unreadable answer, with no readable one since.
 
-    Silence and a 500 between them change nothing. So one garbled answer is no news, and neither is
-    every second one.
+    Timeouts and 500s between them are ignored. So one unreadable answer changes nothing, nor do
+    ones that alternate with readable answers.
     """
     reason = batch.session.scalars(
         select(ProviderExchange.reason)
@@ -268,7 +268,7 @@ def unread_before(batch: WriteBatch, payment: Payment) -> bool:
 
 
 def possible_submissions(batch: WriteBatch, payment: Payment) -> int:
-    """How many submissions may have reached the provider: all but those proven not to have left."""
+    """How many submissions may have reached the provider: all but those proven not sent."""
     return batch.session.execute(
         select(func.count())
         .select_from(ProviderExchange)

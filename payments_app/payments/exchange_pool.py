@@ -13,7 +13,7 @@ from payments_app.providers.contract import Observation
 
 @dataclass(frozen=True, slots=True)
 class ExchangeResult:
-    """What came of a claim's exchange. Its lines in the log stand under `span`."""
+    """The result of a claim's exchange. Its log lines belong to `span`."""
 
     claim: Claim
     seen: Observation
@@ -24,11 +24,11 @@ ExchangeJob = Callable[[], ExchangeResult]
 
 
 class ExchangePool(Protocol):
-    """So many jobs at a time and no more. One thread submits them and collects their results."""
+    """Runs a limited number of jobs at a time. One thread submits them and collects results."""
 
     @property
     def free_slots(self) -> int:
-        """How many jobs would begin at once."""
+        """How many jobs would start at once."""
         ...
 
     @property
@@ -37,13 +37,13 @@ class ExchangePool(Protocol):
         ...
 
     def submit(self, job: ExchangeJob) -> None:
-        """Begin a job. There must be a free slot: a claim's lease runs from the claim."""
+        """Start a job. There must be a free slot: a claim's lease runs from the claim."""
         ...
 
     def collect(self) -> list[ExchangeResult]:
-        """The results that are in, after waiting for some while any job runs.
+        """The results that are ready, after waiting for a while if any job runs.
 
-        Empty when none runs, and when there is a reason to look for more to do first.
+        Empty when no job runs, or when the pool was woken to claim more first.
         """
         ...
 

@@ -1,4 +1,4 @@
-"""What the life cycle needs of the outside: adapters, accounts, the network. Passed as one value."""
+"""What payment processing needs from outside: adapters, accounts, the network. One value."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 from uuid import UUID
 
+from payments_app.kernel.encryption import TenantKeyring
+from payments_app.kernel.http import HttpClient
 from payments_app.kernel.transport import Lease, Transport
-from payments_app.kernel.vault import Vault
-from payments_app.kernel.wire import Wire
 from payments_app.payments.model import Payment
 from payments_app.payments.payers import known_payer_of
 from payments_app.payments.states import Step
@@ -37,41 +37,41 @@ class Registry(Protocol):
 
 
 class Pace(Protocol):
-    """Keeps what leaves for an account within what its provider takes, over all workers."""
+    """Limits what is sent for an account to what its provider accepts, over all workers."""
 
     def advise(self, account: AccountKey, checks_per_s: float | None) -> None:
-        """What the adapter says of the account; None for no limit."""
+        """Set the rate that the adapter advises; None for no limit."""
         ...
 
     def is_open(self, account: AccountKey, step: Step) -> bool:
-        """Whether anything may leave now, as far as this process knows."""
+        """Whether anything may be sent now, as far as this process knows."""
         ...
 
     def grant(self, wanted: Mapping[AccountKey, int]) -> Mapping[AccountKey, int]:
-        """How many questions of those wanted may leave now."""
+        """How many of the wanted status checks may be sent now."""
         ...
 
     def learn(self, account: AccountKey, step: Step, seen: Observation, calls: int) -> None:
-        """What came of a submission or a question that took so many calls."""
+        """Learn from the result of a submission, or of a status check that took `calls` calls."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class PaymentGateway:
-    """The ways out. `stopping` says that this process was told to end."""
+    """The dependencies. `stopping`: whether this process was asked to end."""
 
     registry: Registry
     accounts: ProviderAccounts
     transport: Transport
     pace: Pace
-    vault: Vault
+    keyring: TenantKeyring
     public_base_url: str | None
     stopping: Callable[[], bool] = bool
 
     def account_of(self, payment: Payment, *, anew: bool = False) -> ProviderAccount:
         """The account that the payment was accepted for, at the platform that took it.
 
-        `anew`: as it is now, not as it is remembered.
+        `anew`: read again, not from the cache.
         Raises a GatewayError if it can't be opened any more.
         """
         account = self.accounts.open(
@@ -86,20 +86,20 @@ class PaymentGateway:
         )
 
     def order_for(self, payment: Payment) -> PaymentOrder:
-        """What the adapter is told of the payment. Raises VaultClosed."""
+        """The order for the adapter. Raises DataKeyUnreadable."""
         return PaymentOrder(
             reference=payment.reference,
             payment_id=payment.id,
             money=payment.money,
-            payer=known_payer_of(self.vault, payment).msisdn,
+            payer=known_payer_of(self.keyring, payment).msisdn,
             payer_message=payment.payer_message,
             payee_note=payment.payee_note,
             callback_url=self._callback_url(payment.provider, payment.reference),
         )
 
-    def wire(self, lease: Lease) -> Wire:
-        """The way out for one claim."""
-        return self.transport.wire(lease)
+    def http_client(self, lease: Lease) -> HttpClient:
+        """The HTTP client for one claim."""
+        return self.transport.http_client(lease)
 
     def _callback_url(self, provider: str, reference: UUID) -> str | None:
         if self.public_base_url is None:

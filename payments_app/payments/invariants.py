@@ -1,8 +1,8 @@
-"""What must hold whatever happens, asked of the rows themselves; a break puts the tenant's brake on.
+"""Checks the rows for what must always hold; a violation holds the tenant.
 
-Each payment is looked at whenever it has changed, and all of them once a day with the whole record.
-DUPLICATE: the first two. LIE: the next three. Then: somebody wrote in the record. The last: open
-payments that nobody can decrypt; it holds no tenant, for they are never sent, and others may go on.
+A payment is checked whenever it has changed, and all once a day with the whole record. The first
+two find duplicates, the next four a wrong status, RECORD_UNBENT a tampered record. The last finds
+open payments that nobody can decrypt, and so nobody sends: it holds no tenant, others may go on.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from sqlalchemy.orm import Session
 from payments_app.audit.stream import take_time
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.secrets import Cipher
-from payments_app.payments.model import InvariantBreak
+from payments_app.payments.model import InvariantViolation
 from payments_app.payments.unreadable import unreadable_payments
 from payments_app.payments.verification import verify_record
 from payments_app.tenants.holds import hold_in
 from payments_app.tenants.registry import list_tenants
-from payments_app.tenants.rotation import SHELVES, opens_newest_secrets
-from payments_app.webhooks.shelves import WEBHOOK_SHELVES
+from payments_app.tenants.rotation import ENCRYPTED_COLUMNS, opens_newest_secrets
+from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,7 @@ ACTOR: Final = "system:invariants"
 
 
 class Invariant(StrEnum):
-    """What is asked. The names are those of the metric's label."""
+    """The invariants. The values are those of the metric's label."""
 
     ONE_REFERENCE = "one_reference"
     ONE_PAYMENT_A_TRANSACTION = "one_payment_a_transaction"
@@ -47,12 +47,12 @@ class Invariant(StrEnum):
     OPEN_PAYMENT_READABLE = "open_payment_readable"
 
 
-# These hold no tenant. A process that was started without one of SECRET_KEYS would stop tenants.
+# These hold no tenant, or a process started without one of SECRET_KEYS would stop tenants.
 _WITHOUT_HOLD: Final = {Invariant.OPEN_PAYMENT_READABLE}
 
 
 class Break(NamedTuple):
-    """Something that can't be. `subject`: a payment's id, or a row of the record."""
+    """A violation. `subject`: a payment's id, or a row of the record."""
 
     tenant_id: UUID
     invariant: Invariant
@@ -61,7 +61,7 @@ class Break(NamedTuple):
 
 
 _CHANGED: Final = "(SELECT payment_id FROM events WHERE id > :after AND id <= :through)"
-# Each gives tenant, subject and detail of what breaks it. `{which}` narrows it to some payments.
+# Each returns tenant, subject and detail of its violations. `{which}` limits it to some payments.
 _QUERIES: Final = {
     Invariant.ONE_REFERENCE: """
         SELECT DISTINCT p.tenant_id, p.id::text,
@@ -101,7 +101,7 @@ _QUERIES: Final = {
         WHERE e.status IS DISTINCT FROM p.status {which}
     """,
 }
-# Over all payments only: no index is kept for it. A sandbox makes its numbers up.
+# Over all payments only: it has no index. Live mode only: a sandbox invents its transaction ids.
 _SHARED: Final = """
     SELECT tenant_id, id::text, 'transaction ' || provider_transaction_id || ' ended others too'
     FROM (
@@ -114,7 +114,7 @@ _SHARED: Final = """
 
 
 def check_changed(*, after: int, through: int) -> int:
-    """Look at the payments that these events changed; how many new breaks."""
+    """Check the payments that these events changed; how many new violations."""
     which = {"after": after, "through": through}
     with transaction(EVERY_TENANT) as session:
         found = [
@@ -126,7 +126,7 @@ def check_changed(*, after: int, through: int) -> int:
 
 
 def check_everything(cipher: Cipher) -> int:
-    """Look at every payment and walk the whole record of each tenant; how many new breaks."""
+    """Check every payment and verify each tenant's whole record; how many new violations."""
     with transaction(EVERY_TENANT) as session:
         take_time(session)
         found = [
@@ -144,9 +144,9 @@ def check_everything(cipher: Cipher) -> int:
 
 
 def _unreadable(cipher: Cipher) -> list[Break]:
-    """One break for each tenant: a data key that is lost takes all its open payments with it."""
-    if not opens_newest_secrets(cipher, (*SHELVES, *WEBHOOK_SHELVES)):
-        # The keys are another installation's: /health/ready says so, and no payment is at fault.
+    """One violation per tenant: a lost data key makes all its open payments unreadable."""
+    if not opens_newest_secrets(cipher, (*ENCRYPTED_COLUMNS, *WEBHOOK_ENCRYPTED_COLUMNS)):
+        # The keys are another installation's: /health/ready reports it, and no payment is at fault.
         log.error("invariants.secret_keys_foreign")
         return []
     return [
@@ -168,7 +168,7 @@ def _asked(
 
 
 def _note(found: Iterable[Break]) -> int:
-    """Take down what is new, each tenant's together with its brake."""
+    """Store what is new, and hold the tenant in the same transaction."""
     of_tenant: dict[UUID, list[Break]] = defaultdict(list)
     for broken in found:
         of_tenant[broken.tenant_id].append(broken)
@@ -178,11 +178,11 @@ def _note(found: Iterable[Break]) -> int:
 def _note_of(tenant_id: UUID, breaks: list[Break]) -> int:
     with transaction(tenant_id) as session:
         new = session.execute(
-            insert(InvariantBreak)
+            insert(InvariantViolation)
             .values([broken._asdict() for broken in breaks])
-            # One that is known was found before, and perhaps resolved.
+            # A known violation was found before, and perhaps resolved.
             .on_conflict_do_nothing()
-            .returning(InvariantBreak.invariant, InvariantBreak.subject)
+            .returning(InvariantViolation.invariant, InvariantViolation.subject)
         ).all()
         if broken := sorted({row.invariant for row in new} - _WITHOUT_HOLD):
             hold_in(session, tenant_id, why=f"broken: {', '.join(broken)}", actor=ACTOR)

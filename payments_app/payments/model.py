@@ -1,4 +1,4 @@
-"""Payments and what is known of them. `Payment.apply` is the only change of status."""
+"""The tables of payments and of what is known of them. Only `Payment.apply` changes a status."""
 
 from __future__ import annotations
 
@@ -22,16 +22,15 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from payments_app.kernel.database import Base
 from payments_app.kernel.money import Money
-from payments_app.payments.states import BORN, Event, Stage, Status, Step, next_state
+from payments_app.payments.states import INITIAL_STATE, Event, Stage, Status, Step, next_state
 
 Timestamp: Final = TIMESTAMP(timezone=True)
 NOW: Final = text("clock_timestamp()")
-# Which way the money goes.
+# The direction of the money.
 COLLECTION: Final = "collection"
-# The account that a payment goes through, also where it is the platform's; and its lane there: a
-# submission, a question that somebody has asked for, any other question. The index has these words.
-# As PostgreSQL writes them. COALESCE would be shorter, but row-level security keeps it from being looked
-# up in an index.
+# Index expressions, spelled as PostgreSQL writes them. ACCOUNT: the account, with a fixed id for
+# the platform's. LANE: a submission, a status check that somebody asked for, any other check.
+# COALESCE would be shorter, but row-level security would keep it from using the index.
 ACCOUNT: Final = """(
 CASE
     WHEN account_id IS NULL THEN '00000000-0000-0000-0000-000000000000'::uuid
@@ -46,13 +45,13 @@ END)"""
 
 
 class Payment(Base):
-    """One payment. Its `reference` is what the provider knows it by, on every send.
+    """One payment. The provider knows it by its `reference`, on every send.
 
-    An open payment has `next_action_at`: the row is its own work item. `hinted`: a callback or the
-    operator wants the provider asked before others are asked about. `lease_until` and
-    `generation` belong to the worker that has it in hand. `account_id` is None for the
-    platform's account; base_url, target_environment and merchant are kept because only
-    the platform that took a payment can tell its status, and only to the one who sent it.
+    An open payment has `next_action_at`: the row is its own job. `hinted`: a callback or the
+    operator wants its status checked before others. `lease_until` and `generation` belong to the
+    worker that has claimed it. `account_id` is None for the platform's account; base_url,
+    target_environment and merchant are kept because only the platform that took a payment can tell
+    its status, and only to the merchant that sent it.
     """
 
     __tablename__ = "payments"
@@ -80,14 +79,14 @@ class Payment(Base):
         CheckConstraint(
             "(status = 'FAILED') = (failure_code IS NOT NULL)", name="failure_has_code"
         ),
-        # W3C Trace Context, version 00; not all zeros, neither the trace's id nor the span's.
+        # W3C Trace Context, version 00; neither the trace's id nor the span's is all zeros.
         CheckConstraint(
             "traceparent ~ '^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-0[0-3]$'",
             name="traceparent_form",
         ),
         UniqueConstraint("reference"),
         UniqueConstraint("tenant_id", "mode", "external_id"),
-        # Whose turn it is: see due.py.
+        # The queues of due payments: see due.py.
         Index(
             "ix_payments_queues",
             "provider",
@@ -98,7 +97,7 @@ class Payment(Base):
             postgresql_where=text("status = 'PENDING'"),
         ),
         Index("ix_payments_newest", "tenant_id", "mode", text("created_at DESC"), text("id DESC")),
-        # What the retention of payers still has to forget.
+        # Payers that the retention job must still erase.
         Index(
             "ix_payments_remembered",
             "final_at",
@@ -119,7 +118,7 @@ class Payment(Base):
     reference: Mapped[UUID]
     amount_minor: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str] = mapped_column(Text)
-    # Sealed: see payers.py. All three are null once the payer has been erased.
+    # Encrypted: see payers.py. All three are null once the payer has been erased.
     payer: Mapped[bytes | None] = mapped_column(LargeBinary)
     payer_index: Mapped[bytes | None] = mapped_column(LargeBinary)
     payer_masked: Mapped[str | None] = mapped_column(Text)
@@ -127,14 +126,14 @@ class Payment(Base):
     payer_message: Mapped[str | None] = mapped_column(Text)
     payee_note: Mapped[str | None] = mapped_column(Text)
     description: Mapped[str | None] = mapped_column(Text)
-    # Where it was accepted, in whose trace every later step stands: see kernel/tracing.py.
+    # The span of the acceptance; all later steps join its trace: see kernel/tracing.py.
     traceparent: Mapped[str | None] = mapped_column(Text)
-    # `metadata` is SQLAlchemy's own word on a model.
+    # SQLAlchemy reserves the name `metadata` on a model.
     tenant_metadata: Mapped[dict[str, Any] | None] = mapped_column(
         "metadata", JSONB(none_as_null=True)
     )
-    status: Mapped[str] = mapped_column(Text, default=BORN.status)
-    stage: Mapped[str] = mapped_column(Text, default=BORN.stage)
+    status: Mapped[str] = mapped_column(Text, default=INITIAL_STATE.status)
+    stage: Mapped[str] = mapped_column(Text, default=INITIAL_STATE.stage)
     failure_code: Mapped[str | None] = mapped_column(Text)
     failure_provider_code: Mapped[str | None] = mapped_column(Text)
     provider_transaction_id: Mapped[str | None] = mapped_column(Text)
@@ -160,14 +159,14 @@ class Payment(Base):
 
     @property
     def is_final(self) -> bool:
-        """Whether the provider's word has ended it."""
+        """Whether it has ended, on the provider's evidence."""
         return self.status != Status.PENDING
 
     def apply(self, event: Event, now: datetime) -> bool:
-        """Move by the table of states; True if status or stage changed.
+        """Apply the event by the table of states; True if status or stage changed.
 
-        Raises IllegalTransition. The caller writes the event row in the same transaction:
-        the database refuses a change of status without one.
+        Raises IllegalTransition. The caller writes the event row in the same transaction: the
+        database refuses a change of status without one.
         """
         state = next_state(Stage(self.stage), event)
         changed = state != (self.status, self.stage)
@@ -184,8 +183,8 @@ class Payment(Base):
 class ProviderExchange(Base):
     """One exchange with the provider: evidence.
 
-    A submission's row is committed, open (`finished_at` is null), before its first byte
-    leaves, once for each generation of the claim; closed, it never changes again.
+    A submission's row is committed open (`finished_at` is null) before its first byte is sent, one
+    for each generation of the claim. A closed row never changes.
     """
 
     __tablename__ = "provider_exchanges"
@@ -214,15 +213,15 @@ class ProviderExchange(Base):
     failure_code: Mapped[str | None] = mapped_column(Text)
     failure_provider_code: Mapped[str | None] = mapped_column(Text)
     elapsed_ms: Mapped[int | None]
-    # Of a submission: how many requests may have arrived and created something. Null if nobody counted:
-    # a question, a row from before migration 0010, an adapter that failed on its way.
+    # How many requests of a submission may have arrived and created something. Null if not counted:
+    # a status check, a row from before migration 0010, an adapter that failed midway.
     requests_left: Mapped[int | None]
     started_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
 
 class Callback(Base):
-    """A provider's callback as it came: a hint, never a proof. The same bytes count once."""
+    """A provider's callback as received: a hint, never a proof. The same bytes count once."""
 
     __tablename__ = "callbacks"
     __table_args__ = (UniqueConstraint("payment_id", "digest"),)
@@ -237,8 +236,8 @@ class Callback(Base):
     received_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
 
 
-class InvariantBreak(Base):
-    """Something that can't be, and was seen all the same. It is resolved by a person, once."""
+class InvariantViolation(Base):
+    """A violation of an invariant that was found. A person resolves it, once."""
 
     __tablename__ = "invariant_breaks"
     __table_args__ = (
@@ -252,7 +251,7 @@ class InvariantBreak(Base):
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     invariant: Mapped[str] = mapped_column(Text)
-    # A payment's id, or a row of the record.
+    # A payment's id, or a row of the audit trail or of the events.
     subject: Mapped[str] = mapped_column(Text)
     detail: Mapped[str] = mapped_column(Text)
     found_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)

@@ -1,4 +1,4 @@
-"""What the operator may see and do, whichever tenant's payment it is. Never on the API's path."""
+"""What the operator may see and do, for a payment of any tenant. The API never calls this."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import as_id
 from payments_app.webhooks.model import PaymentEvent
 
-# As many are named where a name is not enough.
+# How many payments an error names if several match.
 _NAMED_MAX: Final = 5
 
 
@@ -34,14 +34,14 @@ class PaymentAmbiguous(GatewayError):
 
 
 class PaymentEnded(GatewayError):
-    """The payment has ended: there is nothing left to ask."""
+    """The payment has ended: no status check is left to make."""
 
     code = "payment_ended"
 
 
 @dataclass(frozen=True, slots=True)
 class Story:
-    """All that is known of a payment, each list in the order in which it happened."""
+    """All that is stored about a payment, each list in order of time."""
 
     payment: Payment
     events: list[PaymentEvent]
@@ -50,8 +50,8 @@ class Story:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """Which payments; None is any. Times are of acceptance: from included, to not."""
+class PaymentFilter:
+    """Which payments; None matches any. Times are of acceptance: `since` <= time < `until`."""
 
     tenant_id: UUID | None = None
     mode: Mode | None = None
@@ -63,7 +63,7 @@ class Wanted:
 
 
 def payment_called(name: str) -> Payment:
-    """The payment with this id, or the only one with this external_id, whosever it is.
+    """The payment with this id, or the only one with this external_id, of any tenant.
 
     Raises PaymentNotFound, PaymentAmbiguous.
     """
@@ -72,7 +72,7 @@ def payment_called(name: str) -> Payment:
         with transaction(EVERY_TENANT) as session:
             if (found := session.get(Payment, payment_id)) is not None:
                 return found
-    called = latest_payments(Wanted(external_id=name), limit=_NAMED_MAX)
+    called = latest_payments(PaymentFilter(external_id=name), limit=_NAMED_MAX)
     if not called:
         raise PaymentNotFound("No payment has this id or external_id.")
     if len(called) > 1:
@@ -83,15 +83,15 @@ def payment_called(name: str) -> Payment:
     return called[0]
 
 
-def latest_payments(wanted: Wanted, *, limit: int) -> list[Payment]:
-    """The newest payments of those."""
+def latest_payments(wanted: PaymentFilter, *, limit: int) -> list[Payment]:
+    """The newest payments that match."""
     newest_first = (Payment.created_at.desc(), Payment.id.desc())
     query = select(Payment).where(*_conditions(wanted)).order_by(*newest_first).limit(limit)
     with transaction(EVERY_TENANT) as session:
         return list(session.scalars(query))
 
 
-def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
+def _conditions(wanted: PaymentFilter) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
     if wanted.external_id is not None and wanted.tenant_id is None:
         # The index on external_id begins with the tenant.
@@ -111,7 +111,7 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
 def story_of(payment_id: UUID, *, with_bodies: bool = False) -> Story:
     """The payment with its events, exchanges and callbacks. Raises PaymentNotFound.
 
-    Bodies stay where they are unless they are asked for; then they come sealed.
+    Bodies are loaded only on request, and are still encrypted.
     """
     events = (
         select(PaymentEvent)
@@ -133,7 +133,7 @@ def story_of(payment_id: UUID, *, with_bodies: bool = False) -> Story:
 
 
 def refuse_other_merchant(session: Session, account_id: UUID, *, merchant: str) -> None:
-    """Raises ProviderAccountMoved if open payments of the account are for others than this one."""
+    """Raises ProviderAccountMoved if the account has open payments for another merchant."""
     others = select(func.count()).where(
         Payment.account_id == account_id,
         Payment.status == Status.PENDING,
@@ -147,10 +147,10 @@ def refuse_other_merchant(session: Session, account_id: UUID, *, merchant: str) 
 
 
 def recheck_payment(payment_id: UUID, *, actor: str) -> datetime:
-    """Have the open payment's next step taken now instead of later; when that is.
+    """Make the open payment's next step due now, if it isn't; returns when it is due.
 
-    As a callback does: it changes no status and sends nothing itself, so it may be asked for
-    at any time and any number of times. Raises PaymentNotFound, PaymentEnded.
+    Like a callback, it changes no status and sends nothing itself, so it may be repeated at any
+    time. Raises PaymentNotFound, PaymentEnded.
     """
     due_now = (
         update(Payment)

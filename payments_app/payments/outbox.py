@@ -1,8 +1,8 @@
-"""The outbox: events of payments are published some tenths of a second after they have committed.
+"""The outbox: payment events are published some tenths of a second after their commit.
 
-In one pass each gets its place in the feed, its words, what it covers, and its hashes. The words are frozen then: a later
-release that says more says it of later events only. The number is masked; whoever wants it whole, or
-the texts that the payer reads, asks for the payment.
+One pass gives each its position in the feed, its feed data, what it covers, and its hashes. The
+feed data is frozen then: fields of a later release are added to later events only. The payer's
+number is masked; a receiver that needs it whole, or the payer's texts, reads the payment.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from payments_app.webhooks.feed import Publication
 
 log = structlog.get_logger(__name__)
 
-# Published in one transaction; readers and deliveries wait for no longer.
+# Published in one transaction: readers and deliveries wait for no more than these.
 BATCH: Final = 200
-# One that can't be published is tried again after this, and no later event of its payment before it.
+# An event that can't be published is retried after this; its payment's later events wait.
 TRIED_AGAIN_S: Final = 60.0
-# Of so many payments this is remembered; beyond that all are tried again at once.
+# At most so many payments are remembered for this; above that all are retried at once.
 STUCK_MAX: Final = 1000
-# In the order of ids, which is that of the sequence within a payment: who adds an event holds its row.
+# In id order, which is sequence order within a payment: adding an event locks the payment's row.
 _UNPUBLISHED: Final = text(
     f"""
     SELECT e.id, e.event_id, e.tenant_id, e.mode, e.type, e.payment_id, e.sequence, e.status, e.stage,
@@ -54,7 +54,7 @@ _UNPUBLISHED: Final = text(
 
 
 class _Stuck:
-    """Payments with an event that can't be published, until it is tried again."""
+    """Payments with an event that can't be published, until its next try."""
 
     def __init__(self) -> None:
         self._until: dict[UUID, float] = {}
@@ -74,10 +74,10 @@ _stuck = _Stuck()
 
 
 def publish_outbox() -> int:
-    """Publish what has happened to payments since; how many events.
+    """Publish the payment events that are not published yet; how many.
 
-    0 while another process does it. One that can't be published, such as one of a currency that only
-    a later release knows, holds up its own payment's, and nobody else's.
+    0 while another process does it. One that can't be published, such as one in a currency that
+    only a later release knows, delays the events of its own payment only.
     """
     published = 0
     while batch := _publish_batch():
@@ -97,7 +97,7 @@ def _publish_batch() -> int:
 
 
 def _publications(rows: Iterable[Row[Any]]) -> Iterator[Publication]:
-    """Each linked to the event before it, which may be one of them."""
+    """Link each to the event before it, which may be in the same batch."""
     last: dict[UUID, tuple[int, str]] = {}
     stuck: set[UUID] = set()
     for row in rows:
@@ -116,7 +116,8 @@ def _publications(rows: Iterable[Row[Any]]) -> Iterator[Publication]:
         if row.sequence == 1:
             previous = chain_hash(PAYMENTS, *row.asked)
         if previous is None:
-            # Somebody has removed it. The others are not to wait; `flask audit verify` names it.
+            # The event before it was removed. Others must not wait; `flask audit verify` reports
+            # it.
             log.error("payment_event.unlinked", event_number=row.id)
             previous = BEGINNING
         own = chain_hash(EVENTS, previous, *row.fields)
@@ -125,7 +126,7 @@ def _publications(rows: Iterable[Row[Any]]) -> Iterator[Publication]:
 
 
 def _words(row: Row[Any]) -> dict[str, Any]:
-    # What it ended with is known from the end on, which is the only event that tells it.
+    # The failure is known from the end on, and only the final event shows it.
     failure_code = row.failure_code if row.status == Status.FAILED else None
     return {
         "payment_id": str(row.payment_id),
@@ -139,7 +140,7 @@ def _words(row: Row[Any]) -> dict[str, Any]:
         "provider": row.provider,
         "provider_reference": str(row.reference),
         "metadata": row.metadata,
-        # The code alone is for receivers of before `failure` was told whole.
+        # The code alone is for receivers older than the `failure` object.
         "failure_code": failure_code,
         "failure": failure_document(failure_code, row.failure_provider_code),
         "provider_transaction_id": (

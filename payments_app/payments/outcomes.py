@@ -1,4 +1,4 @@
-"""What an answer of the provider makes of a payment: wait, ask again, send again, or end.
+"""Decides what a provider's answer does to a payment: wait, check again, send again, or end.
 
 Runs in the transaction that stores the answer. Only evidence ends a payment.
 """
@@ -31,7 +31,7 @@ from payments_app.providers.contract import Capabilities, FailureCode, Observati
 
 log = structlog.get_logger(__name__)
 
-# Submissions of one payment without effect; a power of two.
+# Log from this many submissions without effect; a power of two.
 NOT_SENT_LOGGED: Final = 4
 
 
@@ -42,15 +42,15 @@ def apply_result(
     exchange_id: int | None,
     gateway: PaymentGateway,
 ) -> None:
-    """Move the payment if the claim is still ours; else the answer is evidence, and no more."""
+    """Apply the result if the claim is still valid; otherwise the answer is evidence only."""
     claim, seen = result.claim, result.seen
     if payment.generation != claim.generation or payment.is_final:
         count_fenced(batch.session)
         log.warning("payment.zombie_write", verdict=seen.verdict)
         note_contradiction(batch, payment, seen.verdict)
         return
-    # A callback came while the payment was in hand: the claim had taken the mark away, and had put
-    # the time to the end of its lease. The callback has put it to when it wants the next question.
+    # The claim cleared `hinted` and set the time to its lease's end. If a callback was received
+    # since, it has set `hinted`, and the time to when it wants the next status check.
     hinted, wanted_at = payment.hinted, payment.next_action_at
     payment.lease_until = None
     match claim.step:
@@ -61,7 +61,7 @@ def apply_result(
         case never:
             assert_never(never)
     if hinted and payment.next_action_at is not None and payment.next_step == Step.CHECK:
-        # It goes first, but no callback makes it earlier than the provider has asked for.
+        # It goes first, but a callback never makes it earlier than the provider's Retry-After.
         asked_s = min(seen.retry_after_s or 0.0, retry.RETRY_AFTER_MAX_S)
         payment.next_action_at = max(wanted_at or batch.now, batch.now + timedelta(seconds=asked_s))
 
@@ -73,7 +73,7 @@ def _record_submission(
     exchange_id: int | None,
     gateway: PaymentGateway,
 ) -> None:
-    # Once any submission may have arrived the stage has left SUBMITTING for good.
+    # Once a submission may have arrived, the stage is never SUBMITTING again.
     first_to_leave = payment.stage == Stage.SUBMITTING
     match seen.verdict:
         case Verdict.PENDING | Verdict.DUPLICATE:
@@ -83,12 +83,12 @@ def _record_submission(
         case Verdict.REFUSED | Verdict.FAILED if _is_alone(batch, payment):
             settle(batch, payment, seen, exchange_id)
         case Verdict.NOT_SENT if first_to_leave and _may_go_again(payment, seen, gateway):
-            payment.apply(Event.HANDED_BACK, batch.now)
+            payment.apply(Event.NOT_SENT, batch.now)
             _log_not_sent(payment, seen)
             delay = retry.submit_delay_s(payment.submissions, seen.retry_after_s)
             _act_again(payment, Step.SUBMIT, batch.now, delay)
         case Verdict.NOT_SENT | Verdict.REFUSED | Verdict.FAILED:
-            # Something may have arrived, and this answer proves nothing about that.
+            # A request may have arrived, and this answer proves nothing about that.
             if first_to_leave:
                 move(batch, payment, Event.UNKNOWN, reason="sent_before")
             delay = retry.submit_delay_s(payment.submissions, seen.retry_after_s)
@@ -101,10 +101,10 @@ def _record_submission(
 
 
 def distrusted(seen: Observation) -> Observation:
-    """What is said to another merchant than the payment was accepted for.
+    """A result for another merchant than the payment was accepted for.
 
-    That a reference is there still proves it; that it isn't there proves nothing, or we would
-    send it a second time, for another merchant.
+    A reference that is found there still proves it. One that isn't found proves nothing; else we
+    would send the payment a second time, for another merchant.
     """
     if seen.verdict is Verdict.NOT_FOUND:
         return replace(seen, verdict=Verdict.UNKNOWN, reason="merchant_changed")
@@ -112,7 +112,7 @@ def distrusted(seen: Observation) -> Observation:
 
 
 def _log_not_sent(payment: Payment, seen: Observation) -> None:
-    """That once or twice nothing left is usual; then a line each time it was twice as often."""
+    """Log at 4, 8, 16 … submissions without effect: one or two are usual."""
     tries = payment.submissions
     if tries >= NOT_SENT_LOGGED and tries & (tries - 1) == 0:
         log.warning(
@@ -121,14 +121,14 @@ def _log_not_sent(payment: Payment, seen: Observation) -> None:
 
 
 def _is_alone(batch: WriteBatch, payment: Payment) -> bool:
-    """Whether this submission is the only one of which a request can have left."""
+    """Whether this is the only submission of which a request can have been sent."""
     return payment.stage == Stage.SUBMITTING and not may_have_left_before(batch, payment)
 
 
 def _may_go_again(payment: Payment, seen: Observation, gateway: PaymentGateway) -> bool:
-    """Whether what had no effect may simply be sent again.
+    """Whether a submission without effect may simply be sent again.
 
-    A throttled request did leave: where a reference that is sent twice may charge twice, we only ask.
+    A throttled request was sent: if a repeated reference may charge twice, we only check.
     """
     if not seen.requests_left:
         return True
@@ -136,7 +136,7 @@ def _may_go_again(payment: Payment, seen: Observation, gateway: PaymentGateway) 
 
 
 def _record_taken(batch: WriteBatch, payment: Payment, seen: Observation) -> None:
-    """The provider has it: now, or since an earlier submission, which the next question confirms."""
+    """The provider has it, now or from an earlier submission: the next check confirms that."""
     is_duplicate = seen.verdict is Verdict.DUPLICATE
     if not (is_duplicate and payment.stage == Stage.UNKNOWN):
         move(batch, payment, Event.PENDING, reason=seen.reason)
@@ -165,19 +165,19 @@ def _record_check(
             move(batch, payment, Event.UNKNOWN, reason=seen.reason)
             _act_again(payment, Step.CHECK, batch.now, delay)
         case Verdict.UNKNOWN | Verdict.NOT_SENT | Verdict.DUPLICATE | Verdict.REFUSED:
-            # No news: what was known stays known.
+            # This proves nothing: the state stays.
             _act_again(payment, Step.CHECK, batch.now, delay)
         case never:
             assert_never(never)
 
 
 def _record_not_found(batch: WriteBatch, payment: Payment, capabilities: Capabilities) -> None:
-    """The provider has nothing under our reference, yet: a 404 alone never ends a payment."""
+    """The provider has nothing under our reference yet. A 404 alone never ends a payment."""
     age_s = _age_s(payment, batch.now)
     if age_s >= capabilities.visible_after_s and (refusal := standing_refusal(batch, payment)):
         _end(batch, payment, Event.FAILED, refusal, reason="refused_and_not_found")
         return
-    # What an outage kept from leaving, however often, is no reason to wait longer now.
+    # Submissions that an outage kept from being sent don't make this wait longer.
     sent = possible_submissions(batch, payment)
     resend_after_s = retry.resend_after_s(capabilities.resend_after_s, sent)
     move(batch, payment, Event.UNKNOWN, reason="not_found")
@@ -188,10 +188,10 @@ def _record_not_found(batch: WriteBatch, payment: Payment, capabilities: Capabil
 
 
 def settle(batch: WriteBatch, payment: Payment, seen: Observation, exchange_id: int | None) -> None:
-    """End the payment on the provider's word, which is stored as `exchange_id`."""
+    """End the payment on the provider's answer, which is stored as `exchange_id`."""
     if seen.verdict is Verdict.SUCCESSFUL and seen.amount not in (None, payment.money):
-        # Paid, but not what was asked: no clock and no guess of ours ends this one. Asked again
-        # as often as any other: an answer that was garbled once must not cost half an hour.
+        # Paid, but another amount: no timeout and no guess ends this one. It is checked as often as
+        # any other: a single garbled answer must not cost half an hour.
         log.error("payment.amount_contradicted")
         move(batch, payment, Event.UNKNOWN, reason="amount_contradicted")
         _act_again(payment, Step.CHECK, batch.now, retry.check_delay_s(_age_s(payment, batch.now)))
@@ -220,7 +220,7 @@ def _end(
 
 
 def move(batch: WriteBatch, payment: Payment, event: Event, *, reason: str) -> None:
-    """Apply the event; when it changed anything, it becomes a line of the payment's story."""
+    """Apply the event; if it changed anything, append it to the payment's history."""
     if payment.apply(event, batch.now):
         append_to_batch(batch, payment, event, data={"reason": reason})
 
@@ -231,5 +231,5 @@ def _act_again(payment: Payment, step: Step, now: datetime, delay_s: float) -> N
 
 
 def _age_s(payment: Payment, now: datetime) -> float:
-    """Seconds since the last submission was claimed: what the provider hides of an earlier one is older."""
+    """Seconds since the last submission was claimed. All earlier ones are older."""
     return (now - payment.submitted_at).total_seconds() if payment.submitted_at else 0.0

@@ -1,4 +1,4 @@
-"""A payment's history: one line for each change, in the transaction of the change."""
+"""A payment's history: one event for each change, in the transaction of the change."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from payments_app.webhooks.model import PaymentEvent
 
 log = structlog.get_logger(__name__)
 
-# Who made it happen, when it was no request.
+# The actor when no request caused it.
 ENGINE: Final = "engine"
 
 
@@ -28,19 +28,19 @@ def append_event(
     request_id: str | None = None,
     data: dict[str, Any] | None = None,
 ) -> None:
-    """Add the next line. `data` holds no number, no secret, no text of the tenant's."""
+    """Add the next event. `data` has no number, no secret, no text of the tenant's."""
     session.add(PaymentEvent(**_line(payment, event, actor, request_id, data)))
 
 
 def append_to_batch(
     batch: WriteBatch, payment: Payment, event: Event, *, data: dict[str, Any]
 ) -> None:
-    """The same, by the engine, on a batch with others."""
+    """The same for a write batch, with the engine as actor."""
     batch.events.append(_line(payment, event, ENGINE, None, data))
 
 
 def note_contradiction(batch: WriteBatch, payment: Payment, verdict: Verdict) -> None:
-    """A late answer that says otherwise than the end we recorded: told, and nothing is changed."""
+    """Record a late answer that contradicts the recorded end. It changes nothing else."""
     ends = {Verdict.SUCCESSFUL: Status.SUCCESSFUL, Verdict.FAILED: Status.FAILED}
     if payment.is_final and ends.get(verdict, payment.status) != payment.status:
         log.error("payment.contradicted", verdict=verdict)

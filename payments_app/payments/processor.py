@@ -1,8 +1,8 @@
-"""A payment's life after it was accepted, top to bottom: claim, submit or check, record, settle.
+"""Processes payments after acceptance: claim, submit or check, record, settle.
 
-With acceptance.py and outcomes.py what moves a payment's status. Each step is its own transaction; the network
-is only ever between two of them. What is about to be done is committed before it is done, so
-that a crash anywhere is answered by asking the provider.
+Only this module, acceptance.py and outcomes.py change a status. Each step is its own transaction;
+network calls happen only between two. The intent is committed before the call: after a crash at any
+point, a status check at the provider shows what happened.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from payments_app.kernel import metrics, tracing
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, snapshot, transaction
 from payments_app.kernel.errors import GatewayError
+from payments_app.kernel.http import LeaseLost
 from payments_app.kernel.jobs import Job, enqueue, notify
 from payments_app.kernel.postgres import is_transient
-from payments_app.kernel.wire import LeaseLost
 from payments_app.payments import retry
 from payments_app.payments.account_slots import AccountSlots, step_of
 from payments_app.payments.claims import LEASE, Claim, lease_from, renewed
@@ -42,24 +42,24 @@ from payments_app.payments.exchange_pool import ExchangePool, ExchangeResult
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.outcomes import apply_result, distrusted, move
+from payments_app.payments.spans import note_outcome, payment_span, resume_span
 from payments_app.payments.states import Event, Stage, Step
-from payments_app.payments.trail import back_on_trail_of, note_outcome, on_trail_of
 from payments_app.payments.write_batch import WriteBatch
 from payments_app.providers.contract import Observation, Provider, ProviderAccount, Verdict
 from payments_app.providers.submission import (
-    QuestionWire,
-    SubmissionWire,
+    QuestionClient,
+    SubmissionClient,
     prepare_through,
     submit_through,
 )
 
 log = structlog.get_logger(__name__)
 
-# A payment whose tenant is held is looked at again after this; it goes on within that time.
+# A held tenant's payment is polled again after this; once released, it waits at most this long.
 HELD_LOOK: Final = timedelta(seconds=30)
-# So is one that can't be claimed, for a fault in its rows that a person has to mend.
+# The same for a payment that can't be claimed: a person must repair its rows.
 NOT_CLAIMED_LOOK: Final = timedelta(seconds=60)
-# Looks for one claim: other workers may take what was found. The next call finds what is left then.
+# Queries for one claim: other workers may claim the rows first. The next call finds what is left.
 LOOKS_MAX: Final = 8
 
 
@@ -72,11 +72,11 @@ def process_due(
     slots: AccountSlots | None = None,
     unrecorded: list[ExchangeResult] | None = None,
 ) -> int:
-    """Do what is due until nothing is, several payments at a time; how many it did.
+    """Process due payments until none is left, several at a time; returns how many.
 
     Claim at most one payment per free slot of the pool, so that no lease ages in a queue. A slow
-    exchange blocks only its slot, and a slow account only its own: `slots` has those. `unrecorded`
-    keeps for the next call what could not be written yet.
+    exchange blocks only its slot, and a slow account only its own: `slots` counts those.
+    `unrecorded` keeps for the next call what could not be written yet.
     """
     slots = slots or AccountSlots()
     unrecorded = [] if unrecorded is None else unrecorded
@@ -92,13 +92,13 @@ def process_due(
         if pool.is_idle:
             return done
         if claims and not pool.free_slots and not has_notified:
-            # More may be due than there are slots here: other workers help, each until nothing is.
+            # More may be due than there are slots here: other workers help until nothing is due.
             notify(Job.PROCESS_DUE)
             has_notified = True
 
 
 def _claim_due(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> list[Claim]:
-    """Take what is due, in turns. No others wait for it, and what others have is left out."""
+    """Claim due payments, in fair turns. Blocks no other worker; skips rows that others hold."""
     for _ in range(LOOKS_MAX):
         shares = _shares(limit, gateway, slots) if limit else {}
         if not shares:
@@ -106,14 +106,14 @@ def _claim_due(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> list
         found, claims = _claim(shares)
         if claims:
             return claims
-        # Others were quicker, and more may be due. But each look takes of the rate of questions.
+        # Others claimed them first: query again. Not for checks alone: a query uses up their rate.
         if not found and all(step_of(queue) is Step.CHECK for queue in shares):
             break
     return []
 
 
 def _claim(shares: Mapping[Queue, int]) -> tuple[int, list[Claim]]:
-    """How many due payments were found, and the claims of those that may be acted on."""
+    """Returns how many due payments were found, and the claims of those that may be processed."""
     taken_at = boot_seconds()
     held_at: dict[UUID, datetime | None] = {}
     try:
@@ -129,7 +129,7 @@ def _claim(shares: Mapping[Queue, int]) -> tuple[int, list[Claim]]:
 
 
 def _claim_one_by_one(held_at: Mapping[UUID, datetime | None]) -> list[Claim]:
-    """One that can't be claimed, as somebody has removed its events, must not stop the rest."""
+    """A payment that can't be claimed, e.g. without its events, must not stop the others."""
     claims: list[Claim] = []
     for payment_id, held in held_at.items():
         taken_at = boot_seconds()
@@ -156,14 +156,14 @@ def _take_all(session: Session, due: Sequence[Due], taken_at: float) -> list[Cla
         if held_at is None or payment.next_step != Step.SUBMIT:
             claims.append(_take(batch, payment, taken_at))
         else:
-            # The tenant is held: nothing new leaves for it.
+            # The tenant is held: no new submission is sent for it.
             payment.next_action_at = now + HELD_LOOK
     batch.write()
     return claims
 
 
 def _shares(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> dict[Queue, int]:
-    """How many of each queue are claimed now. A question that may not leave yet is not claimed."""
+    """How many payments of each queue to claim now. Checks above the rate limit are left out."""
     with snapshot(EVERY_TENANT, by_index=True) as connection:
         waiting = waiting_queues(connection, limit)
     shares = slots.share_out(limit, waiting, gateway.pace.is_open)
@@ -185,7 +185,7 @@ def _shares(limit: int, gateway: PaymentGateway, slots: AccountSlots) -> dict[Qu
 def _in_slot(
     claim: Claim, gateway: PaymentGateway, slots: AccountSlots, *, caused_by: str | None
 ) -> ExchangeResult:
-    """On any thread: the claimed step. The account's slot is free once it is done."""
+    """Carry out the claimed step, on any thread. Releases the account's slot at the end."""
     with slots.held(claim.account, claim.step):
         began = boot_seconds()
         result = carry_out(claim, gateway, caused_by=caused_by)
@@ -200,14 +200,14 @@ def _take(batch: WriteBatch, payment: Payment, taken_at: float) -> Claim:
     payment.hinted = False
     match step:
         case Step.SUBMIT:
-            # From here on it may have been sent: whoever comes after a crash asks first.
+            # From here on it may have been sent: after a crash, the next worker checks its status.
             payment.apply(Event.SUBMITTING, now)
             payment.next_step = Step.CHECK
             payment.submissions += 1
             payment.submitted_at = now
             open_submission(batch, payment)
         case Step.CHECK if payment.stage == Stage.SUBMITTING:
-            # The worker that was to send it has not come back.
+            # The worker that claimed the submission has recorded no result.
             move(batch, payment, Event.UNKNOWN, reason="worker_lost")
         case Step.CHECK:
             pass
@@ -219,49 +219,48 @@ def _take(batch: WriteBatch, payment: Payment, taken_at: float) -> Claim:
 def carry_out(
     claim: Claim, gateway: PaymentGateway, *, caused_by: str | None = None
 ) -> ExchangeResult:
-    """Take the claimed step with the provider: what it proved. On any thread, and it never fails.
+    """Carry out the claimed step at the provider, on any thread. Never raises.
 
     `caused_by`: the span of the notification.
     """
-    with on_trail_of(claim, caused_by=caused_by) as span:
+    with payment_span(claim, caused_by=caused_by) as span:
         seen = _seen(claim, gateway)
         note_outcome(seen)
         return ExchangeResult(claim, seen, span)
 
 
 def _seen(claim: Claim, gateway: PaymentGateway) -> Observation:
-    counted = SubmissionWire(gateway.wire(claim.lease))
+    counted = SubmissionClient(gateway.http_client(claim.lease))
     try:
         return _observe(claim, gateway, counted)
     except LeaseLost:
-        # Nothing was sent. The row is another worker's by now, or waits for one.
+        # Nothing was sent. Another worker has claimed the row by now, or will.
         log.warning("payment.lease_lost", generation=claim.generation)
         return Observation(Verdict.NOT_SENT, "lease_lost")
     except GatewayError as error:
-        # No adapter or no account any more: someone has to act, and nothing was sent.
+        # The adapter or the account is gone: an operator must act. Nothing was sent.
         log.error("payment.account_unavailable", code=error.code)
         return Observation(
             Verdict.NOT_SENT, "account_unavailable", retry_after_s=retry.ACCOUNT_MISSING_S
         )
     except Exception:
-        # A fault in an adapter, or of our database, must not stop the other payments.
+        # A fault in an adapter or in our database must not stop the other payments.
         log.exception("payment.adapter_failed")
         if claim.step is Step.SUBMIT and counted.nothing_began:
             return Observation(Verdict.NOT_SENT, "not_ready", requests_left=0)
         return Observation(Verdict.UNKNOWN, "adapter_failed")
 
 
-def _observe(claim: Claim, gateway: PaymentGateway, counted: SubmissionWire) -> Observation:
-    """Go out: account, token, then the one exchange. No transaction is open.
+def _observe(claim: Claim, gateway: PaymentGateway, counted: SubmissionClient) -> Observation:
+    """Open the account, get a token, make the one exchange. No transaction is open.
 
-    Raises LeaseLost when there was no time left to send, and a GatewayError when the rail or
-    the account is gone.
+    Raises LeaseLost if no time was left to send; GatewayError if provider or account is gone.
     """
     payment = claim.payment
     provider = gateway.registry.get(payment.provider)
     account = gateway.account_of(payment)
     if provider.merchant(account) != payment.merchant:
-        # We may remember it from before a change that the acceptance knew of.
+        # The cached account may be older than a change that the acceptance has used already.
         account = gateway.account_of(payment, anew=True)
     is_other_merchant = provider.merchant(account) != payment.merchant
     if is_other_merchant:
@@ -272,7 +271,7 @@ def _observe(claim: Claim, gateway: PaymentGateway, counted: SubmissionWire) -> 
         )
     gateway.pace.advise(account.key, provider.terms(account).checks_per_s)
     seen, calls = _exchanged(claim, gateway, counted, provider, account)
-    # Where there was no token nothing was asked. How long to wait for one, tokens.py says.
+    # None: there was no token. tokens.py decides how long to wait for one.
     if calls is not None:
         gateway.pace.learn(account.key, claim.step, seen, calls)
     return distrusted(seen) if is_other_merchant else seen
@@ -281,21 +280,21 @@ def _observe(claim: Claim, gateway: PaymentGateway, counted: SubmissionWire) -> 
 def _exchanged(
     claim: Claim,
     gateway: PaymentGateway,
-    counted: SubmissionWire,
+    counted: SubmissionClient,
     provider: Provider,
     account: ProviderAccount,
 ) -> tuple[Observation, int | None]:
-    """Token, then the one exchange; and how many calls a question took, None without a token."""
+    """Get a token, then make the one exchange; also returns how many calls it took, None without a token."""
     payment = claim.payment
     not_ready = prepare_through(counted, provider, account)
     if not_ready is not None:
         return not_ready, None
-    counted.wire = gateway.wire(renewed(claim))
+    counted.http_client = gateway.http_client(renewed(claim))
     order = gateway.order_for(payment)
     if claim.step is Step.SUBMIT:
         seen = submit_through(counted, provider, order, account)
         return count_answer(payment, claim.step, seen), 1
-    question = QuestionWire(counted.wire)
+    question = QuestionClient(counted.http_client)
     seen = provider.check(order, account, question)
     return count_answer(payment, claim.step, seen), question.calls
 
@@ -308,13 +307,13 @@ def record(
     gateway: PaymentGateway,
     unrecorded: list[ExchangeResult] | None = None,
 ) -> None:
-    """Write the results in one transaction. What can't be written takes nothing with it.
+    """Write the results in one transaction. A result that can't be written stops no other.
 
-    `unrecorded` has those of an earlier call, which are written too, and gets those for a later one,
-    whose payments are locked, or the database was away. Raises what the first of the others has met.
+    `unrecorded` has those of an earlier call, written too, and keeps those for a later one: their
+    payments are locked, or the database is unavailable. Raises the first other error.
     """
     unrecorded = [] if unrecorded is None else unrecorded
-    # Once its lease is over, another worker asks.
+    # Once the lease is over, another worker checks the status.
     earlier = [one for one in unrecorded if one.claim.lease.remaining_s() > 0]
     unrecorded[:] = [*earlier, *results]
     if not unrecorded:
@@ -335,9 +334,9 @@ def record(
 def _record_batch(
     earlier: Sequence[ExchangeResult], results: Sequence[ExchangeResult], gateway: PaymentGateway
 ) -> list[ExchangeResult]:
-    """Once more after an error that says nothing about the rows: a connection that was lost, a lock.
+    """Retry once after an error not caused by the rows: a lost connection, a lock.
 
-    Returns those whose payments somebody else has locked for longer than a moment.
+    Returns the results whose payments somebody else keeps locked for longer than a moment.
     """
     if not earlier:
         try:
@@ -346,14 +345,14 @@ def _record_batch(
             if not is_transient(error):
                 raise
             log.warning("payments.record_repeated", error=type(error).__name__, count=len(results))
-    # A commit whose answer was lost may have succeeded.
+    # A commit may have succeeded although its response was lost.
     with transaction(EVERY_TENANT) as session:
         left = without_stored(session, [*earlier, *results])
     return _record_together(left, gateway, skip_locked=True) if left else []
 
 
 def _record_one_by_one(gateway: PaymentGateway, unrecorded: list[ExchangeResult]) -> None:
-    """Each in its own transaction. Keeps in `unrecorded` what may be written later."""
+    """Write each in its own transaction. Keeps in `unrecorded` what may be written later."""
     failed: list[Exception] = []
     locked: list[ExchangeResult] = []
     try:
@@ -363,7 +362,7 @@ def _record_one_by_one(gateway: PaymentGateway, unrecorded: list[ExchangeResult]
             except Exception as error:
                 if is_transient(error):
                     raise
-                with back_on_trail_of(unrecorded[0]):
+                with resume_span(unrecorded[0]):
                     log.exception("payment.not_recorded")
                 failed.append(error)
             del unrecorded[0]
@@ -376,16 +375,16 @@ def _record_one_by_one(gateway: PaymentGateway, unrecorded: list[ExchangeResult]
 def _record_together(
     results: Sequence[ExchangeResult], gateway: PaymentGateway, *, skip_locked: bool = False
 ) -> list[ExchangeResult]:
-    """In one transaction; with `skip_locked` but for those whose payments are locked, which it returns."""
+    """Write in one transaction. With `skip_locked`, skip and return those of locked payments."""
     with transaction(EVERY_TENANT) as session:
         enqueue(session, Job.DISPATCH_WEBHOOKS)
         ids = {result.claim.payment.id for result in results}
         payments, now = locked_payments(session, ids, skip_locked=skip_locked)
         ours = [result for result in results if result.claim.payment.id in payments]
         batch = WriteBatch(session, now)
-        stored = store_exchanges(batch, ours, payments, gateway.vault)
+        stored = store_exchanges(batch, ours, payments, gateway.keyring)
         for result, exchange_id in zip(ours, stored, strict=True):
-            with back_on_trail_of(result):
+            with resume_span(result):
                 payment = payments[result.claim.payment.id]
                 apply_result(batch, payment, result, exchange_id, gateway)
         batch.write()

@@ -1,4 +1,4 @@
-"""Reads: one payment, a page of them, its history. Always of one tenant and mode."""
+"""Reads: one payment, a page of them, its events. Always of one tenant and mode."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import defer
 
 from payments_app.kernel.database import transaction
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.kernel.vault import Vault
 from payments_app.payments.errors import CursorInvalid, PaymentNotFound
 from payments_app.payments.model import Payment
 from payments_app.payments.payers import payer_index
@@ -27,7 +27,7 @@ PAGE_MAX: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class PaymentFilter:
-    """What to look for; None doesn't filter. Times are of creation: from included, to not."""
+    """The filter; None matches any. Times of creation: `created_from` <= time < `created_to`."""
 
     status: str | None = None
     payer: Msisdn | None = None
@@ -47,7 +47,7 @@ class PaymentPage:
 
 
 def find_payment(caller: Caller, payment_id: UUID) -> Payment:
-    """Raises PaymentNotFound, for another tenant's or mode's too."""
+    """Raises PaymentNotFound, also for a payment of another tenant or mode."""
     with transaction(caller.tenant_id) as session:
         payment = session.scalars(_own(caller).where(Payment.id == payment_id)).first()
     if payment is None:
@@ -65,7 +65,7 @@ def find_id(tenant_id: UUID, mode: str, external_id: str | None) -> UUID | None:
 
 
 def find_events(caller: Caller, payment_id: UUID, *, after: int, limit: int) -> list[PaymentEvent]:
-    """The payment's history in its order, from behind sequence `after`. Raises PaymentNotFound."""
+    """The payment's events in order, after sequence `after`. Raises PaymentNotFound."""
     find_payment(caller, payment_id)
     with transaction(caller.tenant_id) as session:
         return list(
@@ -84,13 +84,13 @@ def find_events(caller: Caller, payment_id: UUID, *, after: int, limit: int) -> 
 
 
 def list_payments(
-    caller: Caller, wanted: PaymentFilter, *, limit: int, cursor: str | None, vault: Vault
+    caller: Caller, wanted: PaymentFilter, *, limit: int, cursor: str | None, keyring: TenantKeyring
 ) -> PaymentPage:
-    """A page, newest first. Raises CursorInvalid, VaultClosed."""
+    """A page, newest first. Raises CursorInvalid, DataKeyUnreadable."""
     query = _filtered(_own(caller), wanted)
     if wanted.payer is not None:
         query = query.where(
-            Payment.payer_index == payer_index(vault, caller.tenant_id, wanted.payer)
+            Payment.payer_index == payer_index(keyring, caller.tenant_id, wanted.payer)
         )
     if cursor is not None:
         query = query.where(tuple_(Payment.created_at, Payment.id) < _read_cursor(cursor))

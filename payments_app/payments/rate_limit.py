@@ -1,10 +1,10 @@
-"""How often each account at a provider may be asked for a status, over all workers of the installation.
+"""Limits the status checks of each account at a provider, over all workers of the installation.
 
-The rate begins at what the adapter advises. It rises by one question a second for each second in which
-it is what holds questions back and the answers are quick. When the provider says "too many", it falls
-by half the share of questions that heard so of late, as RFC 8257 has it: one in a hundred is no reason
-to ask half as often. Retry-After closes the account until then, unless it is short and rare: no
-callback opens it.
+The rate starts at what the adapter advises. It rises by one check a second for each second in which
+it delays checks and the answers are quick. When the provider says "too many", it falls by half the
+share of recent checks that were so refused, as in RFC 8257: one in a hundred is no reason to halve
+the rate. Retry-After closes the account until then, unless it is short and rare: a callback doesn't
+open it.
 """
 
 from __future__ import annotations
@@ -27,33 +27,34 @@ from payments_app.providers.contract import AccountKey, Observation, Verdict
 
 log = structlog.get_logger(__name__)
 
-# Questions that were not asked for so long may be asked at once.
+# Allowance that was not used for up to this time may be used at once.
 BURST_S: Final = 1.2
-# What is worth so long is handed out together: to claim and record questions one by one costs a worker
-# several times as much. Workers look for work as often.
+# Checks are granted in batches worth this time: to claim and record them one by one costs a worker
+# several times as much. Workers poll as often.
 BATCH_S: Final = 1.0
-# However often a provider refuses: one question in two seconds finds out when it takes them again.
+# However often a provider refuses: one check in two seconds finds out when it accepts them again.
 RATE_MIN: Final = 0.5
-# Of several refusals that come together, one counts.
+# Of several refusals within this time, one counts.
 FALL_EVERY_S: Final = 1.0
-# How much of what was answered counts half after this long, when the share of refusals is looked at.
+# The half-life of an answer in the share of refusals.
 SHARE_HALVES_S: Final = 2.0
 # An answer within this time lets the rate rise.
 QUICK_S: Final = 1.0
-# Whatever is told to come back so soon waits for itself alone, as long as few are told so: that is a
-# hiccup, and no limit of the account's. What is told a longer time, or a larger share of late, closes it.
+# A Retry-After up to this delays only its own payment, as long as few answers have one: a hiccup,
+# no limit of the account's. A longer one, or a larger recent share, closes the account.
 SHORT_S: Final = 2.0
 CLOSING_SHARE: Final = 0.25
-# What was learned of an account that nothing is asked of is forgotten after this long.
+# The state of an account without checks is deleted after this time.
 FORGOTTEN_S: Final = 3600
-# While Redis is away or hangs, it is asked this often: no claim waits for it each time.
+# While Redis is unavailable or hangs, it is tried this often, so that not every claim waits for it.
 AVOID_S: Final = 5.0
-# Accounts that a process remembers; beyond that it forgets all, which is only less than it knew.
+# Accounts that a process remembers; above that it drops all, and only knows less.
 REMEMBERED_MAX: Final = 10_000
-# For each key: advice ('' for none), questions wanted, quick answers, calls beyond the first of a
-# question, what part of the rate is left (1 for all of it), and for how many ms questions and submissions are to wait. Told for
-# each: questions granted; ms until the next ones; ms until submissions may leave; the rate, in
-# thousandths, -1 for none. A repeated call grants once more what nobody uses: that costs some slots.
+# Arguments for each key: advice ('' for none), checks wanted, quick answers, calls beyond the first
+# of a check, what part of the rate is left (1 for all), and for how many ms checks and submissions
+# must wait. Returned for each: checks granted; ms until the next; ms until submissions may be sent;
+# the rate in thousandths, -1 for none. A repeated call grants again what nobody uses: that costs
+# some slots.
 _SHARE: Final = """
 local ceiling, least = tonumber(ARGV[1]), tonumber(ARGV[2])
 local burst, batch = tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -118,14 +119,14 @@ return told
 
 @dataclass(slots=True)
 class _Recent:
-    """How many were answered of late and how many of them refused, as of an instant of boot_seconds."""
+    """Decaying counts of recent answers and refusals, as of `counted_at` (boot_seconds)."""
 
     answered: float = 0.0
     refused: float = 0.0
     counted_at: float = 0.0
 
     def count(self, *, refused: bool, now: float) -> float:
-        """One more. Returns the share of those that were refused."""
+        """Count one more answer. Returns the share of those that were refused."""
         fades = 0.5 ** ((now - self.counted_at) / SHARE_HALVES_S)
         self.counted_at = now
         self.answered = self.answered * fades + 1
@@ -135,11 +136,10 @@ class _Recent:
 
 @dataclass(slots=True)
 class _Known:
-    """What this process knows of an account. Instants of boot_seconds.
+    """What this process knows of an account. Times are boot_seconds.
 
-    `advice`: what the adapter advises. `rate`: what Redis told last, None for no limit.
-    `quick`, `extra`: what has happened since Redis was told. `fell_at`: when the rate fell, without
-    Redis.
+    `advice`: what the adapter advises. `rate`: the last one from Redis, None for no limit.
+    `quick`, `extra`: counts not yet sent to Redis. `fell_at`: when the rate fell, without Redis.
     """
 
     advice: float | None = None
@@ -156,7 +156,7 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Report:
-    """What Redis is told about an account, and asked for."""
+    """What is sent to Redis about an account, and the checks wanted."""
 
     wanted: int = 0
     rate_left: float = 1.0
@@ -165,36 +165,36 @@ class _Report:
 
 
 class AccountPace:
-    """The rate of questions for each account: shared in Redis, each process alone while that is away."""
+    """The rate of status checks per account: shared in Redis, per process while that is away."""
 
     def __init__(self, redis: Redis, *, ceiling: float) -> None:
-        """`ceiling`: no account with a limit is asked more often in a second."""
+        """`ceiling`: the highest rate per second of any account that has a limit."""
         self._script = Script(redis, _SHARE)
         self._ceiling = ceiling
-        # Guards what is known: threads that ask providers learn beside the one that claims.
+        # Guards what is known: threads that call providers update it while another thread claims.
         self._lock = threading.Lock()
         self._known: dict[AccountKey, _Known] = {}
         self._avoid_until = 0.0
 
     def advise(self, account: AccountKey, checks_per_s: float | None) -> None:
-        """What the adapter says of the account; None for no limit."""
+        """Set the rate that the adapter advises; None for no limit."""
         known = self._of(account)
         known.advice = checks_per_s
 
     def is_open(self, account: AccountKey, step: Step) -> bool:
-        """Whether anything may leave now, as far as this process knows."""
+        """Whether anything may be sent now, as far as this process knows."""
         known = self._of(account)
         return boot_seconds() >= (known.submits_at if step is Step.SUBMIT else known.checks_at)
 
     def grant(self, wanted: Mapping[AccountKey, int]) -> dict[AccountKey, int]:
-        """How many questions of those wanted may leave now. They count, whether they leave or not.
+        """How many of the wanted status checks may be sent now. They count, sent or not.
 
-        Of each account it is also learned whether submissions may leave: see `is_open`.
+        Also updates, for each account, whether submissions may be sent: see `is_open`.
         """
         return self._exchange({account: _Report(count) for account, count in wanted.items()})
 
     def learn(self, account: AccountKey, step: Step, seen: Observation, calls: int) -> None:
-        """What came of a submission or a question that took so many calls."""
+        """Learn from the result of a submission, or of a status check that took `calls` calls."""
         known, is_check = self._of(account), step is Step.CHECK
         refused, asked_s = _is_refusal(seen), _asked_for_s(seen)
         with self._lock:
@@ -208,7 +208,7 @@ class AccountPace:
             rate_left = 1 - share / 2 if refused else 1.0
             report = _Report(rate_left=rate_left, checks_closed_s=closed_s)
         else:
-            # Anything else than a proven refusal may have been taken, and is asked about.
+            # Unless NOT_SENT is proven, the provider may have the payment: a status check follows.
             is_proven = seen.verdict is Verdict.NOT_SENT
             report = _Report(submits_closed_s=closed_s if is_proven else 0.0)
         if report != _Report():
@@ -269,7 +269,7 @@ class AccountPace:
         return {a: self._grant_here(known[a], report) for a, report in reports.items()}
 
     def _grant_here(self, known: _Known, report: _Report) -> int:
-        """Without Redis: the last rate that is known, for this process alone."""
+        """Without Redis: use the last known rate, for this process alone."""
         now = boot_seconds()
         with self._lock:
             if report.rate_left < 1 and now - known.fell_at >= FALL_EVERY_S:
@@ -293,9 +293,9 @@ class AccountPace:
 
 
 def _asked_for_s(seen: Observation) -> float:
-    """How long the provider asks us to wait. A pause of our own is none that it asks for."""
+    """How long the provider asks us to wait. A pause of our own doesn't count."""
     asked_s = seen.retry_after_s or 0.0
-    # Neither less than nothing nor no number is a time.
+    # Ignore negative numbers and NaN.
     return min(asked_s, RETRY_AFTER_MAX_S) if seen.http_status is not None and asked_s > 0 else 0.0
 
 

@@ -1,9 +1,9 @@
-"""After a restore: the database is older than the world. Nothing is sent until all is asked again.
+"""Recovery after a restore: nothing is sent until the provider was asked about open payments.
 
-What was accepted or sent since the backup isn't in it. So each open payment counts as perhaps sent,
-and no tenant's payments are submitted until the provider has been asked about theirs. A key that
-was used since the backup has the same reference when it is used again: see acceptance.py. So for some
-days the refusal of a new payment's only request may not be of the only one: see evidence.py.
+What was accepted or sent since the backup isn't in it. So each open payment counts as possibly
+sent, and no tenant's payments are submitted until the provider has answered about all of its open
+ones. A key used since the backup gives the same reference when it is used again: see acceptance.py.
+So for some days a new payment's only request may not be the only one: see evidence.py.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ from payments_app.webhooks.feed import leave_gap
 log = structlog.get_logger(__name__)
 
 BATCH: Final = 500
-# What isn't an answer about the payment.
+# Verdicts that are no answer about the payment.
 _NO_ANSWER: Final = (Verdict.UNKNOWN, Verdict.NOT_SENT)
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """A tenant that is held for a restore. `waiting`: open payments nobody was told about yet."""
+    """A tenant that is held for a restore. `waiting`: open payments without an answer yet."""
 
     tenant: Tenant
     open: int
@@ -48,10 +48,10 @@ class Progress:
 
 
 def begin_recovery(*, actor: str) -> list[Progress]:
-    """Hold every tenant, and take each open payment for one that may have been sent.
+    """Hold every tenant, and treat each open payment as possibly sent.
 
-    Before the first worker starts. To begin again asks about all payments once more. A tenant that was
-    held before, or is held for another reason meanwhile, stays held after.
+    Before the first worker starts. A second call checks all payments again. A tenant that was held
+    before, or is held for another reason meanwhile, stays held afterwards.
     """
     for tenant in list_tenants():
         with transaction(tenant.id) as session:
@@ -71,14 +71,14 @@ def begin_recovery(*, actor: str) -> list[Progress]:
 
 
 def progress() -> list[Progress]:
-    """How far each tenant is that is held for a restore."""
+    """The progress of each tenant that is held for a restore."""
     return [_progress(tenant) for tenant in held_tenants(RESTORED)]
 
 
 def finish_recovery(*, actor: str) -> list[Progress]:
-    """Let those tenants go whose open payments were all asked about; who they are.
+    """Release the tenants whose open payments were all checked; returns them.
 
-    Raises RecoveryUnfinished when some have to wait; the others are let go all the same.
+    Raises RecoveryUnfinished when some have to wait; the others are released all the same.
     """
     before = progress()
     ready = [one for one in before if not one.waiting]
@@ -128,9 +128,9 @@ def _take_for_sent(session: Session, payment: Payment, now: datetime) -> None:
     payment.next_step = Step.CHECK
     payment.next_action_at = now
     payment.lease_until = None
-    # Whoever had it in hand when the backup was made has it no more.
+    # A claim from the time of the backup is no longer valid.
     payment.generation += 1
-    # It may have been sent a moment ago: a provider that doesn't know it yet is asked again.
+    # It may have been sent just now: a provider that doesn't know it yet is asked again.
     payment.submitted_at = now
 
 

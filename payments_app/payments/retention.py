@@ -1,4 +1,4 @@
-"""What may be forgotten, and when: stored answers, never keys."""
+"""Purges expired responses from idempotency keys; the keys stay."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = structlog.get_logger(__name__)
 BATCH: Final = 500
 
 
-def expire_answers() -> int:
-    """Drop answers that are past their time and whose payment, if any, has ended; how many.
+def purge_responses() -> int:
+    """Delete responses that have expired and whose payment, if any, has ended; how many.
 
-    A batch each transaction, so that no lock is held for long.
+    A batch per transaction, so that no lock is held for long.
     """
     dropped = 0
     while batch := _expire_batch():

@@ -1,4 +1,4 @@
-"""The life of a payment as a table. Pure: what isn't in it can't happen."""
+"""The state machine of a payment, as a table. Pure: a transition that isn't in it is illegal."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 
 class Status(StrEnum):
-    """What the tenant is told. The last two are never left."""
+    """The public status. The last two are final."""
 
     PENDING = "PENDING"
     SUCCESSFUL = "SUCCESSFUL"
@@ -15,13 +15,13 @@ class Status(StrEnum):
 
 
 class Stage(StrEnum):
-    """Where in its life a payment is; says more than the status, promises less.
+    """The stage of a payment; more detailed than the status, with fewer guarantees.
 
-    ACCEPTED: ours; nothing has gone to the provider, or nothing that had an effect.
-    SUBMITTING: a worker is allowed to send it; it may have arrived.
+    ACCEPTED: stored here; nothing was sent to the provider, or nothing that had an effect.
+    SUBMITTING: a worker may send it; it may have arrived.
     AWAITING_PAYER: the provider has it.
-    UNKNOWN: sent, and what became of it isn't known; we ask.
-    FINAL: ended, on the provider's word.
+    UNKNOWN: sent, with an unknown outcome; we check its status.
+    FINAL: ended, on the provider's evidence.
     """
 
     ACCEPTED = "accepted"
@@ -32,11 +32,11 @@ class Stage(StrEnum):
 
 
 class Event(StrEnum):
-    """What can happen to a payment, in the words of its story."""
+    """What can happen to a payment. The values are the types of its events."""
 
     ACCEPTED = "payment.accepted"
     SUBMITTING = "payment.submitting"
-    HANDED_BACK = "payment.handed_back"
+    NOT_SENT = "payment.handed_back"
     PENDING = "payment.pending"
     UNKNOWN = "payment.unknown"
     SUCCESSFUL = "payment.successful"
@@ -45,14 +45,14 @@ class Event(StrEnum):
 
 
 class Step(StrEnum):
-    """What the engine does next for an open payment."""
+    """The next step for an open payment."""
 
     SUBMIT = "submit"
     CHECK = "check"
 
 
 class State(NamedTuple):
-    """Status and stage, which move together."""
+    """Status and stage, which change together."""
 
     status: Status
     stage: Stage
@@ -62,22 +62,22 @@ class IllegalTransition(Exception):
     """This event can't happen to a payment in this stage."""
 
 
-BORN: Final = State(Status.PENDING, Stage.ACCEPTED)
+INITIAL_STATE: Final = State(Status.PENDING, Stage.ACCEPTED)
 _SUBMITTING: Final = State(Status.PENDING, Stage.SUBMITTING)
 _WAITING: Final = State(Status.PENDING, Stage.AWAITING_PAYER)
 _UNKNOWN: Final = State(Status.PENDING, Stage.UNKNOWN)
 _PAID: Final = State(Status.SUCCESSFUL, Stage.FINAL)
 _FAILED: Final = State(Status.FAILED, Stage.FINAL)
 
-# A resend doesn't change what is known: only the first submission moves ACCEPTED on.
+# A resend doesn't change what is known: only the first submission leaves ACCEPTED.
 TRANSITIONS: Final[dict[tuple[Stage, Event], State]] = {
     (Stage.ACCEPTED, Event.SUBMITTING): _SUBMITTING,
-    # A restored database doesn't know what was sent since: see recovery.py.
+    # A restored database doesn't know what was sent since the backup: see recovery.py.
     (Stage.ACCEPTED, Event.UNKNOWN): _UNKNOWN,
     (Stage.SUBMITTING, Event.SUBMITTING): _SUBMITTING,
     (Stage.AWAITING_PAYER, Event.SUBMITTING): _WAITING,
     (Stage.UNKNOWN, Event.SUBMITTING): _UNKNOWN,
-    (Stage.SUBMITTING, Event.HANDED_BACK): BORN,
+    (Stage.SUBMITTING, Event.NOT_SENT): INITIAL_STATE,
     (Stage.SUBMITTING, Event.PENDING): _WAITING,
     (Stage.UNKNOWN, Event.PENDING): _WAITING,
     (Stage.AWAITING_PAYER, Event.PENDING): _WAITING,
@@ -94,7 +94,7 @@ TRANSITIONS: Final[dict[tuple[Stage, Event], State]] = {
 
 
 def next_state(stage: Stage, event: Event) -> State:
-    """Where `event` takes a payment from `stage`. Raises IllegalTransition."""
+    """The state after `event` in `stage`. Raises IllegalTransition."""
     try:
         return TRANSITIONS[stage, event]
     except KeyError:

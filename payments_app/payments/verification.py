@@ -1,7 +1,7 @@
-"""The whole record, verified or written out: audit entries, payments' histories, seals.
+"""Verifies or exports the whole record: audit entries, payments' events, checkpoints.
 
-Verified with it: tenants, API keys, provider accounts and webhook endpoints, which are what their
-entries say.
+Also verifies that tenants, API keys, provider accounts and webhook endpoints agree with their
+entries.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from payments_app.payments.event_chain import verify_checkpoints, verify_event_c
 from payments_app.tenants.verification import COMPARISONS as OF_TENANTS
 from payments_app.webhooks.verification import COMPARISONS as OF_WEBHOOKS
 
-# Each event is walked twice: in its history, and in its seal.
+# Each event is read twice: for its chain and for its checkpoint.
 _ROWS: Final = (
     "SELECT (SELECT count(*) FROM audit_entries {where})"
     " + 2 * (SELECT count(*) FROM events {where})"
@@ -57,7 +57,7 @@ class TenantRecord:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What a walk through the record found; `fault` is the first bad row."""
+    """The result of verifying the record; `fault` is the first bad row."""
 
     tenants: list[TenantRecord]
     seals: int
@@ -80,9 +80,9 @@ def verify_record(
     kept: Iterable[KeptHead] = (),
     on_row: Callable[[], None],
 ) -> Verdict:
-    """Walk the record of one tenant or of all.
+    """Verify the record of one tenant or of all.
 
-    `sought`, `kept`: heads that were kept elsewhere, by their hash alone and with their place.
+    `sought`, `kept`: heads that were kept elsewhere, by their hash alone and with their position.
     """
     with transaction(tenant_id or EVERY_TENANT) as session:
         take_time(session)
@@ -102,7 +102,7 @@ def verify_record(
 
 
 def rows_to_walk(tenant_id: UUID | None) -> int:
-    """How often verify_record calls `on_row`, about."""
+    """About how often verify_record calls `on_row`."""
     where, values = _condition(Part(tenant_id))
     with transaction(tenant_id or EVERY_TENANT) as session:
         take_time(session)
@@ -110,7 +110,7 @@ def rows_to_walk(tenant_id: UUID | None) -> int:
 
 
 def export_record(part: Part, *, events: bool) -> Iterator[dict[str, Any]]:
-    """The record row by row, as it stands in the tables: entries, and then events if wanted."""
+    """The record row by row, as stored in the tables: entries, and then events if wanted."""
     where, values = _condition(part)
     with transaction(part.tenant_id or EVERY_TENANT) as session:
         take_time(session)

@@ -1,7 +1,7 @@
 """What one transaction writes about several payments: a statement for each table, not each row.
 
-The payments may be several tenants'. A row takes its tenant from the payment that it is about, in the
-statement that adds it: none can be added to another tenant's.
+The payments may be several tenants'. A row is inserted only if its payment has the same tenant, in
+one statement: no row can be added to another tenant's payment.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from payments_app.kernel.database import Base
 from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.webhooks.model import PaymentEvent
 
-# Of the tables and not of the models: one text for any number of rows, sent in one go. For models
-# SQLAlchemy asks each row's id back, in a text as long as the rows are many, which psycopg reads
-# anew each time; in a worker that cost as much as the provider's exchange.
+# Tables, not models: one statement text for any number of rows, sent at once. For models SQLAlchemy
+# fetches each row's id, with a text that grows with the rows and that psycopg parses each time; in
+# a worker that cost as much as the provider's exchange.
 _PAYMENTS: Final[Table] = Base.metadata.tables[Payment.__tablename__]
 _EXCHANGES: Final[Table] = Base.metadata.tables[ProviderExchange.__tablename__]
 _EVENTS: Final[Table] = Base.metadata.tables[PaymentEvent.__tablename__]
@@ -32,7 +32,7 @@ _CLOSE: Final = update(_EXCHANGES).where(
 
 @dataclass
 class WriteBatch:
-    """`now`: the database's time, as of which all of it is written.
+    """`now`: the database's time for all of these writes.
 
     `events` and `exchanges` are rows to be added.
     """
@@ -43,13 +43,13 @@ class WriteBatch:
     exchanges: list[dict[str, Any]] = field(default_factory=list)
 
     def write(self) -> None:
-        """Evidence first: an end that points to none is refused."""
+        """Evidence first: the database refuses a final payment without it."""
         self._add(_EXCHANGES, self.exchanges)
         self.session.flush()
         self._add(_EVENTS, self.events)
 
     def close_submissions(self, outcomes: list[dict[str, Any]]) -> None:
-        """Give their open rows what came back: `of_payment`, `of_generation`, and columns."""
+        """Close the open rows with their outcomes: `of_payment`, `of_generation`, and columns."""
         if not outcomes:
             return
         closed = self.session.connection().execute(_CLOSE, outcomes).rowcount
@@ -57,7 +57,7 @@ class WriteBatch:
             raise LookupError("a submission was sent that had not been written down")
 
     def _add(self, table: Table, rows: list[dict[str, Any]]) -> None:
-        """All rows, which have the same columns. Raises LookupError if one is of no such payment."""
+        """Insert rows with the same columns. LookupError if one's payment isn't its tenant's."""
         if not rows:
             return
         statement = _of_their_payments(table, tuple(rows[0]))

@@ -1,1 +1,1 @@
-"""The rails: a contract, adapters that translate, and what they share."""
+"""The providers (rails): a contract, adapters that translate, and what they share."""

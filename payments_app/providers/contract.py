@@ -1,4 +1,4 @@
-"""What a rail must be able to do, in our words. Pure: no framework, no network, no storage."""
+"""What a provider (rail) must be able to do. Pure: no framework, no network, no storage."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
+from payments_app.kernel.http import HttpClient
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.kernel.wire import Wire
 
 
 class Mode(StrEnum):
-    """Whose money: `test` can't reach an account that moves real money."""
+    """Real money or not: `test` can't reach an account that moves real money."""
 
     LIVE = "live"
     TEST = "test"
@@ -28,10 +28,10 @@ class Verdict(StrEnum):
     PENDING: the provider has it and hasn't ended it.
     REFUSED: the provider read this request and created nothing for it.
     NOT_SENT: this request had no effect and may be repeated (no connection, no token, throttled).
-      One that was throttled has left, and counts as one that may have arrived: submission.py.
+      A throttled one was sent, and counts as one that may have arrived: submission.py.
     DUPLICATE: the provider already has a payment under this reference.
     NOT_FOUND: the provider says it has none under this reference (now).
-    UNKNOWN: anything else; only asking can tell.
+    UNKNOWN: anything else; only a status check can tell.
     """
 
     SUCCESSFUL = "SUCCESSFUL"
@@ -45,7 +45,7 @@ class Verdict(StrEnum):
 
 
 class FailureCode(StrEnum):
-    """Why a payment failed: our stable words, whatever rail it was. See failures.py."""
+    """Why a payment failed: our stable codes, whatever the provider. See failures.py."""
 
     PAYER_REJECTED = "payer_rejected"
     PAYER_DID_NOT_APPROVE = "payer_did_not_approve"
@@ -65,10 +65,10 @@ class FailureCode(StrEnum):
     OTHER = "other"
 
 
-# What stands as `provider_code` for a word of the provider's that is no code.
+# The `provider_code` for a provider's text that is no code.
 UNREADABLE_CODE: Final = "unreadable"
 PROVIDER_CODE_LENGTH_MAX: Final = 64
-# The shortest national number that a phone has is of seven digits.
+# The shortest national phone number has seven digits.
 CODE_DIGITS_MAX: Final = 6
 _CODE_FORM: Final = re.compile(rf"[A-Za-z0-9_.:-]{{0,{PROVIDER_CODE_LENGTH_MAX}}}")
 _MAYBE_PHONE: Final = re.compile(rf"[0-9](?:[_.:-]*[0-9]){{{CODE_DIGITS_MAX},}}")
@@ -78,9 +78,9 @@ _MAYBE_PHONE: Final = re.compile(rf"[0-9](?:[_.:-]*[0-9]){{{CODE_DIGITS_MAX},}}"
 class Failure:
     """`provider_code` is the provider's own code ("" if it gave none).
 
-    Whatever an adapter puts there, it is a code or UNREADABLE_CODE: free text may name the payer. It
-    is letters, digits and `_.-:`, at most 64 of them, and not more than six digits in a row, whatever
-    marks stand between these. The whole answer is in the sealed evidence.
+    Whatever an adapter sets, it is a code or UNREADABLE_CODE: free text may name the payer. It is
+    letters, digits and `_.-:`, at most 64 of them, and not more than six digits in a row, whatever
+    marks are between these. The whole answer is in the encrypted evidence.
     """
 
     code: FailureCode
@@ -94,16 +94,15 @@ class Failure:
         object.__setattr__(self, "provider_code", given)
 
 
-# Reasons that say: an answer came, and we could not read it. A 500 or a timeout isn't one: it is
-# no news. One that stays is a matter for a person, so the engine logs it, and it makes the payment
-# UNKNOWN.
+# Reasons for an answer that could not be read. A 500 or a timeout isn't one: it proves nothing. If
+# it lasts, a person must act, so the engine logs it, and makes the payment UNKNOWN.
 UNREAD_REASONS: Final = frozenset(
     {
         "unreadable",
         "amount_unreadable",
         "token_unreadable",
         "unexpected_answer",
-        # The transport's word for what is no HTTP, or was cut.
+        # The transport's reason for what is no HTTP, or was cut.
         "broken_answer",
     }
 )
@@ -111,14 +110,14 @@ UNREAD_REASONS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One exchange, read. `http_status` and `body` are stored as evidence.
+    """One exchange, parsed. `http_status` and `body` are stored as evidence.
 
-    `reason`: a constant word for logs and the payment's story, such as `accepted`, `timeout`. Of an
-    answer that could not be read it is one of UNREAD_REASONS.
+    `reason`: a constant word for logs and the payment's history, such as `accepted`, `timeout`. Of
+    an answer that could not be read it is one of UNREAD_REASONS.
     `amount`: what the provider says it moved, when it says so.
     `requests_left`: how many requests of a submission may have arrived and created something.
-    submission.py counts them; an adapter leaves it alone. None for anything but a submission, and for
-    one whose adapter failed on its way.
+    submission.py counts them; an adapter doesn't set it. None for anything but a submission, and
+    for one whose adapter failed midway.
     """
 
     verdict: Verdict
@@ -134,7 +133,7 @@ class Observation:
 
     @property
     def is_unread(self) -> bool:
-        """Whether an answer came that could not be read."""
+        """Whether an answer was received that could not be read."""
         return self.reason in UNREAD_REASONS
 
 
@@ -168,7 +167,7 @@ class ProviderAccount:
 
 @dataclass(frozen=True, slots=True)
 class PaymentOrder:
-    """What the provider is told. `reference` (UUIDv4) was committed before this existed."""
+    """What is sent to the provider. `reference` (UUIDv4) was committed before this existed."""
 
     reference: UUID
     payment_id: UUID
@@ -181,13 +180,13 @@ class PaymentOrder:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What an account takes.
+    """What an account accepts.
 
-    `currencies`: code → decimals that the provider takes.
+    `currencies`: code → decimals that the provider accepts.
     `country`: the only country whose numbers may pay, or None.
-    `text_pattern`/`text_length_max`: what a message to the payer may hold.
-    `checks_per_s`: how often the provider may be asked for a status at first, or None for no limit.
-    The rate rises while it answers quickly, and falls when it refuses.
+    `text_pattern`/`text_length_max`: what a message to the payer may contain.
+    `checks_per_s`: how many status checks per second are allowed at first, or None for no limit.
+    The rate rises while the provider answers quickly, and falls when it refuses.
     """
 
     currencies: Mapping[str, int]
@@ -214,45 +213,49 @@ class Capabilities:
 
 
 class Provider(Protocol):
-    """An adapter: translates, and nothing else. It holds no state, reads no setting, logs nothing."""
+    """An adapter: it only translates. It holds no state, reads no setting, logs nothing."""
 
     code: str
     capabilities: Capabilities
     credential_names: tuple[str, ...]
 
     def terms(self, account: ProviderAccount) -> Terms:
-        """What this account takes. Raises ValueError for an unknown target environment."""
+        """What this account accepts. Raises ValueError for an unknown target environment."""
         ...
 
     def merchant(self, account: ProviderAccount) -> str:
-        """Who the account is at the provider: whose references they are, who gets the money.
+        """Who the account is at the provider: the owner of its references, who gets the money.
 
-        The same through a change of secrets. What another merchant says of a reference proves
+        It stays the same when secrets change. What another merchant learns of a reference proves
         nothing about it.
         """
         ...
 
-    def prepare(self, account: ProviderAccount, wire: Wire) -> Observation | None:
+    def prepare(self, account: ProviderAccount, http_client: HttpClient) -> Observation | None:
         """Get ready to send (a token): None when ready, else a NOT_SENT observation.
 
-        It sends nothing that can create a payment, and says nothing of one.
+        It sends nothing that can create a payment, and proves nothing about one.
         """
         ...
 
-    def submit(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:
-        """Ask the payer for the money, under `order.reference`.
+    def submit(
+        self, order: PaymentOrder, account: ProviderAccount, http_client: HttpClient
+    ) -> Observation:
+        """Request the money from the payer, under `order.reference`.
 
-        The verdict is about the whole. An adapter that sends a second request inside, such as
-        under a new token after a 401, says what the last answer proves of its own request;
-        submission.py makes UNKNOWN of what that doesn't prove of the first. Whether a request can
-        create a payment: `Call.creates_nothing`. The wire is not to be kept.
+        The verdict is about the whole. An adapter that sends a second request inside, such as with
+        a new token after a 401, returns what the last answer proves of its own request;
+        submission.py makes it UNKNOWN if that doesn't prove it of the first. Whether a request can
+        create a payment: `HttpRequest.creates_nothing`. An adapter must not keep the client.
         """
         ...
 
-    def check(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:
-        """Ask the provider what became of `order.reference`."""
+    def check(
+        self, order: PaymentOrder, account: ProviderAccount, http_client: HttpClient
+    ) -> Observation:
+        """Check the status of `order.reference` at the provider."""
         ...
 
-    def probe(self, account: ProviderAccount, wire: Wire) -> Observation:
+    def probe(self, account: ProviderAccount, http_client: HttpClient) -> Observation:
         """Try the credentials without moving money: PENDING means that they work."""
         ...

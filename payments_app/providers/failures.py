@@ -14,7 +14,7 @@ from payments_app.providers.contract import FailureCode
 
 
 class Actor(StrEnum):
-    """Who can do something about it."""
+    """Who can fix it."""
 
     PAYER = "payer"
     TENANT = "tenant"
@@ -26,8 +26,8 @@ class Actor(StrEnum):
 class FailureMeaning:
     """`description`: a sentence for a person.
 
-    `new_payment_may_help`: whether the tenant may sensibly try again, as a new payment under a
-    new Idempotency-Key, without anyone changing a setting first.
+    `new_payment_may_help`: whether it makes sense that the tenant tries again, as a new payment
+    under a new Idempotency-Key, without anyone changing a setting first.
     """
 
     description: str
@@ -118,7 +118,7 @@ def failure_document(code: str | None, provider_code: str | None) -> dict[str, A
     """The `failure` of a payment, as the API and webhooks show it; None if it has none."""
     if code is None:
         return None
-    # A code of a later release, which wrote it before it was set back to this one.
+    # A code of a later release, written before a rollback to this one.
     meaning = _BY_CODE.get(code, FAILURES[FailureCode.OTHER])
     return {
         "code": code,

@@ -1,8 +1,8 @@
 """What MTN MoMo's answers prove: an answer in, an observation out. Without state or network.
 
 Rules come from the developer portal (momodeveloper.mtn.com, "error codes", "best practices") and
-from what its sandbox and production were seen to answer. An HTTP status alone decides little:
-a 500 may be a plain refusal, and a 200 a firewall's page.
+from answers of its sandbox and production. An HTTP status alone decides little: a 500 may be a
+plain refusal, and a 200 a firewall's page.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from http import HTTPStatus
 from typing import Final
 
 from payments_app.kernel.clock import utc_now
+from payments_app.kernel.http import HttpResponse
 from payments_app.kernel.retry_after import retry_after_s
-from payments_app.kernel.wire import Answer
 from payments_app.providers import replies
 from payments_app.providers.contract import Failure, FailureCode, Observation, Verdict
-from payments_app.providers.tokens import Minted
+from payments_app.providers.tokens import IssuedToken
 
-# A token goes into a header as it is: what can't stand there is no token.
+# A token goes into a header unchanged: text that can't be there is no token.
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,8192}")
-# MTN says 3600 in `expires_in`. Without it (RFC 6749, 5.1, only recommends it), or with one that is
-# no number, a token is used for this long: far less than MTN's, and a new one costs one call.
+# MTN says 3600 in `expires_in`. Without it (RFC 6749, 5.1, only recommends it), or if it is no
+# number, a token is used for this long: far less than MTN's, and a new one costs one call.
 TOKEN_LIFE_DEFAULT_S: Final = 300.0
-# Reason codes (portal, "error codes", and production reports) → our words. Open: MTN sends others.
+# Reason codes (portal, "error codes", and production reports) → our codes. MTN sends others too.
 _FAILURES: Final[Mapping[str, FailureCode]] = {
     "APPROVAL_REJECTED": FailureCode.PAYER_REJECTED,
     "COULD_NOT_PERFORM_TRANSACTION": FailureCode.PAYER_DID_NOT_APPROVE,
@@ -48,8 +48,8 @@ _FAILURES: Final[Mapping[str, FailureCode]] = {
     "TRANSACTION_CANCELED": FailureCode.CANCELLED,
     "VALIDATION_ERROR": FailureCode.REQUEST_REFUSED,
 }
-# These speak of a payment's fate, or of MTN's own troubles: then there may be one, and we ask, whatever
-# the status is.
+# These are about a payment's outcome, or MTN's own errors: a payment may exist, so we check it,
+# whatever the HTTP status is.
 _DOUBTFUL_CODES: Final = frozenset(
     {
         "APPROVAL_REJECTED",
@@ -62,7 +62,7 @@ _DOUBTFUL_CODES: Final = frozenset(
         "TRANSACTION_CANCELED",
     }
 )
-# With these codes a 500 says that the request itself was not taken.
+# With these codes a 500 says that the request itself was not accepted.
 _REFUSING_CODES: Final = frozenset(
     {
         "INVALID_CALLBACK_URL_HOST",
@@ -76,16 +76,16 @@ _REFUSING_CODES: Final = frozenset(
         "PAYER_NOT_FOUND",
     }
 )
-# Answers to a submission that HTTP's status alone decides, when they are MTN's own. Others are
-# UNKNOWN, and we ask. MTN describes no 404, 411, 413 or 415 for this call: what we send is short, is
-# JSON and says its length, so they speak of something in front of MTN, and not of this request.
+# Answers to a submission that the HTTP status alone decides, if they are MTN's own. Others are
+# UNKNOWN, and we check. MTN documents no 404, 411, 413 or 415 for this call: what we send is short
+# JSON with its length, so they come from something in front of MTN and are not about the request.
 _SUBMITTED: Final[Mapping[int, tuple[Verdict, str, FailureCode | None]]] = {
     202: (Verdict.PENDING, "accepted", None),
     400: (Verdict.REFUSED, "refused", FailureCode.REQUEST_REFUSED),
     403: (Verdict.REFUSED, "forbidden", FailureCode.PROVIDER_NOT_ALLOWED),
     409: (Verdict.DUPLICATE, "duplicate_reference", None),
 }
-# Why an answer is no news.
+# Reasons for answers that prove nothing.
 _NO_NEWS: Final[Mapping[int, str]] = {
     401: "unauthorized",
     408: "unavailable",
@@ -94,9 +94,9 @@ _NO_NEWS: Final[Mapping[int, str]] = {
     503: "unavailable",
     504: "unavailable",
 }
-# Azure API Management stands in front of MTN. It says of a quota with 403 "Out of call volume quota.
-# Quota will be replenished in 01:02:03.", and of a rate with 429 "Rate limit is exceeded. Try again
-# in 5 seconds.": the request went no further, and later one will.
+# Azure API Management is in front of MTN. For a quota it sends 403 "Out of call volume quota. Quota
+# will be replenished in 01:02:03.", for a rate 429 "Rate limit is exceeded. Try again in 5
+# seconds.": the request went no further, and a later one will.
 _PASSING: Final = re.compile(
     rb"\bout of [a-z ]{0,40}quota\b|\bquota (?:is |was )?exceeded\b|\brate limit\b"
 )
@@ -111,15 +111,15 @@ _STATUS_WORDS: Final[Mapping[str, Verdict]] = {
 }
 
 
-def minted(answer: Answer) -> Minted | Observation:
+def token_issued(answer: HttpResponse) -> IssuedToken | Observation:
     """A token, or why there is none."""
     fields = replies.json_fields(answer)
     if answer.status == HTTPStatus.OK:
         token = _TOKEN.fullmatch(_text(fields, "access_token"))
         life = replies.number(fields.get("expires_in"))
         if token and (life is None or life >= 1):
-            return Minted(token[0], TOKEN_LIFE_DEFAULT_S if life is None else float(life))
-        # Its body isn't kept: there may be a token in it.
+            return IssuedToken(token[0], TOKEN_LIFE_DEFAULT_S if life is None else float(life))
+        # Its body isn't stored: there may be a token in it.
         return replace(_seen(answer, Verdict.NOT_SENT, "token_unreadable"), body=b"")
     if _is_throttled(answer):
         return _seen(answer, Verdict.NOT_SENT, "token_throttled")
@@ -131,13 +131,13 @@ def minted(answer: Answer) -> Minted | Observation:
     return _seen(answer, Verdict.NOT_SENT, "token_unavailable")
 
 
-def submitted(answer: Answer) -> Observation:
+def submitted(answer: HttpResponse) -> Observation:
     """What an answer to a submission proves. Exactly 202 is accepted, no other 2xx."""
     code = _code(answer)
     if answer.status == HTTPStatus.INTERNAL_SERVER_ERROR and code in _REFUSING_CODES:
         return _seen(answer, Verdict.REFUSED, "refused", Failure(_FAILURES[code], code))
     if _is_firewalls_page(answer):
-        # The firewall's page: it comes instead of MTN, so nothing was created.
+        # The firewall answered instead of MTN, so nothing was created.
         failure = Failure(FailureCode.REQUEST_REFUSED, "REQUEST_REJECTED")
         return _seen(answer, Verdict.REFUSED, "firewall", failure)
     if _is_throttled(answer):
@@ -151,8 +151,8 @@ def submitted(answer: Answer) -> Observation:
     return _seen(answer, verdict, reason, refused)
 
 
-def checked(answer: Answer) -> Observation:
-    """What an answer to a question proves; a payment's end only by its own word in a JSON body."""
+def checked(answer: HttpResponse) -> Observation:
+    """What an answer to a status check proves; only a JSON body's `status` ends a payment."""
     if answer.status == HTTPStatus.NOT_FOUND and _code(answer) == "RESOURCE_NOT_FOUND":
         return _seen(answer, Verdict.NOT_FOUND, "not_found")
     if answer.status != HTTPStatus.OK:
@@ -163,7 +163,7 @@ def checked(answer: Answer) -> Observation:
     if verdict is Verdict.UNKNOWN:
         return _seen(answer, Verdict.UNKNOWN, "unreadable")
     if verdict is Verdict.SUCCESSFUL and amount is None:
-        # MTN always says how much; paid without that can't be held against what was asked.
+        # MTN always sends the amount; without it we can't compare it with the order.
         return _seen(answer, Verdict.UNKNOWN, "amount_unreadable")
     failure = _failure(fields.get("reason")) if verdict is Verdict.FAILED else None
     seen = _seen(answer, verdict, verdict.value.lower(), failure)
@@ -171,8 +171,8 @@ def checked(answer: Answer) -> Observation:
     return replace(seen, amount=amount, provider_transaction_id=transaction_id)
 
 
-def balance(answer: Answer) -> Observation:
-    """What the balance's answer says about the credentials it was asked with."""
+def balance(answer: HttpResponse) -> Observation:
+    """What the answer to a balance request says about its credentials."""
     if answer.status == HTTPStatus.OK and "availableBalance" in replies.json_fields(answer):
         return _seen(answer, Verdict.PENDING, "credentials_work")
     if answer.status == HTTPStatus.UNAUTHORIZED:
@@ -183,29 +183,29 @@ def balance(answer: Answer) -> Observation:
     return seen if seen.verdict is Verdict.REFUSED else _no_news(answer)
 
 
-def _no_news(answer: Answer) -> Observation:
+def _no_news(answer: HttpResponse) -> Observation:
     named = _NO_NEWS.get(answer.status, "unexpected_answer")
     return _seen(answer, Verdict.UNKNOWN, "throttled" if _is_throttled(answer) else named)
 
 
-def _is_throttled(answer: Answer) -> bool:
-    """Whether this is a refusal that passes: too many requests for now, whoever says so."""
+def _is_throttled(answer: HttpResponse) -> bool:
+    """Whether this refusal is temporary: too many requests for now, from MTN or its gateway."""
     if answer.status == HTTPStatus.FORBIDDEN and not _code(answer):
         return bool(_PASSING.search(answer.body.lower()))
     return answer.status == HTTPStatus.TOO_MANY_REQUESTS
 
 
-def _is_firewalls_page(answer: Answer) -> bool:
-    """Whether the firewall's page came in place of MTN's answer, which is JSON or nothing."""
+def _is_firewalls_page(answer: HttpResponse) -> bool:
+    """Whether the firewall's page replaced MTN's answer, which is JSON or empty."""
     is_page = answer.status == HTTPStatus.OK and not replies.json_fields(answer)
     return is_page and b"request rejected" in answer.body.lower()
 
 
-def _is_by_another(answer: Answer) -> bool:
-    """Whether something in front of MTN wrote this refusal, and not for a documented reason.
+def _is_by_another(answer: HttpResponse) -> bool:
+    """Whether something in front of MTN sent this refusal, for an undocumented reason.
 
-    It is a page, or has the `statusCode` of Azure API Management. Of a 403 the reasons are
-    documented: "FORBIDDEN IP", and the gateway's page "403 Forbidden". One without a word is MTN's.
+    It is a page, or has the `statusCode` of Azure API Management. For a 403 the reasons are
+    documented: "FORBIDDEN IP", and the gateway's page "403 Forbidden". An empty one is MTN's.
     """
     if answer.status == HTTPStatus.ACCEPTED or _code(answer):
         return False
@@ -215,13 +215,13 @@ def _is_by_another(answer: Answer) -> bool:
     return is_page or "statusCode" in replies.json_fields(answer)
 
 
-def _asked_pause_s(answer: Answer) -> float | None:
-    """How long the gateway wants us to wait, by its header or in its words."""
+def _asked_pause_s(answer: HttpResponse) -> float | None:
+    """How long the gateway wants us to wait, by its header or its text."""
     told_s = retry_after_s(answer.headers.get("retry-after"), utc_now())
     return told_s or (_named_s(answer) if _is_throttled(answer) else None)
 
 
-def _named_s(answer: Answer) -> float | None:
+def _named_s(answer: HttpResponse) -> float | None:
     words = answer.body.lower()
     if found := _REPLENISHED.search(words):
         days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
@@ -237,18 +237,18 @@ def _failure(reason: object) -> Failure:
 
 
 def _text(fields: Mapping[str, object], name: str) -> str:
-    """A string or number as it stood there; "" for what is neither."""
+    """A string, or a number's original text; "" for anything else."""
     value = fields.get(name)
     return value if isinstance(value, str) else ""
 
 
-def _code(answer: Answer) -> str:
+def _code(answer: HttpResponse) -> str:
     """The error's code, of MTN (`code`); the gateway in front of it sends others or none."""
     return replies.word(replies.json_fields(answer).get("code"))
 
 
 def _seen(
-    answer: Answer, verdict: Verdict, reason: str, failure: Failure | None = None
+    answer: HttpResponse, verdict: Verdict, reason: str, failure: Failure | None = None
 ) -> Observation:
     return Observation(
         verdict,

@@ -1,8 +1,8 @@
 """MTN MoMo Open API, Collections: "request to pay" and its status.
 
-Rules come from the developer portal (momodeveloper.mtn.com, read in autumn 2026) and from what
-its sandbox answers. The reference is our X-Reference-Id: MTN refuses a second request under it
-with 409 and moves nothing, whatever became of the first; so the same reference may be resent.
+Rules come from the developer portal (momodeveloper.mtn.com, read in autumn 2026) and from its
+sandbox's answers. The reference is our X-Reference-Id: MTN refuses a second request with it by a
+409 and moves no money, whatever became of the first; so the same reference may be resent.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
+from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.money import EXPONENTS
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
 from payments_app.providers import mtn_answers
 from payments_app.providers.contract import (
     Capabilities,
@@ -25,11 +25,11 @@ from payments_app.providers.contract import (
     Terms,
     Verdict,
 )
-from payments_app.providers.tokens import Minted, TokenCache
+from payments_app.providers.tokens import IssuedToken, TokenCache
 
 _PRODUCT: Final = "collection"
 _PAY: Final = "v1_0/requesttopay"
-# The new platform was seen to take 10 to 20 s for a token.
+# The new platform took 10 to 20 s for a token.
 _TOKEN_TIMEOUT_S: Final = 30.0
 _CALL_TIMEOUT_S: Final = 15.0
 # "Do not exceed 10 status requests per second" (best practices); the sandbox names no limit.
@@ -55,7 +55,7 @@ _ENVIRONMENTS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "mtnzambia": ("ZM", ("ZMW",)),
 }
 _SANDBOX: Final = "sandbox"
-# What the portal and its users found to be taken: an apostrophe gives 400, "&" a firewall's page.
+# What the portal and its users say is accepted: an apostrophe gives 400, "&" the firewall's page.
 _TEXT_PATTERN: Final = r"^[A-Za-z0-9 .,_:/-]*$"
 _TEXT_LENGTH_MAX: Final = 160
 
@@ -71,9 +71,9 @@ class MtnMomo:
     )
     capabilities = Capabilities(
         idempotent_submit=True,
-        # A 404 after a 202 has been reported; five minutes is what MTN gives a payment at most.
+        # A 404 after a 202 has been reported; MTN gives a payment five minutes at most.
         visible_after_s=300.0,
-        # A resend under the same reference can't charge twice, so there is little to wait for.
+        # A resend with the same reference can't charge twice, so there is little reason to wait.
         resend_after_s=3.0,
         # "The payer has five minutes to approve" (portal, the one figure that MTN gives).
         payer_window_s=300.0,
@@ -83,7 +83,7 @@ class MtnMomo:
         self._tokens = tokens
 
     def terms(self, account: ProviderAccount) -> Terms:
-        """By target environment; the sandbox knows EUR only, and numbers of any country."""
+        """By target environment; the sandbox accepts EUR only, and numbers of any country."""
         environment = account.target_environment
         country: str | None = None
         if environment == _SANDBOX:
@@ -102,87 +102,95 @@ class MtnMomo:
         )
 
     def merchant(self, account: ProviderAccount) -> str:
-        """The API user: MTN keeps references by it, and its key can be issued anew."""
+        """The API user: MTN stores references by it, and its key may be replaced."""
         return account.credentials["collection_api_user"]
 
-    def prepare(self, account: ProviderAccount, wire: Wire) -> Observation | None:
-        """Have a token at hand."""
-        token = self._token(account, wire)
+    def prepare(self, account: ProviderAccount, http_client: HttpClient) -> Observation | None:
+        """Get a token."""
+        token = self._token(account, http_client)
         return token if isinstance(token, Observation) else None
 
-    def submit(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:
+    def submit(
+        self, order: PaymentOrder, account: ProviderAccount, http_client: HttpClient
+    ) -> Observation:
         """POST requesttopay."""
         body = json.dumps(_payment(order)).encode()
         headers = {"X-Reference-Id": str(order.reference), "Content-Type": "application/json"}
         if order.callback_url:
-            # Given empty it would be a 400.
+            # An empty one would give a 400.
             headers["X-Callback-Url"] = order.callback_url
         call = _call("POST", account, _PAY, operation="submit", headers=headers, body=body)
-        match self._send(call, account, wire):
+        match self._send(call, account, http_client):
             case Observation() as no_token:
                 return no_token
-            case Silence() as silence:
+            case NoResponse() as silence:
                 verdict = Verdict.UNKNOWN if silence.sent else Verdict.NOT_SENT
                 return Observation(verdict, silence.why, elapsed_s=silence.elapsed_s)
-            case Answer() as answer:
+            case HttpResponse() as answer:
                 return mtn_answers.submitted(answer)
 
-    def check(self, order: PaymentOrder, account: ProviderAccount, wire: Wire) -> Observation:
+    def check(
+        self, order: PaymentOrder, account: ProviderAccount, http_client: HttpClient
+    ) -> Observation:
         """GET requesttopay by reference. What isn't an answer about the payment is UNKNOWN."""
         call = _call("GET", account, f"{_PAY}/{order.reference}", operation="check")
-        match self._send(call, account, wire):
+        match self._send(call, account, http_client):
             case Observation() as no_token:
                 return replace(no_token, verdict=Verdict.UNKNOWN)
-            case Silence() as silence:
+            case NoResponse() as silence:
                 return Observation(Verdict.UNKNOWN, silence.why, elapsed_s=silence.elapsed_s)
-            case Answer() as answer:
+            case HttpResponse() as answer:
                 return mtn_answers.checked(answer)
 
-    def probe(self, account: ProviderAccount, wire: Wire) -> Observation:
-        """A new token shows user and key, the balance the subscription and the environment."""
-        minted = _mint(account, wire)
-        if isinstance(minted, Observation):
-            return replace(minted, verdict=Verdict.REFUSED) if minted.failure else minted
+    def probe(self, account: ProviderAccount, http_client: HttpClient) -> Observation:
+        """A new token proves user and key, the balance the subscription and the environment."""
+        issued = _fetch_token(account, http_client)
+        if isinstance(issued, Observation):
+            return replace(issued, verdict=Verdict.REFUSED) if issued.failure else issued
         call = _call("GET", account, "v1_0/account/balance", operation="balance")
-        answer = wire.send(_under(minted.token, call))
-        if isinstance(answer, Silence):
+        answer = http_client.send(_under(issued.token, call))
+        if isinstance(answer, NoResponse):
             return Observation(Verdict.UNKNOWN, answer.why, elapsed_s=answer.elapsed_s)
         return mtn_answers.balance(answer)
 
     def _send(
-        self, call: Call, account: ProviderAccount, wire: Wire
-    ) -> Answer | Silence | Observation:
-        """Send under a token, and once more under a new one when the first was refused."""
-        token = self._token(account, wire)
+        self, call: HttpRequest, account: ProviderAccount, http_client: HttpClient
+    ) -> HttpResponse | NoResponse | Observation:
+        """Send with a token, and once more with a new one if the first was refused."""
+        token = self._token(account, http_client)
         if isinstance(token, Observation):
             return token
-        first = wire.send(_under(token, call))
-        if not isinstance(first, Answer) or first.status != HTTPStatus.UNAUTHORIZED:
-            if isinstance(first, Answer):
+        first = http_client.send(_under(token, call))
+        if not isinstance(first, HttpResponse) or first.status != HTTPStatus.UNAUTHORIZED:
+            if isinstance(first, HttpResponse):
                 self._tokens.note_accepted(token)
             return first
         if not self._tokens.discard(account, _PRODUCT, token):
-            # New tokens are refused as well: no further one is minted for now.
+            # New tokens are refused as well: no further one is fetched for now.
             return first
-        return self._send_again(call, account, wire, first)
+        return self._send_again(call, account, http_client, first)
 
     def _send_again(
-        self, call: Call, account: ProviderAccount, wire: Wire, first: Answer
-    ) -> Answer | Silence:
-        """Once more, under a new token.
+        self,
+        call: HttpRequest,
+        account: ProviderAccount,
+        http_client: HttpClient,
+        first: HttpResponse,
+    ) -> HttpResponse | NoResponse:
+        """Send once more, with a new token.
 
-        The first may have been taken although its answer was a 401. So a second that did not leave,
-        or was throttled, leaves the first one's answer standing; what a refusal of the second proves
-        is judged in submission.py.
+        The first may have been accepted although its answer was a 401. So if the second was not
+        sent, or was throttled, the first one's answer is returned. What a refusal of the second
+        proves is decided in submission.py.
         """
         try:
-            token = self._token(account, wire)
+            token = self._token(account, http_client)
             if isinstance(token, Observation):
                 return first
-            second = wire.send(_under(token, call))
+            second = http_client.send(_under(token, call))
         except LeaseLost:
             return first
-        if isinstance(second, Silence):
+        if isinstance(second, NoResponse):
             return second if second.sent else first
         if second.status == HTTPStatus.UNAUTHORIZED:
             self._tokens.note_refused(account, _PRODUCT, token)
@@ -190,24 +198,24 @@ class MtnMomo:
             self._tokens.note_accepted(token)
         return first if second.status == HTTPStatus.TOO_MANY_REQUESTS else second
 
-    def _token(self, account: ProviderAccount, wire: Wire) -> str | Observation:
-        return self._tokens.token(account, _PRODUCT, lambda: _mint(account, wire))
+    def _token(self, account: ProviderAccount, http_client: HttpClient) -> str | Observation:
+        return self._tokens.token(account, _PRODUCT, lambda: _fetch_token(account, http_client))
 
 
-def _mint(account: ProviderAccount, wire: Wire) -> Minted | Observation:
-    """POST token/: no body, but its length (without: 411; with a form: a firewall's page).
+def _fetch_token(account: ProviderAccount, http_client: HttpClient) -> IssuedToken | Observation:
+    """POST token/ without a body, with its length (no length: 411; a form: a firewall's page).
 
-    The new platform wants the target environment here too; the old one doesn't mind.
+    The new platform needs the target environment here too; the old one ignores it.
     """
     names = (account.credentials["collection_api_user"], account.credentials["collection_api_key"])
     basic = base64.b64encode(":".join(names).encode()).decode()
     headers = {"Authorization": f"Basic {basic}", "Content-Length": "0"}
     call = _call("POST", account, "token/", operation="token", headers=headers)
-    answer = wire.send(replace(call, timeout_s=_TOKEN_TIMEOUT_S, creates_nothing=True))
-    if isinstance(answer, Silence):
+    answer = http_client.send(replace(call, timeout_s=_TOKEN_TIMEOUT_S, creates_nothing=True))
+    if isinstance(answer, NoResponse):
         why = f"token_{answer.why}"
         return Observation(Verdict.NOT_SENT, why, elapsed_s=answer.elapsed_s)
-    return mtn_answers.minted(answer)
+    return mtn_answers.token_issued(answer)
 
 
 def _call(
@@ -218,9 +226,9 @@ def _call(
     operation: str,
     headers: Mapping[str, str] = _NO_HEADERS,
     body: bytes | None = None,
-) -> Call:
-    """A call to the product's root; a doubled slash in an address would be a 400."""
-    return Call(
+) -> HttpRequest:
+    """A request to the product's root; a double slash in the address would give a 400."""
+    return HttpRequest(
         method,
         f"{account.base_url.rstrip('/')}/{_PRODUCT}/{path}",
         {
@@ -235,15 +243,15 @@ def _call(
     )
 
 
-def _under(token: str, call: Call) -> Call:
+def _under(token: str, call: HttpRequest) -> HttpRequest:
     return replace(call, headers={**call.headers, "Authorization": f"Bearer {token}"})
 
 
 def _payment(order: PaymentOrder) -> dict[str, object]:
     """The body of requesttopay.
 
-    A whole amount goes without decimals: whether markets with cents take them isn't published,
-    and one without is taken everywhere.
+    A whole amount has no decimals: MTN doesn't publish whether markets with cents accept them, and
+    an amount without is accepted everywhere.
     """
     body: dict[str, object] = {
         "amount": str(order.money).removesuffix(".00"),

@@ -1,6 +1,4 @@
-"""The adapters by their code: our own and partners', loaded by the same line. See
-docs/adding-a-provider.md.
-"""
+"""The adapters by their code: ours and partners', loaded alike. See docs/adding-a-provider.md."""
 
 from __future__ import annotations
 
@@ -39,7 +37,7 @@ class Registry:
 
     @classmethod
     def of(cls, points: Iterable[EntryPoint], tokens: TokenCache) -> Registry:
-        """Raises ValueError for two adapters of one name, or one that goes by another name."""
+        """Raises ValueError if two adapters share a name, or one's code is not its name."""
         providers: dict[str, Provider] = {}
         for point in points:
             if point.name in providers:

@@ -1,6 +1,6 @@
-"""Reads a provider's JSON in every form that RFC 8259 allows; what isn't JSON reads as nothing. Pure.
+"""Reads a provider's JSON in every form that RFC 8259 allows; anything else reads as empty. Pure.
 
-Two readings of one answer are no reading: a member that is given twice refuses the whole.
+An answer with two possible meanings is not read: a repeated member makes the whole empty.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final, NoReturn
 
+from payments_app.kernel.http import HttpResponse
 from payments_app.kernel.money import EXPONENTS, Money
-from payments_app.kernel.wire import Answer
 
-# A provider's own words; none that we know is longer than 60. `Failure` lets fewer through.
+# A provider's own text; none that we know is longer than 60. `Failure` allows less.
 WORD_LENGTH_MAX: Final = 100
 _NUMBER: Final = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?", re.ASCII)
-# Far beyond any amount and any time: 1E999999999 is a number too, and must not be worked with.
+# Far beyond any amount and any time: 1E999999999 is a number too, and must not be computed with.
 NUMBER_DIGITS_MAX: Final = 20
 
 
-def json_fields(answer: Answer) -> Mapping[str, object]:
+def json_fields(answer: HttpResponse) -> Mapping[str, object]:
     """The members of the answer's JSON object; empty for anything that isn't wholly one.
 
-    Numbers come as the text that stood there: none is rounded, and none is too long to read.
-    A member given twice could be read either way (RFC 8259, 4), so the whole is refused, and so
-    are NaN and Infinity, which JSON doesn't have. A byte order mark is ignored (8.1). It is UTF-8, and
-    nothing else.
+    Numbers are returned as their original text: none is rounded, and none is too long to read. A
+    member given twice could be read either way (RFC 8259, 4), so the whole is refused, and so are
+    NaN and Infinity, which JSON doesn't have. A byte order mark is ignored (8.1). It must be UTF-8.
     """
     if answer.truncated:
         return {}
@@ -48,14 +47,14 @@ def word(value: object) -> str:
     """A provider's text as it may be stored and shown; "" for what isn't text."""
     if not isinstance(value, str):
         return ""
-    # No control characters, no lone surrogates: a database or a terminal would choke on them.
+    # No control characters, no lone surrogates: a database or a terminal may fail on them.
     return "".join(filter(str.isprintable, value))[:WORD_LENGTH_MAX].strip()
 
 
 def number(value: object) -> Decimal | None:
     """The exact value of a JSON number, or of text that is one; None for anything else.
 
-    It takes what `json_fields` gives for a number: the text that stood there.
+    It takes what `json_fields` gives for a number: its original text.
     """
     if not isinstance(value, str) or not _NUMBER.fullmatch(value):
         return None
@@ -69,10 +68,10 @@ def number(value: object) -> Decimal | None:
 
 
 def money(amount: object, currency: object) -> Money | None:
-    """What the provider says it moved, exactly, or None where that can't be read.
+    """What the provider says it moved, exactly, or None if that can't be read.
 
     10000000, "10000000.00" and 1.0E7 are one amount. One finer than the currency's smallest unit is
-    none.
+    None.
     """
     value = number(amount)
     if value is None or not isinstance(currency, str) or currency not in EXPONENTS:

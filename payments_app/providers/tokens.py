@@ -1,7 +1,7 @@
-"""Access tokens: minted once for all workers, renewed before they end, never stored in plain.
+"""Access tokens: fetched once for all workers, renewed before they end, never stored in plain.
 
-A process holds what it has used; Redis passes a token, and the turn to mint one, between
-processes. Redis may be empty, away or wrong: then tokens are minted more often, and no worse.
+A process caches the tokens it has used; Redis shares tokens, and the lock to fetch one. Redis may
+be empty, unavailable or wrong: then more tokens are fetched, and no worse.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
 from payments_app.providers.contract import Observation, ProviderAccount, Verdict
 
-# MTN: "reuse for about 60 minutes, refresh 10 minutes early" (best practices). A sixth of the
-# life does the same to short ones: Airtel's 180 s are renewed at 150 s.
+# MTN: "reuse for about 60 minutes, refresh 10 minutes early" (best practices). A sixth of the life
+# does the same for short ones: Airtel's 180 s are renewed at 150 s.
 RENEW_EARLY_PART: Final = 1 / 6
 RENEW_EARLY_MAX_S: Final = 600.0
 LIFE_MAX_S: Final = 86_400.0
-# Others wait this long for the one who mints, then hand the work back instead of a worker idling.
+# Others wait this long for a fetch under way, then return NOT_SENT, so that no worker idles.
 WAIT_MAX_S: Final = 3.0
 POLL_S: Final = 0.05
-# A turn to mint lasts this long, even when its process is killed. MTN's new platform may take
-# 20 s for a token: then a second process mints as well, which costs one call and no more.
+# The lock to fetch a token lasts this long, even if its process is killed. MTN's new platform may
+# take 20 s: then a second process fetches one too, which costs one call and no more.
 TURN_MS: Final = 10_000
 FAILURE_PAUSE_MAX_S: Final = 10.0
-# What the provider itself asks us to wait counts for more, but not without end.
+# A longer pause that the provider itself asks for is obeyed, up to this.
 ASKED_PAUSE_MAX_S: Final = 30.0
-# After the second new token in a row that was refused, the next one is minted this much later: 1, 2,
-# 4 … 60 s. A provider that refuses every token would otherwise be asked for one with each question.
+# After the second new token in a row that was refused, the next one is fetched this much later: 1,
+# 2, 4 … 60 s. Else a provider that refuses every token would get a fetch with each status check.
 NEW_REFUSED_PAUSE_MAX_S: Final = 60.0
-# One that refuses some calls and lets in others costs no more than a token in this time.
+# A provider that refuses some calls and accepts others costs at most one token in this time.
 NEW_REFUSED_KEPT_S: Final = 1.0
 # Only a bound on memory: accounts times products times credential versions that were in use.
 SLOTS_MAX: Final = 10_000
 
 _FAILED: Final = "failed:"
-# Replace (or, with nothing to put, delete) a value only while it is still the expected one.
+# Replace a value (or, with an empty new one, delete it) only while it is still the expected one.
 _SWAP: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
 if ARGV[2] == '' then return redis.call('DEL', KEYS[1]) end
@@ -58,19 +58,19 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Minted:
-    """A token as the provider has just given it, and for how long."""
+class IssuedToken:
+    """A token as the provider has just issued it, and its lifetime."""
 
     token: str = field(repr=False)
     lives_s: float
 
 
-Mint = Callable[[], Minted | Observation]
+FetchToken = Callable[[], IssuedToken | Observation]
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A token in use. Instants of boot_seconds: past `renew_at` someone should mint a new one."""
+    """A token in use. Times are boot_seconds: past `renew_at` it should be renewed."""
 
     token: str = field(repr=False)
     lives_s: float
@@ -78,15 +78,15 @@ class _Held:
     ends_at: float
 
     @classmethod
-    def of(cls, minted: Minted, *, ends_at: float) -> _Held:
-        lives_s = min(minted.lives_s, LIFE_MAX_S)
+    def of(cls, issued: IssuedToken, *, ends_at: float) -> _Held:
+        lives_s = min(issued.lives_s, LIFE_MAX_S)
         early_s = min(RENEW_EARLY_MAX_S, lives_s * RENEW_EARLY_PART)
-        return cls(minted.token, lives_s, renew_at=ends_at - early_s, ends_at=ends_at)
+        return cls(issued.token, lives_s, renew_at=ends_at - early_s, ends_at=ends_at)
 
 
 class _Label(NamedTuple):
-    """Whose token: `name` is its key in Redis; `owner`, which never leaves in plain, says by
-    which credentials it was minted, so that others never use it whatever the version says.
+    """Names a token: `name` is its key in Redis; `owner`, never written in plain, identifies the
+    credentials it was fetched with, so that no others use it, whatever the version says.
     """
 
     name: str
@@ -95,7 +95,7 @@ class _Label(NamedTuple):
 
 
 class _Slot:
-    """What one process knows about one account's token. Changed only under `lock`."""
+    """What one process knows about one account's token. `lock`: one thread fetches at a time."""
 
     def __init__(self, label: _Label) -> None:
         self.label = label
@@ -105,9 +105,9 @@ class _Slot:
         self.failures = 0
         self.paused_until = float("-inf")
         self.refusal: Observation = _not_sent("token_unavailable")
-        # How many tokens were got, and which of them was the last that was refused as a new one.
+        # How many tokens were obtained, and the number of the last that was refused while new.
         self.gets = self.refused_get = 0
-        # New tokens in a row that were refused as well, and until when no further one is minted.
+        # How many new tokens in a row were refused, and until when no further one is fetched.
         self.new_refused = 0
         self.keep_until = float("-inf")
 
@@ -120,10 +120,10 @@ class _Slot:
         return held.token if held is not None and boot_seconds() < held.renew_at else None
 
     def adopt(self, held: _Held | None) -> None:
-        """Take over what another process minted, if it lasts longer than ours."""
+        """Take over another process's token, if it lasts longer than ours."""
         if held is None or held.token == self.refused:
             return
-        # Read once: who discards it holds no lock.
+        # Read once: discard() doesn't take the lock.
         ours = self.held
         if ours is None or held.ends_at > ours.ends_at:
             self.held = held
@@ -134,45 +134,48 @@ class _Slot:
         self.paused_until = max(self.paused_until, boot_seconds() + pause_s)
 
     def paused(self) -> Observation | None:
-        """The last refusal, while it is too early to ask again."""
+        """The last refusal, while it is too early to try again."""
         left = self.paused_until - boot_seconds()
         return replace(self.refusal, retry_after_s=left) if left > 0 else None
 
 
 class TokenCache:
-    """Gives a token that is valid now. Any number of threads and processes may share one."""
+    """Returns a valid token, which any number of threads and processes share."""
 
     def __init__(self, redis: Redis, cipher: Cipher) -> None:
         """`redis`: its client bounds each command (short socket timeouts)."""
         self._shared = _Shared(redis, cipher)
         self._slots: dict[_Label, _Slot] = {}
-        # New tokens that were refused, and not let in since.
+        # New tokens that were refused, and not accepted since.
         self._in_doubt: dict[str, _Slot] = {}
 
-    def token(self, account: ProviderAccount, product: str, mint: Mint) -> str | Observation:
-        """The account's token for `product`; `mint` is called only where there is none to use.
+    def token(
+        self, account: ProviderAccount, product: str, fetch_token: FetchToken
+    ) -> str | Observation:
+        """The account's token for `product`; `fetch_token` is called only if there is none to use.
 
-        A NOT_SENT observation when there is none to be had now. What `mint` raises passes through.
+        Returns a NOT_SENT observation if there is none now. What `fetch_token` raises passes
+        through.
         """
         slot = self._slot(account, product)
         if (token := slot.fresh()) is not None:
             return token
         usable = slot.usable()
-        # While the old one lasts nobody waits: one renews it, the others go on with it.
+        # While the old token is valid nobody waits: one thread renews it, the others use it.
         if not slot.lock.acquire(timeout=0 if usable else WAIT_MAX_S):
             return usable or _not_sent("token_pending", retry_after_s=1.0)
         try:
-            return slot.fresh() or self._renewed(slot, mint)
+            return slot.fresh() or self._renewed(slot, fetch_token)
         finally:
             slot.lock.release()
 
     def discard(self, account: ProviderAccount, product: str, token: str) -> bool:
-        """Forget `token`, which the provider has refused, unless it was replaced already.
+        """Drop `token`, which the provider has refused, unless it was replaced already.
 
-        False: it stays, because new ones were refused as well, and a further one must wait.
+        False: it is kept, because new ones were refused as well, and a further one must wait.
         """
         slot = self._slot(account, product)
-        # Without the lock: one who mints just now would hold this up, and brings a new one anyway.
+        # Without the lock: a fetch under way would block this, and brings a new token anyway.
         held = slot.held
         is_held = held is not None and held.token == token
         if is_held and boot_seconds() < slot.keep_until:
@@ -186,10 +189,10 @@ class TokenCache:
     def note_refused(self, account: ProviderAccount, product: str, token: str) -> None:
         """`token`, which is new and replaced a refused one, was refused as well.
 
-        Each that was got counts once, however many calls were under way with it.
+        Each token obtained counts once, however many calls were under way with it.
         """
         slot = self._slot(account, product)
-        # A provider may give the same token again: it is the getting that counts.
+        # A provider may issue the same token again: each time one is obtained counts.
         if slot.refused_get == slot.gets:
             return
         slot.refused_get = slot.gets
@@ -203,27 +206,27 @@ class TokenCache:
             log.warning("tokens.new_one_refused", provider=account.provider, pause_s=pause_s)
 
     def note_accepted(self, token: str) -> None:
-        """A call under `token` was let in: what was refused under it had another reason.
+        """A call with `token` was accepted: its refusals had another reason.
 
-        A further token is minted again when one is refused, but none within NEW_REFUSED_KEPT_S.
+        A refused token is replaced again, but not within NEW_REFUSED_KEPT_S.
         """
         if (slot := self._in_doubt.pop(token, None)) is not None:
             slot.new_refused = 0
             slot.keep_until = min(slot.keep_until, boot_seconds() + NEW_REFUSED_KEPT_S)
 
-    def _renewed(self, slot: _Slot, mint: Mint) -> str | Observation:
-        """Under the slot's lock: another process's token, a new one, or the old one for now."""
+    def _renewed(self, slot: _Slot, fetch_token: FetchToken) -> str | Observation:
+        """Needs the slot's lock: another process's token, a new one, or the old one for now."""
         give_up_at = boot_seconds() + WAIT_MAX_S
         while True:
             if (refusal := slot.paused()) is not None:
                 return slot.usable() or refusal
-            turn = self._shared.take_turn(slot.label)
+            turn = self._shared.acquire_lock(slot.label)
             slot.adopt(self._shared.read(slot.label))
             if (token := slot.fresh()) is not None:
                 self._shared.end_turn(slot.label, turn)
                 return token
             if turn.mine:
-                return self._minted(slot, turn, mint)
+                return self._fetched(slot, turn, fetch_token)
             if turn.failures:
                 slot.pause(failures=turn.failures, pause_s=turn.left_s)
             elif slot.usable() is not None or boot_seconds() >= give_up_at:
@@ -231,14 +234,16 @@ class TokenCache:
             else:
                 time.sleep(POLL_S)
 
-    def _minted(self, slot: _Slot, turn: _Turn, mint: Mint) -> str | Observation:
+    def _fetched(
+        self, slot: _Slot, turn: _RefreshLock, fetch_token: FetchToken
+    ) -> str | Observation:
         failures, pause_s = 0, 0.0
         try:
-            # The provider's clock starts somewhere during the call: count from before it.
+            # The lifetime starts at some moment of the call: count from before it.
             start = boot_seconds()
-            outcome = mint()
+            outcome = fetch_token()
             _count(slot.label.provider, outcome, boot_seconds() - start)
-            if isinstance(outcome, Minted):
+            if isinstance(outcome, IssuedToken):
                 slot.held = _Held.of(outcome, ends_at=start + min(outcome.lives_s, LIFE_MAX_S))
                 slot.failures = 0
                 slot.gets += 1
@@ -262,8 +267,8 @@ class TokenCache:
 
 
 @dataclass(frozen=True, slots=True)
-class _Turn:
-    """Whose turn it is to mint: ours, someone's, or nobody's after a failure (`left_s` more)."""
+class _RefreshLock:
+    """Who may fetch a token: we, another, or nobody after a failure (for `left_s` more)."""
 
     mine: bool
     nonce: str = ""
@@ -272,34 +277,34 @@ class _Turn:
 
 
 class _Shared:
-    """What processes tell each other through Redis. Its absence reads as "nobody else is here"."""
+    """What processes share through Redis. Without Redis, a process acts as if it were alone."""
 
     def __init__(self, redis: Redis, cipher: Cipher) -> None:
         self._redis = redis
         self._cipher = cipher
 
-    def take_turn(self, label: _Label) -> _Turn:
+    def acquire_lock(self, label: _Label) -> _RefreshLock:
         nonce = secrets.token_hex(16)
         name = _turn_name(label)
         try:
             if self._redis.set(name, nonce, nx=True, px=TURN_MS):
-                return _Turn(mine=True, nonce=nonce)
+                return _RefreshLock(mine=True, nonce=nonce)
             holder, left_ms = self._read_with_life(name)
         except RedisError:
             log.warning("tokens.redis_away")
-            return _Turn(mine=True)
+            return _RefreshLock(mine=True)
         if not 0 < left_ms <= max(TURN_MS, ASKED_PAUSE_MAX_S * 1000):
-            # It has just ended, or it is one that nobody of us took: it may not stop us for ever.
-            return _Turn(mine=True)
+            # It has just ended, or none of our processes set it: it must not block us for ever.
+            return _RefreshLock(mine=True)
         failures = holder.removeprefix(_FAILED)
         if holder.startswith(_FAILED) and failures.isdecimal():
-            return _Turn(mine=False, failures=int(failures[:3]), left_s=left_ms / 1000)
-        return _Turn(mine=False)
+            return _RefreshLock(mine=False, failures=int(failures[:3]), left_s=left_ms / 1000)
+        return _RefreshLock(mine=False)
 
     def end_turn(
-        self, label: _Label, turn: _Turn, *, failures: int = 0, pause_s: float = 0.0
+        self, label: _Label, turn: _RefreshLock, *, failures: int = 0, pause_s: float = 0.0
     ) -> None:
-        """Let the next one in, or after a failure nobody for `pause_s`."""
+        """Release the lock, or after a failure block everyone for `pause_s`."""
         if turn.nonce:
             new = f"{_FAILED}{failures}" if failures else ""
             self._swap(_turn_name(label), turn.nonce, new, keep_ms=max(1, int(pause_s * 1000)))
@@ -333,11 +338,11 @@ class _Shared:
             found = json.loads(self._cipher.decrypt(sealed))
             if found["owner"] != label.owner:
                 return None
-            minted = Minted(str(found["token"]), float(found["lives_s"]))
+            issued = IssuedToken(str(found["token"]), float(found["lives_s"]))
         except (SecretUnreadable, ValueError, KeyError, TypeError):
             return None
-        left_s = min(left_ms / 1000, minted.lives_s)
-        return _Held.of(minted, ends_at=boot_seconds() + left_s)
+        left_s = min(left_ms / 1000, issued.lives_s)
+        return _Held.of(issued, ends_at=boot_seconds() + left_s)
 
     def _read_with_life(self, name: str) -> tuple[str, int]:
         """The value ("" for none) and how many milliseconds it has left. Raises RedisError."""
@@ -371,8 +376,8 @@ def _label(account: ProviderAccount, product: str) -> _Label:
     return _Label(name, owner, account.provider)
 
 
-def _count(provider: str, outcome: Minted | Observation, took_s: float) -> None:
-    verdict = Verdict.SUCCESSFUL if isinstance(outcome, Minted) else outcome.verdict
+def _count(provider: str, outcome: IssuedToken | Observation, took_s: float) -> None:
+    verdict = Verdict.SUCCESSFUL if isinstance(outcome, IssuedToken) else outcome.verdict
     if isinstance(outcome, Observation) and outcome.is_unread:
         log.warning("provider.answer_unread", provider=provider, operation="token")
     metrics.provider_answers.labels(provider, "token", verdict).inc()

@@ -1,4 +1,4 @@
-"""What an account at a provider must be to be stored, whatever the provider. Pure."""
+"""The checks of a provider account before it is stored, the same for every provider. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from payments_app.providers.contract import Mode
 from payments_app.tenants.errors import ProviderAccountInvalid
 
-# The one target environment, at whatever provider, in which no real money moves.
+# The only target environment, at every provider, in which no real money moves.
 SANDBOX: Final = "sandbox"
 _WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -18,7 +18,7 @@ _WORD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 def check_form(
     mode: Mode, base_url: str, target_environment: str, credentials: Mapping[str, str]
 ) -> None:
-    """Raises ProviderAccountInvalid, with what is wrong."""
+    """Raises ProviderAccountInvalid with a sentence that says what is wrong."""
     if not _is_base_url(base_url):
         raise ProviderAccountInvalid("The base URL must be such as https://api.example.com.")
     if _WORD.fullmatch(target_environment) is None:

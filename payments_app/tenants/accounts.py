@@ -1,4 +1,4 @@
-"""Which account at a provider a tenant's payment goes through; credentials rest encrypted."""
+"""Which account at a provider a tenant's payment uses. Credentials are stored encrypted."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from payments_app.tenants.errors import (
 )
 from payments_app.tenants.model import ProviderCredentials, Tenant
 
-# How long a process may go on with what it read: a change is in force everywhere after this.
+# How long a process may use an account that it read: after this a change applies everywhere.
 STALE_MAX_S: Final = 5.0
-# Accounts remembered at once; more only means more reads.
+# Accounts cached at once; beyond that they are read from the database more often.
 REMEMBERED_MAX: Final = 4096
-# Of a credential this long, the last characters tell two apart and give nothing away.
+# A credential of this length may show its last characters: they tell two apart and reveal little.
 _MASKED_LENGTH_MIN: Final = 16
 _SHOWN: Final = 4
 
@@ -43,8 +43,8 @@ _ONE_ACCOUNT: Final = (
     ProviderCredentials.provider,
     ProviderCredentials.mode,
 )
-# What decides where credentials go, and for whom: with any of it changed they open no more. What is
-# added to an account and decides as much belongs here too.
+# The columns that decide where credentials are sent, and for whom. After a change of any of them
+# the credentials can't be decrypted. A new column with such an effect belongs here too.
 BOUND_TO: Final = (
     ProviderCredentials.tenant_id,
     ProviderCredentials.provider,
@@ -67,7 +67,7 @@ _OWN: Final = select(
 
 @dataclass(frozen=True, slots=True)
 class NewAccount:
-    """An account to be stored. `mode`: the keys that may use it."""
+    """An account to be stored. `mode`: the mode of the API keys that may use it."""
 
     provider: str
     mode: Mode
@@ -78,7 +78,7 @@ class NewAccount:
 
 @dataclass(frozen=True, slots=True)
 class AccountView:
-    """A stored account that may be shown: each credential's name with its masked value."""
+    """A stored account, safe to show: each credential's name with its masked value."""
 
     id: UUID
     provider: str
@@ -93,7 +93,7 @@ class AccountView:
 def about_account(
     tenant_id: UUID, provider: str, mode: str, base_url: str, target_environment: str
 ) -> str:
-    """What an account's credentials are bound to: the values of BOUND_TO."""
+    """The context that an account's credentials are bound to: the values of BOUND_TO."""
     return about("provider_account", tenant_id, provider, mode, base_url, target_environment)
 
 
@@ -106,12 +106,12 @@ def set_account(
     may_move: bool = False,
     before_change: Callable[[Session, UUID], None] | None = None,
 ) -> AccountView:
-    """Store the tenant's account for that provider and mode, over the one it has.
+    """Store the tenant's account for that provider and mode; it replaces an existing one.
 
-    Payments in flight are asked for with the credentials of the account they were sent
-    through. Those of another address or environment open nothing there, so a change of these
-    takes `may_move`. `before_change` may object to a change of the account with this id: meanwhile
-    no payment is accepted through it.
+    Status checks of payments in flight use the credentials of the account that they were sent
+    through. Credentials for another address or environment don't work there, so a change of these
+    needs `may_move`. `before_change` may raise to prevent a change of the account with this id; the
+    account's row is locked meanwhile, so that no payment is accepted through it.
     Raises ProviderAccountInvalid, ProviderAccountMoved.
     """
     check_form(new.mode, new.base_url, new.target_environment, new.credentials)
@@ -139,7 +139,7 @@ def set_account(
 
 
 def _locked(session: Session, tenant: Tenant, new: NewAccount) -> UUID | None:
-    """The account in that place, which nobody goes through until this transaction ends."""
+    """The existing account's id. No payment is accepted through it until this transaction ends."""
     present = select(ProviderCredentials.id).where(
         ProviderCredentials.tenant_id == tenant.id,
         ProviderCredentials.provider == new.provider,
@@ -161,7 +161,7 @@ def list_accounts(tenant: Tenant, cipher: Cipher) -> list[AccountView]:
 
 
 def check_account(new: NewAccount, provider: Provider) -> None:
-    """Raises ProviderAccountInvalid when the adapter can't work with such an account."""
+    """Raises ProviderAccountInvalid if the adapter can't work with such an account."""
     missing = sorted(set(provider.credential_names) - set(new.credentials))
     unknown = sorted(set(new.credentials) - set(provider.credential_names))
     if missing or unknown:
@@ -174,23 +174,23 @@ def check_account(new: NewAccount, provider: Provider) -> None:
 
 
 def merchant_of(new: NewAccount, provider: Provider) -> str:
-    """Who the account would be at the provider. Raises KeyError unless `check_account` passes."""
+    """The account's identity at the provider. Raises KeyError unless `check_account` passes."""
     return provider.merchant(_account(None, new.provider, new))
 
 
 def masked(value: str) -> str:
-    """Always as many stars: the length of a secret is nobody's business."""
+    """The masked value. The number of stars is constant, so it doesn't reveal a secret's length."""
     return "********" + (value[-_SHOWN:] if len(value) >= _MASKED_LENGTH_MIN else "")
 
 
 class ProviderAccounts:
     """Finds the account for a payment.
 
-    The tenant's own account for the key's mode; else the platform's. A TEST key never reaches
-    an account that isn't a sandbox, and a LIVE key no sandbox: play money would be told as paid.
+    It is the tenant's own account for the key's mode, else the platform's. A TEST key never reaches
+    a real account, and a LIVE key no sandbox: its play money would be reported as paid.
 
-    Reads are remembered for STALE_MAX_S, per process: a changed account is in force after that.
-    Who must know now says so, or has `version` looked at where the row is: birth.py does.
+    Each process caches reads for STALE_MAX_S: after that a changed account applies. If the current
+    account is needed, use `anew`, or compare `version` with the row as payments/insertion.py does.
     """
 
     def __init__(
@@ -210,7 +210,7 @@ class ProviderAccounts:
         """The account for a new payment. Raises ProviderNotEnabled, ProviderAccountUnreadable."""
         own = self._own(tenant_id, provider, mode)
         account = _reachable(own or self._platform_account(provider, mode), mode)
-        # What was accepted before this was refused goes on to its end: see open().
+        # For new payments only. Payments that were accepted before continue: see open().
         if mode is Mode.LIVE and account.mode is Mode.TEST:
             raise ProviderNotEnabled(
                 "A live API key is for real money, and the account at this provider is a sandbox."
@@ -228,9 +228,8 @@ class ProviderAccounts:
     ) -> ProviderAccount:
         """The account that a payment was accepted for; `account_id` None is the platform's.
 
-        Never another one: what one account was asked to do, another knows nothing about.
-        What is remembered may be older than the payment: before "not there" it is read anew, and
-        so it is when asked to.
+        Never another account: it would not know the payment. The cached account may be older than
+        the payment. So the row is read again before the account counts as missing, and with `anew`.
         Raises ProviderNotEnabled, ProviderAccountUnreadable.
         """
         if account_id is None:
@@ -245,7 +244,7 @@ class ProviderAccounts:
         return tuple(a for a in self._platform if provider in (None, a.provider))
 
     def forget(self) -> None:
-        """Read anew from now on, in this process: what is being read this moment counts as old."""
+        """Clear this process's cache. A read that is under way now counts as outdated."""
         self._forgotten_at = self._seconds()
         self._remembered.clear()
 
@@ -292,12 +291,12 @@ class ProviderAccounts:
 
 
 def mode_of(target_environment: str) -> Mode:
-    """Whose keys an account in this environment is for."""
+    """The mode of the API keys that an account in this environment is for."""
     return Mode.TEST if target_environment == SANDBOX else Mode.LIVE
 
 
 def _account(account_id: UUID | None, version: str, stored: NewAccount) -> ProviderAccount:
-    """Its mode says whether it is a sandbox, whatever is stored."""
+    """The account. Its mode follows from the environment (sandbox or not), not from the row."""
     return ProviderAccount(
         id=account_id,
         provider=stored.provider,
@@ -310,7 +309,7 @@ def _account(account_id: UUID | None, version: str, stored: NewAccount) -> Provi
 
 
 def _reachable(account: ProviderAccount | None, mode: Mode) -> ProviderAccount:
-    """The last word on TEST keys, wherever the account came from."""
+    """The final check for TEST keys, for every account that is found."""
     if account is None or (mode is Mode.TEST and account.mode is not Mode.TEST):
         raise ProviderNotEnabled("No account at this provider is set up for this API key.")
     return account
@@ -330,7 +329,7 @@ def _opened(ciphertext: str, cipher: Cipher, place: str) -> dict[str, str]:
 def _upsert(
     tenant: Tenant, new: NewAccount, cipher: Cipher, *, may_move: bool
 ) -> ReturningInsert[ProviderCredentials]:
-    """Insert or change in one statement; no row comes back for a move that isn't allowed."""
+    """Insert or update in one statement; it returns no row for a move that isn't allowed."""
     base_url = new.base_url.rstrip("/")
     place = about_account(tenant.id, new.provider, new.mode.value, base_url, new.target_environment)
     values = {
@@ -354,7 +353,7 @@ def _upsert(
 
 
 def _told(row: ProviderCredentials, *, names: list[str]) -> dict[str, object]:
-    """What the audit trail says of a change: the credentials' names, never their values."""
+    """The audit entry's detail for a change: the credentials' names, never their values."""
     return {
         "provider": row.provider,
         "mode": row.mode,
@@ -373,7 +372,7 @@ def _view(row: ProviderCredentials, cipher: Cipher) -> AccountView:
     try:
         shown = {n: masked(value) for n, value in _opened(row.credentials, cipher, place).items()}
     except ProviderAccountUnreadable:
-        # The list must show that there is one, so that somebody mends it.
+        # List the account anyway, so that the operator sees it and can repair it.
         shown = {"unreadable": "*"}
     return AccountView(
         id=row.id,

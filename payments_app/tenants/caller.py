@@ -1,4 +1,4 @@
-"""Whose key this is, and what it may do."""
+"""Authenticates a request's API key: whose key it is, and what it may do."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from payments_app.tenants.scopes import ALL_SCOPES, Scope
 
 log = structlog.get_logger(__name__)
 
-# What an unknown prefix is compared with, so that it costs what a wrong secret costs.
+# An unknown prefix is compared with this, so that it takes as long as a wrong secret.
 _NO_HASH: Final = bytes(32)
-# Nobody needs to know more exactly when a key was last used.
+# A key's last use is recorded with this precision.
 USE_NOTED_EVERY_S: Final = 60.0
-# A key that is revoked, a tenant that is suspended: refused everywhere by then. A busy key costs
-# the database ten looks a second and process.
+# A revoked key or a suspended tenant is refused everywhere after this. A busy key costs the
+# database ten queries a second for each process.
 KNOWN_FOR_S: Final = 0.1
-# Keys remembered at once; more only means more looks and notes.
+# Keys cached at once; beyond that there are more queries and updates.
 REMEMBERED_MAX: Final = 10_000
 
-# The function opens the wall for the one key with this prefix and its tenant, and no further.
+# A SECURITY DEFINER lookup: it returns only the key with this prefix, and its tenant.
 _CALLER: Final = text(
     "SELECT (key).key_hash, (key).revoked_at, (key).id AS key_id, (key).mode, (key).scopes,"
     " (key).networks, (key).expires_at <= clock_timestamp() AS expired, (tenant).id AS tenant_id,"
@@ -48,7 +48,7 @@ _CALLER: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks, proven by a key, with what the request path needs to know of the tenant."""
+    """The authenticated caller of a request, with the tenant's data that the request path needs."""
 
     tenant_id: UUID
     tenant_slug: str
@@ -59,18 +59,18 @@ class Caller:
     default_provider: str | None
     scopes: frozenset[Scope] = ALL_SCOPES
     tenant_rate_limit: str | None = None
-    # The brake is on: see holds.py.
+    # The tenant is held: see holds.py.
     held: bool = False
 
 
 def hash_of(key: str) -> bytes:
-    """What is stored of a key: SHA-256. A fast hash is enough for 190 random bits."""
+    """The stored hash of a key: SHA-256. A fast hash is enough for 190 random bits."""
     return hashlib.sha256(key.encode()).digest()
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the database says of a key. It is still to be proven that whoever asks has it."""
+    """A key's row. The request must still prove, by the hash, that it has the whole key."""
 
     key_hash: bytes
     is_revoked: bool
@@ -114,10 +114,10 @@ def verify_key(
     source: str | None = None,
     look_up: Callable[[str], Known | None] = look_up,
 ) -> Caller | None:
-    """Whose key this is, or None for one that opens nothing.
+    """The caller whose key this is, or None for an unknown, wrong or revoked key.
 
-    `source` is the address that it comes from. Raises ApiKeyExpired, TenantSuspended and
-    NetworkNotAllowed, but only once the key has proved right: nobody else learns it.
+    `source` is the client's address. Raises ApiKeyExpired, TenantSuspended and NetworkNotAllowed,
+    but only after the hash has matched: a request with a wrong key doesn't learn these.
     """
     prefix = prefix_of(presented)
     if prefix is None:
@@ -136,18 +136,18 @@ def verify_key(
 
 
 class Keys:
-    """Looks each key up at most once in KNOWN_FOR_S: so old is the oldest answer."""
+    """Caches keys: each is looked up at most once in KNOWN_FOR_S, and is never older than that."""
 
     def __init__(self, seconds: Callable[[], float] = boot_seconds) -> None:
         self._seconds = seconds
         self._known: dict[str, tuple[float, Known]] = {}
 
     def has_seen(self, prefix: str) -> bool:
-        """Whether there was a key with this prefix when it was looked up last."""
+        """Whether the cache has a key with this prefix."""
         return prefix in self._known
 
     def look_up(self, prefix: str) -> Known | None:
-        """See look_up. What isn't there is looked for each time."""
+        """See look_up. An unknown prefix is not cached."""
         now = self._seconds()
         read_at, known = self._known.get(prefix, (float("-inf"), None))
         if known is not None and now - read_at < KNOWN_FOR_S:
@@ -156,20 +156,20 @@ class Keys:
         if len(self._known) >= REMEMBERED_MAX:
             self._known.clear()
         if known is not None:
-            # As old as the question, not the answer.
+            # The age counts from before the query.
             self._known[prefix] = (now, known)
         return known
 
 
 class UseNotes:
-    """Notes when a key was last used, once a minute for each key and process and not oftener."""
+    """Limits updates of a key's last use to one a minute for each key and process."""
 
     def __init__(self, seconds: Callable[[], float] = boot_seconds) -> None:
         self._seconds = seconds
         self._noted_at: dict[UUID, float] = {}
 
     def is_due(self, key_id: UUID) -> bool:
-        """Whether it is time to note; who is told so notes."""
+        """Whether an update is due. After True the caller must write it: see `note_use`."""
         now = self._seconds()
         if now - self._noted_at.get(key_id, float("-inf")) < USE_NOTED_EVERY_S:
             return False
@@ -180,7 +180,7 @@ class UseNotes:
 
 
 def note_use(caller: Caller) -> None:
-    """Write down that the key was used. It is no reason for anything else to fail."""
+    """Record that the key was used. A failure is logged only: the request must not fail for it."""
     recent = database_now() - timedelta(seconds=USE_NOTED_EVERY_S)
     older = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < recent)
     noted = update(ApiKey).where(ApiKey.id == caller.key_id, older)

@@ -1,4 +1,4 @@
-"""Each tenant's data key, wrapped, in its own row."""
+"""Stores each tenant's data key, encrypted, in the tenant's row."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from payments_app.tenants.model import Tenant
 
 
 class StoredDataKeys:
-    """See kernel.vault.DataKeys."""
+    """See kernel.encryption.DataKeys."""
 
     def find(self, tenant_id: UUID) -> str | None:
-        """Beside whatever transaction is open."""
+        """Read on a separate connection, whether or not a transaction is open."""
         with snapshot(tenant_id) as connection:
             found: str | None = connection.scalar(
                 select(Tenant.data_key).where(Tenant.id == tenant_id)
@@ -23,7 +23,7 @@ class StoredDataKeys:
         return found
 
     def keep(self, tenant_id: UUID, wrapped: str) -> None:
-        """In a transaction of its own, so not within another."""
+        """Store it in a separate transaction; no other may be open."""
         with transaction(tenant_id) as session:
             kept = session.execute(
                 update(Tenant)
@@ -43,7 +43,7 @@ class StoredDataKeys:
 
 
 class KeptDataKeys(StoredDataKeys):
-    """For who only looks: a tenant without a data key gets none."""
+    """For read-only commands: a tenant without a data key gets none."""
 
     def keep(self, tenant_id: UUID, wrapped: str) -> None:
-        """Keep nothing."""
+        """Store nothing."""

@@ -1,4 +1,4 @@
-"""What can be wrong with a tenant, its keys or its provider accounts."""
+"""Errors of tenants, their API keys and their provider accounts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class TenantExists(GatewayError):
 
 
 class TenantSlugInvalid(GatewayError):
-    """The slug can't stand in an address, or could be taken for an id."""
+    """The slug can't be part of a host name, or looks like an id."""
 
     code = "tenant_slug_invalid"
 
@@ -30,13 +30,13 @@ class TenantSettingInvalid(GatewayError):
 
 
 class TenantSuspended(GatewayError):
-    """The key is right, but its tenant may do nothing at present."""
+    """The key is right, but its tenant is suspended."""
 
     code = "tenant_suspended"
 
 
 class ApiKeyExpired(GatewayError):
-    """The key was right, and its time is over."""
+    """The key is right, but it has expired."""
 
     code = "api_key_expired"
 
@@ -72,25 +72,25 @@ class KeyNameInvalid(GatewayError):
 
 
 class KeyModeUnusable(GatewayError):
-    """A live key would find sandboxes only."""
+    """A live key would have only sandbox accounts to use."""
 
     code = "key_mode_unusable"
 
 
 class ProviderNotEnabled(GatewayError):
-    """Neither the tenant nor the platform has an account there that this mode may reach."""
+    """Neither the tenant nor the platform has an account at the provider for this mode."""
 
     code = "provider_not_enabled"
 
 
 class ProviderAccountInvalid(GatewayError):
-    """The account can't be stored as given."""
+    """The account is invalid and was not stored."""
 
     code = "provider_account_invalid"
 
 
 class ProviderAccountMoved(GatewayError):
-    """The change would point an account at another place while payments may be in flight."""
+    """The change would move an account's address or environment while payments may be in flight."""
 
     code = "provider_account_moved"
 
@@ -102,18 +102,18 @@ class ProviderAccountUnreadable(GatewayError):
 
 
 class TenantHeld(GatewayError):
-    """The brake is on: nothing new is taken for this tenant at present."""
+    """The tenant is held: nothing new is accepted for it at present."""
 
     code = "tenant_held"
 
 
-class BreaksOpen(GatewayError):
-    """What put the brake on hasn't been resolved."""
+class ViolationsOpen(GatewayError):
+    """The violations that caused the hold are not resolved."""
 
     code = "breaks_open"
 
 
 class ReasonMissing(GatewayError):
-    """Nobody puts the brake on, or says that a break is resolved, without saying why."""
+    """A hold, and the resolution of a violation, need a reason."""
 
     code = "reason_missing"

@@ -1,7 +1,7 @@
-"""The brake: while a tenant is held, nothing new of theirs is taken, and nothing is submitted.
+"""Holds: while a tenant is held, no new payment of it is accepted, and none is submitted.
 
-What has been sent is asked about to its end. A submission that a worker has in hand when the
-brake goes on may still leave: a lease later (30 s) none does.
+Status checks of sent payments continue until they are final. A submission that a worker has claimed
+before the hold may still be sent; after the lease's length (30 s) none is.
 """
 
 from __future__ import annotations
@@ -24,21 +24,22 @@ from payments_app.tenants.registry import checked_line
 log = structlog.get_logger(__name__)
 
 WHY_LENGTH_MAX: Final = 200
-# Why tenants are held after a restore, until their payments were asked about (payments/recovery.py).
+# The reason for holds after a restore, until all payments are checked (payments/recovery.py).
 RESTORED: Final = "database restored from a backup"
 
 
 def hold_tenant(tenant_id: UUID, *, why: str, actor: str) -> bool:
-    """Put the brake on; False if it was on. Raises ReasonMissing."""
+    """Hold the tenant; False if it was held already. Raises ReasonMissing."""
     why = checked_reason(why)
     with transaction(tenant_id) as session:
         return hold_in(session, tenant_id, why=why, actor=actor)
 
 
 def hold_in(session: Session, tenant_id: UUID, *, why: str, actor: str) -> bool:
-    """The same, in the caller's transaction.
+    """Hold the tenant in the caller's transaction; False if it was held already.
 
-    A restore's hold, which ends by itself, gives way to any other reason, and to another restore's.
+    A restore's hold, which ends by itself, is replaced by a hold for any other reason, and by that
+    of another restore.
     """
     held_at = session.scalar(
         update(Tenant)
@@ -58,7 +59,7 @@ def hold_in(session: Session, tenant_id: UUID, *, why: str, actor: str) -> bool:
 
 
 def release_in(session: Session, tenant_id: UUID, *, actor: str) -> bool:
-    """Let go, in the caller's transaction; False if it wasn't held."""
+    """Release the tenant in the caller's transaction; False if it was not held."""
     why = session.scalar(
         select(Tenant.held_why)
         .where(Tenant.id == tenant_id)
@@ -74,7 +75,7 @@ def release_in(session: Session, tenant_id: UUID, *, actor: str) -> bool:
 
 
 def held_tenants(why: str | None = None) -> list[Tenant]:
-    """Who is held, by slug; for this reason only, if one is given."""
+    """The held tenants, by slug; only those with this reason, if one is given."""
     wanted = select(Tenant).where(Tenant.held_at.is_not(None)).order_by(Tenant.slug)
     if why is not None:
         wanted = wanted.where(Tenant.held_why == why)

@@ -1,4 +1,4 @@
-"""A key is shown once; afterwards only its hash is known, and a revoked one opens nothing."""
+"""Issue, rotate and revoke API keys. A key is shown once; only its hash is stored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from payments_app.audit.comparison import fingerprint
 from payments_app.audit.record import record
-from payments_app.kernel.database import EVERY_TENANT, database_now, narrow, transaction
+from payments_app.kernel.database import EVERY_TENANT, database_now, set_tenant, transaction
 from payments_app.providers.contract import Mode
 from payments_app.tenants.caller import hash_of
 from payments_app.tenants.errors import KeyEnded, KeyNameInvalid, KeyNotFound
@@ -33,13 +33,13 @@ class _AsLongAgain(Enum):
     VALUE = "as long as the key before it"
 
 
-# A successor's lifetime: that of the key that it replaces.
+# A new key's lifetime in a rotation: the same as that of the key that it replaces.
 AS_LONG_AGAIN: Final = _AsLongAgain.VALUE
 
 
 @dataclass(frozen=True, slots=True)
 class NewKey:
-    """What a key is to be. `lifetime` None: until it is revoked; no `networks`: from anywhere."""
+    """A key to be issued. `lifetime` None: until it is revoked; no `networks`: from anywhere."""
 
     mode: Mode
     name: str = ""
@@ -50,7 +50,7 @@ class NewKey:
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
-    """A new key. `key` exists here and nowhere else: show it, then forget it."""
+    """A new key. `key` is stored nowhere: show it once, then drop it."""
 
     id: UUID
     prefix: str
@@ -65,7 +65,7 @@ class IssuedKey:
 
 @dataclass(frozen=True, slots=True)
 class RotatedKey:
-    """A new key in the place of another, which goes on until `old_expires_at`."""
+    """A new key that replaces another one, which works until `old_expires_at`."""
 
     issued: IssuedKey
     replaces: UUID
@@ -94,13 +94,13 @@ def rotate_key(
     actor: str,
     lifetime: timedelta | Literal[_AsLongAgain.VALUE] | None = AS_LONG_AGAIN,
 ) -> RotatedKey:
-    """A new key that may do the same; the old one ends after `overlap`, or when it would have.
+    """A new key with the same rights. The old key ends after `overlap`, or at its own earlier end.
 
-    `lifetime`: the new one's, None for no end. Raises KeyNotFound, KeyEnded.
+    `lifetime`: the new key's, None for no end. Raises KeyNotFound, KeyEnded.
     """
     with transaction(EVERY_TENANT) as session:
         old = _locked(session, id_or_prefix)
-        narrow(session, old.tenant_id)
+        set_tenant(session, old.tenant_id)
         now: datetime = session.scalars(select(database_now())).one()
         if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
             raise KeyEnded("This API key has ended already: issue a new one.")
@@ -122,14 +122,13 @@ def rotate_key(
 
 
 def revoke_key(id_or_prefix: str, *, actor: str) -> ApiKey:
-    """From now on the key opens nothing. Revoking it again changes nothing.
+    """Revoke the key: from now on it is refused. Revoking it again changes nothing.
 
-    Takes the id, the prefix, or a whole key that was found where it shouldn't be.
-    Raises KeyNotFound.
+    Takes the id, the prefix, or a whole key that was leaked. Raises KeyNotFound.
     """
     with transaction(EVERY_TENANT) as session:
         row = _locked(session, id_or_prefix)
-        narrow(session, row.tenant_id)
+        set_tenant(session, row.tenant_id)
         if row.revoked_at is None:
             row = _revoke(session, row, actor=actor)
         return row
@@ -165,7 +164,7 @@ def _issue(session: Session, tenant_id: UUID, wanted: NewKey, *, actor: str) -> 
 
 
 def _lifetime(row: ApiKey) -> timedelta | None:
-    """For how long it was issued; for a key in its overlap, until the overlap's end."""
+    """The key's lifetime from its issue; for a rotated key, until the end of the overlap."""
     return None if row.expires_at is None else row.expires_at - row.created_at
 
 
@@ -173,7 +172,7 @@ def _locked(session: Session, id_or_prefix: str) -> ApiKey:
     key_id = as_id(id_or_prefix)
     public = PREFIX_PATTERN.match(id_or_prefix)
     if key_id is None and public is None:
-        # What was given isn't repeated: it may be most of a key.
+        # The message doesn't repeat the input: it may be most of a key.
         raise KeyNotFound("That is neither the id nor the prefix of an API key.")
     wanted = ApiKey.prefix == public[0] if public else ApiKey.id == key_id
     row = session.scalar(select(ApiKey).where(wanted).with_for_update())

@@ -20,7 +20,7 @@ _SCOPES: Final = ", ".join(f"'{scope}'" for scope in Scope)
 
 
 class Tenant(Base):
-    """A company whose payments these are."""
+    """A company that uses the gateway."""
 
     __tablename__ = "tenants"
     __table_args__ = (
@@ -37,18 +37,18 @@ class Tenant(Base):
     rate_limit: Mapped[str | None] = mapped_column(Text)
     tenant_rate_limit: Mapped[str | None] = mapped_column(Text)
     default_provider: Mapped[str | None] = mapped_column(Text)
-    # What its payers' numbers rest under, wrapped by Cipher; made with the first payment.
+    # Encrypts its payers' numbers; is itself encrypted by Cipher. Made with the first payment.
     data_key: Mapped[str | None] = mapped_column(Text, deferred=True)
-    # The brake: while it is on, nothing new of theirs is taken or sent. See holds.py.
+    # While the tenant is held, nothing new is accepted or sent for it. See holds.py.
     held_at: Mapped[datetime | None] = mapped_column(Timestamp)
     held_why: Mapped[str | None] = mapped_column(Text)
-    # When its rows were last taken from a backup.
+    # When its rows were last restored from a backup.
     restored_at: Mapped[datetime | None] = mapped_column(Timestamp)
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
 
 
 class ApiKey(Base):
-    """A key: found by its prefix, proven by the hash of the whole; the key itself isn't kept."""
+    """A key: found by its prefix, proven by the whole key's hash. The key itself is not stored."""
 
     __tablename__ = "api_keys"
     __table_args__ = (
@@ -68,13 +68,13 @@ class ApiKey(Base):
     scopes: Mapped[list[str]] = mapped_column(
         ARRAY(Text), server_default="{" + ",".join(Scope) + "}"
     )
-    # From where it may be used; from anywhere if there are none.
+    # The networks that may use it; any network if empty.
     networks: Mapped[list[IPv4Network | IPv6Network]] = mapped_column(
         ARRAY(CIDR), server_default="{}"
     )
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
     expires_at: Mapped[datetime | None] = mapped_column(Timestamp)
-    # To the minute: not each request writes it.
+    # To the minute: most requests do not update it.
     last_used_at: Mapped[datetime | None] = mapped_column(Timestamp)
     revoked_at: Mapped[datetime | None] = mapped_column(Timestamp)
 

@@ -1,4 +1,4 @@
-"""Which API keys a tenant has a use for: a live key moves real money, or is of no use."""
+"""Which API keys a tenant can use: a live key needs an account that moves real money."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from payments_app.tenants.model import Tenant
 def refuse_unusable_mode(
     tenant: Tenant, mode: Mode, accounts: ProviderAccounts, cipher: Cipher
 ) -> None:
-    """Raises KeyModeUnusable if sandboxes are all that a live key of the tenant would find.
+    """Raises KeyModeUnusable if a live key of the tenant would have only sandbox accounts.
 
-    With no account at all, one may be meant to come.
+    No account at all is allowed: the operator may add one later.
     """
     own = [view for view in list_accounts(tenant, cipher) if view.mode is mode]
     found = _modes_of(own, accounts)
@@ -27,12 +27,12 @@ def refuse_unusable_mode(
 
 
 def has_live_only(tenant: Tenant, accounts: ProviderAccounts, cipher: Cipher) -> bool:
-    """Whether a test key of the tenant would find no account, and a live key one."""
+    """Whether the tenant has an account for live keys, and none for test keys."""
     return _modes_of(list_accounts(tenant, cipher), accounts) == {Mode.LIVE}
 
 
 def _modes_of(own: list[AccountView], accounts: ProviderAccounts) -> set[Mode]:
-    """What keys there are accounts for: those of a tenant, and the platform's."""
+    """The key modes that there are accounts for, the tenant's and the platform's."""
     environments = [view.target_environment for view in own]
     environments += [account.target_environment for account in accounts.platform()]
     return {mode_of(environment) for environment in environments}

@@ -1,4 +1,4 @@
-"""Tenants come and change here; each change commits together with its audit entry."""
+"""Creates and changes tenants. Each change commits together with its audit entry."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from payments_app.tenants.errors import (
 )
 from payments_app.tenants.model import Tenant
 
-# A slug is a DNS label: it may become a host name one day.
+# A slug is a DNS label, so that it can become a host name.
 _SLUG: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _PROVIDER: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-# A name stands in one line of a table.
+# A name must fit in one line of a table.
 NAME_LENGTH_MAX: Final = 200
 # Longer than any sensible list of limits.
 _RATE_LENGTH_MAX: Final = 200
 
 
 class TenantSettings(TypedDict, total=False):
-    """What may be set for a tenant; what is left out stays as it is. None: the platform's."""
+    """A tenant's settings. A key that is left out stays as it is. None: the platform's value."""
 
     require_idempotency_key: bool
     rate_limit: str | None
@@ -44,7 +44,7 @@ class TenantSettings(TypedDict, total=False):
 def create_tenant(
     *, slug: str, name: str = "", actor: str, **settings: Unpack[TenantSettings]
 ) -> Tenant:
-    """A new active tenant; `name` is the slug if empty.
+    """Create an active tenant; an empty `name` becomes the slug.
 
     Raises TenantSlugInvalid, TenantExists, TenantSettingInvalid.
     """
@@ -55,7 +55,7 @@ def create_tenant(
     fresh = (
         insert(Tenant)
         .values(id=tenant_id, slug=slug, name=name, **settings)
-        # Of two who create one slug at once, the second waits for the first and gets no row.
+        # If two transactions insert one slug, the second waits for the first, and gets no row.
         .on_conflict_do_nothing(index_elements=[Tenant.slug])
         .returning(Tenant)
     )
@@ -78,7 +78,7 @@ def find_tenant(slug_or_id: str) -> Tenant:
     """One tenant. Raises TenantNotFound."""
     tenant_id = as_id(slug_or_id)
     wanted = Tenant.slug == slug_or_id if tenant_id is None else Tenant.id == tenant_id
-    # PostgreSQL takes no NUL in a text; no slug holds one.
+    # PostgreSQL accepts no NUL in a text, and no slug has one.
     with transaction(EVERY_TENANT) as session:
         tenant = None if "\0" in slug_or_id else session.scalar(select(Tenant).where(wanted))
     if tenant is None:
@@ -87,17 +87,17 @@ def find_tenant(slug_or_id: str) -> Tenant:
 
 
 def suspend_tenant(tenant: Tenant, *, actor: str) -> Tenant:
-    """From now on its keys open nothing; payments in flight go on to their end."""
+    """Suspend the tenant: its keys are refused from now on; payments in flight continue."""
     return _change_status(tenant, "suspended", actor=actor, action="tenant.suspended")
 
 
 def resume_tenant(tenant: Tenant, *, actor: str) -> Tenant:
-    """Its keys work again."""
+    """End a suspension: the tenant's keys work again."""
     return _change_status(tenant, "active", actor=actor, action="tenant.resumed")
 
 
 def configure_tenant(tenant: Tenant, *, actor: str, **settings: Unpack[TenantSettings]) -> Tenant:
-    """Set what is given, leave the rest. Raises TenantSettingInvalid."""
+    """Change the given settings, and no others. Raises TenantSettingInvalid."""
     _check_settings(settings)
     if not settings:
         return tenant
@@ -109,7 +109,7 @@ def configure_tenant(tenant: Tenant, *, actor: str, **settings: Unpack[TenantSet
 
 
 def as_id(text: str) -> UUID | None:
-    """The id that `text` writes in the canonical form, or None. No slug has that form."""
+    """`text` as an id if it is a UUID in canonical form, else None. No slug has that form."""
     try:
         found = UUID(text)
     except ValueError:
@@ -118,7 +118,7 @@ def as_id(text: str) -> UUID | None:
 
 
 def checked_line(text: str, *, length_max: int) -> str:
-    """`text` without space around it. Raises ValueError if it isn't one short printable line."""
+    """`text` without surrounding space. Raises ValueError unless it is a short printable line."""
     text = text.strip()
     if len(text) > length_max or not text.isprintable():
         raise ValueError(f"must be one line of at most {length_max} printable characters")
@@ -126,7 +126,7 @@ def checked_line(text: str, *, length_max: int) -> str:
 
 
 def _change_status(tenant: Tenant, status: str, *, actor: str, action: str) -> Tenant:
-    """Suspending a suspended tenant changes nothing and leaves no entry."""
+    """Set the status. If the tenant has it already, nothing changes and no entry is written."""
     change = (
         update(Tenant)
         .where(Tenant.id == tenant.id, Tenant.status != status)

@@ -1,4 +1,4 @@
-"""Closing what rests encrypted under the newest of SECRET_KEYS, while everything runs."""
+"""Re-encrypts stored secrets with the newest of SECRET_KEYS, while the system runs."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from payments_app.tenants.accounts import BOUND_TO, about_account
 from payments_app.tenants.model import ProviderCredentials, Tenant
 
 
-class Shelf(NamedTuple):
+class EncryptedColumn(NamedTuple):
     """A column of secrets, with its rows' ids and tenants. `kind`: for the audit trail.
 
-    `bound_to`: the columns that each is bound to, and `about` what they make; none for a secret that
-    names its owner itself.
+    `bound_to`: the columns that each secret is bound to; `about` makes the context from their
+    values. Both are empty for a secret that contains its owner's id itself.
     """
 
     kind: str
@@ -35,12 +35,12 @@ class Shelf(NamedTuple):
     about: Callable[..., str] | None = None
 
     def place(self, values: Sequence[Any]) -> str | None:
-        """What a secret is about whose row has these values of `bound_to`."""
+        """The context of a secret whose row has these values of `bound_to`."""
         return self.about(*values) if self.about is not None else None
 
 
-SHELVES: Final = (
-    Shelf(
+ENCRYPTED_COLUMNS: Final = (
+    EncryptedColumn(
         "provider_account",
         ProviderCredentials,
         ProviderCredentials.id,
@@ -49,29 +49,30 @@ SHELVES: Final = (
         BOUND_TO,
         about_account,
     ),
-    # Under it rest the payers' numbers, which therefore stay as they are.
-    Shelf("tenant", Tenant, Tenant.id, Tenant.id, Tenant.data_key),
+    # The data key encrypts the payers' numbers; only the data key itself is re-encrypted.
+    EncryptedColumn("tenant", Tenant, Tenant.id, Tenant.id, Tenant.data_key),
 )
 
 
-# So few are looked at to tell a wrong key from a wrong row: ids begin with the time.
+# How many secrets of each column are tried, to tell a wrong key from a bad row. Newest first: ids
+# begin with the time.
 NEWEST: Final = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """`rewrapped`: closed anew; `current`: were so already; `unreadable`: ids no key opens."""
+    """`rewrapped`: re-encrypted; `current`: unchanged; `unreadable`: ids that no key decrypts."""
 
     rewrapped: int
     current: int
     unreadable: tuple[UUID, ...]
 
 
-def rotate_secrets(cipher: Cipher, shelves: Sequence[Shelf], *, actor: str) -> Rotation:
-    """Close every secret on these shelves under the newest key, however often it is called.
+def rotate_secrets(cipher: Cipher, shelves: Sequence[EncryptedColumn], *, actor: str) -> Rotation:
+    """Encrypt every secret of these columns with the newest key. Idempotent.
 
-    Processes that have both keys read it before and after. One row at a time, so that nobody
-    waits for it.
+    Processes that have both keys can read a secret before and after. One row for each transaction,
+    so that no other transaction waits long.
     """
     rewrapped, current, unreadable = 0, 0, []
     for shelf in shelves:
@@ -88,17 +89,17 @@ def rotate_secrets(cipher: Cipher, shelves: Sequence[Shelf], *, actor: str) -> R
 
 @dataclass(slots=True)
 class StoredSecrets:
-    """Each as its kind and its id. `unreadable`: none of the keys opens it where it stands.
+    """Each secret as its kind and its id. `unreadable`: none of the keys decrypts it in its row.
 
-    `unbound`: it would open in another place too, as it was stored before secrets were bound.
+    `unbound`: stored before secrets were bound, so it could be decrypted in another row too.
     """
 
     unreadable: list[tuple[str, UUID]] = field(default_factory=list)
     unbound: list[tuple[str, UUID]] = field(default_factory=list)
 
 
-def look_at_secrets(cipher: Cipher, shelves: Sequence[Shelf]) -> StoredSecrets:
-    """What is wrong with what is stored."""
+def look_at_secrets(cipher: Cipher, shelves: Sequence[EncryptedColumn]) -> StoredSecrets:
+    """The stored secrets that are unreadable or unbound."""
     found = StoredSecrets()
     for shelf in shelves:
         wanted = select(shelf.id, shelf.secret, *shelf.bound_to).where(shelf.secret.is_not(None))
@@ -116,11 +117,11 @@ def look_at_secrets(cipher: Cipher, shelves: Sequence[Shelf]) -> StoredSecrets:
     return found
 
 
-def opens_newest_secrets(cipher: Cipher, shelves: Sequence[Shelf]) -> bool:
-    """Whether these keys are this database's: they open one of the newest secrets, if there are any.
+def opens_newest_secrets(cipher: Cipher, shelves: Sequence[EncryptedColumn]) -> bool:
+    """Whether these keys are this database's: they decrypt one of the newest secrets, if any exist.
 
-    One that doesn't open is its own tenant's trouble (look_at_secrets); none that does is the wrong
-    key.
+    If only some can't be decrypted, that concerns their tenants (look_at_secrets). If none can be,
+    the keys are wrong.
     """
     stored: list[tuple[str, str | None]] = []
     with transaction(EVERY_TENANT) as session:
@@ -139,24 +140,26 @@ def _opens(cipher: Cipher, secret: str, place: str | None) -> bool:
     return True
 
 
-def _stored(shelf: Shelf) -> list[tuple[UUID, UUID]]:
+def _stored(shelf: EncryptedColumn) -> list[tuple[UUID, UUID]]:
     secrets = select(shelf.id, shelf.tenant_id).where(shelf.secret.is_not(None)).order_by(shelf.id)
     with transaction(EVERY_TENANT) as session:
         return [(row[0], row[1]) for row in session.execute(secrets)]
 
 
-def _rotate(shelf: Shelf, secret_id: UUID, tenant_id: UUID, cipher: Cipher, *, actor: str) -> bool:
+def _rotate(
+    shelf: EncryptedColumn, secret_id: UUID, tenant_id: UUID, cipher: Cipher, *, actor: str
+) -> bool:
     there = (shelf.id == secret_id, shelf.secret.is_not(None))
     wanted = select(shelf.secret, *shelf.bound_to).where(*there).with_for_update()
     with transaction(tenant_id) as session:
         row = session.execute(wanted).one_or_none()
-        # None: its owner has taken it away since it was listed.
+        # None: the secret was removed since it was listed.
         if row is None:
             return False
         before, after = row[0], cipher.rotate(row[0], about=shelf.place(row[1:]))
         if after == before:
             return False
-        # Nothing else of the row changes: tokens got with the same credentials go on.
+        # No other column changes: tokens that were fetched with the same credentials stay valid.
         change = update(shelf.table).where(shelf.id == secret_id)
         column = cast("InstrumentedAttribute[str]", shelf.secret)
         session.execute(change.values({shelf.secret: after}))

@@ -1,4 +1,4 @@
-"""What a key may do. A route names the one that it needs."""
+"""The permissions of an API key. Each route names the scope that it needs."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class Scope(StrEnum):
     PAYMENTS_WRITE = "payments:write"
     PAYOUTS_WRITE = "payouts:write"
     WEBHOOKS_MANAGE = "webhooks:manage"
-    # Payers' whole numbers in answers; without it they are masked.
+    # Responses have payers' whole numbers; without this scope they are masked.
     PAYERS_READ = "payers:read"
 
 
 ALL_SCOPES: Final = frozenset(Scope)
-# What a key may do for which nobody has said: nothing that sends money to somebody.
+# The scopes of a key that is issued without any: all but those that pay money out.
 DEFAULT_SCOPES: Final = ALL_SCOPES - {Scope.PAYOUTS_WRITE}
 
 

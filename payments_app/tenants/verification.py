@@ -1,4 +1,4 @@
-"""Tenants, API keys and provider accounts against the audit trail."""
+"""Compares tenants, API keys and provider accounts with the audit trail."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from payments_app.audit.comparison import (
     unequal,
 )
 
-# What `flask tenants create` and `set` may set, and what a new tenant has without.
+# The settings of `flask tenants create` and `set`, with a new tenant's defaults.
 _SETTINGS: Final = {
     "require_idempotency_key": False,
     "rate_limit": None,
@@ -45,7 +45,7 @@ def _of_tenant(row: Any, told: Told) -> Iterator[str]:
 
 
 def _of_tenants_entry(action: str, detail: Detail) -> dict[str, object]:
-    """What this entry says that the row has from then on."""
+    """The columns that this entry sets, with their values."""
     match action:
         case "tenant.created" | "tenant.configured":
             return {name: value for name, value in detail.items() if name in _SETTINGS}
@@ -65,14 +65,14 @@ def _of_tenants_entry(action: str, detail: Detail) -> dict[str, object]:
 def _of_key(row: Any, told: Told) -> Iterator[str]:
     issued = told.of("key.issued")
     if len(issued) != 1:
-        # Whoever may add entries may not make a key another one by them.
+        # An attacker who can add entries must not be able to replace a key with a second one.
         yield f"it was issued {len(issued)} times"
         return
     first = issued[0]
     yield from (
         name for name in ("prefix", "mode", "name") if first.get(name) != getattr(row, name)
     )
-    # Entries from before these two were written each time leave them out.
+    # Older entries have no fingerprint or scopes.
     own = fingerprint(row.key_hash)
     if first.get("fingerprint", own) != own:
         yield "key_hash"
@@ -88,7 +88,7 @@ def _of_key(row: Any, told: Told) -> Iterator[str]:
 
 
 def _of_account(row: Any, told: Told) -> Iterator[str]:
-    # An entry that a secret was closed anew comes after one that it was set.
+    # A `rewrapped` entry follows a `set` entry and has only the new fingerprint.
     last = (told.of("provider_account.set") or [{}])[-1]
     for name in ("provider", "mode", "base_url", "target_environment", "version"):
         if last.get(name) != getattr(row, name):

@@ -1,1 +1,1 @@
-"""What we tell tenants: endpoints, events, deliveries. Signed, numbered, and there to be read."""
+"""Webhooks: endpoints, the event feed, and signed deliveries, which tenants can also read."""

@@ -1,7 +1,7 @@
-"""Due deliveries are claimed in batches: which endpoints have some, who is next, and the claim.
+"""Claims due deliveries in batches: choose endpoints and their share of slots, then claim.
 
-The claim is committed before anything is sent, and is itself the record that an attempt has begun:
-its row is written with its result. Of a payment, an endpoint is sent the earliest open event only.
+The claim is committed before anything is sent, and records that an attempt has begun: the attempt's
+row is written with its result. An endpoint is sent only the earliest open event of a payment.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.webhooks.concurrency import EndpointLimits, FairTurns, Waiting
 
-# The whole exchange; and a lease that outlasts it with its write-back.
+# The longest time for one exchange. The lease is longer, so that the result is recorded within it.
 EXCHANGE_MAX_S: Final = 15.0
 LEASE: Final = timedelta(seconds=30)
 LEASE_MARGIN_S: Final = 2.0
-# Open deliveries of an endpoint that are looked through for one that may go, and moved at once
-# behind the earlier one of their payment that they wait for.
+# Limits for one endpoint: open deliveries that are searched for one to send, and deliveries that
+# are moved at once behind the earlier one of their payment that they wait for.
 LOOKED_THROUGH_MAX: Final = 1000
 PARKED_MAX: Final = 1000
-# Looks in one call. What is left then is found by the next one.
+# Passes in one call. The next call finds what is left.
 LOOKS_MAX: Final = 8
 
-# The enabled endpoints with something due, and how many deliveries each has in hand in all
+# The enabled endpoints with something due, and how many deliveries of each are claimed in all
 # processes. The recursion steps from endpoint to endpoint along the index of open deliveries, so
-# it costs nothing for what has ended and for endpoints that have nothing open.
+# ended deliveries, and endpoints with nothing open, cost nothing.
 _WAITING: Final = text(
     """
     WITH RECURSIVE open AS (
@@ -56,9 +56,9 @@ _WAITING: Final = text(
         ORDER BY d.next_attempt_at LIMIT 1)
     """
 )
-# Of each endpoint as many as it has slots, longest due first. `first` is the earliest open delivery
-# of the same payment: itself, or the one that this one waits for. One that waits is shown if it
-# stands before the one that it waits for, and that one is not being sent.
+# For each endpoint at most as many as its slots, longest due first. `first` is the earliest open
+# delivery of the same payment: this one, or the one that this one waits for. A waiting delivery is
+# returned only if it is due no later than `first`, and `first` is not being sent.
 _DUE: Final = text(
     """
     SELECT d.id, d.endpoint_id, d.is_first
@@ -84,9 +84,9 @@ _DUE: Final = text(
     ) d
     """
 )
-# Whoever claims beside us holds its rows' locks, or has committed and changed them. Read with the
-# row: what is sent where, and the trace that the payment was accepted in. The status is asked for in
-# words that no partial index fits: the rows are found by their ids, and not among all that is open.
+# A concurrent claimer holds the row locks, or has committed and changed the rows. The query also
+# reads the URL, the secrets, and the trace in which the payment was accepted. The status condition
+# is written so that no partial index fits: rows are found by id, not by a scan of all open ones.
 _CLAIM: Final = text(
     """
     WITH due AS (
@@ -107,7 +107,7 @@ _CLAIM: Final = text(
         e.url, e.secret, e.previous_secret, e.previous_secret_until, payments.traceparent
     """
 )
-# The attempt before, whose worker has not come back. Its row stays open: nobody knows.
+# The attempt before, whose worker never reported. Its row stays open: its outcome is unknown.
 _ADD_LOST: Final = text(
     """
     INSERT INTO webhook_attempts (tenant_id, delivery_id, generation, trigger, url, started_at)
@@ -115,10 +115,10 @@ _ADD_LOST: Final = text(
     ON CONFLICT (delivery_id, generation) DO NOTHING
     """
 )
-# What waits for an earlier delivery of its payment stands behind it from now on. Thousands that
-# wait at an endpoint that is down are not looked at again for each claim. In two statements: they
-# are locked before it is asked for a second time what they wait for, so that it can't have ended
-# meanwhile without releasing them.
+# A delivery that waits for an earlier one of its payment becomes due after it, so that thousands
+# that wait at a failing endpoint are not read again for each claim. Two statements: the rows are
+# locked before the second checks what they wait for. So it can't end in between without releasing
+# them.
 _LOCK_WAITING: Final = text(
     """
     SELECT d.id FROM unnest(CAST(:endpoint_ids AS uuid[])) AS t(endpoint_id)
@@ -137,8 +137,8 @@ _LOCK_WAITING: Final = text(
     ) d
     """
 )
-# The table is named once, and not joined with itself: where PostgreSQL takes it for empty, as it was
-# analyzed before a backlog came, each row would be looked up among all of them.
+# The table is named once, not joined with itself. If PostgreSQL takes it for empty, because it was
+# analyzed before a backlog grew, a join would look each row up among all of them.
 _PARK: Final = text(
     """
     UPDATE webhook_deliveries w
@@ -163,7 +163,7 @@ ClaimKey = tuple[UUID, int]
 
 @dataclass(frozen=True, slots=True)
 class DeliveryClaim:
-    """One delivery, claimed for one attempt: what to send, where, and until when it may leave.
+    """One delivery, claimed for one attempt: what to send, where, and the latest time to send it.
 
     `started_at` is by the database's clock, `taken_at` and `leave_before` by this machine's
     boot_seconds. `secrets` are encrypted, the current one first.
@@ -188,16 +188,16 @@ class DeliveryClaim:
 
     @property
     def key(self) -> ClaimKey:
-        """Which claim it is: a delivery may be claimed again once the lease has ended."""
+        """Identifies the claim: a delivery may be claimed again once the lease has ended."""
         return self.delivery_id, self.generation
 
     @property
     def message_id(self) -> str:
-        """What a receiver knows a repeated delivery by."""
+        """The `webhook-id`: by it, a receiver recognises a repeated delivery."""
         return f"msg_{self.delivery_id.hex}"
 
     def now(self) -> datetime:
-        """The database's time at this moment: receivers refuse a stamp that is minutes off."""
+        """The database's time now: receivers refuse a timestamp that is minutes off."""
         return self.started_at + timedelta(seconds=boot_seconds() - self.taken_at)
 
 
@@ -205,12 +205,12 @@ class DeliveryClaims:
     """The claims of one process. One thread at a time may use it."""
 
     def __init__(self, per_tenant: int) -> None:
-        """`per_tenant`: how many one tenant may have in hand in this process."""
+        """`per_tenant`: how many claims one tenant may hold in this process."""
         self._turns = FairTurns(per_tenant)
         self._limits = EndpointLimits()
 
     def claim_due(self, slots: int) -> list[DeliveryClaim]:
-        """So many deliveries at most, whose turn it is; none when nothing is due."""
+        """Claim at most `slots` deliveries, in fair turns; an empty list when nothing is due."""
         for _ in range(LOOKS_MAX):
             taken_at = boot_seconds()
             with by_index() as session:
@@ -229,11 +229,11 @@ class DeliveryClaims:
         return sorted(claims, key=lambda one: one.due_at)
 
     def release(self, claim: DeliveryClaim) -> None:
-        """It is in hand no more, whatever came of it."""
+        """Release the claim's slot, whatever its result."""
         self._turns.free(claim.tenant_id)
 
     def learn(self, claim: DeliveryClaim, *, delivered: bool, elapsed_s: float) -> None:
-        """How the endpoint answered."""
+        """Record how the endpoint answered, to adapt its concurrency limit."""
         self._limits.record(claim.endpoint_id, delivered=delivered, elapsed_s=elapsed_s)
 
     def _shares(self, connection: Connection, slots: int) -> dict[UUID, int]:
@@ -250,7 +250,7 @@ class DeliveryClaims:
 
 @contextmanager
 def by_index() -> Iterator[Session]:
-    """A transaction for all tenants, in which every statement goes by an index."""
+    """Open a transaction for all tenants in which the planner uses indexes for every statement."""
     with transaction(EVERY_TENANT, by_index=True) as session:
         yield session
 
@@ -316,7 +316,7 @@ def _claim_of(row: RowMapping, taken_at: float) -> DeliveryClaim:
 
 
 def _secrets(row: RowMapping, now: datetime) -> tuple[str, ...]:
-    """The current one, and the one before it for as long as it overlaps."""
+    """The current secret, and the previous one until its overlap ends."""
     until: Any = row["previous_secret_until"]
     if row["previous_secret"] and until and until > now:
         return (row["secret"], row["previous_secret"])

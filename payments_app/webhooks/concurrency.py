@@ -1,8 +1,8 @@
-"""How many deliveries one process sends at once: to an endpoint, for a tenant, and who is next. Pure.
+"""How many deliveries one process sends at once, per endpoint and per tenant, in fair turns. Pure.
 
-An endpoint that answers quickly is sent more at once, step by step; one that is slow or fails is
-sent fewer. A free slot goes to the tenant, and of that to the endpoint, that has
-waited longest for a turn.
+The limit of an endpoint that answers quickly grows step by step; that of an endpoint that is slow
+or fails shrinks. A free slot goes to the tenant that has waited longest for a turn, and to that
+tenant's endpoint that has waited longest.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from uuid import UUID
 
 from payments_app.kernel.concurrency import ConcurrencyLimits, LimitRules, Turns
 
-# Deliveries at once to an endpoint that this process knows nothing of, and to one that is quick.
+# Deliveries at once to an endpoint that this process has no results of, and to a quick one.
 FIRST_LIMIT: Final = 4
 LIMIT_MAX: Final = 32
-# An answer within this time is quick; from the other one on it is slow.
+# A response within QUICK_S is quick; one that takes SLOW_S or longer is slow.
 QUICK_S: Final = 1.0
 SLOW_S: Final = 3.0
-# After so many slow answers in a row, which the endpoint's row counts, one at a time is sent.
+# After so many slow responses in a row (counted in the endpoint's row), one at a time is sent.
 SLOW_IN_A_ROW: Final = 3
 _RULES: Final = LimitRules(
     first=FIRST_LIMIT, least=1, most=LIMIT_MAX, quick_s=QUICK_S, slow_s=SLOW_S
@@ -29,17 +29,17 @@ _RULES: Final = LimitRules(
 
 
 class EndpointLimits:
-    """How many deliveries each endpoint may have under way, by what it answered this process."""
+    """How many deliveries each endpoint may have under way, from its responses to this process."""
 
     def __init__(self) -> None:
         self._limits = ConcurrencyLimits(_RULES)
 
     def limit(self, endpoint_id: UUID, *, slow_in_a_row: int = 0) -> int:
-        """At least 1. `slow_in_a_row` is what the endpoint's row says."""
+        """At least 1. `slow_in_a_row` is the count in the endpoint's row."""
         return 1 if slow_in_a_row >= SLOW_IN_A_ROW else self._limits.limit(endpoint_id)
 
     def record(self, endpoint_id: UUID, *, delivered: bool, elapsed_s: float) -> None:
-        """How it has answered."""
+        """Record the result and duration of one delivery."""
         self._limits.record(endpoint_id, answered=delivered, elapsed_s=elapsed_s)
 
 
@@ -53,7 +53,7 @@ class Waiting:
 
 
 class FairTurns:
-    """Shares free slots out, one by one: to each tenant in turn, and to its endpoints in turn."""
+    """Assigns free slots one by one: to each tenant in turn, and to its endpoints in turn."""
 
     def __init__(self, per_tenant: int) -> None:
         """`per_tenant`: slots that one tenant may hold in this process."""
@@ -62,17 +62,17 @@ class FairTurns:
         self._turns = Turns()
 
     def take(self, tenant_id: UUID) -> None:
-        """The tenant holds one slot more."""
+        """Count one more slot as held by the tenant."""
         self._held[tenant_id] += 1
 
     def free(self, tenant_id: UUID) -> None:
-        """And one less."""
+        """Count one slot less."""
         self._held[tenant_id] -= 1
         if not self._held[tenant_id]:
             del self._held[tenant_id]
 
     def share_out(self, slots: int, waiting: Sequence[Waiting]) -> dict[UUID, int]:
-        """How many of the free slots each endpoint gets; none for one that gets none."""
+        """How many of the free slots each endpoint gets. An endpoint that gets none is left out."""
         by_tenant: defaultdict[UUID, list[Waiting]] = defaultdict(list)
         for one in waiting:
             if one.room > 0 and self._held[one.tenant_id] < self._per_tenant:
@@ -102,7 +102,7 @@ class FairTurns:
 
 @dataclass(slots=True)
 class _Turn:
-    """A tenant that waits: how many slots it can use, and its endpoints, the next one first."""
+    """A waiting tenant: how many slots it can use, and its endpoints, the next one first."""
 
     tenant_id: UUID
     room: int

@@ -1,7 +1,7 @@
-"""The hash of what an event says and covers. Pure.
+"""The hash of an event's content: what it says and what of its payment it covers. Pure.
 
-Beside the event's own hash, which chains it to the one before: that stays as it was, so that rows of
-earlier releases, and those releases themselves, verify as ever.
+It is separate from the event's own hash, which chains it to the one before. That hash is unchanged,
+so rows of earlier releases still verify, and earlier releases can still verify rows.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from typing import Final
 
 from payments_app.audit.chain import chain_hash
 
-# What stands before the fields in the hash.
+# The prefix of the hashed fields.
 CONTENTS: Final = "event_contents"
-# Of an event `e`, behind its own hash; all as text.
+# The fields of an event `e`, hashed after its own hash; all as text.
 CONTENT_FIELDS: Final = (
     "e.event_id::text, e.mode, e.position::text, encode(e.feed_data, 'hex'), e.covers"
 )

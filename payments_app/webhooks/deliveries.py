@@ -1,4 +1,4 @@
-"""Deliveries to look at, and to send again: one, a span of time, or all that failed."""
+"""List and read deliveries, and send them again: one, a range of time, or all that failed."""
 
 from __future__ import annotations
 
@@ -38,25 +38,25 @@ from payments_app.webhooks.patterns import matches
 
 log = structlog.get_logger(__name__)
 
-# What has been delivered or given up is kept to be looked at for so long; events stay.
+# Ended deliveries are kept so long for tenants to read; events are kept.
 KEPT: Final = timedelta(days=30)
 BATCH: Final = 500
-# A statement takes 65,535 values.
+# A PostgreSQL statement takes at most 65,535 parameters.
 RESENT_AT_ONCE: Final = 10_000
-# Of what has happened since an endpoint was disabled so many events are looked at to count the missed.
+# To count missed events, only the first so many since the endpoint was disabled are read.
 MISSED_AMONG: Final = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class DeliveryPage:
-    """Some deliveries, newest first, and the id behind which the next page begins."""
+    """Some deliveries, newest first, and the id after which the next page begins."""
 
     deliveries: list[WebhookDelivery]
     next_cursor: str | None
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class DeliveryDetail:
     """A delivery with all attempts, in their order."""
 
     delivery: WebhookDelivery
@@ -64,10 +64,10 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
-    """What to send again: events from one moment, included, to another, not; all, or the failed.
+class ResendRange:
+    """What to send again: events from `since` (included) until `until`; all, or the failed ones.
 
-    With `failed_only` no delivery that was never tried comes into being.
+    With `failed_only` no new delivery is created for an event that was never sent.
     """
 
     since: datetime | None = None
@@ -83,7 +83,7 @@ def list_deliveries(
     before: UUID | None = None,
     status: DeliveryStatus | None = None,
 ) -> DeliveryPage:
-    """A page of an endpoint's. Raises EndpointNotFound."""
+    """One page of an endpoint's deliveries. Raises EndpointNotFound."""
     find_endpoint(owner, endpoint_id)
     query = _own(owner).where(WebhookDelivery.endpoint_id == endpoint_id)
     if before is not None:
@@ -96,7 +96,7 @@ def list_deliveries(
     return DeliveryPage(page, str(page[-1].id) if len(found) > limit else None)
 
 
-def find_delivery(owner: Owner, delivery_id: UUID) -> Told:
+def find_delivery(owner: Owner, delivery_id: UUID) -> DeliveryDetail:
     """Raises DeliveryNotFound."""
     attempts = select(WebhookAttempt).where(WebhookAttempt.delivery_id == delivery_id)
     with transaction(owner.tenant_id) as session:
@@ -105,13 +105,13 @@ def find_delivery(owner: Owner, delivery_id: UUID) -> Told:
             raise DeliveryNotFound("There is no such webhook delivery.")
         recorded = list(session.scalars(attempts.order_by(WebhookAttempt.generation)))
         endpoint = session.get_one(WebhookEndpoint, found.endpoint_id)
-        return Told(found, recorded + _under_way(found, recorded, endpoint.url))
+        return DeliveryDetail(found, recorded + _under_way(found, recorded, endpoint.url))
 
 
 def _under_way(
     delivery: WebhookDelivery, recorded: list[WebhookAttempt], url: str
 ) -> list[WebhookAttempt]:
-    """The attempt that the delivery's claim stands for: its row is written with its result."""
+    """The attempt under way, as its claim shows it: its row is written with its result."""
     if delivery.lease_until is None or delivery.generation in [one.generation for one in recorded]:
         return []
     return [
@@ -127,7 +127,7 @@ def _under_way(
 
 
 def send_test(owner: Owner, endpoint_id: UUID, *, keep: Keep = keep_nothing) -> WebhookDelivery:
-    """An event that means nothing, now. Raises EndpointNotFound, EndpointDisabled."""
+    """Send a test event now. Raises EndpointNotFound, EndpointDisabled."""
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id)
         if endpoint.status == EndpointStatus.DISABLED:
@@ -147,7 +147,7 @@ def resend_one(
     to: UUID | None = None,
     keep: Keep = keep_nothing,
 ) -> WebhookDelivery:
-    """The same id and bytes once more, now; only if it is `to` this endpoint, if one is named.
+    """Send the same id and bytes again now. If `to` is given, the delivery must be this endpoint's.
 
     Raises DeliveryNotFound, EndpointDisabled.
     """
@@ -163,14 +163,13 @@ def resend_one(
     return find_delivery(owner, delivery_id).delivery
 
 
-def resend_span(
-    owner: Owner, endpoint_id: UUID, span: Span, *, actor: str, keep: Keep = keep_nothing
+def resend_range(
+    owner: Owner, endpoint_id: UUID, span: ResendRange, *, actor: str, keep: Keep = keep_nothing
 ) -> int:
-    """Send again what the span holds, and what of it the endpoint was never sent; how many.
+    """Send again the deliveries in the range, and send its missed events; returns how many.
 
-    What waits for its next attempt is sent now: its receiver is well again.
-
-    Raises EndpointNotFound, EndpointDisabled.
+    A delivery that waits for its next attempt is sent now, as its receiver is taken to be well
+    again. Raises EndpointNotFound, EndpointDisabled.
     """
     made = 0 if span.failed_only else _make_missing(owner, endpoint_id, span)
     query = _within(
@@ -181,7 +180,7 @@ def resend_span(
             WebhookDelivery.endpoint_id == endpoint_id,
             WebhookDelivery.status
             == (DeliveryStatus.FAILED if span.failed_only else WebhookDelivery.status),
-            # What was made just now, or waits for its turn, needs no second reason.
+            # One that was created just now, or is due already, is sent anyway.
             or_(
                 WebhookDelivery.status != DeliveryStatus.PENDING,
                 WebhookDelivery.next_attempt_at > func.clock_timestamp(),
@@ -195,9 +194,9 @@ def resend_span(
 
 
 def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
-    """How many events since then the endpoint asked for and was never sent.
+    """How many events since then the endpoint subscribed to and was never sent.
 
-    Counted among the first MISSED_AMONG: whoever enables an endpoint waits for it.
+    Counted among the first MISSED_AMONG only, because the request that enables the endpoint waits.
     """
     with transaction(owner.tenant_id) as session:
         return count_missed(session, owner, own_endpoint(session, owner, endpoint_id), since)
@@ -206,7 +205,9 @@ def missed(owner: Owner, endpoint_id: UUID, since: datetime) -> int:
 def count_missed(session: Session, owner: Owner, endpoint: WebhookEndpoint, since: datetime) -> int:
     """The same, in the caller's transaction."""
     first = (
-        _within(select(PaymentEvent.id, PaymentEvent.type).where(*_published(owner)), Span(since))
+        _within(
+            select(PaymentEvent.id, PaymentEvent.type).where(*_published(owner)), ResendRange(since)
+        )
         .order_by(PaymentEvent.created_at)
         .limit(MISSED_AMONG)
         .subquery()
@@ -218,10 +219,10 @@ def count_missed(session: Session, owner: Owner, endpoint: WebhookEndpoint, sinc
     )
 
 
-def forget_deliveries() -> int:
-    """Drop what ended longer ago than it is kept, with its attempts; how many.
+def purge_deliveries() -> int:
+    """Delete ended deliveries that are older than KEPT, with their attempts; returns how many.
 
-    Attempts go first, by whole weeks, so that few are left to be removed row by row.
+    Attempts go first, by whole weekly partitions, so that few are left to be deleted row by row.
     """
     with transaction(EVERY_TENANT) as session:
         made, weeks = session.execute(text("SELECT * FROM turn_webhook_attempts()")).one()
@@ -236,7 +237,7 @@ def forget_deliveries() -> int:
 
 
 def end_deliveries_of_removed() -> int:
-    """End what a removal left pending: see endpoints.remove_endpoint. How many, at most BATCH."""
+    """End deliveries that remove_endpoint left pending; at most BATCH. Returns how many."""
     pending = (
         select(WebhookDelivery.id)
         .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
@@ -263,7 +264,7 @@ def _forget_batch() -> int:
         .join(WebhookEndpoint, WebhookEndpoint.id == WebhookDelivery.endpoint_id)
         .where(
             WebhookDelivery.created_at < func.clock_timestamp() - KEPT,
-            # What a disabled endpoint has waited for as long is no news any more.
+            # After so long, what a disabled endpoint still waits for is outdated.
             or_(
                 WebhookDelivery.status != DeliveryStatus.PENDING,
                 WebhookEndpoint.status == EndpointStatus.DISABLED,
@@ -272,7 +273,7 @@ def _forget_batch() -> int:
             <= func.clock_timestamp(),
         )
         .limit(BATCH)
-        # Locked, so that what is being sent again at this moment isn't taken for old.
+        # Locked, so that a delivery that is being sent again at this moment is not deleted.
         .with_for_update(of=WebhookDelivery, skip_locked=True)
     )
     with transaction(EVERY_TENANT) as session:
@@ -281,8 +282,8 @@ def _forget_batch() -> int:
         return len(ids)
 
 
-def _make_missing(owner: Owner, endpoint_id: UUID, span: Span) -> int:
-    """A delivery for each event that the endpoint asked for and has none of."""
+def _make_missing(owner: Owner, endpoint_id: UUID, span: ResendRange) -> int:
+    """Create a delivery for each event that the endpoint subscribed to and has none for."""
     made = 0
     after = 0
     while True:
@@ -300,7 +301,7 @@ def _make_missing(owner: Owner, endpoint_id: UUID, span: Span) -> int:
         after = events[-1].id
 
 
-def _unsent(owner: Owner, endpoint_id: UUID, span: Span) -> Any:
+def _unsent(owner: Owner, endpoint_id: UUID, span: ResendRange) -> Any:
     has_one = _deliveries_of(PaymentEvent.id, endpoint_id).exists()
     return _within(select(PaymentEvent).where(*_published(owner), ~has_one), span)
 
@@ -319,7 +320,7 @@ def _deliveries_of(event_number: SQLCoreOperations[int], endpoint_id: UUID) -> S
     )
 
 
-def _within(query: Any, span: Span) -> Any:
+def _within(query: Any, span: ResendRange) -> Any:
     if span.since is not None:
         query = query.where(PaymentEvent.created_at >= span.since)
     if span.until is not None:
@@ -330,9 +331,9 @@ def _within(query: Any, span: Span) -> Any:
 def _send_again(
     owner: Owner, endpoint_id: UUID, ids: list[UUID], *, actor: str, keep: Keep, made: int = 0
 ) -> int:
-    """How many, with the `made` that were never sent before.
+    """Returns how many, including the `made` ones, which were never sent before.
 
-    One that is in hand at this moment is being sent anyway.
+    A claimed delivery is skipped: it is being sent anyway.
     """
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)

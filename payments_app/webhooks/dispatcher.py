@@ -1,7 +1,7 @@
-"""From a claim to its result, top to bottom: sign and POST, record. Like a payment's processor.
+"""One claimed delivery: sign and POST it, then record the result. Like a payment's processor.
 
-The network is only ever between two transactions. A delivery whose worker died is due again when
-its lease ends: the same id, the same bytes; its attempt stays open, as nobody knows.
+No transaction is open during the POST. A delivery whose worker died is due again when its lease
+ends, with the same id and bytes. Its attempt stays open, as its outcome is unknown.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sqlalchemy.orm import Session
 from payments_app.kernel import metrics, tracing
 from payments_app.kernel.database import after_commit
 from payments_app.kernel.egress import LOOKUP_BUSY, Egress
+from payments_app.kernel.http import HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.postgres import is_transient
 from payments_app.kernel.retry_after import retry_after_s
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
 from payments_app.kernel.tracing import Kind
-from payments_app.kernel.wire import Answer, LeaseLost, Silence
 from payments_app.webhooks import schedule
 from payments_app.webhooks.claims import EXCHANGE_MAX_S, ClaimKey, DeliveryClaim, by_index
 from payments_app.webhooks.concurrency import SLOW_S
@@ -33,18 +33,18 @@ from payments_app.webhooks.signature import signed_headers
 
 log = structlog.get_logger(__name__)
 
-# Of an answer, what is kept to be looked at.
+# How much of a response body is stored for tenants to read.
 ANSWER_KEPT_BYTES: Final = 4096
 _OK: Final = range(200, 300)
 _GONE: Final = 410
-# Our own faults, which are no failure of the endpoint's.
+# Our own faults. They do not count as failures of the endpoint.
 _UNREADABLE: Final = "secret_unreadable"
 _INTERNAL: Final = "internal_error"
 _LEASE_LOST: Final = "lease_lost"
 _OURS: Final = frozenset({_UNREADABLE, _INTERNAL, _LEASE_LOST, LOOKUP_BUSY})
 
-# One that somebody else has locked, a tenant who removes it or another process that records, is left
-# out: nobody waits for it, and what is to be recorded of it is recorded later.
+# An endpoint that is locked, by a tenant who removes it or by another process that records, is
+# skipped without waiting. Its results are recorded later.
 _LOCK_ENDPOINTS: Final = text(
     """
     SELECT id, clock_timestamp() AS now,
@@ -53,8 +53,8 @@ _LOCK_ENDPOINTS: Final = text(
     FOR NO KEY UPDATE SKIP LOCKED
     """
 )
-# Whoever has lost its claim changes nothing, nor does a result that is recorded already. One that was
-# removed meanwhile keeps its status.
+# A result changes nothing if its claim was lost, or if it is recorded already. A delivery that
+# ended meanwhile, because its endpoint was removed, keeps its status.
 _RECORD: Final = text(
     """
     UPDATE webhook_deliveries d
@@ -72,7 +72,7 @@ _RECORD: Final = text(
     RETURNING d.id, d.generation, d.status
     """
 )
-# A claim that was lost has an open row here, which whoever took it over has added.
+# For a claim that was lost, the next claimer has inserted an open row.
 _RECORD_ATTEMPTS: Final = text(
     """
     INSERT INTO webhook_attempts (tenant_id, delivery_id, generation, trigger, url, started_at,
@@ -92,8 +92,8 @@ _RECORD_ATTEMPTS: Final = text(
     WHERE webhook_attempts.finished_at IS NULL
     """
 )
-# What waited behind an ended delivery is due, and keeps its place among all that wait. It is locked
-# before it is looked at: claims.py may just be moving it behind the one that has ended.
+# The delivery that waited for the ended one becomes due, with the ended one's place in the queue.
+# It is locked before it is read: claims.py may be moving it behind the ended one at this moment.
 _RELEASE_NEXT: Final = text(
     """
     WITH following AS (
@@ -114,36 +114,36 @@ _RELEASE_NEXT: Final = text(
 
 @dataclass(frozen=True, slots=True)
 class DeliveryResult:
-    """What came of one claim: the receiver's answer, or the word for why there is none."""
+    """The result of one claim: the receiver's response, or the reason why there is none."""
 
     claim: DeliveryClaim
-    seen: Answer | Silence
+    seen: HttpResponse | NoResponse
 
     @property
     def outcome(self) -> str:
-        """One of a few words: a receiver chooses among them, and makes none."""
-        if isinstance(self.seen, Silence):
+        """One label of a fixed set. A receiver can't add a new one."""
+        if isinstance(self.seen, NoResponse):
             return self.seen.why
         return "delivered" if self.is_delivered else "http_error"
 
     @property
     def is_delivered(self) -> bool:
-        """Whether the receiver has taken it."""
-        return isinstance(self.seen, Answer) and self.seen.status in _OK
+        """Whether the receiver accepted it."""
+        return isinstance(self.seen, HttpResponse) and self.seen.status in _OK
 
     @property
     def is_gone(self) -> bool:
-        """Whether the receiver wants nothing more, ever."""
-        return isinstance(self.seen, Answer) and self.seen.status == _GONE
+        """Whether the receiver answered 410 Gone: it wants nothing more, ever."""
+        return isinstance(self.seen, HttpResponse) and self.seen.status == _GONE
 
     @property
     def is_ours(self) -> bool:
-        """Whether a fault of our own kept it from being sent or known."""
-        return isinstance(self.seen, Silence) and self.seen.why in _OURS
+        """Whether a fault of ours stopped the POST, or hides its outcome."""
+        return isinstance(self.seen, NoResponse) and self.seen.why in _OURS
 
     @property
     def was_never_tried(self) -> bool:
-        """Whether it is no attempt at all, for want of something of ours."""
+        """Whether no attempt was made, because no DNS lookup slot was free."""
         return self.outcome == LOOKUP_BUSY
 
 
@@ -151,7 +151,7 @@ class DeliveryResult:
 
 
 def send(claim: DeliveryClaim, *, egress: Egress, cipher: Cipher) -> DeliveryResult:
-    """POST it, signed. On any thread, in an application context; never fails."""
+    """POST it, signed. Runs on any thread, in an application context; never raises."""
     with tracing.span("webhook post", Kind.CLIENT, parent=claim.traceparent) as span:
         span.note(
             {
@@ -170,25 +170,25 @@ def send(claim: DeliveryClaim, *, egress: Egress, cipher: Cipher) -> DeliveryRes
 
 
 def unknown_result(claim: DeliveryClaim) -> DeliveryResult:
-    """For one that a fault of ours has kept from being sent, or known."""
-    return DeliveryResult(claim, Silence(_INTERNAL, sent=True))
+    """The result when a fault of ours stopped the POST, or hides its outcome."""
+    return DeliveryResult(claim, NoResponse(_INTERNAL, sent=True))
 
 
-def _seen(claim: DeliveryClaim, egress: Egress, cipher: Cipher) -> Answer | Silence:
+def _seen(claim: DeliveryClaim, egress: Egress, cipher: Cipher) -> HttpResponse | NoResponse:
     try:
         return _post(claim, egress, cipher)
     except LeaseLost:
-        return Silence(_LEASE_LOST, sent=False)
+        return NoResponse(_LEASE_LOST, sent=False)
     except SecretUnreadable:
         log.error("webhook.secret_unreadable", endpoint_id=str(claim.endpoint_id))
-        return Silence(_UNREADABLE, sent=False)
+        return NoResponse(_UNREADABLE, sent=False)
     except Exception:
-        # A fault of ours: the attempt is closed, and the schedule goes on.
+        # A fault of ours: the attempt is closed, and the retry schedule continues.
         log.exception("webhook.delivery_failed", delivery_id=str(claim.delivery_id))
-        return Silence(_INTERNAL, sent=True)
+        return NoResponse(_INTERNAL, sent=True)
 
 
-def _post(claim: DeliveryClaim, egress: Egress, cipher: Cipher) -> Answer | Silence:
+def _post(claim: DeliveryClaim, egress: Egress, cipher: Cipher) -> HttpResponse | NoResponse:
     place = about_secret(claim.tenant_id, claim.endpoint_id)
     signed = signed_headers(
         [cipher.decrypt(secret, about=place) for secret in claim.secrets],
@@ -196,7 +196,7 @@ def _post(claim: DeliveryClaim, egress: Egress, cipher: Cipher) -> Answer | Sile
         timestamp=int(claim.now().timestamp()),
         body=claim.body,
     )
-    # Its own trace goes to the tenant with it.
+    # The receiver gets the trace context of this POST.
     traced = {"traceparent": here} if (here := tracing.here()) else {}
     return egress.post(
         claim.url,
@@ -212,11 +212,11 @@ def _post(claim: DeliveryClaim, egress: Egress, cipher: Cipher) -> Answer | Sile
 
 
 def record(results: Sequence[DeliveryResult]) -> list[DeliveryResult]:
-    """Write the results in one transaction; if that is refused, each in its own.
+    """Write the results in one transaction; if the database refuses, each in its own.
 
-    Returns those that are to be recorded later, as somebody else has their endpoints locked. One
-    that can't be written is logged: its lease ends, and it is sent again. Raises only what says
-    nothing about the rows, such as a lost connection: the same may be written again.
+    Returns the results to record later, as their endpoints are locked elsewhere. One that can't be
+    written is logged: its lease ends, and it is sent again. Raises only errors that are not about
+    the rows, such as a lost connection: the same results may be written again.
     """
     if not results:
         return []
@@ -243,7 +243,7 @@ def _record_one_by_one(results: Sequence[DeliveryResult]) -> list[DeliveryResult
 
 
 def _record_together(results: Sequence[DeliveryResult]) -> list[DeliveryResult]:
-    """Each statement is keyed by ids that came from a claim, so no narrower tenant is needed."""
+    """Every statement is keyed by ids from a claim, so all tenants share one transaction."""
     with by_index() as session:
         connection = session.connection()
         ids = {result.claim.endpoint_id for result in results}
@@ -270,7 +270,7 @@ def _record_together(results: Sequence[DeliveryResult]) -> list[DeliveryResult]:
 def _record_deliveries(
     connection: Connection, results: Sequence[DeliveryResult], now: datetime
 ) -> Mapping[ClaimKey, str]:
-    """The status of each whose claim was still ours."""
+    """The new status of each delivery whose claim was still ours."""
     decisions = [_decide(result) for result in results]
     values = {
         "now": now,
@@ -285,13 +285,13 @@ def _record_deliveries(
 
 
 def _decide(result: DeliveryResult) -> tuple[DeliveryStatus, float]:
-    """What becomes of the delivery, and the pause before its next attempt in seconds."""
+    """The delivery's next status, and the pause before its next attempt in seconds."""
     claim, seen = result.claim, result.seen
     if result.is_delivered:
         return DeliveryStatus.DELIVERED, 0.0
     if result.was_never_tried:
         return DeliveryStatus.PENDING, schedule.busy_pause_s()
-    header = seen.headers.get("retry-after") if isinstance(seen, Answer) else None
+    header = seen.headers.get("retry-after") if isinstance(seen, HttpResponse) else None
     asked_s = retry_after_s(header, claim.now())
     pause_s = schedule.pause_s(claim.attempts, retry_after_s=asked_s)
     if pause_s is None or result.is_gone:
@@ -304,7 +304,7 @@ def _record_attempts(
     connection: Connection, results: Sequence[DeliveryResult], now: datetime
 ) -> None:
     claims = [result.claim for result in results]
-    answers = [result.seen if isinstance(result.seen, Answer) else None for result in results]
+    answers = [result.seen if isinstance(result.seen, HttpResponse) else None for result in results]
     values: dict[str, Any] = {
         "now": now,
         "tenant_ids": [claim.tenant_id for claim in claims],
@@ -339,7 +339,8 @@ def _note_lost_claims(
 ) -> None:
     for result in results:
         if result.claim.key not in recorded:
-            # Taken over meanwhile: what we learned is kept as the attempt's, and no more.
+            # The claim was taken over: the result is kept in the attempt's row, and changes nothing
+            # else.
             after_commit(session, metrics.fenced_writes.inc)
             log.warning("webhook.zombie_write", delivery_id=str(result.claim.delivery_id))
 
@@ -350,7 +351,7 @@ def _note_lost_claims(
 def _judge_endpoints(
     session: Session, results: Sequence[DeliveryResult], failing: set[UUID], now: datetime
 ) -> None:
-    """Note on each endpoint how it answered. One that is well and stays well is not read."""
+    """Update each endpoint's health. A healthy endpoint with a good result is not read."""
     noted = [
         result
         for result in results
@@ -364,7 +365,7 @@ def _judge_endpoints(
     endpoints = {endpoint.id: endpoint for endpoint in session.scalars(query)}
     for result in noted:
         endpoint = endpoints[result.claim.endpoint_id]
-        # One that takes what it is sent, but lets us wait for it, holds slots all the same.
+        # An endpoint that accepts its deliveries slowly still occupies slots.
         is_slow = result.seen.elapsed_s >= SLOW_S
         endpoint.timeouts = endpoint.timeouts + 1 if is_slow else 0
         if result.is_delivered:
@@ -381,7 +382,7 @@ def _is_well(result: DeliveryResult) -> bool:
 def _judge(
     session: Session, endpoint: WebhookEndpoint, result: DeliveryResult, now: datetime
 ) -> None:
-    """Warn of an endpoint that only fails, and end it when that goes on."""
+    """Warn about an endpoint that only fails, and disable it when that goes on."""
     if endpoint.disabled_at is not None:
         return
     since = endpoint.failing_since or now

@@ -1,4 +1,4 @@
-"""Where a tenant wants to be told: made, changed, disabled, removed. Each change is audited."""
+"""Webhook endpoints of tenants: add, change, disable, remove. Each change is audited."""
 
 from __future__ import annotations
 
@@ -30,35 +30,35 @@ from payments_app.webhooks.model import (
 from payments_app.webhooks.patterns import EVERYTHING, PATTERNS, PATTERNS_MAX
 from payments_app.webhooks.signature import new_secret
 
-# In each mode.
+# Per tenant in each mode.
 ENDPOINTS_MAX: Final = 16
 OVERLAP_DEFAULT: Final = timedelta(hours=24)
 OVERLAP_MAX: Final = timedelta(hours=72)
 DESCRIPTION_MAX: Final = 200
-# Pending deliveries that a removal ends itself: it is a request, and a statement has 15 s.
+# Pending deliveries that a removal ends itself: it is an API request, and a statement has 15 s.
 ENDED_AT_ONCE: Final = 5_000
-# As the API has it of every text.
+# Control characters, which the API forbids in every text.
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 BY_TENANT: Final = "by_tenant"
 REMOVED: Final = "removed"
-# What is done with a change's result in its transaction: the answer to a request is kept there.
+# Runs in a change's transaction with its result, to store the response under an idempotency key.
 Keep = Callable[[Session, Any], None]
 
 
 def keep_nothing(_session: Session, _result: Any) -> None:
-    """For whoever asks without an Idempotency-Key."""
+    """For a caller without an Idempotency-Key."""
 
 
 class Owner(NamedTuple):
-    """Whose endpoints, and of which mode."""
+    """The tenant and the mode of the endpoints."""
 
     tenant_id: UUID
     mode: str
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """What an endpoint is to be; None leaves a thing as it is, or takes its default."""
+class EndpointChanges:
+    """The wanted values of an endpoint; None leaves a value unchanged, or takes its default."""
 
     url: str | None = None
     description: str | None = None
@@ -81,7 +81,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class NewEndpoint:
-    """An endpoint with its secret, which is shown now and never again."""
+    """An endpoint with its secret, which is returned only once."""
 
     endpoint: WebhookEndpoint
     secret: str
@@ -89,7 +89,7 @@ class NewEndpoint:
 
 def add_endpoint(
     owner: Owner,
-    wanted: Wanted,
+    wanted: EndpointChanges,
     *,
     cipher: Cipher,
     rules: EgressRules,
@@ -112,7 +112,8 @@ def add_endpoint(
         secret=cipher.encrypt(secret, about=about_secret(owner.tenant_id, endpoint_id)),
     )
     with transaction(owner.tenant_id) as session:
-        # Of several at once, each counts the ones before it.
+        # Concurrent calls run one after the other, so that each counts the endpoints of those
+        # before.
         session.execute(select(func.pg_advisory_xact_lock(_lock_of(owner.tenant_id))))
         there = session.scalars(_own(owner)).all()
         if len(there) >= ENDPOINTS_MAX:
@@ -128,14 +129,14 @@ def add_endpoint(
 
 
 def list_endpoints(owner: Owner) -> list[WebhookEndpoint]:
-    """All of them, oldest first."""
+    """All endpoints, oldest first."""
     query = _own(owner).order_by(WebhookEndpoint.created_at, WebhookEndpoint.id)
     with transaction(owner.tenant_id) as session:
         return list(session.scalars(query))
 
 
 def find_endpoint(owner: Owner, endpoint_id: UUID) -> WebhookEndpoint:
-    """Raises EndpointNotFound, for another tenant's or mode's too."""
+    """Raises EndpointNotFound, also for an endpoint of another tenant or mode."""
     with transaction(owner.tenant_id) as session:
         return own_endpoint(session, owner, endpoint_id)
 
@@ -154,7 +155,7 @@ def own_endpoint(
 def change_endpoint(
     owner: Owner,
     endpoint_id: UUID,
-    wanted: Wanted,
+    wanted: EndpointChanges,
     *,
     rules: EgressRules,
     actor: str,
@@ -162,7 +163,7 @@ def change_endpoint(
 ) -> WebhookEndpoint:
     """Raises EndpointNotFound, FieldsInvalid, AddressRefused.
 
-    Enabled again, it goes on with what is pending; what it missed meanwhile is resent on request.
+    Enabled again, it continues with what is pending; missed events are resent on request.
     """
     wanted.check()
     find_endpoint(owner, endpoint_id)
@@ -178,7 +179,7 @@ def change_endpoint(
         if changed:
             endpoint.updated_at = now
             _note(session, endpoint, "changed", actor=actor, detail=changed)
-        # What the database has set is read while it may be.
+        # Read the values that the database sets while the transaction is open.
         session.flush()
         session.refresh(endpoint)
         keep(session, endpoint)
@@ -188,9 +189,9 @@ def change_endpoint(
 def remove_endpoint(
     owner: Owner, endpoint_id: UUID, *, actor: str, keep: Keep = keep_nothing
 ) -> None:
-    """Nothing is sent to it any more, and its secrets are gone. Raises EndpointNotFound.
+    """Send nothing to it any more, and delete its secrets. Raises EndpointNotFound.
 
-    What is pending ends as failed: of a large backlog a part at once, and the rest within the hour.
+    Pending deliveries end as failed: of a large backlog a part now, and the rest within the hour.
     """
     with transaction(owner.tenant_id) as session:
         endpoint = own_endpoint(session, owner, endpoint_id, lock=True)
@@ -215,8 +216,8 @@ def remove_endpoint(
 class SecretRotation:
     """How a secret is replaced. `overlap`: how long the old one signs beside the new one.
 
-    `discard_current`: while an earlier rotation is in its overlap, the secret that it gave is
-    dropped, as nobody has it, and the one before it goes on signing.
+    `discard_current`: while an earlier rotation is in its overlap, drop the secret that it issued,
+    as no receiver has it; the one before it goes on signing.
     """
 
     overlap: timedelta = OVERLAP_DEFAULT
@@ -237,7 +238,7 @@ def rotate_secret(
     actor: str,
     keep: Keep = keep_nothing,
 ) -> NewEndpoint:
-    """A new secret. Raises EndpointNotFound, FieldsInvalid, RotationRunning.
+    """Issue a new secret. Raises EndpointNotFound, FieldsInvalid, RotationRunning.
 
     A secret that may be deployed goes on signing for its whole overlap, unless the overlap is 0.
     """
@@ -283,12 +284,12 @@ def _demote(endpoint: WebhookEndpoint, rotation: SecretRotation, now: datetime) 
 
 
 def note_by_system(session: Session, endpoint: WebhookEndpoint, what: str, reason: str) -> None:
-    """An entry for what nobody asked for."""
+    """Write an audit entry for a change that the system made, not a person."""
     detail = {"reason": reason, **_since(endpoint)}
     _note(session, endpoint, what, actor="system:webhooks", detail=detail)
 
 
-def _apply(endpoint: WebhookEndpoint, wanted: Wanted, now: datetime) -> None:
+def _apply(endpoint: WebhookEndpoint, wanted: EndpointChanges, now: datetime) -> None:
     if wanted.url is not None:
         endpoint.url = wanted.url
     if wanted.description is not None:
@@ -312,13 +313,13 @@ def _own(owner: Owner) -> Select[WebhookEndpoint]:
 
 
 def shown_url(url: str) -> dict[str, str | None]:
-    """What the audit trail says of an address: a fingerprint of its query, which could hold a secret."""
+    """How the audit trail shows a URL: with a fingerprint of its query, which may hold a secret."""
     shown, mark, query = url.partition("?")
     return {"url": shown, "query": fingerprint(query) if mark else None}
 
 
 def _shown(endpoint: WebhookEndpoint) -> dict[str, Any]:
-    """What of it may be read in the audit trail: no secret."""
+    """The fields that the audit trail may show: no secret."""
     return {
         **shown_url(endpoint.url),
         "event_types": list(endpoint.event_types),
@@ -329,13 +330,13 @@ def _shown(endpoint: WebhookEndpoint) -> dict[str, Any]:
 
 
 def _since(endpoint: WebhookEndpoint) -> dict[str, str | None]:
-    """Since when nothing is sent to it, if nothing is."""
+    """The time since which nothing is sent to it, if it is disabled."""
     at = endpoint.disabled_at
     return {} if at is None else {"disabled_at": words_of(at)}
 
 
 def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """What a change's entry tells. An address is told with its query's fingerprint."""
+    """The fields of a change's audit entry. A URL always comes with its query's fingerprint."""
     changed = {name: value for name, value in after.items() if before.get(name) != value}
     if {"url", "query"} & set(changed):
         changed |= {"url": after["url"], "query": after["query"]}
@@ -362,5 +363,5 @@ def _note(
 
 
 def _lock_of(tenant_id: UUID) -> int:
-    """A number for PostgreSQL's advisory locks."""
+    """A number that identifies the tenant for PostgreSQL's advisory locks."""
     return int.from_bytes(tenant_id.bytes[-7:], "big")

@@ -1,4 +1,4 @@
-"""What can be wrong with an endpoint, or with what is asked of one."""
+"""Errors of webhook endpoints, and of requests about them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class DeliveryNotFound(GatewayError):
 
 
 class EndpointsTooMany(GatewayError):
-    """The tenant has as many endpoints in this mode as it may have."""
+    """The tenant has the maximum number of endpoints in this mode."""
 
     code = "webhook_endpoints_too_many"
 

@@ -1,8 +1,8 @@
-"""The events in their one order: published by one process at a time, read by cursor without a gap.
+"""The event feed: published in one order by one process at a time, read by cursor without a gap.
 
-An event commits with the change that it tells of, and has no position yet. The publisher gives
-positions, densely, under a lock that it holds until its commit: so whoever has seen position n has
-seen all before it.
+An event commits with the change that it describes, and has no position yet. The publisher assigns
+positions without gaps, under a lock that it holds until its commit. So when a reader sees position
+n, all events before it are visible too.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from payments_app.webhooks.endpoints import Owner
 from payments_app.webhooks.model import PaymentEvent, WebhookDelivery, WebhookEndpoint
 from payments_app.webhooks.patterns import TEST_EVENT, matches
 
-# Nobody publishes beside another; the number is "feed".
+# The advisory lock that allows one publisher at a time; the number is "feed" in ASCII.
 ONE_PUBLISHER: Final = 0x66656564
 API_VERSION: Final = "v1"
-# A database that was restored doesn't know which positions readers have seen since the backup:
-# it goes on behind all that they can have.
+# A restored database doesn't know which positions readers have seen since the backup, so the feed
+# continues after all positions that they can have.
 GAP: Final = 1_000_000_000
 RESTORED_EVENT: Final = "feed.restored"
 
-# Statements on the tables and not on the models: most events meet no endpoint, and are no object.
+# Statements use tables, not models: most events match no endpoint, and need no ORM object.
 _EVENTS: Final[Table] = Base.metadata.tables[PaymentEvent.__tablename__]
 _DELIVERIES: Final[Table] = Base.metadata.tables[WebhookDelivery.__tablename__]
-# One that has a hash keeps it: migration 0014 found some that had been chained and not published.
+# An event that has a hash keeps it: migration 0014 found some that were chained but not published.
 _PUBLISH: Final = (
     update(_EVENTS)
     .where(_EVENTS.c.id == bindparam("of_id"))
@@ -49,7 +49,7 @@ _PUBLISH: Final = (
         covers=bindparam("covers"),
     )
 )
-# Each by the last entry of its index.
+# Each position is read from the last entry of its index.
 _LAST_POSITIONS: Final = text(
     """
     SELECT o.tenant_id, o.mode, coalesce((
@@ -60,15 +60,15 @@ _LAST_POSITIONS: Final = text(
 )
 
 
-# Read by the feed's columns: as an object, or as a row with some of its payment's.
+# Read by the feed's columns: an ORM object, or a row with some columns of its payment.
 AnEvent = PaymentEvent | Row[Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """An event that is to be published: its row, its words, and its place in its payment's chain.
+    """An event to publish: its row, its payload, and its place in its payment's chain.
 
-    `covers`: what of its payment the hash of its content covers too.
+    `covers`: what of its payment the content hash covers too.
     """
 
     event: AnEvent
@@ -79,14 +79,14 @@ class Publication:
 
 
 def become_publisher(session: Session) -> bool:
-    """False while another process publishes. Until the end of the caller's transaction."""
+    """False while another process publishes. The lock lasts until the caller's transaction ends."""
     return bool(session.scalar(select(func.pg_try_advisory_xact_lock(ONE_PUBLISHER))))
 
 
 def publish(session: Session, publications: Sequence[Publication]) -> None:
-    """Give the events their positions, in this order, with words and hash, and their deliveries.
+    """Give the events, in this order, positions, payload and hashes, and insert their deliveries.
 
-    In the transaction of who has become the publisher.
+    Runs in the transaction that holds the publisher's lock.
     """
     owners = {Owner(one.event.tenant_id, one.event.mode) for one in publications}
     last = _last_positions(session, owners)
@@ -124,16 +124,16 @@ def _content_hash(one: Publication, position: int) -> bytes:
 
 
 def _listened(endpoint: WebhookEndpoint, event: AnEvent) -> bool:
-    """Whether it was enabled when it happened; if it isn't any more, the delivery waits for it.
+    """Whether the endpoint was enabled at the event's time. If disabled since, the delivery waits.
 
-    What happens from its disabling on is offered as missed when it is enabled: nothing falls
-    between the two because the publisher came later.
+    Later events are offered as missed when it is enabled. No event is lost between the two, even if
+    the publisher runs late.
     """
     return endpoint.disabled_at is None or bool(event.created_at < endpoint.disabled_at)
 
 
 def delivery_of(event: PaymentEvent, endpoint: WebhookEndpoint) -> WebhookDelivery:
-    """The bytes that this endpoint gets at every attempt. They name whose they are."""
+    """A delivery, with the bytes that this endpoint gets at each attempt; they name the tenant."""
     row = _delivery_row(event, event.position, event.feed_data or b"{}", endpoint)
     return WebhookDelivery(**row)
 
@@ -166,7 +166,7 @@ def _delivery_row(
 
 
 def trial_delivery(session: Session, endpoint: WebhookEndpoint) -> WebhookDelivery:
-    """An event that means nothing, for this endpoint only: it has no place in the feed.
+    """A test event, for this endpoint only: it has no position in the feed.
 
     In the caller's transaction.
     """
@@ -182,20 +182,20 @@ def trial_delivery(session: Session, endpoint: WebhookEndpoint) -> WebhookDelive
 
 
 def event_id(event: AnEvent) -> str:
-    """What a tenant knows the event by, at whichever endpoint."""
+    """The id by which a tenant knows the event, the same at every endpoint."""
     return f"evt_{event.event_id.hex}"
 
 
 @dataclass(frozen=True, slots=True)
 class EventPage:
-    """Events behind a position, in their order."""
+    """Events after a position, in their order."""
 
     events: list[PaymentEvent]
     last_position: int
 
 
 def read_events(owner: Owner, *, after: int, limit: int) -> EventPage:
-    """Those behind position `after`, in their order; none is ever added before one that is seen."""
+    """Those after position `after`, in order; no event is ever added before one that was read."""
     query = (
         select(PaymentEvent)
         .where(
@@ -213,7 +213,7 @@ def read_events(owner: Owner, *, after: int, limit: int) -> EventPage:
 
 
 def leave_gap(session: Session, tenant_id: UUID) -> None:
-    """Go on GAP positions later, with an event that says so. In the caller's transaction."""
+    """Continue GAP positions later, with an event that says so. In the caller's transaction."""
     session.execute(select(func.pg_advisory_xact_lock(ONE_PUBLISHER)))
     for mode in Mode:
         owner = Owner(tenant_id, mode)
@@ -230,7 +230,7 @@ def leave_gap(session: Session, tenant_id: UUID) -> None:
 
 
 def last_position(owner: Owner) -> int:
-    """Where the feed ends at this moment; 0 for an empty one."""
+    """The last position of the feed now; 0 for an empty one."""
     with transaction(owner.tenant_id) as session:
         return _last_position(session, owner)
 
@@ -240,7 +240,7 @@ def _last_position(session: Session, owner: Owner) -> int:
 
 
 def _last_positions(session: Session, owners: Collection[Owner]) -> dict[Owner, int]:
-    """One look for all of them: where each feed ends, 0 for an empty one."""
+    """The last position of each feed, in one query; 0 for an empty one."""
     values = {
         "tenant_ids": [owner.tenant_id for owner in owners],
         "modes": [owner.mode for owner in owners],
@@ -263,6 +263,6 @@ def _all_endpoints(
 
 
 def words_of(event: PaymentEvent) -> dict[str, Any]:
-    """What a published event says."""
+    """The payload of a published event."""
     words: dict[str, Any] = orjson.loads(event.feed_data or b"{}")
     return words

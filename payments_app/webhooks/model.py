@@ -1,4 +1,4 @@
-"""Endpoints, events, deliveries and attempts."""
+"""Models: endpoints, events, deliveries and attempts."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ NOW: Final = text("clock_timestamp()")
 
 
 class EndpointStatus(StrEnum):
-    """Whether anything is sent to it."""
+    """Whether events are sent to the endpoint."""
 
     ENABLED = "enabled"
     DISABLED = "disabled"
 
 
 class DeliveryStatus(StrEnum):
-    """What became of telling one endpoint of one event."""
+    """The state of one event's delivery to one endpoint."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -51,12 +51,12 @@ class Trigger(StrEnum):
 
 
 def about_secret(tenant_id: UUID, endpoint_id: UUID) -> str:
-    """What an endpoint's secret is bound to: in another's row it signs nothing."""
+    """Binds an endpoint's secret to its row: in another row it can't be decrypted."""
     return about("webhook_endpoint", tenant_id, endpoint_id)
 
 
 class WebhookEndpoint(Base):
-    """Where a tenant wants to be told. A removed one stays as a row, without its secrets."""
+    """A tenant's webhook endpoint. A removed one stays as a row, without its secrets."""
 
     __tablename__ = "webhook_endpoints"
     __table_args__ = (
@@ -68,7 +68,7 @@ class WebhookEndpoint(Base):
             "(status = 'disabled') = (disabled_at IS NOT NULL)", name="disabled_has_time"
         ),
         Index("ix_webhook_endpoints_tenant", "tenant_id", "mode", "created_at"),
-        # Of the version before this one, as `served_at`: it may run beside this one in a deploy.
+        # Like `served_at`, of the previous version, which may run beside this one in a deploy.
         Index(
             "ix_webhook_endpoints_turn",
             text("served_at NULLS FIRST"),
@@ -82,17 +82,17 @@ class WebhookEndpoint(Base):
     url: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text, server_default="")
     event_types: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    # Both encrypted by Cipher. The previous one signs too, until its time is over.
+    # Both encrypted by Cipher. The previous one signs too, until `previous_secret_until`.
     secret: Mapped[str | None] = mapped_column(Text)
     previous_secret: Mapped[str | None] = mapped_column(Text)
     previous_secret_until: Mapped[datetime | None] = mapped_column(Timestamp)
     status: Mapped[str] = mapped_column(Text, server_default=EndpointStatus.ENABLED)
     disabled_reason: Mapped[str | None] = mapped_column(Text)
     disabled_at: Mapped[datetime | None] = mapped_column(Timestamp)
-    # Since when there have been failures only, and how many days of them were warned of.
+    # Since when every delivery failed, and for how many days of that the tenant was warned.
     failing_since: Mapped[datetime | None] = mapped_column(Timestamp)
     warned_days: Mapped[int] = mapped_column(server_default="0")
-    # Timeouts and slow answers one after the other: it is then tried one delivery at a time.
+    # Timeouts and slow responses in a row. From a limit on, one delivery at a time is sent.
     timeouts: Mapped[int] = mapped_column(server_default="0")
     served_at: Mapped[datetime | None] = mapped_column(Timestamp)
     created_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
@@ -100,30 +100,30 @@ class WebhookEndpoint(Base):
     deleted_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
     def disable(self, reason: str, now: datetime) -> None:
-        """Nothing is sent to it from now on."""
+        """Stop sending to it."""
         self.status = EndpointStatus.DISABLED
         self.disabled_reason = reason
         self.disabled_at = self.updated_at = now
 
     def enable(self) -> None:
-        """With a clean slate."""
+        """Send to it again, with its failures reset."""
         self.status = EndpointStatus.ENABLED
         self.disabled_reason = self.disabled_at = None
         self.timeouts = 0
         self.note_success()
 
     def note_success(self) -> None:
-        """It took a delivery, or is believed to be mended."""
+        """Reset the failures: it accepted a delivery, or was enabled again."""
         self.failing_since = None
         self.warned_days = 0
 
 
 class PaymentEvent(Base):
-    """An event: a line of a payment's history, and what its tenant is told. Only ever added.
+    """An event of a payment's history, which is also sent to its tenant. Append-only.
 
-    It commits with the change that it tells of. The publisher gives it, once, its place in the feed
-    (`position`, dense in each tenant and mode), its words (`feed_data`) and its hash, which chains it
-    to the payment's event before it: payments/outbox.py. `actor`: who or what made it happen.
+    It commits with the change that it describes. The publisher gives it, once, its position in the
+    feed (`position`, dense in each tenant and mode), its payload (`feed_data`) and its hash, which
+    chains it to the payment's event before it: payments/outbox.py. `actor`: who or what caused it.
 
     Some belong to no payment. They are in no chain, and a test event has no position either.
     """
@@ -152,7 +152,7 @@ class PaymentEvent(Base):
     )
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
-    # What a tenant knows it by.
+    # The id by which a tenant knows it.
     event_id: Mapped[UUID] = mapped_column(server_default=text("gen_random_uuid()"))
     tenant_id: Mapped[UUID] = mapped_column(ForeignKey("tenants.id"))
     mode: Mapped[str] = mapped_column(Text)
@@ -164,7 +164,7 @@ class PaymentEvent(Base):
     actor: Mapped[str | None] = mapped_column(Text)
     request_id: Mapped[str | None] = mapped_column(Text)
     data: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default=text("'{}'"))
-    # By this the database sees that a change of status has its event in the same transaction.
+    # With this, the database checks that a status change has its event in the same transaction.
     transaction_id: Mapped[int] = mapped_column(
         BigInteger, server_default=text("(pg_current_xact_id()::text)::bigint")
     )
@@ -173,13 +173,13 @@ class PaymentEvent(Base):
     feed_data: Mapped[bytes | None] = mapped_column(LargeBinary)
     previous_hash: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
     hash: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
-    # Over position, words and `covers`, a JSON document: what of its payment the event speaks for.
+    # Over position, payload and `covers`, a JSON document: what of its payment the event covers.
     content_hash: Mapped[bytes | None] = mapped_column(LargeBinary, deferred=True)
     covers: Mapped[str | None] = mapped_column(Text, deferred=True)
 
 
 class WebhookDelivery(Base):
-    """Telling one endpoint of one event: its own work item, and the bytes, always the same.
+    """The delivery of one event to one endpoint: a work item, with bytes that never change.
 
     `message_id` is the `webhook-id` at every attempt.
     """
@@ -195,7 +195,7 @@ class WebhookDelivery(Base):
             "next_attempt_at",
             postgresql_where=text("status = 'pending'"),
         ),
-        # What of the same payment comes first.
+        # To find the earliest open delivery of the same payment.
         Index(
             "ix_webhook_deliveries_open",
             "endpoint_id",
@@ -224,7 +224,7 @@ class WebhookDelivery(Base):
     body: Mapped[bytes] = mapped_column(LargeBinary)
     status: Mapped[str] = mapped_column(Text, server_default=DeliveryStatus.PENDING)
     trigger: Mapped[str] = mapped_column(Text, server_default=Trigger.SCHEDULE)
-    # Since it was last asked for; a resend counts from nought.
+    # Attempts since it was created or resent: a resend counts from zero.
     attempts: Mapped[int] = mapped_column(server_default="0")
     next_attempt_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
     lease_until: Mapped[datetime | None] = mapped_column(Timestamp)
@@ -233,25 +233,25 @@ class WebhookDelivery(Base):
     delivered_at: Mapped[datetime | None] = mapped_column(Timestamp)
 
     def succeed(self, now: datetime) -> None:
-        """The endpoint has taken it."""
+        """The endpoint accepted it."""
         self.status = DeliveryStatus.DELIVERED
         self.delivered_at = now
 
     def give_up(self) -> None:
-        """There is no next attempt, unless somebody asks for one."""
+        """There is no next attempt, unless someone resends it."""
         self.status = DeliveryStatus.FAILED
 
     @property
     def message_id(self) -> str:
-        """What a receiver knows a repeated delivery by."""
+        """By it, a receiver recognises a repeated delivery."""
         return f"msg_{self.id.hex}"
 
 
 class WebhookAttempt(Base):
-    """One POST, written with what came back; until then the delivery's claim stands for it.
+    """One POST, inserted with its result; until then only the delivery's claim records it.
 
-    An open one was sent, or not, by a worker that has died: nobody knows. Whoever claims the
-    delivery after it writes it. They lie in a partition for each week in which their deliveries came into being.
+    An open row belongs to a worker that died: nobody knows if it was sent. The next claimer of the
+    delivery inserts it. Rows are partitioned by the week in which their delivery was created.
     """
 
     __tablename__ = "webhook_attempts"
@@ -271,7 +271,7 @@ class WebhookAttempt(Base):
     url: Mapped[str] = mapped_column(Text)
     started_at: Mapped[datetime] = mapped_column(Timestamp, server_default=NOW)
     finished_at: Mapped[datetime | None] = mapped_column(Timestamp)
-    # `delivered`, `http_error`, or the word for a silence such as `timeout`.
+    # `delivered`, `http_error`, or the reason for no response, such as `timeout`.
     outcome: Mapped[str | None] = mapped_column(Text)
     http_status: Mapped[int | None]
     answer: Mapped[bytes | None] = mapped_column(LargeBinary)

@@ -1,4 +1,4 @@
-"""Which events an endpoint is told of: `payment.successful`, `payment.*`, `*`. Pure."""
+"""The event types that an endpoint subscribes to: `payment.successful`, `payment.*`, `*`. Pure."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final
 
 PATTERNS_MAX: Final = 20
 EVERYTHING: Final = ("*",)
-# Sent when asked for, whatever the endpoint is told of otherwise.
+# Sent on request, whatever the endpoint subscribes to.
 TEST_EVENT: Final = "webhook.test"
-# All that there are, as docs/webhooks.md explains them.
+# All event types but `feed.restored` (feed.py), as docs/webhooks.md explains them.
 TYPES: Final = (
     "payment.accepted",
     "payment.pending",
@@ -19,12 +19,12 @@ TYPES: Final = (
     "payment.contradicted",
     TEST_EVENT,
 )
-# What an endpoint may ask for; a star stands for the rest of a name.
+# What an endpoint may subscribe to; a star matches the rest of a name.
 PATTERNS: Final = ("*", "payment.*", "webhook.*", *TYPES)
 
 
 def matches(patterns: Iterable[str], event_type: str) -> bool:
-    """Whether one of them covers the type."""
+    """Whether one of the patterns matches the type."""
     return any(
         pattern == event_type
         or (pattern.endswith("*") and event_type.startswith(pattern.removesuffix("*")))

@@ -6,8 +6,8 @@ import random
 from typing import Final
 
 _MINUTE, _HOUR = 60.0, 3600.0
-# Seconds from one attempt to the next; about 100 hours in all (Standard Webhooks' example, and
-# one early try more).
+# Seconds from one attempt to the next; about 100 hours in all (the example of Standard Webhooks,
+# with one more early attempt).
 PAUSES_S: Final = (
     5.0,
     30.0,
@@ -21,19 +21,19 @@ PAUSES_S: Final = (
     24 * _HOUR,
 )
 ATTEMPTS_MAX: Final = len(PAUSES_S) + 1
-# A pause is its length to a tenth more: what failed together doesn't come back together.
+# A pause is up to a tenth longer, so that deliveries that failed together are spread out.
 JITTER: Final = 0.1
 RETRY_AFTER_MAX_S: Final = 24 * _HOUR
-# After an attempt that was none, as we had no lookup free for it.
+# After a claim that made no attempt, because no DNS lookup slot was free.
 BUSY_PAUSE_S: Final = 15.0
 DAY_S: Final = 24 * _HOUR
-# Days of nothing but failures after which the tenant is warned, and the endpoint disabled.
+# Days with only failures, after which the tenant is warned, and the endpoint disabled.
 WARN_AFTER_DAYS: Final = (1, 3)
 DISABLE_AFTER_DAYS: Final = 5
 
 
 def pause_s(attempts: int, *, retry_after_s: float | None = None) -> float | None:
-    """Seconds until the next attempt after so many; None once there is no next.
+    """Seconds until the next attempt after so many; None if there is no next attempt.
 
     A Retry-After can only make it later, by a day at most.
     """
@@ -44,5 +44,5 @@ def pause_s(attempts: int, *, retry_after_s: float | None = None) -> float | Non
 
 
 def busy_pause_s() -> float:
-    """Seconds until a delivery that was not tried for want of something of ours is claimed again."""
+    """Seconds until a delivery is claimed again that found no free lookup slot of ours."""
     return BUSY_PAUSE_S * random.uniform(1.0, 1.0 + JITTER)  # noqa: S311  no secret

@@ -1,4 +1,4 @@
-"""Standard Webhooks 1.0.0, symmetric: how a delivery proves whose it is. Pure.
+"""Standard Webhooks 1.0.0, symmetric: signs a delivery, so that a receiver can verify it. Pure.
 
 https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
 """
@@ -15,7 +15,7 @@ from standardwebhooks import Webhook
 
 _PREFIX: Final = "whsec_"
 SECRET_BYTES: Final = 32
-# The specification's.
+# The limits of the specification.
 SECRET_BYTES_MIN: Final = 24
 SECRET_BYTES_MAX: Final = 64
 
@@ -26,7 +26,7 @@ def new_secret() -> str:
 
 
 def is_secret(text: str) -> bool:
-    """Whether it has the form: 24 to 64 bytes in base64, with the prefix or without."""
+    """Whether it is 24 to 64 bytes in base64, with the prefix or without."""
     try:
         length = len(base64.b64decode(text.removeprefix(_PREFIX), validate=True))
     except ValueError:
@@ -37,9 +37,9 @@ def is_secret(text: str) -> bool:
 def signed_headers(
     secrets: Sequence[str], *, message_id: str, timestamp: int, body: bytes
 ) -> dict[str, str]:
-    """The three headers. `timestamp`: seconds since 1970 of this very attempt.
+    """The three headers. `timestamp`: seconds since 1970, of this attempt.
 
-    One signature for each of `secrets`: during a rotation a receiver may still know the old one.
+    One signature for each of `secrets`: during a rotation a receiver may still use the old one.
     """
     sent_at = datetime.fromtimestamp(timestamp, tz=UTC)
     signatures = [Webhook(secret).sign(message_id, sent_at, body.decode()) for secret in secrets]

@@ -1,4 +1,4 @@
-"""Webhook endpoints against the audit trail."""
+"""Compares webhook endpoints with their audit trail."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _of_endpoint(row: Any, told: Told) -> Iterator[str]:
 
 
 def _as_told(row: Any) -> dict[str, object]:
-    """The row in the words of its entries, which hold neither a secret nor what may be one."""
+    """The row in the form of its audit entries, which hold no secret and no URL query."""
     return {
         **row._mapping,  # noqa: SLF001  SQLAlchemy's own name for it
         **shown_url(row.url),
@@ -49,7 +49,7 @@ def _as_told(row: Any) -> dict[str, object]:
 
 
 def _of_entry(what: str, detail: Detail) -> dict[str, object]:
-    """What this entry says that the row has from then on."""
+    """The column values that the row has after this entry."""
     match what:
         case "added" | "changed":
             told = {name: detail[name] for name in ("event_types", "description") if name in detail}
@@ -74,7 +74,7 @@ def _of_entry(what: str, detail: Detail) -> dict[str, object]:
 
 
 def _url_by(detail: Detail) -> dict[str, object]:
-    """Earlier releases told the address and not whether it has a query."""
+    """Earlier releases recorded the URL, but not whether it has a query."""
     if "url" not in detail:
         return {}
     return {"url": detail["url"], "query": detail.get("query", UNTOLD)}

@@ -1,1 +1,1 @@
-"""Celery in: tasks, their queues and a poller. No decisions."""
+"""The worker process: Celery tasks, their queues and a poller. No business decisions."""

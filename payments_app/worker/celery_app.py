@@ -1,4 +1,4 @@
-"""Celery for this app: JSON only, no results, threads; it may forget everything."""
+"""Celery for this app: JSON only, no results, threads. The broker may lose every message."""
 
 from __future__ import annotations
 
@@ -20,40 +20,41 @@ from payments_app.kernel.trace_context import traceparent_of
 from payments_app.kernel.tracing import Kind
 from payments_app.worker.payment_processor import PROCESSOR, PaymentProcessor
 
-# Work is waiting for providers, so threads; each holds a database connection at most at times.
+# Threads, because tasks mostly wait for providers; each holds a database connection only at times.
 CONCURRENCY: Final = 16
 TICK_S: Final = 1.0
-EXPIRE_ANSWERS_S: Final = 300.0
+PURGE_RESPONSES_S: Final = 300.0
 ERASE_PAYERS_S: Final = 3600.0
 SEAL_EVENTS_S: Final = 60.0
-FORGET_DELIVERIES_S: Final = 3600.0
-# It reads everything, so at night (UTC), when few wait for the database.
+PURGE_DELIVERIES_S: Final = 3600.0
+# The check reads all rows, so it runs at night (UTC), when few requests wait for the database.
 CHECK_INVARIANTS_AT: Final = crontab(hour="1", minute="40")
 BROKER_TIMEOUT_S: Final = 2.0
 REDIS_PORT: Final = 6379
-# Each can be given workers of its own: celery -A celery_worker worker -Q payments. Without -Q a
-# worker consumes all.
+# Each queue can have its own workers: celery -A celery_worker worker -Q payments. A worker without
+# -Q consumes all queues.
 PAYMENTS: Final = "payments"
 WEBHOOKS: Final = "webhooks"
 HOUSEKEEPING: Final = "maramoja"
 QUEUES: Final = (PAYMENTS, WEBHOOKS, HOUSEKEEPING)
 _QUEUE_OF: Final = {Job.PROCESS_DUE: PAYMENTS, Job.DISPATCH_WEBHOOKS: WEBHOOKS}
-# What processes of the release before 2026-12 call them. During an upgrade both run.
+# Job names of the release before 2026-12. During an upgrade both releases run.
 _OLD_NAMES: Final = {"payments.advance": Job.PROCESS_DUE}
-# RabbitMQ's; Redis has no use for them. Workers that were away for a day don't find a day's notifications.
+# Queue arguments for RabbitMQ; Redis ignores them. They drop old notifications, so that workers
+# that were down for a day don't receive a day's backlog.
 DROP_OLD: Final = {"x-message-ttl": 30_000, "x-max-length": 10_000}
-# RabbitMQ and a worker that lost each other without a word find out in twice this time.
+# RabbitMQ and a worker detect a dead connection in twice this time.
 HEARTBEAT_S: Final = 10.0
 
 
 def init_celery(app: Flask, broker_url: str) -> Celery:
-    """Make the Celery app, bound to `app`, and leave it in `app.extensions["celery"]`.
+    """Make the Celery app, bound to `app`, and store it in `app.extensions["celery"]`.
 
-    Beside it stands the payment processor, which this process's tasks share.
+    It also stores the payment processor there, which this process's tasks share.
     """
 
     class ContextTask(Task):  # type: ignore[misc]  # Celery has no types
-        """A task runs in an application context of its own: its own database session."""
+        """Each task runs in its own application context, and so with its own database session."""
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             with app.app_context(), _traced(self):
@@ -62,7 +63,8 @@ def init_celery(app: Flask, broker_url: str) -> Celery:
     celery = Celery("maramoja", task_cls=ContextTask, include=["payments_app.worker.tasks"])
     celery.conf.update(_configuration(broker_address(broker_url)))
     celery.set_default()
-    # Our own log set-up stands; Celery's would add a second form and hide what is below WARNING.
+    # Keep our own log configuration: Celery's would add a second format and hide what is below
+    # WARNING.
     setup_logging.connect(_leave_logs_alone)
     app.extensions["celery"] = celery
     app.extensions[PROCESSOR] = PaymentProcessor(app)
@@ -71,10 +73,10 @@ def init_celery(app: Flask, broker_url: str) -> Celery:
 
 
 def broker_address(url: str) -> str:
-    """`url` in kombu's words, where they differ from redis-py's.
+    """`url` in kombu's form, where it differs from redis-py's.
 
-    kombu has another scheme for a Unix socket, takes the database from the path only, and over
-    TLS would trust whoever answers.
+    kombu has another scheme for a Unix socket, reads the database from the path only, and over
+    TLS would accept any certificate.
     """
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss", "unix"):
@@ -94,7 +96,7 @@ def broker_address(url: str) -> str:
 
 
 def _traced(task: Task) -> AbstractContextManager[object]:
-    """In the trace of who notified; a tick of beat is nobody's, and no span."""
+    """A span in the trace of the notification; none for a task that Celery beat sent."""
     caused_by = traceparent_of((task.request.headers or {}).get(TRACEPARENT))
     if caused_by is None:
         return nullcontext()
@@ -118,21 +120,21 @@ def _configuration(broker_url: str) -> dict[str, Any]:
         "task_ignore_result": True,
         "task_default_queue": HOUSEKEEPING,
         "task_routes": {str(job): {"queue": queue} for job, queue in _QUEUE_OF.items()},
-        # A notification that its broker loses is made up for within TICK_S: none is worth a disk.
+        # A poll replaces a lost notification within TICK_S, so none is written to disk.
         "task_default_delivery_mode": "transient",
         "task_queues": [_queue(name) for name in QUEUES],
         "worker_pool": "threads",
         "worker_concurrency": CONCURRENCY,
         "worker_prefetch_multiplier": 1,
-        # Celery raises it again from a pool thread, and meets the main thread on the same AMQP
-        # connection: both wait, for ever or until read_timeout. Seen on 5.7.0, each time RabbitMQ
-        # was killed while tasks ran.
+        # Celery would raise the prefetch count again from a pool thread, which then uses the main
+        # thread's AMQP connection: both wait, for ever or until read_timeout. Seen on 5.7.0, each
+        # time RabbitMQ was killed while tasks ran.
         "worker_enable_prefetch_count_reduction": False,
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         "worker_send_task_events": False,
         "worker_enable_remote_control": False,
-        # In memory: two beats in one folder don't fight over a file, and nothing is lost with it.
+        # In memory: two beats in one folder don't share a file, and its state may be lost.
         "beat_scheduler": "payments_app.worker.scheduler:TickingScheduler",
         "beat_schedule": _schedule(),
     }
@@ -142,10 +144,10 @@ def _schedule() -> dict[str, Any]:
     return {
         "process-due": _every(TICK_S, Job.PROCESS_DUE, expires_s=5),
         "dispatch-webhooks": _every(TICK_S, Job.DISPATCH_WEBHOOKS, expires_s=5),
-        "expire-answers": _every(EXPIRE_ANSWERS_S, Job.EXPIRE_ANSWERS, expires_s=60),
+        "expire-answers": _every(PURGE_RESPONSES_S, Job.PURGE_RESPONSES, expires_s=60),
         "erase-payers": _every(ERASE_PAYERS_S, Job.ERASE_PAYERS, expires_s=600),
-        "forget-deliveries": _every(FORGET_DELIVERIES_S, Job.FORGET_DELIVERIES, expires_s=600),
-        "seal-events": _every(SEAL_EVENTS_S, Job.SEAL_EVENTS, expires_s=30),
+        "forget-deliveries": _every(PURGE_DELIVERIES_S, Job.PURGE_DELIVERIES, expires_s=600),
+        "seal-events": _every(SEAL_EVENTS_S, Job.WRITE_CHECKPOINTS, expires_s=30),
         "check-invariants": _every(CHECK_INVARIANTS_AT, Job.CHECK_INVARIANTS, expires_s=3600),
     }
 
@@ -160,7 +162,7 @@ def _queue(name: str) -> Queue:
 
 
 def _accept_old_names(celery: Celery) -> None:
-    """A notification under an old name, on whatever queue, becomes one under the new name."""
+    """Forward a notification with an old job name, from any queue, under the new name."""
 
     def forward(job: Job) -> Callable[[], None]:
         def notify_under_new_name() -> None:
@@ -173,14 +175,14 @@ def _accept_old_names(celery: Celery) -> None:
 
 
 def _transport_options(broker_url: str) -> dict[str, Any]:
-    """A broker that hangs must cost a request no more than BROKER_TIMEOUT_S."""
+    """Timeouts: a broker that hangs must delay a caller by BROKER_TIMEOUT_S at most."""
     if broker_url.startswith("redis"):
         return {
             "socket_timeout": BROKER_TIMEOUT_S,
             "socket_connect_timeout": BROKER_TIMEOUT_S,
             "max_retries": 0,
         }
-    # No publisher confirms: a round trip in each request, for a notification that may be lost.
+    # No publisher confirms: they cost a round trip for each notification, which may be lost anyway.
     return {
         "read_timeout": BROKER_TIMEOUT_S,
         "write_timeout": BROKER_TIMEOUT_S,

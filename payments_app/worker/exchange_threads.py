@@ -1,4 +1,4 @@
-"""The worker's exchange pool: threads that wait for providers, so many and no more."""
+"""The worker's exchange pool: a fixed number of threads that wait for providers."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ from payments_app.payments.exchange_pool import ExchangeJob, ExchangeResult
 
 log = structlog.get_logger(__name__)
 
-# Twelve accounts that are silent still leave none without a slot: each holds at most so many of them
-# as payments/account_slots.py gives it.
+# Even twelve accounts that don't answer can't take all slots from the others: each holds no more
+# than payments/account_slots.py gives it.
 SLOTS: Final = 96
-# So long, once one result is in, for others to be written with it. Nobody waits for so little, and
-# a commit for each alone would cost more than the whole exchange.
+# After the first result, wait this long for more and write them in one transaction: a commit for
+# each result would cost more than its exchange. The delay is too short to matter.
 GATHER_S: Final = 0.02
-# What falls due meanwhile is looked for so often, though nobody calls: the poller's own thread may
-# be the one that waits here, and the broker away.
+# `collect` returns at least this often, so that newly due payments are claimed even without a call:
+# the poller's own thread may be the one that waits here, and the broker may be unavailable.
 LOOK_S: Final = 0.5
 
 
 class ThreadExchangePool:
-    """See payments.exchange_pool.ExchangePool. Any thread may `wake` the one that collects."""
+    """See payments.exchange_pool.ExchangePool. Any thread may `wake` the collecting thread."""
 
     def __init__(
         self, app: Flask, count: int = SLOTS, *, on_collect: Callable[[], None] | None = None
     ) -> None:
-        """`on_collect` is called each time that results are asked for: the loop goes round."""
+        """`on_collect` runs at each call of `collect`, so once for each pass of the loop."""
         self._app = app
         self._on_collect = on_collect
         self._count = count
         self._threads = ThreadPoolExecutor(count, thread_name_prefix="exchange")
-        # Guards what follows: how many run, what has ended (None for one that failed), who called.
+        # Guards the fields below: how many jobs run, the ended ones' results (None for a failed
+        # job), and whether `wake` was called.
         self._changed = threading.Condition()
         self._running = 0
         self._ended: list[ExchangeResult | None] = []
@@ -72,13 +73,13 @@ class ThreadExchangePool:
         return [result for result in ended if result is not None]
 
     def wake(self) -> None:
-        """There may be more to do: let whoever waits for results look."""
+        """There may be more due work: let the thread that waits in `collect` continue."""
         with self._changed:
             self._is_woken = True
             self._changed.notify_all()
 
     def join(self) -> None:
-        """Wait until those that run have ended: each is bounded."""
+        """Wait until the running jobs have ended; each has a deadline."""
         self._threads.shutdown(wait=True)
 
     def _run(self, job: ExchangeJob) -> None:
@@ -87,7 +88,7 @@ class ThreadExchangePool:
             with self._app.app_context():
                 result = job()
         except Exception:
-            # What became of it is not recorded: its lease ends, and the provider is asked.
+            # The result is unknown and not recorded: the lease ends, then a status check follows.
             log.exception("payment.exchange_failed")
         finally:
             with self._changed:

@@ -1,4 +1,4 @@
-"""What fails again and again is logged once, and then ever more rarely. Pure, but for the log."""
+"""Logs a repeated failure once, and then less and less often. Pure, except for the log."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ from payments_app.kernel.postgres import is_transient
 
 log = structlog.get_logger(__name__)
 
-# Seconds after a line until the next one: as long as it has failed so far, and at most this.
+# The pause after a log line is as long as the failures have lasted so far, and at most this.
 GAP_MAX_S: Final = 60.0
 
 
 class FailuresInARow:
-    """Of one thing that is tried over and over, such as a poll of the database.
+    """The failures in a row of one repeated action, such as a poll of the database.
 
-    A line for the first failure, then after 1, 2, 4 … 60 s, each with how many there were; and one
-    for the end. Only what says nothing of a database that is away comes with its traceback.
+    It logs the first failure, then after 1, 2, 4 … 60 s, each time with the count, and the end of
+    the failures. The traceback is left out if the database is unavailable.
     """
 
     def __init__(self, seconds: Callable[[], float] = boot_seconds, **names: str) -> None:
-        """`names`: what it is that fails, as the lines say it."""
+        """`names`: log fields that name the action."""
         self._seconds = seconds
         self._names = names
         self._count = 0
         self._first_at = self._next_line_at = 0.0
 
     def failed(self, error: Exception) -> None:
-        """Once more. Call it where the error is handled."""
+        """Count one more failure. Call it where the error is handled."""
         now = self._seconds()
         if not self._count:
             self._first_at = self._next_line_at = now
@@ -47,7 +47,7 @@ class FailuresInARow:
             log.error("poller.failed", exc_info=error, **told)
 
     def went_well(self) -> None:
-        """Whatever had failed is over."""
+        """The action succeeded: log the end of the failures, if there were any."""
         if self._count:
             lasted_s = round(self._seconds() - self._first_at, 1)
             log.info("poller.works_again", **self._names, failures=self._count, for_s=lasted_s)

@@ -1,4 +1,4 @@
-"""The payment processor of this process: any thread may call it, and one at a time runs its loop."""
+"""This process's payment processor: any thread may call it, and one at a time runs its loop."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from payments_app.payments import processor
 from payments_app.payments.account_slots import AccountSlots
 from payments_app.payments.exchange_pool import ExchangeResult
 from payments_app.worker.exchange_threads import ThreadExchangePool
-from payments_app.worker.pulse import Pulse
+from payments_app.worker.heartbeat import Heartbeat
 
-# Its name among the app's extensions.
+# The processor's name in `app.extensions`.
 PROCESSOR: Final = "maramoja_payment_processor"
 
 
 class PaymentProcessor:
-    """Claims, and records for all threads that speak to providers. Call it in an app context."""
+    """Claims due payments, has a thread pool call the providers, and records the results."""
 
     def __init__(self, app: Flask) -> None:
         self._app = app
-        # Whoever watches this process sets its own.
-        self.pulse = Pulse()
+        # The poller replaces it with its own.
+        self.heartbeat = Heartbeat()
         self._pool = ThreadExchangePool(app, on_collect=self._went_round)
         self._slots = AccountSlots()
-        # Results that could not be written yet: their payments are locked, or the database was away.
+        # Results that are not written yet: a payment was locked, or the database was unavailable.
         self._unrecorded: list[ExchangeResult] = []
-        # At most one thread runs the loop; a call beside it sets the flag that makes it run again.
+        # At most one thread runs the loop; a concurrent call sets a flag that makes it run again.
         self._lock = threading.Lock()
         self._rerun = threading.Event()
 
     def run_once(self) -> None:
-        """Do what is due. If another thread is at it, that one looks again, and this call returns."""
+        """Process due payments, in an app context. If the loop runs already, have it run again."""
         self._rerun.set()
         self._pool.wake()
-        # Called again while it was about to leave: nobody else would look.
+        # If another call set the flag while this loop was ending, no other thread would run it.
         while self._rerun.is_set() and self._lock.acquire(blocking=False):
             try:
                 self._rerun.clear()
@@ -46,9 +46,9 @@ class PaymentProcessor:
                 self._lock.release()
 
     def _went_round(self) -> None:
-        # A long queue is no silence.
-        self.pulse.beat()
+        # The process also counts as alive while it works off a long queue.
+        self.heartbeat.touch()
 
     def join(self) -> None:
-        """Wait until what is under way has ended: each is bounded."""
+        """Wait until the exchanges that are under way have ended; each has a deadline."""
         self._pool.join()

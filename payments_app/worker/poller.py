@@ -1,7 +1,7 @@
-"""The worker's poller: due work is found, and events sealed, while the broker is away.
+"""The worker's poller: finds due work and writes checkpoints, also while the broker is unavailable.
 
-Celery's consumer can lose its broker, and has been seen to come back without receiving anything;
-then no notification reaches this process. A few threads look at the rows themselves.
+Celery's consumer can lose its broker, and sometimes reconnects without receiving anything; then no
+notification reaches this process. So a few threads poll the database.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from flask import Flask
 from payments_app.payments import checkpoints
 from payments_app.worker.celery_app import HOUSEKEEPING, PAYMENTS, WEBHOOKS
 from payments_app.worker.failures import FailuresInARow
+from payments_app.worker.heartbeat import Heartbeat
 from payments_app.worker.payment_processor import PROCESSOR, PaymentProcessor
-from payments_app.worker.pulse import Pulse
 from payments_app.worker.webhook_dispatcher import WebhookDispatcher
 
-# As often as an account's rate hands out questions: see payments/rate_limit.py.
+# At least as often as payments/rate_limit.py releases status checks.
 POLL_PAYMENTS_S: Final = 0.5
 DISPATCH_WEBHOOKS_S: Final = 0.2
-# What was removed before it was sealed leaves no trace of its own.
-SEAL_EVERY_S: Final = 60.0
-# Well within pulse.SILENT_MAX_S.
+# If a payment's last events are removed before a checkpoint, no check can detect it.
+CHECKPOINT_EVERY_S: Final = 60.0
+# Well within heartbeat.SILENT_MAX_S.
 BEAT_EVERY_S: Final = 5.0
-# A provider call is bounded at 30 s; one that is under way at the end is waited for this long.
+# How long the end of the worker waits for each poll thread. A provider call takes 30 s at most.
 JOIN_S: Final = 35.0
 
 
-# Its name among the app's extensions.
+# The dispatcher's name in `app.extensions`.
 DISPATCHER: Final = "maramoja_webhook_dispatcher"
 
 
 class _Poll(NamedTuple):
-    """What a worker that consumes `queue` does by itself."""
+    """The work that a worker polls for, if it consumes `queue`."""
 
     queue: str
     work: Callable[[], object]
@@ -46,7 +46,7 @@ class _Poll(NamedTuple):
 
 
 class Poller:
-    """Threads that look for due payments and deliveries, and seal events, until told to stop.
+    """Threads that poll for due payments and deliveries, and write checkpoints, until `stop`.
 
     A worker polls for the queues that it consumes: `celery worker -Q payments` sends no webhook.
     """
@@ -56,21 +56,23 @@ class Poller:
         app: Flask,
         stop: threading.Event,
         *,
-        seal_every_s: float = SEAL_EVERY_S,
-        pulse: Pulse | None = None,
+        checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+        heartbeat: Heartbeat | None = None,
     ) -> None:
         self._app = app
         self._stop = stop
-        self._pulse = pulse or Pulse()
+        self._heartbeat = heartbeat or Heartbeat()
         self._processor: PaymentProcessor = app.extensions[PROCESSOR]
-        self._processor.pulse = self._pulse
-        self._dispatcher = WebhookDispatcher(app, stop, self._pulse)
+        self._processor.heartbeat = self._heartbeat
+        self._dispatcher = WebhookDispatcher(app, stop, self._heartbeat)
         app.extensions[DISPATCHER] = self._dispatcher
         heads_file = app.extensions["maramoja"].settings.audit_heads_file
         self._polls = (
             _Poll(PAYMENTS, self._processor.run_once, POLL_PAYMENTS_S),
             _Poll(WEBHOOKS, self._dispatcher.run_once, DISPATCH_WEBHOOKS_S),
-            _Poll(HOUSEKEEPING, partial(checkpoints.write_checkpoints, heads_file), seal_every_s),
+            _Poll(
+                HOUSEKEEPING, partial(checkpoints.write_checkpoints, heads_file), checkpoint_every_s
+            ),
         )
         self._threads: list[threading.Thread] = []
 
@@ -81,7 +83,7 @@ class Poller:
         worker_shutdown.connect(self.join, weak=False)
 
     def start(self, queues: Collection[str] = (PAYMENTS, WEBHOOKS, HOUSEKEEPING)) -> None:
-        """Begin to poll for these queues."""
+        """Start to poll for these queues."""
         self._threads = [
             threading.Thread(
                 target=self._repeat, args=(poll,), name=f"poll {poll.queue}", daemon=True
@@ -93,18 +95,18 @@ class Poller:
             thread.start()
 
     def stop(self, **_signal: Any) -> None:
-        """Take nothing new on; what is under way is finished."""
+        """Take no new work; finish what is under way."""
         self._stop.set()
 
     def is_alive(self) -> bool:
-        """Whether it polls. One that was told to end, and finishes what is under way, does."""
+        """Whether it polls. True also after `stop`, while it finishes what is under way."""
         if self._stop.is_set():
             return True
         running = [thread.is_alive() for thread in self._threads]
-        return self._pulse.is_felt() and bool(running) and all(running)
+        return self._heartbeat.is_fresh() and bool(running) and all(running)
 
     def join(self, **_signal: Any) -> None:
-        """Wait until what was under way is finished."""
+        """Wait until the work that is under way is finished."""
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(JOIN_S)
@@ -112,16 +114,16 @@ class Poller:
         self._dispatcher.join()
 
     def _start_for_worker(self, sender: Any = None, **_signal: Any) -> None:
-        """The worker has chosen its queues by now: all of them, or those of -Q."""
+        """Start for the worker's queues: all of them, or those of -Q, which are known by now."""
         self.start(sender.app.amqp.queues.consume_from)
 
     def _stops_within(self, seconds: float) -> bool:
-        """Wait so long; True at once when told to stop. A long wait is no silence."""
+        """Wait this long, touching the heartbeat meanwhile; True at once after `stop`."""
         until = time.monotonic() + seconds
         while (left_s := until - time.monotonic()) > 0:
             if self._stop.wait(min(left_s, BEAT_EVERY_S)):
                 return True
-            self._pulse.beat()
+            self._heartbeat.touch()
         return self._stop.is_set()
 
     def _repeat(self, poll: _Poll) -> None:

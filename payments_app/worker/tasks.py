@@ -14,7 +14,7 @@ from payments_app.worker.poller import DISPATCHER
 
 @shared_task(name=Job.PROCESS_DUE.value, ignore_result=True)
 def process_due() -> None:
-    """Call providers for the payments that are due: submit them, and ask for their status."""
+    """Call providers for the payments that are due: submit them, and check their status."""
     current_app.extensions[PROCESSOR].run_once()
 
 
@@ -24,31 +24,31 @@ def dispatch_webhooks() -> None:
     current_app.extensions[DISPATCHER].run_once()
 
 
-@shared_task(name=Job.EXPIRE_ANSWERS.value, ignore_result=True)
-def expire_answers() -> None:
-    """Drop the stored answers whose time is over."""
-    retention.expire_answers()
+@shared_task(name=Job.PURGE_RESPONSES.value, ignore_result=True)
+def purge_responses() -> None:
+    """Purge the stored responses that have expired."""
+    retention.purge_responses()
 
 
 @shared_task(name=Job.ERASE_PAYERS.value, ignore_result=True)
 def erase_payers() -> None:
-    """Forget who paid what ended longer ago than PAYER_RETENTION_DAYS, if that is set."""
+    """Erase the payers of payments that ended over PAYER_RETENTION_DAYS ago, if that is set."""
     erasure.erase_old_payers(current_app.extensions["maramoja"].settings.payer_retention_days)
 
 
-@shared_task(name=Job.SEAL_EVENTS.value, ignore_result=True)
+@shared_task(name=Job.WRITE_CHECKPOINTS.value, ignore_result=True)
 def write_checkpoints() -> None:
-    """Take down in the audit trail which events there are."""
+    """Write checkpoints of the payment events into the audit trail."""
     checkpoints.write_checkpoints(current_app.extensions["maramoja"].settings.audit_heads_file)
 
 
-@shared_task(name=Job.FORGET_DELIVERIES.value, ignore_result=True)
-def forget_deliveries() -> None:
-    """Drop webhook deliveries that ended longer ago than they are kept."""
-    deliveries.forget_deliveries()
+@shared_task(name=Job.PURGE_DELIVERIES.value, ignore_result=True)
+def purge_deliveries() -> None:
+    """Purge the webhook deliveries whose retention period is over."""
+    deliveries.purge_deliveries()
 
 
 @shared_task(name=Job.CHECK_INVARIANTS.value, ignore_result=True)
 def check_invariants() -> None:
-    """Ask of every payment, and of the whole record, what must hold."""
+    """Check the invariants of every payment and of the audit trail."""
     invariants.check_everything(current_app.extensions["maramoja"].cipher)

@@ -1,6 +1,6 @@
-"""Webhooks of this process: one thread claims and records for the threads that send.
+"""This process's webhook dispatcher: one thread claims and records, others send.
 
-Deliveries have threads of their own: a receiver that hangs takes none from the payments.
+Deliveries have their own thread pool: a receiver that hangs takes no thread from the payments.
 """
 
 from __future__ import annotations
@@ -18,45 +18,45 @@ from payments_app.payments import outbox
 from payments_app.webhooks import dispatcher
 from payments_app.webhooks.claims import LEASE, DeliveryClaim, DeliveryClaims
 from payments_app.webhooks.dispatcher import DeliveryResult
-from payments_app.worker.pulse import Pulse
+from payments_app.worker.heartbeat import Heartbeat
 
 log = structlog.get_logger(__name__)
 
-# At once in one process. One tenant has at most half of them.
+# Deliveries at once in one process. One tenant has at most half of the slots.
 SLOTS: Final = 64
 SLOTS_PER_TENANT: Final = SLOTS // 2
 PUBLISH_EVERY_S: Final = 0.2
-# So long, once one result is in, for others to be written with it: a commit for each alone would
-# cost more than the exchange.
+# After the first result, wait this long for more and write them in one transaction: a commit for
+# each result would cost more than its exchange.
 GATHER_S: Final = 0.01
-# A result whose endpoint somebody else has locked is recorded after this, if it is free then.
+# If another transaction has locked a result's endpoint, try to record the result again after this.
 RECORD_AGAIN_S: Final = 0.02
 
 
 class WebhookDispatcher:
-    """Publishes new events and sends what is due. Any thread may call it."""
+    """Publishes new events and sends due deliveries. Any thread may call it."""
 
-    def __init__(self, app: Flask, stop: threading.Event, pulse: Pulse) -> None:
+    def __init__(self, app: Flask, stop: threading.Event, heartbeat: Heartbeat) -> None:
         self._app = app
         self._stop = stop
-        self._pulse = pulse
+        self._heartbeat = heartbeat
         self._claims = DeliveryClaims(SLOTS_PER_TENANT)
         self._pool = _ExchangePool(app)
         self._unrecorded: list[DeliveryResult] = []
         self._publish_at = 0.0
-        # At most one thread runs the loop; a call beside it has it run once more.
+        # At most one thread runs the loop; a concurrent call sets a flag that makes it run again.
         self._running = threading.Lock()
         self._asked = threading.Event()
 
     def run_once(self) -> None:
-        """Publish what is new and send until nothing is due and nothing is under way.
+        """Publish new events and send, until no delivery is due and none is under way.
 
-        In an application context. If another thread is at it, that one looks again at once, and
-        this call returns.
+        Call it in an application context. If another thread runs the loop already, that thread runs
+        it again at once, and this call returns.
         """
         self._asked.set()
         self._pool.wake()
-        # Asked again while it was about to leave: nobody else would look.
+        # If another call set the flag while this loop was ending, no other thread would run it.
         while self._asked.is_set() and self._running.acquire(blocking=False):
             try:
                 self._asked.clear()
@@ -67,19 +67,19 @@ class WebhookDispatcher:
                 self._running.release()
 
     def join(self) -> None:
-        """Wait until what is under way has ended, and record it: each is bounded."""
+        """Wait for the exchanges that are under way, each with a deadline, and record them."""
         self._pool.join()
         with self._app.app_context(), self._running:
             try:
                 self._record(self._pool.collect(0.0))
             except Exception:
-                # Their leases end, and they are sent again.
+                # Their leases end, and the deliveries are sent again.
                 log.exception("webhooks.not_recorded", count=len(self._unrecorded))
 
     def _step(self) -> bool:
-        """Record what is in, publish if it is time, fill the free slots; whether to go on."""
-        # A long queue is no silence.
-        self._pulse.beat()
+        """Record results, publish if it is time, fill the free slots; returns whether to go on."""
+        # The process also counts as alive while it works off a long queue.
+        self._heartbeat.touch()
         self._record(self._collect())
         is_busy = bool(self._unrecorded) or not self._pool.is_idle
         if self._stop.is_set():
@@ -90,7 +90,7 @@ class WebhookDispatcher:
             self._pool.submit(claim)
         if claims or is_busy:
             return True
-        # Nothing to send: what there is to publish does not wait for its time.
+        # Nothing to send: publish now, without waiting for the next time.
         return bool(self._publish() if published is None else published)
 
     def _collect(self) -> list[DeliveryResult]:
@@ -112,7 +112,7 @@ class WebhookDispatcher:
         return published
 
     def _record(self, results: list[DeliveryResult]) -> None:
-        """Also what an earlier call could not: the database was away, or an endpoint locked."""
+        """Record these and earlier results that failed: no database, or an endpoint was locked."""
         for result in results:
             self._claims.release(result.claim)
             if not result.is_ours:
@@ -121,7 +121,7 @@ class WebhookDispatcher:
                     delivered=result.is_delivered,
                     elapsed_s=result.seen.elapsed_s,
                 )
-        # Once its lease is over, somebody else has it.
+        # Drop results whose lease is over: another worker may have claimed the delivery.
         ended = boot_seconds() - LEASE.total_seconds()
         held = [result for result in self._unrecorded if result.claim.taken_at > ended]
         self._unrecorded = held + results
@@ -136,7 +136,7 @@ class _ExchangePool:
         self._threads = ThreadPoolExecutor(
             SLOTS, thread_name_prefix="webhook", initializer=self._enter_context
         )
-        # Guards what follows.
+        # Guards the fields below.
         self._changed = threading.Condition()
         self._under_way = 0
         self._results: list[DeliveryResult] = []
@@ -153,14 +153,14 @@ class _ExchangePool:
         return not self._under_way
 
     def submit(self, claim: DeliveryClaim) -> None:
-        """Have it sent. There must be a free slot: a claim's lease runs from the claim."""
+        """Send it in a thread. There must be a free slot, because the lease runs already."""
         self._under_way += 1
         self._threads.submit(self._send, claim)
 
     def collect(self, wait_s: float) -> list[DeliveryResult]:
-        """The results that are in; waits so long at most for the first, in seconds.
+        """The finished results; waits at most `wait_s` seconds for the first one.
 
-        Returns without any at once if nothing is under way, or if it is woken.
+        Returns an empty list at once if nothing is under way, or if it is woken.
         """
         with self._changed:
             if self._under_way:
@@ -172,7 +172,7 @@ class _ExchangePool:
         return results
 
     def wake(self) -> None:
-        """Let whoever waits in `collect` go on."""
+        """Let a thread that waits in `collect` continue."""
         with self._changed:
             self._is_woken = True
             self._changed.notify_all()
@@ -182,7 +182,8 @@ class _ExchangePool:
         self._threads.shutdown(wait=True)
 
     def _enter_context(self) -> None:
-        # Of the thread, for as long as it lives: one for each exchange would cost as much as it.
+        # One app context for the thread's whole life: one for each exchange would cost as much as
+        # the exchange.
         self._app.app_context().push()
 
     def _send(self, claim: DeliveryClaim) -> None:
@@ -194,6 +195,6 @@ class _ExchangePool:
             result = dispatcher.unknown_result(claim)
         with self._changed:
             self._results.append(result)
-            # The first one begins the gathering, and the last one ends it.
+            # Notify for the first result, which starts the wait for more, and for the last one.
             if len(self._results) in (1, self._under_way):
                 self._changed.notify_all()

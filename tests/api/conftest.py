@@ -40,10 +40,10 @@ def scripted_app(settings: Settings) -> Iterator[Flask]:
 @pytest.fixture
 def engine(scripted_app: Flask, provider: ScriptedProvider) -> Engine:
     """An app whose only rail is `provider`, and the way to drive its payments."""
-    rails = rails_of(scripted_app, provider)
+    gateway = rails_of(scripted_app, provider)
     parts = scripted_app.extensions["maramoja"]
-    scripted_app.extensions["maramoja"] = replace(parts, gateway=rails)
-    return Engine(scripted_app, rails)
+    scripted_app.extensions["maramoja"] = replace(parts, gateway=gateway)
+    return Engine(scripted_app, gateway)
 
 
 @pytest.fixture

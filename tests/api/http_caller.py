@@ -140,7 +140,7 @@ class Engine:
     """Drives single payments of an app to their end; nobody else's are touched."""
 
     app: Flask
-    rails: PaymentGateway
+    gateway: PaymentGateway
 
     def step(self, payment: dict[str, Any]) -> None:
         """The payment's next action: submit, then check."""
@@ -148,7 +148,7 @@ class Engine:
         with self.app.app_context():
             _postpone_all_but(payment_id)
             make_due(payment_id)
-            advance(self.rails)
+            advance(self.gateway)
 
     def finish(self, payment: dict[str, Any]) -> None:
         self.step(payment)

@@ -15,7 +15,7 @@ from payments_app.payments.callbacks import opened_callback
 from payments_app.payments.model import Callback
 from payments_app.payments.payers import payer_of
 from tests.api.http_caller import HttpCaller, MakeApp, new_caller
-from tests.builders import payment_row, vault
+from tests.builders import keyring, payment_row
 
 
 def stored(app: Flask, payment: dict[str, Any]) -> list[Callback]:
@@ -27,7 +27,7 @@ def stored(app: Flask, payment: dict[str, Any]) -> list[Callback]:
 def said(app: Flask, callback: Callback) -> bytes | None:
     """What it said, as it was before it was sealed."""
     with app.app_context():
-        return opened_callback(payer_of(vault(), payment_row(callback.payment_id)), callback.body)
+        return opened_callback(payer_of(keyring(), payment_row(callback.payment_id)), callback.body)
 
 
 def send(caller: HttpCaller, path: str, body: bytes = b"{}", method: str = "POST") -> None:

@@ -346,7 +346,7 @@ def test_an_expired_answer_is_not_given_and_nothing_is_done(
     let_the_answers_expire(scene.caller)
     if is_swept:
         with app.app_context():
-            retention.expire_answers()
+            retention.purge_responses()
     before = counts(scene.caller)
 
     refused = scene.send(CREATE, key)
@@ -373,7 +373,7 @@ def test_a_stored_answer_shows_no_secret_and_goes_when_its_time_is_over(
     let_the_answers_expire(scene.caller)
 
     with app.app_context():
-        retention.expire_answers()
+        retention.purge_responses()
 
     with app.app_context(), transaction(EVERY_TENANT) as session:
         kept = session.scalars(row).one()

@@ -304,7 +304,7 @@ def test_an_expired_answer_is_not_given_and_nothing_is_charged(
     for dropped in (False, True):
         if dropped:
             with engine.app.app_context():
-                retention.expire_answers()
+                retention.purge_responses()
         refused = scripted_caller.post(an_order(), key=key)
         assert refused.status_code == 409
         assert code_of(refused) == "idempotency_key_expired"
@@ -321,7 +321,7 @@ def test_an_answer_does_not_expire_while_money_is_in_flight(
     engine.step(first.get_json())
     _let_the_answer_expire(scripted_caller, key)
     with engine.app.app_context():
-        retention.expire_answers()
+        retention.purge_responses()
 
     again = scripted_caller.post(an_order(), key=key)
 
@@ -336,7 +336,7 @@ def test_an_expired_key_does_not_take_another_request(
     engine.finish(scripted_caller.post(an_order(), key=key).get_json())
     _let_the_answer_expire(scripted_caller, key)
     with engine.app.app_context():
-        retention.expire_answers()
+        retention.purge_responses()
 
     refused = scripted_caller.post(an_order(amount=7), key=key)
 

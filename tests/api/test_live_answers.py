@@ -129,9 +129,9 @@ def ask_about_payments(checked: CheckedCaller, engine: Engine, provider: Scripte
     assert checked.post(an_order(), key=key).headers["Idempotent-Replayed"] == "true"
     refuse_payments(checked, waiting, key)
     engine.finish(forgotten)
-    vault = engine.app.extensions["maramoja"].vault
+    keyring = engine.app.extensions["maramoja"].keyring
     with engine.app.app_context():
-        erase_payer(checked.tenant.id, Msisdn.parse(PAYER), vault, actor="cli:test")
+        erase_payer(checked.tenant.id, Msisdn.parse(PAYER), keyring, actor="cli:test")
     assert checked.show(forgotten)["payer"] is None
     assert checked.get(f"{PAYMENTS}?limit=2").get_json()["next_cursor"]
 

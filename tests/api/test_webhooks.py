@@ -17,7 +17,7 @@ from payments_app.payments.payment_events import PaymentEvent
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.scopes import Scope
-from payments_app.webhooks.deliveries import Span, resend_span
+from payments_app.webhooks.deliveries import Span, resend_range
 from payments_app.webhooks.endpoints import Owner
 from tests.api.http_caller import NOBODYS, Engine, HttpCaller, new_caller
 from tests.builders import an_endpoint
@@ -272,7 +272,7 @@ def test_what_is_sent_again_begins_with_one_moment_and_ends_before_another(
     ):
         before = len(receiver.received)
         with engine.app.app_context():
-            assert resend_span(owner, UUID(endpoint_id), span, actor="cli:test") == len(again)
+            assert resend_range(owner, UUID(endpoint_id), span, actor="cli:test") == len(again)
         deliver(engine.app)
         assert sorted(one.body for one in receiver.received[before:]) == sorted(again)
 

@@ -10,8 +10,8 @@ import pytest
 
 from chaos.cases import Verdict, sort_by_key
 from chaos.evidence import Evidence, Window, WireRequest
+from chaos.fault_injector import Met
 from chaos.figures import lost_answers, spread
-from chaos.nemesis import Met
 from chaos.pairs import pairs_of_a_run
 from chaos.plan import make_plan
 from chaos.planned_pairs import PlannedPair, main, met_pairs

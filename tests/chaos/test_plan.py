@@ -9,14 +9,14 @@ import sys
 
 import pytest
 
-from chaos.disasters import ALL_KINDS_FROM_S, BROKER, KINDS, REDIS, Disaster
 from chaos.pairs import pairs_of_a_run
 from chaos.plan import Plan, make_plan
+from chaos.process_faults import ALL_KINDS_FROM_S, BROKER, KINDS, REDIS, ProcessFault
 
 SEEDS = range(20)
 
 
-def apart(one: Disaster, other: Disaster) -> bool:
+def apart(one: ProcessFault, other: ProcessFault) -> bool:
     return (
         one.target != other.target
         or one.at_s + one.lasts_s <= other.at_s

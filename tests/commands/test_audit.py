@@ -192,8 +192,8 @@ def test_the_list_has_what_people_changed_and_seals_only_when_asked(flask: Insta
     with flask.app.app_context():
         tenant = find_tenant("acme")
         for _ in range(3):
-            rails = rails_of(flask.app, ScriptedProvider())
-            an_accepted_payment(rails, asker=an_asker(caller=a_caller(tenant=tenant)))
+            gateway = rails_of(flask.app, ScriptedProvider())
+            an_accepted_payment(gateway, context=an_asker(caller=a_caller(tenant=tenant)))
             publish_and_checkpoint()
 
     shown = flask("audit list acme --limit 3 --json").document["data"]

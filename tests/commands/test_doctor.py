@@ -506,9 +506,9 @@ def test_payments_that_do_not_leave_or_do_not_end_and_accounts_that_are_refused(
 
 def pay(app: Flask, caller: Caller, provider: ScriptedProvider) -> None:
     """A payment of theirs, after its first submission."""
-    rails = rails_of(app, provider)
-    an_accepted_payment(rails, asker=an_asker(caller=caller))
-    advance(rails)
+    gateway = rails_of(app, provider)
+    an_accepted_payment(gateway, context=an_asker(caller=caller))
+    advance(gateway)
 
 
 def test_who_is_held_and_what_is_broken(
@@ -576,9 +576,9 @@ def test_open_payments_that_nobody_can_read(installation_of_its_own: Installatio
     with app.app_context():
         ended, readable, lost, moved = (a_caller() for _ in range(4))
         pay(app, ended, ScriptedProvider(submits=[ANSWERS["refused"]]))
-        rails = rails_of(app, ScriptedProvider())
+        gateway = rails_of(app, ScriptedProvider())
         for caller in (readable, lost, lost, moved, moved):
-            an_accepted_payment(rails, asker=an_asker(caller=caller))
+            an_accepted_payment(gateway, context=an_asker(caller=caller))
     url = installation_of_its_own.administrator_url
     with psycopg.connect(url, autocommit=True, options=LAWLESS) as superuser:
         forget = "UPDATE tenants SET data_key = NULL WHERE id = %s"

@@ -58,9 +58,9 @@ class Operator:
 
 def paid(app: Flask, caller: Caller, answer: str = "paid") -> str:
     """A payment of theirs whose submission was answered so; its id."""
-    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    advance(gateway)
     publish_and_checkpoint()
     return str(payment_id)
 

@@ -7,7 +7,7 @@ from uuid import UUID
 import pytest
 from flask import Flask
 
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.tenants.model import Tenant
 from tests.builders import (
     PAYER,
@@ -18,10 +18,10 @@ from tests.builders import (
     advance,
     an_accepted_payment,
     an_asker,
+    keyring,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 from tests.commands.conftest import Commands
 
@@ -36,13 +36,13 @@ def tenant(app: Flask) -> Tenant:
 def payment_id(app: Flask, tenant: Tenant) -> UUID:
     """Sent, called back for, and still open."""
     with app.app_context():
-        rails = rails_of(app, ScriptedProvider())
-        asker = an_asker(caller=a_caller(tenant=tenant))
-        found = an_accepted_payment(rails, asker=asker).payment_id
-        advance(rails)
+        gateway = rails_of(app, ScriptedProvider())
+        context = an_asker(caller=a_caller(tenant=tenant))
+        found = an_accepted_payment(gateway, context=context).payment_id
+        advance(gateway)
         body = b'{"payer": "' + PAYER.encode() + b'"}'
         reference = payment_row(found).reference
-        note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, None), vault())
+        record_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, None), keyring())
     return found
 
 

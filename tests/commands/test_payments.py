@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 from flask import Flask
 
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.providers.contract import Mode
 from payments_app.tenants.model import Tenant
 from tests.builders import (
@@ -23,10 +23,10 @@ from tests.builders import (
     an_accepted_payment,
     an_asker,
     an_order,
+    keyring,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 from tests.commands.conftest import Commands
 
@@ -49,7 +49,9 @@ class Lived:
         with self.app.app_context():
             reference = payment_row(self.id).reference
             body = b'{"payer": "' + PAYER.encode() + b'"}'
-            note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, "192.0.2.7"), vault())
+            record_callback(
+                ReceivedCallback(SCRIPTED, reference, "PUT", body, "192.0.2.7"), keyring()
+            )
 
 
 @pytest.fixture
@@ -57,8 +59,8 @@ def payment(app: Flask) -> Lived:
     provider = ScriptedProvider(submits=[ANSWERS["unknown"]])
     with app.app_context():
         tenant = a_tenant()
-        asker = an_asker(caller=a_caller(tenant=tenant))
-        accepted = an_accepted_payment(rails_of(app, provider), asker=asker)
+        context = an_asker(caller=a_caller(tenant=tenant))
+        accepted = an_accepted_payment(rails_of(app, provider), context=context)
     return Lived(app, tenant, accepted.payment_id, provider)
 
 
@@ -156,10 +158,10 @@ def test_an_unknown_payment_is_not_found(flask: Commands, verb: str) -> None:
 
 def a_payment(app: Flask, tenant: Tenant, mode: Mode, external_id: str) -> UUID:
     with app.app_context():
-        asker = an_asker(caller=a_caller(tenant=tenant, mode=mode))
+        context = an_asker(caller=a_caller(tenant=tenant, mode=mode))
         order = an_order(external_id=external_id)
-        rails = rails_of(app, ScriptedProvider())
-        return an_accepted_payment(rails, order=order, asker=asker).payment_id
+        gateway = rails_of(app, ScriptedProvider())
+        return an_accepted_payment(gateway, order=order, context=context).payment_id
 
 
 def test_a_payment_is_found_by_the_tenants_own_reference(

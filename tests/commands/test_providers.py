@@ -190,8 +190,8 @@ def test_another_merchant_is_refused_while_the_present_ones_payments_are_open(
     as_user(first)
     assert as_user(second).document["version"] == 2, "nothing is open"
     with app.app_context():
-        asker = an_asker(caller=a_caller(tenant=find_tenant(slug), mode=Mode.TEST))
-        an_accepted_payment(app.extensions["maramoja"].gateway, asker=asker)
+        context = an_asker(caller=a_caller(tenant=find_tenant(slug), mode=Mode.TEST))
+        an_accepted_payment(app.extensions["maramoja"].gateway, context=context)
     assert as_user(second).document["version"] == 3, "it is the same merchant"
     refused = as_user(third)
     assert refused.error["code"] == "provider_account_moved"

@@ -23,7 +23,7 @@ from payments_app.settings import Settings
 from payments_app.tenants.accounts import NewAccount, set_account
 from payments_app.tenants.errors import ProviderAccountUnreadable
 from payments_app.tenants.model import Tenant
-from payments_app.webhooks.endpoints import Owner, Wanted, add_endpoint
+from payments_app.webhooks.endpoints import EndpointChanges, Owner, add_endpoint
 from tests.builders import a_tenant
 from tests.commands.conftest import Commands
 from tests.nobodys_addresses import NOBODYS_URL
@@ -141,7 +141,7 @@ def test_a_secret_that_is_taken_away_meanwhile_is_no_unreadable_one(
     old, new = new_key(), new_key()
     with keyed(old).app_context():
         owner = Owner(tenant.id, Mode.LIVE)
-        wanted = Wanted(url=NOBODYS_URL)
+        wanted = EndpointChanges(url=NOBODYS_URL)
         rules, cipher = EgressRules(), Cipher([old])
         made = add_endpoint(owner, wanted, cipher=cipher, rules=rules, actor="cli:test")
     rotate = Commands(keyed(new, old))

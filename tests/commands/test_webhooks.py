@@ -51,10 +51,10 @@ def document(app: Flask, *words: str) -> dict[str, Any]:
 
 def pay(app: Flask, tenant: Tenant, times: int = 1) -> None:
     with app.app_context():
-        rails = rails_of(app, ScriptedProvider())
+        gateway = rails_of(app, ScriptedProvider())
         caller = a_caller(tenant=tenant)
         for _ in range(times):
-            an_accepted_payment(rails, asker=an_asker(caller=caller))
+            an_accepted_payment(gateway, context=an_asker(caller=caller))
         outbox.publish_outbox()
 
 

@@ -86,7 +86,7 @@ def _free_ports() -> str:
 
 
 # What a stand-in is told: how it ends, or what to become.
-Answer = dict[str, object]
+HttpResponse = dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ class Machine:
                     answer = {"code": 1, "said": f"{program}: {error!r}"}
                 asked.send_bytes(json.dumps(answer).encode())
 
-    def _systemctl(self, verb: str, *names: str) -> Answer:
+    def _systemctl(self, verb: str, *names: str) -> HttpResponse:
         name = names[-1].removesuffix(".service") if names else ""
         if verb == "enable":
             lines = lines_of(self.root / "etc/systemd/system" / name)
@@ -211,7 +211,7 @@ class Machine:
             raise ValueError(verb)
         return {"code": 0, "said": ""}
 
-    def _start(self, service: str) -> Answer:
+    def _start(self, service: str) -> HttpResponse:
         lines, instance = self.unit(service)
         (line,) = kept(lines)["ExecStart"]
         line = self.placed(line).replace("%i", instance).replace("%%", "%")
@@ -233,7 +233,7 @@ class Machine:
         self.services[service] = self.supervisor.start(command)
         return {"code": 0, "said": ""}
 
-    def _systemd_run(self, arguments: list[str]) -> Answer:
+    def _systemd_run(self, arguments: list[str]) -> HttpResponse:
         options, command = (
             arguments[: arguments.index("--")],
             arguments[arguments.index("--") + 1 :],

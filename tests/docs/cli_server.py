@@ -38,13 +38,13 @@ def serve(path: str) -> None:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
         while True:
-            asker, _ = server.accept()
-            with asker, asker.makefile("r", encoding="utf-8") as lines:
+            context, _ = server.accept()
+            with context, context.makefile("r", encoding="utf-8") as lines:
                 request = json.loads(lines.read())
                 done = runner.invoke(
                     args=request["arguments"], input=request["stdin"], env=request["environment"]
                 )
-                asker.sendall(json.dumps((done.exit_code, done.stdout, done.stderr)).encode())
+                context.sendall(json.dumps((done.exit_code, done.stdout, done.stderr)).encode())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel.egress import HEAD_BYTES_MAX, Egress, EgressRules
-from payments_app.kernel.wire import Answer, Silence
+from payments_app.kernel.http import HttpResponse, NoResponse
 from tests.docs.pages import the_page_says
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, Flood, endless, over_tls
@@ -30,7 +30,9 @@ CHUNKED = OK_HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 NO_LENGTH = OK_HEAD + b"\r\n"
 
 
-def timed(egress: Egress, url: str, timeout_s: float, body: bytes = b"{}") -> Answer | Silence:
+def timed(
+    egress: Egress, url: str, timeout_s: float, body: bytes = b"{}"
+) -> HttpResponse | NoResponse:
     """The outcome, which came in time however it came."""
     started = time.monotonic()
     outcome = egress.post(url, {}, body, timeout_s=timeout_s)
@@ -44,7 +46,7 @@ def test_of_an_answer_16_kib_are_read(serve: Serve, egress: Egress, size: int, k
     body = b"x" * size
     head = OK_HEAD + b"Content-Length: %d\r\n\r\n" % size
     answer = egress.post(serve(answering(head + body)).url(), {}, b"{}", timeout_s=30)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert answer.body == body[:kept]
 
 
@@ -54,7 +56,7 @@ def test_of_an_answer_16_kib_are_read(serve: Serve, egress: Egress, size: int, k
 def test_headers_that_drip_end_at_the_deadline(serve: Serve, egress: Egress) -> None:
     flood = Flood(OK_HEAD, endless(b"X"), 0.05)
     silence = timed(egress, serve(flood).url(), 0.5)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
     assert flood.sent < 20
 
@@ -66,7 +68,7 @@ def test_a_body_that_drips_ends_at_the_deadline_and_leaves_the_status(
     part = b"1\r\nx\r\n" if head == CHUNKED else b"x"
     flood = Flood(head, endless(part), 0.05)
     answer = timed(egress, serve(flood).url(), 0.5)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.truncated) == (200, True)
     assert set(answer.body) == {ord("x")}
     assert len(answer.body) < 20
@@ -84,7 +86,7 @@ def test_over_tls_too(serve: Serve, guarded: Making, authority: Authority) -> No
     server = serve(over_tls(certificate, drip(b"X" * 100, before=OK_HEAD)))
     egress = guarded(server.port, Names("127.0.0.1"))
     silence = timed(egress, f"https://{HOOKS}:{server.port}/", 0.5)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
 
 
@@ -94,7 +96,7 @@ def test_no_answer_is_a_timeout_after_sending(serve: Serve, egress: Egress) -> N
         peer.recv(1)
 
     silence = timed(egress, serve(behave).url(), 0.3)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
 
 
@@ -113,7 +115,7 @@ def test_a_handshake_that_does_not_end_has_sent_nothing(
     server = serve(behave)
     egress = guarded(server.port, Names("127.0.0.1"))
     silence = timed(egress, f"https://{HOOKS}:{server.port}/", 0.5)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", False)
 
 
@@ -129,7 +131,7 @@ def test_a_handshake_may_take_longer_than_connecting(
 
     server = serve(behave)
     egress = guarded(server.port, Names("127.0.0.1"))
-    assert isinstance(timed(egress, f"https://{HOOKS}:{server.port}/", 5), Answer)
+    assert isinstance(timed(egress, f"https://{HOOKS}:{server.port}/", 5), HttpResponse)
 
 
 def test_a_host_that_takes_no_connection_got_nothing(egress: Egress) -> None:
@@ -142,7 +144,7 @@ def test_a_host_that_takes_no_connection_got_nothing(egress: Egress) -> None:
         silence = timed(egress, f"http://127.0.0.1:{address[1]}/", 0.4)
         for one in waiting:
             one.close()
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", False)
 
 
@@ -162,7 +164,7 @@ def test_many_addresses_that_take_no_connection_share_the_time(
         silence = timed(egress, f"http://receiver:{port}/", 0.7)
         for one in waiting:
             one.close()
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", False)
 
 
@@ -190,7 +192,7 @@ def test_a_host_that_does_not_read_ends_at_the_deadline(
     server = serve(after_a_while)
     egress = guarded(server.port, Names("127.0.0.1"))
     silence = timed(egress, f"https://{HOOKS}:{server.port}/", 0.7, b"x" * 16_000_000)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
 
 
@@ -198,7 +200,7 @@ def test_a_lookup_is_part_of_the_time() -> None:
     with Hanging() as hang:
         egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=hang)
         silence = timed(egress, "https://hooks.example.com/", 0.3)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", False)
 
 
@@ -207,7 +209,7 @@ def test_a_lookup_ends_before_the_rest_does(monkeypatch: pytest.MonkeyPatch) -> 
     with Hanging() as hang:
         egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=hang)
         silence = timed(egress, "https://hooks.example.com/", 5)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("lookup_timeout", False)
     assert silence.elapsed_s < 1
 
@@ -241,7 +243,7 @@ def test_a_body_without_an_end_is_cut(
 ) -> None:
     flood = Flood(head, endless(part), 0)
     answer = timed(egress, serve(flood).url(), 5)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.truncated) == (200, True)
     assert len(answer.body) <= BYTES_MAX
     assert answer.elapsed_s < 2
@@ -255,7 +257,7 @@ def test_a_head_without_an_end_is_no_answer(
 ) -> None:
     flood = Flood(head, endless(part), 0)
     silence = timed(egress, serve(flood).url(), 5)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("broken_answer", True)
     assert silence.elapsed_s < 2
     time.sleep(0.1)
@@ -268,7 +270,7 @@ def test_the_bound_on_all_that_is_read_is_exact(serve: Serve, *, more: int, whol
     size = HEAD_BYTES_MAX + rules.bytes_max + more
     head = OK_HEAD + b"X-A: " + b"x" * (size - len(OK_HEAD) - 9) + b"\r\n\r\n"
     egress = Egress(rules, user_agent="Maramoja/test")
-    assert isinstance(timed(egress, serve(answering(head)).url(), 5), Answer) is whole
+    assert isinstance(timed(egress, serve(answering(head)).url(), 5), HttpResponse) is whole
 
 
 @pytest.mark.parametrize("size", [BYTES_MAX - 1, BYTES_MAX, BYTES_MAX + 1])
@@ -277,7 +279,7 @@ def test_the_cut_is_exact(serve: Serve, egress: Egress, size: int, *, told: bool
     length = b"Content-Length: %d\r\n" % size if told else b""
     raw = OK_HEAD + length + b"\r\n" + b"x" * size
     answer = timed(egress, serve(answering(raw)).url(), 5)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (len(answer.body), answer.truncated) == (min(size, BYTES_MAX), size > BYTES_MAX)
 
 
@@ -285,7 +287,7 @@ def test_a_compressed_answer_is_not_unfolded(serve: Serve, egress: Egress) -> No
     bomb = gzip.compress(bytes(10_000_000))
     head = b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)
     answer = timed(egress, serve(answering(OK_HEAD + head + bomb)).url(), 5)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert answer.body == bomb[:BYTES_MAX]
 
 
@@ -323,7 +325,7 @@ def test_a_lost_or_broken_answer_may_have_been_taken(
 ) -> None:
     server = serve(behave)
     silence = timed(egress, server.url(), 2)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == (why, True)
     assert len(server.requests) == 1
 
@@ -342,14 +344,14 @@ def test_a_status_stands_whatever_becomes_of_the_body(
     serve: Serve, egress: Egress, behave: Callable[[BareServer, socket.socket], None]
 ) -> None:
     answer = timed(egress, serve(behave).url(), 2)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.body, answer.truncated) == (200, b"12345", True)
 
 
 def test_a_whole_answer_comes_back_whole(serve: Serve, egress: Egress) -> None:
     raw = b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 3\r\n\r\nnot"
     answer = timed(egress, serve(answering(raw)).url(), 2)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.body, answer.truncated) == (429, b"not", False)
     assert answer.headers["retry-after"] == "7"
     assert 0 < answer.elapsed_s < 2
@@ -358,7 +360,7 @@ def test_a_whole_answer_comes_back_whole(serve: Serve, egress: Egress) -> None:
 def test_a_continue_comes_before_the_answer(serve: Serve, egress: Egress) -> None:
     raw = b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n"
     answer = timed(egress, serve(answering(raw)).url(), 2)
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.truncated) == (204, False)
 
 
@@ -372,7 +374,7 @@ def test_what_never_left_is_known_not_to_have_left(names: Names, why: str) -> No
         port = taken.getsockname()[1]
     egress = Egress(EgressRules(allow_private=True), user_agent="M/t", resolve=names)
     silence = timed(egress, f"http://receiver:{port}/", 2)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == (why, False)
 
 
@@ -384,13 +386,13 @@ def test_many_threads_each_get_their_own_answer(serve: Serve, egress: Egress) ->
     server = serve(echo)
     app = Flask(__name__)
 
-    def ask(number: int) -> Answer | Silence:
+    def ask(number: int) -> HttpResponse | NoResponse:
         with app.app_context():
             return egress.post(f"http://receiver:{server.port}/{number}", {}, b"{}", timeout_s=30)
 
     with ThreadPoolExecutor(20) as pool:
         for number, answer in enumerate(pool.map(ask, range(200))):
-            assert isinstance(answer, Answer), answer
+            assert isinstance(answer, HttpResponse), answer
             assert answer.body == b"/%d" % number
 
 
@@ -404,10 +406,10 @@ EARLY = b"HTTP/1.1 103 Early Hints\r\nLink: </x>; rel=preload\r\n\r\n"
 def test_an_interim_answer_is_not_the_answer(serve: Serve, egress: Egress, before: bytes) -> None:
     server = serve(answering(before + OK_HEAD + b"Content-Length: 2\r\n\r\nok"))
     answer = egress.post(server.url(), {}, b"{}")
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.body) == (200, b"ok")
 
 
 def test_interim_answers_end(serve: Serve, egress: Egress) -> None:
     silence = egress.post(serve(answering(EARLY * 50 + OK_HEAD + b"\r\n")).url(), {}, b"{}")
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)

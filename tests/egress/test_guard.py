@@ -13,7 +13,7 @@ from flask import Flask
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, init_database, transaction
 from payments_app.kernel.egress import Egress, EgressRules, check_url
-from payments_app.kernel.wire import Answer, LeaseLost, Silence
+from payments_app.kernel.http import HttpResponse, LeaseLost, NoResponse
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, over_tls
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, answering
@@ -36,7 +36,7 @@ def secure(server: BareServer, path: str = "/", host: str = HOOKS) -> str:
     return f"https://{host}:{server.port}{path}"
 
 
-def post(egress: Egress, url: str, **options: Any) -> Answer | Silence:
+def post(egress: Egress, url: str, **options: Any) -> HttpResponse | NoResponse:
     options.setdefault("timeout_s", 5.0)
     return egress.post(url, options.pop("headers", {}), options.pop("body", b"{}"), **options)
 
@@ -48,7 +48,7 @@ def post(egress: Egress, url: str, **options: Any) -> Answer | Silence:
 def test_a_hostile_url_is_refused_at_sending_too(url: str) -> None:
     names = Names(*PUBLIC)
     silence = post(Egress(EgressRules(), user_agent="Maramoja/test", resolve=names), url)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("address_refused", False)
     assert names.asked == []
 
@@ -58,7 +58,7 @@ def test_a_name_that_came_to_lead_inside_is_refused(address: str) -> None:
     names = Names(*PUBLIC, address)
     egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=names)
     silence = post(egress, "https://hooks.example.com/")
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("address_refused", False)
 
 
@@ -72,7 +72,7 @@ def test_the_address_that_was_checked_is_the_one_used(
     server = serve(over_tls(authority.certificate(HOOKS), answer_all))
     names = Rebinding("127.0.0.1", "10.0.0.1")
     answer = post(guarded(server.port, names), secure(server))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (names.asked, server.connections) == ([HOOKS], 1)
 
 
@@ -82,7 +82,7 @@ def test_a_name_bound_anew_after_it_was_saved_gets_nothing(serve: Serve, guarded
     egress = guarded(server.port, names)
     check_url(secure(server), EgressRules(ports=(server.port,)), resolve=names)
     silence = post(egress, secure(server))
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("address_refused", False)
     assert server.connections == 0
 
@@ -90,7 +90,7 @@ def test_a_name_bound_anew_after_it_was_saved_gets_nothing(serve: Serve, guarded
 def test_one_inner_address_among_public_ones_refuses_all(serve: Serve, guarded: Making) -> None:
     server = serve(answer_all)
     silence = post(guarded(server.port, Names("127.0.0.1", "10.0.0.1")), secure(server))
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, server.connections) == ("address_refused", 0)
 
 
@@ -99,14 +99,14 @@ def test_the_next_address_is_tried_when_one_takes_no_connection(serve: Serve) ->
     rules = EgressRules(allow_private=True)
     names = Names("::1", "127.0.0.1")
     answer = post(Egress(rules, user_agent="Maramoja/test", resolve=names), server.url())
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
 
 
 def test_plain_http_and_other_ports_are_for_development(serve: Serve, guarded: Making) -> None:
     server = serve(answer_all)
     for url in (server.url(), secure(server).replace(str(server.port), "6379")):
         silence = post(guarded(server.port, Names("127.0.0.1")), url)
-        assert isinstance(silence, Silence)
+        assert isinstance(silence, NoResponse)
         assert silence.why == "address_refused"
     assert server.connections == 0
 
@@ -119,7 +119,7 @@ def test_a_redirect_is_an_answer_and_is_not_followed(
     raw = f"HTTP/1.1 {status} Go\r\nLocation: {inner.url()}\r\nContent-Length: 0\r\n\r\n"
     server = serve(answering(raw.encode()))
     answer = post(egress, server.url())
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, inner.connections, len(server.requests)) == (status, 0, 1)
 
 
@@ -132,7 +132,7 @@ def test_the_hosts_name_is_asked_for_and_must_be_certified(
     asked_for: list[str | None] = []
     server = serve(over_tls(authority.certificate(HOOKS), answer_all, asked_for))
     answer = post(guarded(server.port, Names("127.0.0.1")), secure(server))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert asked_for == [HOOKS]
     assert f"Host: {HOOKS}:{server.port}\r\n".encode() in server.requests[0]
 
@@ -147,7 +147,7 @@ def test_a_wrong_certificate_gets_nothing(
 ) -> None:
     server = serve(over_tls(authority.certificate(*names, days=days), answer_all))
     silence = post(guarded(server.port, Names("127.0.0.1")), secure(server))
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("tls_failed", False)
     assert server.requests == []
 
@@ -158,13 +158,13 @@ def test_an_address_is_certified_as_an_address(
     monkeypatch.setattr("payments_app.kernel.destination.is_public", lambda _: True)
     server = serve(over_tls(authority.certificate("127.0.0.1"), answer_all))
     answer = post(guarded(server.port, Names()), secure(server, host="127.0.0.1"))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
 
 
 def test_a_host_that_speaks_no_tls_gets_nothing(serve: Serve, guarded: Making) -> None:
     server = serve(answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     silence = post(guarded(server.port, Names("127.0.0.1")), secure(server), timeout_s=1)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert not silence.sent
     assert server.requests == []
 
@@ -188,11 +188,11 @@ def test_the_environment_changes_nothing(
     for name in TRUST:
         monkeypatch.setenv(name, str(authority.path))
     server = serve(over_tls(authority.certificate(HOOKS), answer_all))
-    assert isinstance(post(guarded(server.port, Names("127.0.0.1")), secure(server)), Answer)
+    assert isinstance(post(guarded(server.port, Names("127.0.0.1")), secure(server)), HttpResponse)
     assert b"authorization" not in server.requests[0].lower()
     untrusting = guarded(server.port, Names("127.0.0.1"), None)
     silence = post(untrusting, secure(server))
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert silence.why == "tls_failed"
     assert proxy.connections == 0
 
@@ -220,7 +220,7 @@ def test_the_body_arrives_byte_for_byte(
     server = serve(over_tls(authority.certificate(HOOKS), answer_all))
     body = bytes(range(256)) * 300
     assert isinstance(
-        post(guarded(server.port, Names("127.0.0.1")), secure(server), body=body), Answer
+        post(guarded(server.port, Names("127.0.0.1")), secure(server), body=body), HttpResponse
     )
     assert server.requests[0].endswith(b"\r\n\r\n" + body)
 
@@ -232,7 +232,7 @@ def test_the_body_arrives_byte_for_byte(
 )  # fmt: skip
 def test_a_caller_cannot_say_how_it_is_sent(serve: Serve, egress: Egress, name: str) -> None:
     server = serve(answer_all)
-    assert isinstance(post(egress, server.url(), headers={name: "theirs"}), Answer)
+    assert isinstance(post(egress, server.url(), headers={name: "theirs"}), HttpResponse)
     assert b"theirs" not in server.requests[0]
 
 
@@ -256,7 +256,7 @@ def test_a_caller_cannot_say_how_it_is_sent(serve: Serve, egress: Egress, name: 
 def test_a_header_is_one_header(serve: Serve, egress: Egress, name: str, value: str) -> None:
     server = serve(answer_all)
     silence = post(egress, server.url(), headers={name: value})
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("request_unsendable", False)
     assert server.connections == 0
 
@@ -270,7 +270,7 @@ def test_a_kept_connection_carries_no_cookies(serve: Serve, egress: Egress) -> N
 
     server = serve(behave)
     for _ in range(2):
-        assert isinstance(post(egress, server.url()), Answer)
+        assert isinstance(post(egress, server.url()), HttpResponse)
     assert (server.connections, len(server.requests)) == (1, 2)
     assert b"cookie" not in server.requests[1].lower()
 

@@ -14,7 +14,7 @@ from flask import Flask
 from devstack.supervisor import wait_until
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.kernel.wire import Answer, Silence
+from payments_app.kernel.http import HttpResponse, NoResponse
 from tests.docs.pages import the_page_says
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, over_tls
@@ -24,13 +24,13 @@ from tests.pure.hostile_urls import Names
 pytestmark = pytest.mark.usefixtures("app_context")
 
 
-def post(egress: Egress, url: str, **options: Any) -> Answer | Silence:
+def post(egress: Egress, url: str, **options: Any) -> HttpResponse | NoResponse:
     return egress.post(url, {}, options.pop("body", b"{}"), **{"timeout_s": 5.0, **options})
 
 
-def taken(egress: Egress, url: str, **options: Any) -> Answer:
+def taken(egress: Egress, url: str, **options: Any) -> HttpResponse:
     answer = post(egress, url, **options)
-    assert isinstance(answer, Answer), answer
+    assert isinstance(answer, HttpResponse), answer
     return answer
 
 
@@ -77,7 +77,7 @@ def test_requests_at_once_have_a_connection_each(serve: Serve, egress: Egress) -
             peer.sendall(OK)
 
     server = serve(behave)
-    results: list[Answer | Silence] = []
+    results: list[HttpResponse | NoResponse] = []
 
     def run() -> None:
         with Flask(__name__).app_context():
@@ -88,7 +88,7 @@ def test_requests_at_once_have_a_connection_each(serve: Serve, egress: Egress) -
         thread.start()
     for thread in running:
         thread.join()
-    assert [isinstance(result, Answer) for result in results] == [True, True]
+    assert [isinstance(result, HttpResponse) for result in results] == [True, True]
     assert server.connections == 2
 
 
@@ -265,7 +265,7 @@ def test_a_new_connection_asks_the_guard_and_a_kept_one_stays_where_it_was(
     assert (server.connections, names.asked) == (1, [HOOKS] * 2)
     names.addresses = ("10.0.0.1",)
     silence = post(egress, url)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("address_refused", False)
     assert len(server.requests) == 2
 
@@ -280,9 +280,11 @@ def test_a_name_that_leads_elsewhere_is_followed_and_a_kept_connection_is_left(
     url = f"http://receiver:{server.port}/"
     taken(egress, url)
     names.addresses = ("127.0.0.2",)
-    wait_until(lambda: isinstance(post(egress, url), Silence), what="it went on there", limit_s=5)
+    wait_until(
+        lambda: isinstance(post(egress, url), NoResponse), what="it went on there", limit_s=5
+    )
     names.addresses = ("127.0.0.1",)
-    wait_until(lambda: isinstance(post(egress, url), Answer), what="it is lost", limit_s=5)
+    wait_until(lambda: isinstance(post(egress, url), HttpResponse), what="it is lost", limit_s=5)
 
 
 def test_a_name_is_not_looked_up_for_each_request(serve: Serve) -> None:
@@ -335,7 +337,7 @@ def test_a_new_connection_that_is_closed_without_a_word_is_a_failure(
     server = serve(behave)
     taken(egress, server.url())
     silence = post(egress, server.url())
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("connection_lost", True)
     # Once on the kept one, once on a new one, and not again.
     assert (server.connections, len(server.requests)) == (2, 3)
@@ -348,7 +350,7 @@ def test_once_an_answer_has_begun_nothing_is_sent_again(
     server = serve(saying(OK, begun))
     taken(egress, server.url())
     silence = post(egress, server.url())
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert silence.sent
     assert (server.connections, len(server.requests)) == (1, 2)
 
@@ -363,7 +365,7 @@ def test_a_receiver_that_takes_its_time_is_not_sent_it_again(serve: Serve, egres
     server = serve(behave)
     taken(egress, server.url())
     silence = post(egress, server.url(), timeout_s=0.3)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert silence.why == "timeout"
     assert len(server.requests) == 2
 
@@ -381,6 +383,6 @@ def test_nothing_is_sent_again_once_the_lease_is_over(serve: Serve, egress: Egre
     server = serve(behave)
     taken(egress, server.url())
     silence = post(egress, server.url(), leave_before=ends)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("connection_lost", True)
     assert len(server.requests) == 2

@@ -21,9 +21,9 @@ from devstack.errors import StackError
 from devstack.programs import await_api, await_worker
 from devstack.stack import Stack
 from devstack.supervisor import Process, wait_until
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.vault import Vault
 from payments_app.payments.payers import payer_index
 from tests.journeys.provider import Provider
 
@@ -183,8 +183,8 @@ class Gateway:
         if self.data_key(tenant_id) is None:
             return 0
         cipher = Cipher(self.stack.environment["SECRET_KEYS"].split(","))
-        vault = Vault(cipher, _DataKeys(self))
-        index = payer_index(vault, tenant_id, Msisdn(order["payer"]))
+        keyring = TenantKeyring(cipher, _DataKeys(self))
+        index = payer_index(keyring, tenant_id, Msisdn(order["payer"]))
         statement = "SELECT count(*) FROM payments WHERE tenant_id = %s AND payer_index = %s"
         return int(self.rows(statement, tenant_id, index)[0][0])
 
@@ -280,7 +280,7 @@ class Gateway:
 
 
 class _DataKeys:
-    """See payments_app.kernel.vault.DataKeys: the stack's, which a test only reads."""
+    """See payments_app.kernel.encryption.DataKeys: the stack's, which a test only reads."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway

@@ -20,11 +20,11 @@ from devstack.supervisor import Supervisor, wait_until
 from payments_app.kernel.database import db
 from payments_app.kernel.pool import OVERFLOW_MAX
 from payments_app.worker.celery_app import HOUSEKEEPING
+from payments_app.worker.health_server import CONNECTIONS_MAX, HealthServer
+from payments_app.worker.heartbeat import SILENT_MAX_S, Heartbeat
 from payments_app.worker.payment_processor import PROCESSOR, PaymentProcessor
 from payments_app.worker.poller import BEAT_EVERY_S, Poller
-from payments_app.worker.port import CONNECTIONS_MAX, Port
-from payments_app.worker.pulse import SILENT_MAX_S, Pulse
-from payments_app.worker.scheduler import PULSE, TickingScheduler
+from payments_app.worker.scheduler import BEAT_HEARTBEAT, TickingScheduler
 from tests.metrics.conftest import PATIENCE_S, Installation
 
 CONNECTIONS = 16 + OVERFLOW_MAX
@@ -47,7 +47,7 @@ def patient() -> Patient:
 
 @pytest.fixture
 def url(patient: Patient) -> Iterator[str]:
-    with Port(0, HERE, patient.is_alive).open() as server:
+    with HealthServer(0, HERE, patient.is_alive).open() as server:
         yield f"http://127.0.0.1:{server.server_address[1]}"
         server.shutdown()
 
@@ -73,7 +73,7 @@ def test_through_a_proxy_there_are_no_figures(url: str, name: str) -> None:
 
 
 def test_to_others_there_are_no_figures_and_a_probe_is_answered(patient: Patient) -> None:
-    with Port(0, (ip_network("203.0.113.0/24"),), patient.is_alive).open() as server:
+    with HealthServer(0, (ip_network("203.0.113.0/24"),), patient.is_alive).open() as server:
         url = f"http://127.0.0.1:{server.server_address[1]}"
         assert requests.get(f"{url}/metrics", timeout=5).status_code == 404
         assert requests.get(f"{url}/health/live", timeout=5).status_code == 200
@@ -101,69 +101,69 @@ def _answers(url: str) -> bool:
 
 
 def test_a_pulse_is_felt_for_a_while() -> None:
-    pulse = Pulse(silent_max_s=0.2)
-    assert pulse.is_felt()
+    heartbeat = Heartbeat(silent_max_s=0.2)
+    assert heartbeat.is_fresh()
     time.sleep(0.3)
-    assert not pulse.is_felt()
-    pulse.beat()
-    assert pulse.is_felt()
+    assert not heartbeat.is_fresh()
+    heartbeat.touch()
+    assert heartbeat.is_fresh()
     assert SILENT_MAX_S == 30
 
 
 def test_a_clockwork_is_alive_while_it_ticks_and_until_it_has_ended(app: Flask) -> None:
     stop = threading.Event()
-    clockwork = Poller(app, stop, pulse=Pulse(silent_max_s=2.0))
-    assert not clockwork.is_alive(), "none of its threads runs"
-    clockwork.start()
+    poller = Poller(app, stop, heartbeat=Heartbeat(silent_max_s=2.0))
+    assert not poller.is_alive(), "none of its threads runs"
+    poller.start()
     time.sleep(3.0)
-    assert clockwork.is_alive()
+    assert poller.is_alive()
     stop.set()
-    clockwork.join()
-    assert clockwork.is_alive(), "it was told to end"
+    poller.join()
+    assert poller.is_alive(), "it was told to end"
 
 
 def test_a_clockwork_with_nothing_to_do_for_a_minute_is_alive(app: Flask) -> None:
     """As that of a worker for housekeeping alone."""
     stop = threading.Event()
-    clockwork = Poller(app, stop, pulse=Pulse(silent_max_s=BEAT_EVERY_S + 2.0))
-    clockwork.start([HOUSEKEEPING])
+    poller = Poller(app, stop, heartbeat=Heartbeat(silent_max_s=BEAT_EVERY_S + 2.0))
+    poller.start([HOUSEKEEPING])
     time.sleep(BEAT_EVERY_S + 3.0)
-    assert clockwork.is_alive()
+    assert poller.is_alive()
     stop.set()
-    clockwork.join()
+    poller.join()
 
 
 def test_a_clockwork_whose_one_poll_is_busy_for_long_is_alive(app: Flask) -> None:
     """As that of a worker for payments alone, under load: its poll does not end."""
     processor: PaymentProcessor = app.extensions[PROCESSOR]
-    Poller(app, threading.Event(), pulse=(pulse := Pulse(silent_max_s=0.2)))
+    Poller(app, threading.Event(), heartbeat=(heartbeat := Heartbeat(silent_max_s=0.2)))
     time.sleep(0.3)
-    assert not pulse.is_felt()
+    assert not heartbeat.is_fresh()
     with app.app_context():
         processor.run_once()
-    assert pulse.is_felt()
+    assert heartbeat.is_fresh()
 
 
 def test_a_clockwork_whose_threads_all_hang_is_silent_until_they_go_on(app: Flask) -> None:
     stop = threading.Event()
-    clockwork = Poller(app, stop, pulse=Pulse(silent_max_s=1.5))
+    poller = Poller(app, stop, heartbeat=Heartbeat(silent_max_s=1.5))
     with app.app_context(), ExitStack() as all_connections:
         for _ in range(CONNECTIONS):
             all_connections.enter_context(db.engine.connect())
-        clockwork.start()
-        wait_until(lambda: not clockwork.is_alive(), what="it ticks", limit_s=PATIENCE_S)
-    wait_until(clockwork.is_alive, what="it does not go on", limit_s=PATIENCE_S)
+        poller.start()
+        wait_until(lambda: not poller.is_alive(), what="it ticks", limit_s=PATIENCE_S)
+    wait_until(poller.is_alive, what="it does not go on", limit_s=PATIENCE_S)
     stop.set()
-    clockwork.join()
+    poller.join()
 
 
 def test_a_beat_that_does_not_tick_is_silent(app: Flask) -> None:
-    PULSE._beat_at = time.monotonic() - SILENT_MAX_S - 1
-    assert not PULSE.is_felt()
+    BEAT_HEARTBEAT._beat_at = time.monotonic() - SILENT_MAX_S - 1
+    assert not BEAT_HEARTBEAT.is_fresh()
 
     TickingScheduler(app=app.extensions["celery"], lazy=True).tick()
 
-    assert PULSE.is_felt()
+    assert BEAT_HEARTBEAT.is_fresh()
 
 
 def test_real_ones_are_alive(installation: Installation) -> None:

@@ -21,8 +21,8 @@ from flask import Flask
 
 from chaos.pairs import QUESTIONS, SUBMISSIONS, Effect, Pair, Second
 from payments_app import Parts
+from payments_app.kernel.http import HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.transport import Transport
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence
 from payments_app.payments import processor
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.states import Step
@@ -93,7 +93,9 @@ class Wires(Transport):
         super().__init__(user_agent="Maramoja/test")
         self._lock = threading.Lock()
 
-    def exchange(self, call: Call, *, leave_before: float | None) -> Answer | Silence:
+    def exchange(
+        self, call: HttpRequest, *, leave_before: float | None
+    ) -> HttpResponse | NoResponse:
         """See Transport."""
         reference = call.headers.get("X-Reference-Id", "")
         with self._lock:
@@ -234,8 +236,8 @@ class Stage:
         return self._judge(payments)
 
     def _payment(self, pair: Pair) -> UUID:
-        asker = an_asker(caller=self.caller)
-        payment_id = an_accepted_payment(self.gateway, order=an_order(), asker=asker).payment_id
+        context = an_asker(caller=self.caller)
+        payment_id = an_accepted_payment(self.gateway, order=an_order(), context=context).payment_id
         reference = str(row_of(payment_id).reference)
         for number, effect in enumerate((pair.first, pair.second), start=1):
             if effect.on_the_wire:

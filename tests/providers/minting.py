@@ -22,7 +22,7 @@ from payments_app.providers.contract import (
     ProviderAccount,
     Verdict,
 )
-from payments_app.providers.tokens import Minted, TokenCache
+from payments_app.providers.tokens import IssuedToken, TokenCache
 
 SECRET_KEY = Fernet.generate_key().decode()
 REFUSED = Observation(
@@ -59,12 +59,12 @@ class CountingMint:
         self.calls = 0
         self._lock = threading.Lock()
 
-    def __call__(self) -> Minted | Observation:
+    def __call__(self) -> IssuedToken | Observation:
         with self._lock:
             self.calls += 1
             number = self.calls
         time.sleep(self.takes_s)
-        return self.answer or Minted(f"{self.name}-{number}", self.lives_s)
+        return self.answer or IssuedToken(f"{self.name}-{number}", self.lives_s)
 
 
 def a_client(url: str) -> Redis:

@@ -10,12 +10,12 @@ from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from payments_app.kernel.http import HttpRequest, HttpResponse
 from payments_app.kernel.money import EXPONENTS, Money
 from payments_app.kernel.transport import RESPONSE_BYTES_MAX, Transport
-from payments_app.kernel.wire import Answer, Call
 from payments_app.providers import mtn_answers
 from payments_app.providers.contract import FailureCode, Observation, Verdict
-from payments_app.providers.tokens import Minted
+from payments_app.providers.tokens import IssuedToken
 from tests.providers.bare_server import BareServer
 from tests.providers.legal_forms import http_forms, json_forms, number_forms, string_forms
 
@@ -60,13 +60,13 @@ def assert_paid(seen: Observation, money: Money) -> None:
 @given(paid_answers())
 def test_paid_is_paid(paid: tuple[Money, bytes]) -> None:
     money, body = paid
-    assert_paid(mtn_answers.checked(Answer(200, {}, body)), money)
+    assert_paid(mtn_answers.checked(HttpResponse(200, {}, body)), money)
 
 
 @PURE
 @given(failed_answers())
 def test_failed_is_failed(body: bytes) -> None:
-    seen = mtn_answers.checked(Answer(200, {}, body))
+    seen = mtn_answers.checked(HttpResponse(200, {}, body))
     assert seen.verdict is Verdict.FAILED
     assert seen.failure is not None
     assert seen.failure.code is FailureCode.PAYER_REJECTED
@@ -79,14 +79,14 @@ def test_a_token_is_a_token(data: st.DataObject) -> None:
     body = data.draw(
         json_forms({"access_token": data.draw(string_forms("t0/ken")), "expires_in": life})
     )
-    assert mtn_answers.minted(Answer(200, {}, body)) == Minted("t0/ken", 3600.0)
+    assert mtn_answers.token_issued(HttpResponse(200, {}, body)) == IssuedToken("t0/ken", 3600.0)
 
 
 @PURE
 @given(st.data())
 def test_a_refusal_is_a_refusal(data: st.DataObject) -> None:
     body = data.draw(json_forms({"code": data.draw(string_forms("PAYER_NOT_FOUND"))}))
-    assert mtn_answers.submitted(Answer(500, {}, body)).verdict is Verdict.REFUSED
+    assert mtn_answers.submitted(HttpResponse(500, {}, body)).verdict is Verdict.REFUSED
 
 
 # --- the forms of HTTP ---------------------------------------------------------------------------
@@ -113,13 +113,13 @@ def told() -> Iterator[Told]:
     server.close()
 
 
-def came(told: Told, raw: bytes) -> Answer:
+def came(told: Told, raw: bytes) -> HttpResponse:
     told.raw = raw
     # A transport of its own: the server closes each connection after its answer.
     transport = Transport(user_agent="Maramoja/test")
     with APP.app_context():
-        found = transport.unleased().send(Call("GET", told.url, {}, timeout_s=20))
-    assert isinstance(found, Answer), found
+        found = transport.unleased().send(HttpRequest("GET", told.url, {}, timeout_s=20))
+    assert isinstance(found, HttpResponse), found
     return found
 
 

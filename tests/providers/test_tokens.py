@@ -17,7 +17,7 @@ from payments_app.providers.contract import (
     Observation,
     Verdict,
 )
-from payments_app.providers.tokens import Minted
+from payments_app.providers.tokens import IssuedToken
 from tests.providers.minting import (
     ACCOUNT,
     REFUSED,
@@ -29,16 +29,16 @@ from tests.providers.minting import (
 
 
 def test_a_token_is_minted_once_and_used_again(process: Process) -> None:
-    cache, mint = process(), CountingMint()
-    assert [cache.token(ACCOUNT, "collection", mint) for _ in range(3)] == ["token-1"] * 3
-    assert mint.calls == 1
+    cache, fetch_token = process(), CountingMint()
+    assert [cache.token(ACCOUNT, "collection", fetch_token) for _ in range(3)] == ["token-1"] * 3
+    assert fetch_token.calls == 1
 
 
 def test_another_process_uses_it_too(process: Process) -> None:
-    mint = CountingMint()
-    process().token(ACCOUNT, "collection", mint)
-    assert process().token(ACCOUNT, "collection", mint) == "token-1"
-    assert mint.calls == 1
+    fetch_token = CountingMint()
+    process().token(ACCOUNT, "collection", fetch_token)
+    assert process().token(ACCOUNT, "collection", fetch_token) == "token-1"
+    assert fetch_token.calls == 1
 
 
 # Waits until all processes are ready, then asks with 8 threads at once.
@@ -49,7 +49,7 @@ from dataclasses import replace
 from redis import Redis
 from payments_app.kernel.secrets import Cipher
 from payments_app.providers.contract import Mode, ProviderAccount
-from payments_app.providers.tokens import Minted, TokenCache
+from payments_app.providers.tokens import IssuedToken, TokenCache
 
 redis = Redis.from_url(sys.argv[1])
 cache = TokenCache(redis, Cipher([sys.argv[2]]))
@@ -58,7 +58,7 @@ account = ProviderAccount(None, "mtn_momo", Mode.TEST, "https://mtn.test", "sand
 def mint():
     number = redis.incr("test:mints")
     time.sleep(0.4)
-    return Minted(f"token-{number}", 3600)
+    return IssuedToken(f"token-{number}", 3600)
 
 redis.incr("test:ready")
 while int(redis.get("test:ready")) < 3:
@@ -93,10 +93,10 @@ def test_one_renews_ahead_of_time_while_the_others_go_on(process: Process) -> No
     time.sleep(4.05)
     minting, finish = threading.Event(), threading.Event()
 
-    def slow_mint() -> Minted:
+    def slow_mint() -> IssuedToken:
         minting.set()
         assert finish.wait(5)
-        return Minted("new", 3600)
+        return IssuedToken("new", 3600)
 
     with ThreadPoolExecutor(1) as pool:
         renewing = pool.submit(cache.token, ACCOUNT, "collection", slow_mint)
@@ -125,11 +125,11 @@ def test_a_renewal_that_fails_leaves_the_old_token_in_use_to_its_end(process: Pr
 
 
 def test_a_token_that_has_ended_is_not_used(process: Process) -> None:
-    cache, mint = process(), CountingMint(lives_s=1)
-    assert cache.token(ACCOUNT, "collection", mint) == "token-1"
+    cache, fetch_token = process(), CountingMint(lives_s=1)
+    assert cache.token(ACCOUNT, "collection", fetch_token) == "token-1"
     time.sleep(1.05)
-    assert cache.token(ACCOUNT, "collection", mint) == "token-2"
-    assert process().token(ACCOUNT, "collection", mint) == "token-2"
+    assert cache.token(ACCOUNT, "collection", fetch_token) == "token-2"
+    assert process().token(ACCOUNT, "collection", fetch_token) == "token-2"
 
 
 # --- failure -----------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def test_the_providers_own_wait_is_kept_up_to_a_bound(process: Process) -> None:
 
 
 def test_what_minting_raises_passes_through_and_blocks_nobody(process: Process) -> None:
-    def raising() -> Minted:
+    def raising() -> IssuedToken:
         raise TimeoutError("the lease is over")
 
     cache = process()

@@ -33,14 +33,14 @@ from tests.providers.minting import (
 
 
 def test_without_redis_each_process_mints_for_itself() -> None:
-    mint = CountingMint(takes_s=0.1)
+    fetch_token = CountingMint(takes_s=0.1)
     cache = away()
     started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda _: cache.token(ACCOUNT, "collection", mint), range(50)))
+        found = list(pool.map(lambda _: cache.token(ACCOUNT, "collection", fetch_token), range(50)))
     assert found == ["token-1"] * 50
     assert time.monotonic() - started < 1
-    assert away().token(ACCOUNT, "collection", mint) == "token-2"
+    assert away().token(ACCOUNT, "collection", fetch_token) == "token-2"
 
 
 def test_without_redis_a_failing_endpoint_is_left_alone_too() -> None:
@@ -53,13 +53,13 @@ def test_without_redis_a_failing_endpoint_is_left_alone_too() -> None:
 def test_a_redis_that_goes_away_takes_no_token_with_it(
     redis_server: RedisServer, process: Process
 ) -> None:
-    cache, mint = process(), CountingMint(lives_s=0.5)
-    cache.token(ACCOUNT, "collection", mint)
+    cache, fetch_token = process(), CountingMint(lives_s=0.5)
+    cache.token(ACCOUNT, "collection", fetch_token)
     redis_server.kill()
     try:
-        assert cache.token(ACCOUNT, "collection", mint) == "token-1"
+        assert cache.token(ACCOUNT, "collection", fetch_token) == "token-1"
         cache.discard(ACCOUNT, "collection", "token-1")
-        assert cache.token(ACCOUNT, "collection", mint) == "token-2"
+        assert cache.token(ACCOUNT, "collection", fetch_token) == "token-2"
     finally:
         redis_server.start()
 
@@ -67,25 +67,25 @@ def test_a_redis_that_goes_away_takes_no_token_with_it(
 def test_a_refused_token_that_redis_could_not_be_told_of_is_not_taken_back(
     redis_server: RedisServer, process: Process
 ) -> None:
-    cache, mint = process(), CountingMint()
-    cache.token(ACCOUNT, "collection", mint)
+    cache, fetch_token = process(), CountingMint()
+    cache.token(ACCOUNT, "collection", fetch_token)
     redis_server.process.stop()
     try:
         cache.discard(ACCOUNT, "collection", "token-1")
     finally:
         redis_server.process.cont()
-    assert process().token(ACCOUNT, "collection", mint) == "token-1"
-    assert cache.token(ACCOUNT, "collection", mint) == "token-2"
+    assert process().token(ACCOUNT, "collection", fetch_token) == "token-1"
+    assert cache.token(ACCOUNT, "collection", fetch_token) == "token-2"
 
 
 def test_a_flushed_redis_costs_at_most_one_more_token(
     redis_server: RedisServer, process: Process
 ) -> None:
-    cache, mint = process(), CountingMint()
-    cache.token(ACCOUNT, "collection", mint)
+    cache, fetch_token = process(), CountingMint()
+    cache.token(ACCOUNT, "collection", fetch_token)
     redis_server.flush()
-    assert cache.token(ACCOUNT, "collection", mint) == "token-1"
-    assert process().token(ACCOUNT, "collection", mint) == "token-2"
+    assert cache.token(ACCOUNT, "collection", fetch_token) == "token-1"
+    assert process().token(ACCOUNT, "collection", fetch_token) == "token-2"
 
 
 def test_a_turn_that_never_ends_stops_nobody(redis: Redis, process: Process) -> None:
@@ -162,48 +162,48 @@ def test_each_product_has_its_own_token(process: Process) -> None:
 
 
 def test_a_refused_token_is_gone_for_every_new_process(process: Process) -> None:
-    cache, mint = process(), CountingMint()
-    cache.token(ACCOUNT, "collection", mint)
+    cache, fetch_token = process(), CountingMint()
+    cache.token(ACCOUNT, "collection", fetch_token)
     cache.discard(ACCOUNT, "collection", "token-1")
-    assert process().token(ACCOUNT, "collection", mint) == "token-2"
-    assert cache.token(ACCOUNT, "collection", mint) == "token-2"
+    assert process().token(ACCOUNT, "collection", fetch_token) == "token-2"
+    assert cache.token(ACCOUNT, "collection", fetch_token) == "token-2"
 
 
 def test_a_late_refusal_of_an_old_token_leaves_the_new_one(process: Process) -> None:
-    cache, mint = process(), CountingMint()
-    cache.token(ACCOUNT, "collection", mint)
+    cache, fetch_token = process(), CountingMint()
+    cache.token(ACCOUNT, "collection", fetch_token)
     cache.discard(ACCOUNT, "collection", "token-1")
-    cache.token(ACCOUNT, "collection", mint)
+    cache.token(ACCOUNT, "collection", fetch_token)
     cache.discard(ACCOUNT, "collection", "token-1")
-    assert cache.token(ACCOUNT, "collection", mint) == "token-2"
-    assert process().token(ACCOUNT, "collection", mint) == "token-2"
+    assert cache.token(ACCOUNT, "collection", fetch_token) == "token-2"
+    assert process().token(ACCOUNT, "collection", fetch_token) == "token-2"
 
 
 def test_a_late_refusal_costs_no_token_without_redis_either() -> None:
-    cache, mint = away(), CountingMint()
-    cache.token(ACCOUNT, "collection", mint)
+    cache, fetch_token = away(), CountingMint()
+    cache.token(ACCOUNT, "collection", fetch_token)
     cache.discard(ACCOUNT, "collection", "token-0")
-    assert cache.token(ACCOUNT, "collection", mint) == "token-1"
+    assert cache.token(ACCOUNT, "collection", fetch_token) == "token-1"
 
 
 def test_who_takes_over_a_token_leaves_the_turn_to_the_next(process: Process) -> None:
-    mint = CountingMint()
-    process().token(ACCOUNT, "collection", mint)
+    fetch_token = CountingMint()
+    process().token(ACCOUNT, "collection", fetch_token)
     other = process()
-    other.token(ACCOUNT, "collection", mint)
+    other.token(ACCOUNT, "collection", fetch_token)
     other.discard(ACCOUNT, "collection", "token-1")
     started = time.monotonic()
-    assert process().token(ACCOUNT, "collection", mint) == "token-2"
+    assert process().token(ACCOUNT, "collection", fetch_token) == "token-2"
     assert time.monotonic() - started < 1
 
 
 def test_eight_refusals_at_once_mint_one_new_token(process: Process) -> None:
-    cache, mint = process(), CountingMint(takes_s=0.05)
-    cache.token(ACCOUNT, "collection", mint)
+    cache, fetch_token = process(), CountingMint(takes_s=0.05)
+    cache.token(ACCOUNT, "collection", fetch_token)
 
     def refuse_and_ask(_: int) -> str | Observation:
         cache.discard(ACCOUNT, "collection", "token-1")
-        return cache.token(ACCOUNT, "collection", mint)
+        return cache.token(ACCOUNT, "collection", fetch_token)
 
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(refuse_and_ask, range(8))) == ["token-2"] * 8
@@ -212,31 +212,33 @@ def test_eight_refusals_at_once_mint_one_new_token(process: Process) -> None:
 # --- new tokens that are refused too --------------------------------------------------------------
 
 
-def refused_again(cache: TokenCache, mint: CountingMint) -> bool:
+def refused_again(cache: TokenCache, fetch_token: CountingMint) -> bool:
     """A call under the token at hand is refused, and so is the one under a new token."""
-    token = cache.token(ACCOUNT, "collection", mint)
+    token = cache.token(ACCOUNT, "collection", fetch_token)
     if not cache.discard(ACCOUNT, "collection", str(token)):
         return False
-    new = cache.token(ACCOUNT, "collection", mint)
+    new = cache.token(ACCOUNT, "collection", fetch_token)
     cache.note_refused(ACCOUNT, "collection", str(new))
     return True
 
 
 def test_who_refuses_every_token_is_not_asked_for_one_with_each_call(process: Process) -> None:
-    cache, mint = process(), CountingMint()
+    cache, fetch_token = process(), CountingMint()
     for _ in range(60):
-        refused_again(cache, mint)
+        refused_again(cache, fetch_token)
     # One at first, and one for each refusal until two new ones were refused.
-    assert mint.calls == 3
-    assert isinstance(cache.token(ACCOUNT, "collection", mint), str)
+    assert fetch_token.calls == 3
+    assert isinstance(cache.token(ACCOUNT, "collection", fetch_token), str)
 
 
 def test_after_a_pause_one_more_is_tried_and_one_that_is_taken_ends_it(process: Process) -> None:
-    cache, mint = process(), CountingMint()
-    assert refused_again(cache, mint)
-    assert refused_again(cache, mint)
-    wait_until(lambda: refused_again(cache, mint), what="no token is tried again", limit_s=10)
-    assert mint.calls == 4
+    cache, fetch_token = process(), CountingMint()
+    assert refused_again(cache, fetch_token)
+    assert refused_again(cache, fetch_token)
+    wait_until(
+        lambda: refused_again(cache, fetch_token), what="no token is tried again", limit_s=10
+    )
+    assert fetch_token.calls == 4
     cache.note_accepted("token-4")
     wait_until(
         lambda: cache.discard(ACCOUNT, "collection", "token-4"),
@@ -247,8 +249,8 @@ def test_after_a_pause_one_more_is_tried_and_one_that_is_taken_ends_it(process: 
 
 def test_a_new_token_that_many_calls_were_refused_under_counts_once(process: Process) -> None:
     """They were on their way together: nothing is known of a second token."""
-    cache, mint = process(), CountingMint()
-    assert refused_again(cache, mint)
+    cache, fetch_token = process(), CountingMint()
+    assert refused_again(cache, fetch_token)
     for _ in range(20):
         cache.note_refused(ACCOUNT, "collection", "token-2")
     assert cache.discard(ACCOUNT, "collection", "token-2")
@@ -256,13 +258,13 @@ def test_a_new_token_that_many_calls_were_refused_under_counts_once(process: Pro
 
 def test_a_payment_that_is_refused_under_each_token_holds_up_no_other(process: Process) -> None:
     """The others are let in under the same tokens; when those end, there are new ones soon."""
-    cache, mint = process(), CountingMint()
+    cache, fetch_token = process(), CountingMint()
     for _ in range(20):
-        token = str(cache.token(ACCOUNT, "collection", mint))
+        token = str(cache.token(ACCOUNT, "collection", fetch_token))
         cache.note_accepted(token)
-        refused_again(cache, mint)
-        cache.note_accepted(str(cache.token(ACCOUNT, "collection", mint)))
-    ended = str(cache.token(ACCOUNT, "collection", mint))
+        refused_again(cache, fetch_token)
+        cache.note_accepted(str(cache.token(ACCOUNT, "collection", fetch_token)))
+    ended = str(cache.token(ACCOUNT, "collection", fetch_token))
     wait_until(
         lambda: cache.discard(ACCOUNT, "collection", ended),
         what="a token that has ended is kept",

@@ -14,17 +14,17 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel import tracing
+from payments_app.kernel.http import HttpRequest, HttpResponse, NoResponse
 from payments_app.kernel.response_head import HEAD_BYTES_MAX
 from payments_app.kernel.tracing import Kind
 from payments_app.kernel.transport import RESPONSE_BYTES_MAX, Transport
-from payments_app.kernel.wire import Answer, Call, Silence
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, answering, drip
 
 pytestmark = pytest.mark.usefixtures("app_context")
 
 
-def get(transport: Transport, url: str, *, timeout_s: float = 5.0) -> Answer | Silence:
-    return transport.unleased().send(Call("GET", url, {}, timeout_s=timeout_s))
+def get(transport: Transport, url: str, *, timeout_s: float = 5.0) -> HttpResponse | NoResponse:
+    return transport.unleased().send(HttpRequest("GET", url, {}, timeout_s=timeout_s))
 
 
 # --- complete answers -----------------------------------------------------------------------
@@ -33,7 +33,7 @@ def get(transport: Transport, url: str, *, timeout_s: float = 5.0) -> Answer | S
 def test_a_whole_answer_comes_back_whole(serve: Serve, transport: Transport) -> None:
     raw = b"HTTP/1.1 429 Slow\r\nRetry-After: 7\r\nContent-Length: 3\r\n\r\nnot"
     answer = get(transport, serve(answering(raw)).url())
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.body, answer.truncated) == (429, b"not", False)
     assert answer.headers["retry-after"] == "7"
     assert 0 < answer.elapsed_s < 5
@@ -42,13 +42,15 @@ def test_a_whole_answer_comes_back_whole(serve: Serve, transport: Transport) -> 
 def test_calls_to_one_host_share_a_connection(serve: Serve, transport: Transport) -> None:
     server = serve(answer_all)
     for _ in range(3):
-        assert isinstance(get(transport, server.url()), Answer)
+        assert isinstance(get(transport, server.url()), HttpResponse)
     assert (server.connections, len(server.requests)) == (1, 3)
 
 
 def test_an_empty_post_has_a_length_and_our_user_agent(serve: Serve, transport: Transport) -> None:
     server = serve(answer_all)
-    call = Call("POST", server.url("/token/"), {"user-agent": "python-requests/2", "X-A": "b"})
+    call = HttpRequest(
+        "POST", server.url("/token/"), {"user-agent": "python-requests/2", "X-A": "b"}
+    )
     transport.unleased().send(call)
     head = server.requests[0].decode().lower()
     assert "content-length: 0\r\n" in head
@@ -62,7 +64,7 @@ def test_the_provider_is_told_nothing_of_our_trace(serve: Serve, transport: Tran
     server = serve(answer_all)
     told = f"00-{'1' * 32}-{'2' * 16}-01"
     with tracing.span("step", Kind.INTERNAL, parent=told):
-        assert isinstance(get(transport, server.url()), Answer)
+        assert isinstance(get(transport, server.url()), HttpResponse)
     head = server.requests[0].decode().lower()
     assert "traceparent" not in head
     assert "1" * 32 not in head
@@ -72,7 +74,7 @@ def test_a_redirect_is_an_answer_and_is_not_followed(serve: Serve, transport: Tr
     elsewhere = serve(answer_all)
     raw = f"HTTP/1.1 302 Found\r\nLocation: {elsewhere.url()}\r\nContent-Length: 0\r\n\r\n"
     answer = get(transport, serve(answering(raw.encode())).url())
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert answer.status == 302
     assert elsewhere.connections == 0
 
@@ -94,7 +96,7 @@ def test_the_environment_sets_no_proxy(
     proxy, server = serve(answer_all), serve(answer_all)
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, proxy.url())
-    assert isinstance(get(transport, server.url()), Answer)
+    assert isinstance(get(transport, server.url()), HttpResponse)
     assert proxy.connections == 0
 
 
@@ -109,13 +111,13 @@ def test_many_threads_each_get_their_own_answer(serve: Serve, transport: Transpo
     # once (github.com/python/cpython/issues/106905).
     app = Flask(__name__)
 
-    def ask(number: int) -> Answer | Silence:
+    def ask(number: int) -> HttpResponse | NoResponse:
         with app.app_context():
             return get(transport, server.url(f"/{number}"), timeout_s=30)
 
     with ThreadPoolExecutor(40) as pool:
         for number, answer in enumerate(pool.map(ask, range(400))):
-            assert isinstance(answer, Answer), answer
+            assert isinstance(answer, HttpResponse), answer
             assert answer.body == b"/%d" % number
 
 
@@ -129,7 +131,7 @@ def test_a_head_may_have_any_number_of_lines(
     fields = b"".join(b"X-%d: %d\r\n" % (n, n) for n in range(lines))
     server = serve(answering(b"HTTP/1.1 200 OK\r\n" + fields + b"Content-Length: 2\r\n\r\nok"))
     answer = get(transport, server.url())
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.body, len(answer.headers)) == (b"ok", lines + 1)
 
 
@@ -140,7 +142,7 @@ def test_a_head_has_a_bound_on_its_bytes(
     fields = b"X-A: b\r\n" * (HEAD_BYTES_MAX // 8)
     raw = (announced or b"HTTP/1.1 200 OK\r\n") + fields + b"\r\nHTTP/1.1 200 OK\r\n\r\n"
     silence = get(transport, serve(answering(raw)).url())
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("broken_answer", True)
 
 
@@ -167,7 +169,7 @@ def test_the_body_is_framed_as_its_head_says(
     server = serve(behave)
     for _ in range(2):
         answer = get(transport, server.url())
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, HttpResponse)
         assert answer.body == b"ok"
     assert server.connections == 1
 
@@ -188,7 +190,7 @@ def test_a_head_with_two_readings_or_none_is_a_broken_answer(
     serve: Serve, transport: Transport, head: bytes
 ) -> None:
     silence = get(transport, serve(answering(head + b"\r\n\r\nok!")).url())
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("broken_answer", True)
 
 
@@ -215,7 +217,7 @@ def test_a_connection_lives_as_long_as_its_answer_says(
 
     server = serve(behave)
     for _ in range(2):
-        assert isinstance(get(transport, server.url()), Answer)
+        assert isinstance(get(transport, server.url()), HttpResponse)
     assert server.connections == connections
 
 
@@ -252,7 +254,7 @@ def test_a_compressed_body_is_unfolded_within_the_bound(
     serve: Serve, transport: Transport, coding: str, body: bytes, unfolds_to: bytes, *, whole: bool
 ) -> None:
     answer = get(transport, serve(coded(coding, body)).url())
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (answer.body, answer.truncated) == (unfolds_to, not whole)
 
 
@@ -271,7 +273,7 @@ def test_an_endless_body_is_cut_and_its_connection_dropped(serve: Serve) -> None
     server = serve(behave)
     for _ in range(2):
         answer = get(transport, server.url())
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, HttpResponse)
         assert (len(answer.body), answer.truncated) == (1000, True)
     assert server.connections == 2
 
@@ -281,7 +283,7 @@ def test_the_cut_is_exact(serve: Serve, size: int) -> None:
     transport = Transport(user_agent="Maramoja/test", response_bytes_max=1000)
     raw = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size
     answer = get(transport, serve(answering(raw)).url())
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert (len(answer.body), answer.truncated) == (min(size, 1000), size > 1000)
 
 
@@ -302,7 +304,7 @@ def test_a_dripping_answer_ends_at_the_deadline(
 ) -> None:
     started = time.monotonic()
     silence = get(transport, serve(DRIPS[part]).url(), timeout_s=0.5)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
     assert 0.5 <= time.monotonic() - started < 1.5
 
@@ -313,7 +315,7 @@ def test_no_answer_at_all_is_a_timeout_after_sending(serve: Serve, transport: Tr
         peer.recv(1)
 
     silence = get(transport, serve(behave).url(), timeout_s=0.3)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
 
 
@@ -322,9 +324,9 @@ def test_a_host_that_does_not_read_ends_at_the_deadline(serve: Serve, transport:
         time.sleep(1)
 
     server = serve(behave)
-    call = Call("POST", server.url(), {}, b"x" * 20_000_000, timeout_s=0.3)
+    call = HttpRequest("POST", server.url(), {}, b"x" * 20_000_000, timeout_s=0.3)
     silence = transport.unleased().send(call)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
     assert silence.elapsed_s < 0.95
 
@@ -371,7 +373,7 @@ def test_a_lost_or_broken_answer_may_have_had_an_effect(
 ) -> None:
     server = serve(behave)
     silence = get(transport, server.url())
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == (why, True)
     assert len(server.requests) == 1
 
@@ -398,9 +400,9 @@ def a_free_port() -> int:
 def test_what_never_left_is_known_not_to_have_left(
     transport: Transport, url: str, headers: dict[str, str], why: str
 ) -> None:
-    call = Call("POST", url.format(port=a_free_port()), headers, b"{}")
+    call = HttpRequest("POST", url.format(port=a_free_port()), headers, b"{}")
     silence = transport.unleased().send(call)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == (why, False)
 
 
@@ -414,14 +416,14 @@ def test_a_host_that_takes_no_connection_got_nothing(transport: Transport) -> No
         silence = get(transport, f"http://127.0.0.1:{address[1]}/", timeout_s=0.4)
         for one in waiting:
             one.close()
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", False)
 
 
 def test_a_host_that_speaks_no_tls_got_nothing(serve: Serve, transport: Transport) -> None:
     server = serve(answering(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
     silence = get(transport, server.url().replace("http:", "https:"), timeout_s=1)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert not silence.sent
     assert server.requests == []
 
@@ -433,7 +435,7 @@ def test_a_connection_closed_while_idle_is_replaced(serve: Serve, transport: Tra
     server = serve(answering(OK))
     get(transport, server.url())
     time.sleep(0.05)
-    assert isinstance(get(transport, server.url()), Answer)
+    assert isinstance(get(transport, server.url()), HttpResponse)
     assert server.connections == 2
 
 
@@ -442,7 +444,7 @@ def test_a_connection_that_was_idle_for_long_is_replaced(serve: Serve) -> None:
     server = serve(answer_all)
     for pause_s in (0, 0.05, 0.3):
         time.sleep(pause_s)
-        assert isinstance(get(transport, server.url()), Answer)
+        assert isinstance(get(transport, server.url()), HttpResponse)
     assert server.connections == 2
 
 
@@ -455,9 +457,9 @@ def test_a_connection_closed_under_a_request_is_ambiguous_and_not_retried(
         server.read_request(peer)
 
     server = serve(behave)
-    assert isinstance(get(transport, server.url()), Answer)
-    silence = transport.unleased().send(Call("POST", server.url(), {}, b"{}"))
-    assert isinstance(silence, Silence)
+    assert isinstance(get(transport, server.url()), HttpResponse)
+    silence = transport.unleased().send(HttpRequest("POST", server.url(), {}, b"{}"))
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("connection_lost", True)
     time.sleep(0.05)
     assert (server.connections, len(server.requests)) == (1, 2)
@@ -471,8 +473,8 @@ def test_a_late_answer_is_never_read_as_the_next_ones(serve: Serve, transport: T
         peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + path)
 
     server = serve(behave)
-    assert isinstance(get(transport, server.url("/slow"), timeout_s=0.2), Silence)
+    assert isinstance(get(transport, server.url("/slow"), timeout_s=0.2), NoResponse)
     time.sleep(0.3)
     answer = get(transport, server.url("/next"))
-    assert isinstance(answer, Answer)
+    assert isinstance(answer, HttpResponse)
     assert answer.body == b"/next"

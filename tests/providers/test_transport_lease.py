@@ -19,15 +19,15 @@ from flask import Flask
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, init_database, transaction
+from payments_app.kernel.http import HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.transport import Lease, Transport
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, drip
 
 pytestmark = pytest.mark.usefixtures("app_context")
 
 
-def get(transport: Transport, url: str, *, timeout_s: float = 5.0) -> Answer | Silence:
-    return transport.unleased().send(Call("GET", url, {}, timeout_s=timeout_s))
+def get(transport: Transport, url: str, *, timeout_s: float = 5.0) -> HttpResponse | NoResponse:
+    return transport.unleased().send(HttpRequest("GET", url, {}, timeout_s=timeout_s))
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,9 @@ def tls(peer: socket.socket, certificate: Path) -> ssl.SSLSocket:
 def test_a_lease_that_is_over_sends_nothing(serve: Serve, transport: Transport) -> None:
     server = serve(answer_all)
     with pytest.raises(LeaseLost):
-        transport.wire(Lease(boot_seconds())).send(Call("POST", server.url(), {}, b"{}"))
+        transport.http_client(Lease(boot_seconds())).send(
+            HttpRequest("POST", server.url(), {}, b"{}")
+        )
     time.sleep(0.05)
     assert server.connections == 0
 
@@ -94,7 +96,7 @@ def test_a_lease_that_ends_while_connecting_sends_nothing(
     transport = Transport(user_agent="Maramoja/test", ca_file=str(certificate))
     url = server.url().replace("http:", "https:")
     with pytest.raises(LeaseLost):
-        transport.wire(Lease(boot_seconds() + 0.2)).send(Call("POST", url, {}, b"{}"))
+        transport.http_client(Lease(boot_seconds() + 0.2)).send(HttpRequest("POST", url, {}, b"{}"))
     time.sleep(0.1)
     assert seen == [b""]
 
@@ -105,8 +107,8 @@ def test_an_answer_after_the_lease_is_still_an_answer(serve: Serve, transport: T
         time.sleep(0.3)
         peer.sendall(OK)
 
-    call = Call("POST", serve(behave).url(), {}, b"{}")
-    assert isinstance(transport.wire(Lease(boot_seconds() + 0.1)).send(call), Answer)
+    call = HttpRequest("POST", serve(behave).url(), {}, b"{}")
+    assert isinstance(transport.http_client(Lease(boot_seconds() + 0.1)).send(call), HttpResponse)
 
 
 def test_a_lease_counts_down() -> None:
@@ -127,7 +129,7 @@ def test_an_untrusted_certificate_gets_nothing(
 
     url = serve(behave).url().replace("http:", "https:")
     silence = get(transport, url)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("tls_failed", False)
     assert received in ([], [b""])
 
@@ -145,11 +147,11 @@ def test_over_tls_everything_holds_as_well(serve: Serve, certificate: Path) -> N
     server = serve(behave)
     url = server.url().replace("http:", "https:")
     transport = Transport(user_agent="Maramoja/test", ca_file=str(certificate))
-    assert isinstance(get(transport, url), Answer)
-    assert isinstance(get(transport, url), Answer)
+    assert isinstance(get(transport, url), HttpResponse)
+    assert isinstance(get(transport, url), HttpResponse)
     assert server.connections == 1
     silence = get(transport, url + "drip", timeout_s=0.5)
-    assert isinstance(silence, Silence)
+    assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
     assert silence.elapsed_s < 1.5
 
@@ -174,7 +176,7 @@ def test_nothing_secret_is_logged(
     serve: Serve, transport: Transport, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    call = Call(
+    call = HttpRequest(
         "POST", serve(answer_all).url(), {"Authorization": "Bearer s3cret"}, b"256772123456"
     )
     transport.unleased().send(call)

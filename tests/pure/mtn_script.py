@@ -12,10 +12,10 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from payments_app.kernel.http import HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence
 from payments_app.providers.contract import (
     Mode,
     Observation,
@@ -28,7 +28,7 @@ from payments_app.providers.tokens import TokenCache
 REFERENCE = UUID("6f1c2a34-9a3b-4c1d-8e2f-000000000001")
 PAYMENT_ID = UUID("0199c0de-0000-7000-8000-000000000002")
 TOKEN_BODY = b'{"access_token":"t0ken","token_type":"access_token","expires_in":3600}'
-TOKEN = Answer(200, {}, TOKEN_BODY)
+TOKEN = HttpResponse(200, {}, TOKEN_BODY)
 HTML = b"<html><head><title>Error</title></head><body>The page can't be shown</body></html>"
 FIREWALL = b"<html><body>Request Rejected. Your support ID is: 1234</body></html>"
 FORBIDDEN = b"<html><head><title>403 Forbidden</title></head></html>"
@@ -43,9 +43,9 @@ OUT_OF_QUOTA = (
     b'{"statusCode":403,"message":"Out of call volume quota.'
     b' Quota will be replenished in 00:00:05."}'
 )
-UNAUTHORIZED = Answer(401, {}, AZURE_401)
+UNAUTHORIZED = HttpResponse(401, {}, AZURE_401)
 
-Reply = Answer | Silence | LeaseLost
+Reply = HttpResponse | NoResponse | LeaseLost
 
 
 @dataclass
@@ -53,9 +53,9 @@ class ScriptedWire:
     """A wire by hand: gives the replies in order and keeps what was asked."""
 
     replies: Sequence[Reply]
-    calls: list[Call] = field(default_factory=list)
+    calls: list[HttpRequest] = field(default_factory=list)
 
-    def send(self, call: Call) -> Answer | Silence:
+    def send(self, call: HttpRequest) -> HttpResponse | NoResponse:
         self.calls.append(call)
         reply = self.replies[len(self.calls) - 1]
         if isinstance(reply, LeaseLost):

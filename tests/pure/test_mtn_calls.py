@@ -6,16 +6,16 @@ import json
 
 import pytest
 
+from payments_app.kernel.http import HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence
 from payments_app.providers.contract import (
     FailureCode,
     PaymentOrder,
     Verdict,
 )
-from payments_app.providers.mtn_answers import TOKEN_LIFE_DEFAULT_S, minted
-from payments_app.providers.tokens import Minted
+from payments_app.providers.mtn_answers import TOKEN_LIFE_DEFAULT_S, token_issued
+from payments_app.providers.tokens import IssuedToken
 from tests.pure.mtn_script import (
     DUPLICATE,
     FIREWALL,
@@ -41,10 +41,10 @@ from tests.pure.mtn_script import (
 
 
 def test_a_refused_token_is_minted_anew_and_the_same_request_sent_once_more() -> None:
-    newer = Answer(200, {}, TOKEN_BODY.replace(b"t0ken", b"newer"))
-    wire = ScriptedWire([TOKEN, UNAUTHORIZED, newer, Answer(202, {}, b"")])
-    assert an_adapter().submit(an_order(), an_account(), wire).verdict is Verdict.PENDING
-    _, first, _, second = wire.calls
+    newer = HttpResponse(200, {}, TOKEN_BODY.replace(b"t0ken", b"newer"))
+    http_client = ScriptedWire([TOKEN, UNAUTHORIZED, newer, HttpResponse(202, {}, b"")])
+    assert an_adapter().submit(an_order(), an_account(), http_client).verdict is Verdict.PENDING
+    _, first, _, second = http_client.calls
     assert first.headers["Authorization"] == "Bearer t0ken"
     assert second.headers["Authorization"] == "Bearer newer"
     assert first.headers["X-Reference-Id"] == second.headers["X-Reference-Id"] == str(REFERENCE)
@@ -55,12 +55,12 @@ def test_a_refused_token_is_minted_anew_and_the_same_request_sent_once_more() ->
     "second",
     [
         [TOKEN, UNAUTHORIZED],
-        [TOKEN, Silence("timeout", sent=True)],
-        [TOKEN, Silence("connection_refused", sent=False)],
-        [TOKEN, Answer(429, {}, b"")],
+        [TOKEN, NoResponse("timeout", sent=True)],
+        [TOKEN, NoResponse("connection_refused", sent=False)],
+        [TOKEN, HttpResponse(429, {}, b"")],
         [TOKEN, LeaseLost()],
-        [Answer(500, {}, b'{"error":"login_failed"}')],
-        [Silence("timeout", sent=True)],
+        [HttpResponse(500, {}, b'{"error":"login_failed"}')],
+        [NoResponse("timeout", sent=True)],
         [LeaseLost()],
     ],
     ids=["401", "timeout", "refused", "429", "lease", "login", "no token", "lease before token"],
@@ -74,24 +74,27 @@ def test_who_refuses_every_token_gets_one_call_a_question_and_mints_no_more() ->
     class Refusing:
         calls: list[str]
 
-        def send(self, call: Call) -> Answer:
+        def send(self, call: HttpRequest) -> HttpResponse:
             self.calls.append(call.operation)
             return TOKEN if call.operation == "token" else UNAUTHORIZED
 
-    wire, adapter = Refusing(), an_adapter()
-    wire.calls = []
+    http_client, adapter = Refusing(), an_adapter()
+    http_client.calls = []
     for _ in range(60):
-        assert adapter.check(an_order(), an_account(), wire).reason == "unauthorized"
-    assert wire.calls.count("token") == 3
-    assert wire.calls.count("check") == 62
+        assert adapter.check(an_order(), an_account(), http_client).reason == "unauthorized"
+    assert http_client.calls.count("token") == 3
+    assert http_client.calls.count("check") == 62
 
 
 def test_a_duplicate_after_a_401_is_a_duplicate() -> None:
-    assert submitted(UNAUTHORIZED, TOKEN, Answer(409, {}, DUPLICATE)).verdict is Verdict.DUPLICATE
+    assert (
+        submitted(UNAUTHORIZED, TOKEN, HttpResponse(409, {}, DUPLICATE)).verdict
+        is Verdict.DUPLICATE
+    )
 
 
 def test_a_status_question_survives_a_refused_token() -> None:
-    paid = Answer(200, {}, a_status("SUCCESSFUL"))
+    paid = HttpResponse(200, {}, a_status("SUCCESSFUL"))
     assert checked(UNAUTHORIZED, TOKEN, paid).verdict is Verdict.SUCCESSFUL
     assert checked(UNAUTHORIZED, TOKEN, UNAUTHORIZED).verdict is Verdict.UNKNOWN
 
@@ -105,9 +108,9 @@ def test_a_lease_that_ends_before_anything_left_is_said_so() -> None:
 
 
 def test_the_token_is_asked_for_with_an_empty_body_and_its_length() -> None:
-    wire = ScriptedWire([TOKEN])
-    assert an_adapter().prepare(an_account(base_url="https://mtn.test/"), wire) is None
-    (call,) = wire.calls
+    http_client = ScriptedWire([TOKEN])
+    assert an_adapter().prepare(an_account(base_url="https://mtn.test/"), http_client) is None
+    (call,) = http_client.calls
     assert (call.method, call.url) == ("POST", "https://mtn.test/collection/token/")
     assert call.headers == {
         "Authorization": "Basic dXNlcj06a2V5",
@@ -119,52 +122,54 @@ def test_the_token_is_asked_for_with_an_empty_body_and_its_length() -> None:
 
 
 def test_one_token_serves_many_calls() -> None:
-    wire = ScriptedWire([TOKEN, Answer(202, {}, b""), Answer(200, {}, a_status("PENDING"))])
+    http_client = ScriptedWire(
+        [TOKEN, HttpResponse(202, {}, b""), HttpResponse(200, {}, a_status("PENDING"))]
+    )
     adapter, account = an_adapter(), an_account()
-    assert adapter.prepare(account, wire) is None
-    adapter.submit(an_order(), account, wire)
-    adapter.check(an_order(), account, wire)
-    assert [call.method for call in wire.calls] == ["POST", "POST", "GET"]
+    assert adapter.prepare(account, http_client) is None
+    adapter.submit(an_order(), account, http_client)
+    adapter.check(an_order(), account, http_client)
+    assert [call.method for call in http_client.calls] == ["POST", "POST", "GET"]
 
 
 REFUSED_TOKENS = [
-    Answer(401, {}, b'{"error":"invalid_client"}'),
-    Answer(500, {}, b'{"error":"login_failed"}'),
-    Answer(400, {}, b'{"error":"Invalid or missing X-Target-Environment header"}'),
-    Answer(403, {}, HTML),
+    HttpResponse(401, {}, b'{"error":"invalid_client"}'),
+    HttpResponse(500, {}, b'{"error":"login_failed"}'),
+    HttpResponse(400, {}, b'{"error":"Invalid or missing X-Target-Environment header"}'),
+    HttpResponse(403, {}, HTML),
 ]
-MISSING_TOKENS: list[Answer | Silence] = [
-    Silence("timeout", sent=True),
-    Silence("connection_refused", sent=False),
-    Answer(411, {}, b""),
-    Answer(429, {"retry-after": "9"}, b""),
-    Answer(500, {}, b""),
-    Answer(503, {}, HTML),
-    Answer(200, {}, FIREWALL),
-    Answer(200, {}, b"{}"),
-    Answer(200, {}, b'{"access_token":null,"expires_in":3600}'),
-    Answer(200, {}, b'{"access_token":"","expires_in":3600}'),
-    Answer(200, {}, b'{"access_token":"a b","expires_in":3600}'),
-    Answer(200, {}, b'{"access_token":"a\\r\\nX: y","expires_in":3600}'),
-    Answer(200, {}, b'{"access_token":"abc","expires_in":0}'),
-    Answer(200, {}, b'{"access_token":"abc","expires_in":-5}'),
-    Answer(200, {}, b'{"access_token":"abc","expires_in":3600,"expires_in":60}'),
-    Answer(403, {}, OUT_OF_QUOTA),
-    Answer(202, {}, TOKEN_BODY),
+MISSING_TOKENS: list[HttpResponse | NoResponse] = [
+    NoResponse("timeout", sent=True),
+    NoResponse("connection_refused", sent=False),
+    HttpResponse(411, {}, b""),
+    HttpResponse(429, {"retry-after": "9"}, b""),
+    HttpResponse(500, {}, b""),
+    HttpResponse(503, {}, HTML),
+    HttpResponse(200, {}, FIREWALL),
+    HttpResponse(200, {}, b"{}"),
+    HttpResponse(200, {}, b'{"access_token":null,"expires_in":3600}'),
+    HttpResponse(200, {}, b'{"access_token":"","expires_in":3600}'),
+    HttpResponse(200, {}, b'{"access_token":"a b","expires_in":3600}'),
+    HttpResponse(200, {}, b'{"access_token":"a\\r\\nX: y","expires_in":3600}'),
+    HttpResponse(200, {}, b'{"access_token":"abc","expires_in":0}'),
+    HttpResponse(200, {}, b'{"access_token":"abc","expires_in":-5}'),
+    HttpResponse(200, {}, b'{"access_token":"abc","expires_in":3600,"expires_in":60}'),
+    HttpResponse(403, {}, OUT_OF_QUOTA),
+    HttpResponse(202, {}, TOKEN_BODY),
 ]
 
 
 @pytest.mark.parametrize("reply", [*REFUSED_TOKENS, *MISSING_TOKENS])
-def test_without_a_token_nothing_is_sent(reply: Answer | Silence) -> None:
-    wire = ScriptedWire([reply])
+def test_without_a_token_nothing_is_sent(reply: HttpResponse | NoResponse) -> None:
+    http_client = ScriptedWire([reply])
     adapter, account = an_adapter(), an_account()
-    not_ready = adapter.prepare(account, wire)
+    not_ready = adapter.prepare(account, http_client)
     assert not_ready is not None
     assert not_ready.verdict is Verdict.NOT_SENT
     # It isn't asked for again at once either.
-    assert adapter.submit(an_order(), account, wire).verdict is Verdict.NOT_SENT
-    assert adapter.check(an_order(), account, wire).verdict is Verdict.UNKNOWN
-    assert len(wire.calls) == 1
+    assert adapter.submit(an_order(), account, http_client).verdict is Verdict.NOT_SENT
+    assert adapter.check(an_order(), account, http_client).verdict is Verdict.UNKNOWN
+    assert len(http_client.calls) == 1
 
 
 @pytest.mark.parametrize(
@@ -184,8 +189,8 @@ def test_without_a_token_nothing_is_sent(reply: Answer | Silence) -> None:
     ],
 )
 def test_a_token_lives_as_long_as_it_says_in_any_form(expires_in: str, lives_s: float) -> None:
-    found = minted(Answer(200, {}, f'{{"access_token":"abc"{expires_in}}}'.encode()))
-    assert found == Minted("abc", lives_s)
+    found = token_issued(HttpResponse(200, {}, f'{{"access_token":"abc"{expires_in}}}'.encode()))
+    assert found == IssuedToken("abc", lives_s)
 
 
 def test_refused_credentials_are_told_from_an_outage() -> None:
@@ -201,7 +206,7 @@ def test_refused_credentials_are_told_from_an_outage() -> None:
 
 
 def test_an_answer_that_may_hold_a_token_is_not_kept_as_evidence() -> None:
-    odd = Answer(200, {}, b'{"access_token":"s3cret","expires_in":0}')
+    odd = HttpResponse(200, {}, b'{"access_token":"s3cret","expires_in":0}')
     seen = an_adapter().prepare(an_account(), ScriptedWire([odd]))
     assert seen is not None
     assert seen.body == b""
@@ -211,12 +216,12 @@ def test_an_answer_that_may_hold_a_token_is_not_kept_as_evidence() -> None:
 
 
 def test_a_submission_is_exactly_what_the_portal_describes() -> None:
-    wire = ScriptedWire([TOKEN, Answer(202, {}, b"")])
+    http_client = ScriptedWire([TOKEN, HttpResponse(202, {}, b"")])
     order = an_order(
         payer_message="Rent May", payee_note="Flat 3", callback_url="https://us.test/callbacks/x/y"
     )
-    an_adapter().submit(order, an_account("mtnuganda"), wire)
-    call = wire.calls[-1]
+    an_adapter().submit(order, an_account("mtnuganda"), http_client)
+    call = http_client.calls[-1]
     assert (call.method, call.url) == ("POST", "https://mtn.test/collection/v1_0/requesttopay")
     assert call.headers == {
         "Authorization": "Bearer t0ken",
@@ -239,7 +244,7 @@ def test_a_submission_is_exactly_what_the_portal_describes() -> None:
 
 @pytest.mark.parametrize("callback_url", [None, ""])
 def test_what_is_not_given_is_not_sent(callback_url: str | None) -> None:
-    wire = ScriptedWire([TOKEN, Answer(202, {}, b"")])
+    http_client = ScriptedWire([TOKEN, HttpResponse(202, {}, b"")])
     order = PaymentOrder(
         reference=REFERENCE,
         payment_id=PAYMENT_ID,
@@ -247,8 +252,8 @@ def test_what_is_not_given_is_not_sent(callback_url: str | None) -> None:
         payer=Msisdn("256772123456"),
         callback_url=callback_url,
     )
-    an_adapter().submit(order, an_account(), wire)
-    call = wire.calls[-1]
+    an_adapter().submit(order, an_account(), http_client)
+    call = http_client.calls[-1]
     assert "X-Callback-Url" not in call.headers
     assert set(json.loads(call.body or b"")) == {"amount", "currency", "externalId", "payer"}
 
@@ -265,15 +270,15 @@ def test_what_is_not_given_is_not_sent(callback_url: str | None) -> None:
     ],
 )
 def test_the_amount_goes_out_in_major_units(money: Money, amount: str) -> None:
-    wire = ScriptedWire([TOKEN, Answer(202, {}, b"")])
-    an_adapter().submit(an_order(money), an_account(), wire)
-    assert json.loads(wire.calls[-1].body or b"")["amount"] == amount
+    http_client = ScriptedWire([TOKEN, HttpResponse(202, {}, b"")])
+    an_adapter().submit(an_order(money), an_account(), http_client)
+    assert json.loads(http_client.calls[-1].body or b"")["amount"] == amount
 
 
 def test_a_status_question_is_exactly_what_the_portal_describes() -> None:
-    wire = ScriptedWire([TOKEN, Answer(200, {}, a_status("PENDING"))])
-    an_adapter().check(an_order(), an_account(), wire)
-    call = wire.calls[-1]
+    http_client = ScriptedWire([TOKEN, HttpResponse(200, {}, a_status("PENDING"))])
+    an_adapter().check(an_order(), an_account(), http_client)
+    call = http_client.calls[-1]
     assert call.method == "GET"
     assert call.url == f"https://mtn.test/collection/v1_0/requesttopay/{REFERENCE}"
     assert call.headers == {
@@ -285,16 +290,16 @@ def test_a_status_question_is_exactly_what_the_portal_describes() -> None:
 
 
 def test_no_call_shows_its_headers_or_its_body() -> None:
-    wire = ScriptedWire([TOKEN, Answer(202, {}, b"")])
-    an_adapter().submit(an_order(), an_account(), wire)
-    shown = repr(wire.calls)
+    http_client = ScriptedWire([TOKEN, HttpResponse(202, {}, b"")])
+    an_adapter().submit(an_order(), an_account(), http_client)
+    shown = repr(http_client.calls)
     for secret in ("sub-key", "t0ken", "dXNlcj06a2V5", "256772123456"):
         assert secret not in shown
 
 
 # --- probe, terms --------------------------------------------------------------------------------
 
-BALANCE = Answer(200, {}, b'{"availableBalance":"15000","currency":"UGX"}')
+BALANCE = HttpResponse(200, {}, b'{"availableBalance":"15000","currency":"UGX"}')
 
 
 @pytest.mark.parametrize(
@@ -302,16 +307,19 @@ BALANCE = Answer(200, {}, b'{"availableBalance":"15000","currency":"UGX"}')
     [
         ([TOKEN, BALANCE], Verdict.PENDING),
         ([TOKEN, UNAUTHORIZED], Verdict.REFUSED),
-        ([TOKEN, Answer(403, {}, b"FORBIDDEN IP")], Verdict.REFUSED),
-        ([TOKEN, Answer(500, {}, an_error("NOT_ALLOWED_TARGET_ENVIRONMENT"))], Verdict.REFUSED),
-        ([TOKEN, Answer(500, {}, an_error("INTERNAL_PROCESSING_ERROR"))], Verdict.UNKNOWN),
-        ([TOKEN, Answer(200, {}, HTML)], Verdict.UNKNOWN),
-        ([TOKEN, Answer(202, {}, b"")], Verdict.UNKNOWN),
-        ([TOKEN, Answer(429, {}, b"")], Verdict.UNKNOWN),
-        ([TOKEN, Silence("timeout", sent=True)], Verdict.UNKNOWN),
+        ([TOKEN, HttpResponse(403, {}, b"FORBIDDEN IP")], Verdict.REFUSED),
+        (
+            [TOKEN, HttpResponse(500, {}, an_error("NOT_ALLOWED_TARGET_ENVIRONMENT"))],
+            Verdict.REFUSED,
+        ),
+        ([TOKEN, HttpResponse(500, {}, an_error("INTERNAL_PROCESSING_ERROR"))], Verdict.UNKNOWN),
+        ([TOKEN, HttpResponse(200, {}, HTML)], Verdict.UNKNOWN),
+        ([TOKEN, HttpResponse(202, {}, b"")], Verdict.UNKNOWN),
+        ([TOKEN, HttpResponse(429, {}, b"")], Verdict.UNKNOWN),
+        ([TOKEN, NoResponse("timeout", sent=True)], Verdict.UNKNOWN),
         ([REFUSED_TOKENS[0]], Verdict.REFUSED),
         ([REFUSED_TOKENS[1]], Verdict.REFUSED),
-        ([Silence("timeout", sent=True)], Verdict.NOT_SENT),
+        ([NoResponse("timeout", sent=True)], Verdict.NOT_SENT),
     ],
 )
 def test_a_probe_says_whether_the_credentials_work(replies: list[Reply], verdict: Verdict) -> None:
@@ -319,11 +327,15 @@ def test_a_probe_says_whether_the_credentials_work(replies: list[Reply], verdict
 
 
 def test_a_probe_never_trusts_a_token_that_it_has() -> None:
-    wire = ScriptedWire([TOKEN, TOKEN, BALANCE])
+    http_client = ScriptedWire([TOKEN, TOKEN, BALANCE])
     adapter, account = an_adapter(), an_account()
-    assert adapter.prepare(account, wire) is None
-    adapter.probe(account, wire)
-    assert [call.url.rsplit("/", 2)[1] for call in wire.calls] == ["token", "token", "account"]
+    assert adapter.prepare(account, http_client) is None
+    adapter.probe(account, http_client)
+    assert [call.url.rsplit("/", 2)[1] for call in http_client.calls] == [
+        "token",
+        "token",
+        "account",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from payments_app.kernel.http import HttpResponse, NoResponse
 from payments_app.kernel.money import Money
-from payments_app.kernel.wire import Answer, Silence
 from payments_app.providers.contract import (
     FailureCode,
     Observation,
@@ -123,7 +123,7 @@ SUBMISSIONS = [
 def test_an_answer_to_a_submission_proves_just_this(
     status: int, body: bytes, verdict: Verdict, failure: FailureCode | None
 ) -> None:
-    seen = submitted(Answer(status, {}, body, elapsed_s=0.5))
+    seen = submitted(HttpResponse(status, {}, body, elapsed_s=0.5))
     assert seen.verdict is verdict
     assert (seen.failure.code if seen.failure else None) is failure
     assert (seen.http_status, seen.body, seen.elapsed_s) == (status, body, 0.5)
@@ -131,25 +131,25 @@ def test_an_answer_to_a_submission_proves_just_this(
 
 def test_no_answer_can_end_a_payment_at_submission() -> None:
     for status, body, _, _ in SUBMISSIONS:
-        assert submitted(Answer(status, {}, body)).verdict not in (
+        assert submitted(HttpResponse(status, {}, body)).verdict not in (
             Verdict.SUCCESSFUL,
             Verdict.FAILED,
         )
 
 
 def test_a_refusal_keeps_the_providers_own_word() -> None:
-    seen = submitted(Answer(500, {}, an_error("INVALID_CURRENCY")))
+    seen = submitted(HttpResponse(500, {}, an_error("INVALID_CURRENCY")))
     assert seen.failure is not None
     assert seen.failure.provider_code == "INVALID_CURRENCY"
 
 
 @pytest.mark.parametrize("ask", [submitted, checked])
 def test_silence_after_sending_is_unknown(ask: Callable[..., Observation]) -> None:
-    assert ask(Silence("timeout", sent=True)).verdict is Verdict.UNKNOWN
+    assert ask(NoResponse("timeout", sent=True)).verdict is Verdict.UNKNOWN
 
 
 def test_a_submission_that_never_left_may_be_repeated() -> None:
-    assert submitted(Silence("connection_refused", sent=False)).verdict is Verdict.NOT_SENT
+    assert submitted(NoResponse("connection_refused", sent=False)).verdict is Verdict.NOT_SENT
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_submission_that_never_left_may_be_repeated() -> None:
 def test_the_gateways_words_say_when_to_come_back(
     status: int, words: str, wait_s: float | None
 ) -> None:
-    answer = Answer(status, {}, an_azure(status, words))
+    answer = HttpResponse(status, {}, an_azure(status, words))
     assert (submitted(answer).verdict, submitted(answer).reason) == (Verdict.NOT_SENT, "throttled")
     assert submitted(answer).retry_after_s == wait_s
     assert (checked(answer).verdict, checked(answer).reason) == (Verdict.UNKNOWN, "throttled")
@@ -176,7 +176,7 @@ def test_the_gateways_words_say_when_to_come_back(
 
 
 def test_throttled_says_when_to_come_back() -> None:
-    throttled = Answer(429, {"retry-after": "7"}, b"")
+    throttled = HttpResponse(429, {"retry-after": "7"}, b"")
     assert submitted(throttled).retry_after_s == 7.0
     assert checked(throttled).retry_after_s == 7.0
     assert checked(throttled).verdict is Verdict.UNKNOWN
@@ -184,14 +184,14 @@ def test_throttled_says_when_to_come_back() -> None:
 
 @pytest.mark.parametrize("value", ["", "soon", "-1", "1.5", "1e9", "Wed, 21 Oct 2015 07:28:00 GMT"])
 def test_a_retry_after_that_cannot_be_used_is_none(value: str) -> None:
-    assert submitted(Answer(429, {"retry-after": value}, b"")).retry_after_s is None
+    assert submitted(HttpResponse(429, {"retry-after": value}, b"")).retry_after_s is None
 
 
 # --- check --------------------------------------------------------------------------------
 
 
 def test_a_paid_payment_is_successful_with_amount_and_transaction_id() -> None:
-    seen = checked(Answer(200, {}, a_status("SUCCESSFUL", financialTransactionId=1234567)))
+    seen = checked(HttpResponse(200, {}, a_status("SUCCESSFUL", financialTransactionId=1234567)))
     assert seen.verdict is Verdict.SUCCESSFUL
     assert seen.amount == Money(1000, "UGX")
     assert seen.provider_transaction_id == "1234567"
@@ -224,7 +224,7 @@ def test_the_amount_is_read_exactly_as_text_or_number(
     amount: str, currency: str, money: Money
 ) -> None:
     body = f'{{"status":"SUCCESSFUL","amount":{amount},"currency":"{currency}"}}'
-    assert checked(Answer(200, {}, body.encode())).amount == money
+    assert checked(HttpResponse(200, {}, body.encode())).amount == money
 
 
 @pytest.mark.parametrize(
@@ -254,12 +254,12 @@ def test_the_amount_is_read_exactly_as_text_or_number(
     ],
 )
 def test_paid_without_a_readable_amount_is_unknown(members: str) -> None:
-    seen = checked(Answer(200, {}, f'{{"status":"SUCCESSFUL"{members}}}'.encode()))
+    seen = checked(HttpResponse(200, {}, f'{{"status":"SUCCESSFUL"{members}}}'.encode()))
     assert (seen.verdict, seen.amount) == (Verdict.UNKNOWN, None)
 
 
 def test_pending_is_pending() -> None:
-    assert checked(Answer(200, {}, a_status("PENDING"))).verdict is Verdict.PENDING
+    assert checked(HttpResponse(200, {}, a_status("PENDING"))).verdict is Verdict.PENDING
 
 
 REASONS = [
@@ -297,7 +297,7 @@ def test_a_failed_payment_says_why_as_text_or_as_an_object(
     word: str, code: FailureCode, *, as_object: bool
 ) -> None:
     reason = {"code": word, "message": "…"} if as_object else word
-    seen = checked(Answer(200, {}, a_status("FAILED", reason=reason)))
+    seen = checked(HttpResponse(200, {}, a_status("FAILED", reason=reason)))
     assert seen.verdict is Verdict.FAILED
     assert seen.failure is not None
     assert (seen.failure.code, seen.failure.provider_code) == (code, word.strip())
@@ -305,101 +305,102 @@ def test_a_failed_payment_says_why_as_text_or_as_an_object(
 
 @pytest.mark.parametrize("reason", [None, 7, [], {}, {"code": None}, ""])
 def test_a_failed_payment_without_a_reason_has_failed_all_the_same(reason: object) -> None:
-    seen = checked(Answer(200, {}, a_status("FAILED", reason=reason)))
+    seen = checked(HttpResponse(200, {}, a_status("FAILED", reason=reason)))
     assert seen.verdict is Verdict.FAILED
     assert seen.failure is not None
     assert seen.failure.code is FailureCode.OTHER
 
 
 def test_a_providers_word_can_always_be_stored() -> None:
-    seen = checked(Answer(200, {}, a_status("FAILED", reason="A\x00B\ud800" + "C" * 62)))
+    seen = checked(HttpResponse(200, {}, a_status("FAILED", reason="A\x00B\ud800" + "C" * 62)))
     assert seen.failure is not None
     assert seen.failure.provider_code == "AB" + "C" * 62
 
 
 def test_a_byte_order_mark_is_ignored() -> None:
     assert (
-        checked(Answer(200, {}, b"\xef\xbb\xbf" + a_status("PENDING"))).verdict is Verdict.PENDING
+        checked(HttpResponse(200, {}, b"\xef\xbb\xbf" + a_status("PENDING"))).verdict
+        is Verdict.PENDING
     )
 
 
 @pytest.mark.parametrize(
     ("answer", "is_unread"),
     [
-        (Answer(200, {}, b'{"status":"SUCC'), True),
-        (Answer(200, {}, a_status("ONGOING")), True),
-        (Answer(200, {}, b'{"status":"SUCCESSFUL","amount":"x","currency":"UGX"}'), True),
-        (Answer(404, {}, HTML), True),
-        (Answer(403, {}, b"FORBIDDEN IP"), True),
-        (Silence("broken_answer", sent=True), True),
-        (Answer(200, {}, a_status("PENDING")), False),
-        (Answer(404, {}, NOT_FOUND), False),
-        (Answer(429, {}, b""), False),
-        (Answer(403, {}, OUT_OF_QUOTA), False),
-        (Answer(500, {}, b""), False),
-        (Answer(502, {}, HTML), False),
-        (Answer(503, {}, HTML), False),
-        (Answer(504, {}, HTML), False),
-        (Silence("timeout", sent=True), False),
-        (Silence("connection_lost", sent=True), False),
+        (HttpResponse(200, {}, b'{"status":"SUCC'), True),
+        (HttpResponse(200, {}, a_status("ONGOING")), True),
+        (HttpResponse(200, {}, b'{"status":"SUCCESSFUL","amount":"x","currency":"UGX"}'), True),
+        (HttpResponse(404, {}, HTML), True),
+        (HttpResponse(403, {}, b"FORBIDDEN IP"), True),
+        (NoResponse("broken_answer", sent=True), True),
+        (HttpResponse(200, {}, a_status("PENDING")), False),
+        (HttpResponse(404, {}, NOT_FOUND), False),
+        (HttpResponse(429, {}, b""), False),
+        (HttpResponse(403, {}, OUT_OF_QUOTA), False),
+        (HttpResponse(500, {}, b""), False),
+        (HttpResponse(502, {}, HTML), False),
+        (HttpResponse(503, {}, HTML), False),
+        (HttpResponse(504, {}, HTML), False),
+        (NoResponse("timeout", sent=True), False),
+        (NoResponse("connection_lost", sent=True), False),
     ],
 )
 def test_what_could_not_be_read_is_told_from_what_is_no_news(
-    answer: Answer | Silence, *, is_unread: bool
+    answer: HttpResponse | NoResponse, *, is_unread: bool
 ) -> None:
     assert checked(answer).is_unread is is_unread
 
 
 ODD_ANSWERS = [
-    Answer(200, {}, b""),
-    Answer(200, {}, HTML),
-    Answer(200, {}, FIREWALL),
-    Answer(200, {}, b"null"),
-    Answer(200, {}, b"[]"),
-    Answer(200, {}, b'"FAILED"'),
-    Answer(200, {}, b"FAILED"),
-    Answer(200, {}, b'{"status":"FAILED"'),
-    Answer(200, {}, b'{"status":"FAILED"} trailing'),
-    Answer(200, {}, b'{"status":"FAILED"}', truncated=True),
-    Answer(200, {}, b'{"status":"PENDING","status":"FAILED"}'),
-    Answer(200, {}, b'{"status":"FAILED","reason":{"code":"A","code":"B"}}'),
-    Answer(200, {}, b'{"status":"FAILED","amount":NaN}'),
-    Answer(200, {}, b'{"status":"FAILED","amount":-Infinity}'),
-    Answer(200, {}, b'{"status":"FAILED","x":' + b"[" * 30_000 + b"]" * 30_000 + b"}"),
-    Answer(200, {}, b"\xff\xfe" + '{"status":"FAILED"}'.encode("utf-16-le")),
-    Answer(200, {}, b'{"status":"FAILED","note":"\xe9"}'),
-    Answer(200, {}, b'{"status":["FAILED"]}'),
-    Answer(200, {}, b'{"status":{"FAILED":1}}'),
-    Answer(200, {}, b'{"status":true}'),
-    Answer(200, {}, b'{"status":null}'),
-    Answer(200, {}, a_status("failed")),
-    Answer(200, {}, a_status(" FAILED")),
-    Answer(200, {}, a_status("REJECTED")),
-    Answer(200, {}, a_status("TIMEOUT")),
-    Answer(200, {}, a_status("CREATED")),
-    Answer(200, {}, a_status("")),
-    Answer(202, {}, a_status("FAILED")),
-    Answer(400, {}, a_status("FAILED")),
-    Answer(400, {}, b""),
-    Answer(403, {}, b"FORBIDDEN IP"),
-    Answer(404, {}, AZURE_404),
-    Answer(404, {}, HTML),
-    Answer(404, {}, b""),
-    Answer(409, {}, DUPLICATE),
-    Answer(500, {}, an_error("INTERNAL_PROCESSING_ERROR")),
-    Answer(500, {}, an_error("PAYER_NOT_FOUND")),
-    Answer(500, {}, NOT_FOUND),
-    Answer(500, {}, a_status("FAILED")),
-    Answer(503, {}, an_error("SERVICE_UNAVAILABLE")),
-    Silence("connection_refused", sent=False),
-    Silence("broken_answer", sent=True),
+    HttpResponse(200, {}, b""),
+    HttpResponse(200, {}, HTML),
+    HttpResponse(200, {}, FIREWALL),
+    HttpResponse(200, {}, b"null"),
+    HttpResponse(200, {}, b"[]"),
+    HttpResponse(200, {}, b'"FAILED"'),
+    HttpResponse(200, {}, b"FAILED"),
+    HttpResponse(200, {}, b'{"status":"FAILED"'),
+    HttpResponse(200, {}, b'{"status":"FAILED"} trailing'),
+    HttpResponse(200, {}, b'{"status":"FAILED"}', truncated=True),
+    HttpResponse(200, {}, b'{"status":"PENDING","status":"FAILED"}'),
+    HttpResponse(200, {}, b'{"status":"FAILED","reason":{"code":"A","code":"B"}}'),
+    HttpResponse(200, {}, b'{"status":"FAILED","amount":NaN}'),
+    HttpResponse(200, {}, b'{"status":"FAILED","amount":-Infinity}'),
+    HttpResponse(200, {}, b'{"status":"FAILED","x":' + b"[" * 30_000 + b"]" * 30_000 + b"}"),
+    HttpResponse(200, {}, b"\xff\xfe" + '{"status":"FAILED"}'.encode("utf-16-le")),
+    HttpResponse(200, {}, b'{"status":"FAILED","note":"\xe9"}'),
+    HttpResponse(200, {}, b'{"status":["FAILED"]}'),
+    HttpResponse(200, {}, b'{"status":{"FAILED":1}}'),
+    HttpResponse(200, {}, b'{"status":true}'),
+    HttpResponse(200, {}, b'{"status":null}'),
+    HttpResponse(200, {}, a_status("failed")),
+    HttpResponse(200, {}, a_status(" FAILED")),
+    HttpResponse(200, {}, a_status("REJECTED")),
+    HttpResponse(200, {}, a_status("TIMEOUT")),
+    HttpResponse(200, {}, a_status("CREATED")),
+    HttpResponse(200, {}, a_status("")),
+    HttpResponse(202, {}, a_status("FAILED")),
+    HttpResponse(400, {}, a_status("FAILED")),
+    HttpResponse(400, {}, b""),
+    HttpResponse(403, {}, b"FORBIDDEN IP"),
+    HttpResponse(404, {}, AZURE_404),
+    HttpResponse(404, {}, HTML),
+    HttpResponse(404, {}, b""),
+    HttpResponse(409, {}, DUPLICATE),
+    HttpResponse(500, {}, an_error("INTERNAL_PROCESSING_ERROR")),
+    HttpResponse(500, {}, an_error("PAYER_NOT_FOUND")),
+    HttpResponse(500, {}, NOT_FOUND),
+    HttpResponse(500, {}, a_status("FAILED")),
+    HttpResponse(503, {}, an_error("SERVICE_UNAVAILABLE")),
+    NoResponse("connection_refused", sent=False),
+    NoResponse("broken_answer", sent=True),
 ]
 
 
 @pytest.mark.parametrize("odd", ODD_ANSWERS, ids=range(len(ODD_ANSWERS)))
-def test_what_is_no_answer_about_the_payment_is_unknown(odd: Answer | Silence) -> None:
+def test_what_is_no_answer_about_the_payment_is_unknown(odd: HttpResponse | NoResponse) -> None:
     assert checked(odd).verdict is Verdict.UNKNOWN
 
 
 def test_not_found_is_only_mtns_own_word_for_it() -> None:
-    assert checked(Answer(404, {}, NOT_FOUND)).verdict is Verdict.NOT_FOUND
+    assert checked(HttpResponse(404, {}, NOT_FOUND)).verdict is Verdict.NOT_FOUND

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from payments_app.kernel.wire import Answer
+from payments_app.kernel.http import HttpResponse
 from payments_app.providers.contract import (
     UNREADABLE_CODE,
     Failure,
@@ -14,7 +14,7 @@ from payments_app.providers.contract import (
     Observation,
     Verdict,
 )
-from payments_app.providers.mtn_answers import balance, checked, minted, submitted
+from payments_app.providers.mtn_answers import balance, checked, submitted, token_issued
 from tests.pure.mtn_script import FIREWALL, a_status
 
 NO_CODES = [
@@ -34,11 +34,11 @@ NO_CODES = [
 @pytest.mark.parametrize("word", NO_CODES)
 def test_a_word_that_may_name_the_payer_is_not_told_and_the_verdict_stays(word: str) -> None:
     body = json.dumps({"code": word, "message": "no"}).encode()
-    ended = checked(Answer(200, {}, a_status("FAILED", reason=word)))
-    as_object = checked(Answer(200, {}, a_status("FAILED", reason={"code": word})))
-    refused = submitted(Answer(400, {}, body))
-    no_token = minted(Answer(401, {}, json.dumps({"error": word}).encode()))
-    probed = balance(Answer(401, {}, body))
+    ended = checked(HttpResponse(200, {}, a_status("FAILED", reason=word)))
+    as_object = checked(HttpResponse(200, {}, a_status("FAILED", reason={"code": word})))
+    refused = submitted(HttpResponse(400, {}, body))
+    no_token = token_issued(HttpResponse(401, {}, json.dumps({"error": word}).encode()))
+    probed = balance(HttpResponse(401, {}, body))
 
     told = [ended, as_object, refused, no_token, probed]
     assert [seen.verdict for seen in told if isinstance(seen, Observation)] == [
@@ -53,7 +53,7 @@ def test_a_word_that_may_name_the_payer_is_not_told_and_the_verdict_stays(word: 
 
 @pytest.mark.parametrize("word", ["", "E-1004", "51", "123456", "http:400.3", "login_failed"])
 def test_a_code_is_told_as_it_came(word: str) -> None:
-    seen = submitted(Answer(400, {}, json.dumps({"code": word}).encode()))
+    seen = submitted(HttpResponse(400, {}, json.dumps({"code": word}).encode()))
     assert seen.failure is not None
     assert seen.failure.provider_code == word
 
@@ -64,6 +64,6 @@ def test_no_adapter_can_tell_it(word: str) -> None:
 
 
 def test_the_firewalls_page_has_a_code_too() -> None:
-    seen = submitted(Answer(200, {}, FIREWALL))
+    seen = submitted(HttpResponse(200, {}, FIREWALL))
     assert seen.failure is not None
     assert seen.failure.provider_code == "REQUEST_REJECTED"

@@ -8,8 +8,8 @@ from email.utils import format_datetime
 import pytest
 
 from payments_app.kernel.clock import utc_now
+from payments_app.kernel.http import HttpResponse
 from payments_app.kernel.retry_after import retry_after_s
-from payments_app.kernel.wire import Answer
 from tests.pure.mtn_script import checked, submitted
 
 NOW = datetime(1994, 11, 6, 8, 0, 0, tzinfo=UTC)
@@ -46,6 +46,6 @@ def test_a_retry_after_is_whole_seconds_or_a_date(
 def test_a_provider_may_name_a_date(status: int) -> None:
     """A submission's answer and a question's alike."""
     at = format_datetime(utc_now() + timedelta(seconds=61), usegmt=True)
-    answer = Answer(status, {"retry-after": at}, b"")
+    answer = HttpResponse(status, {"retry-after": at}, b"")
     for seen in (submitted(answer), checked(answer)):
         assert 58 < (seen.retry_after_s or 0) <= 61

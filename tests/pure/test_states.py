@@ -10,7 +10,7 @@ import pytest
 
 from payments_app.payments.model import Payment
 from payments_app.payments.states import (
-    BORN,
+    INITIAL_STATE,
     TRANSITIONS,
     Event,
     IllegalTransition,
@@ -80,11 +80,11 @@ def test_the_end_is_never_left(event: Event) -> None:
 
 @pytest.mark.parametrize("event", Event)
 def test_nothing_ends_before_it_may_have_been_sent(event: Event) -> None:
-    assert TRANSITIONS.get((Stage.ACCEPTED, event), BORN).status is Status.PENDING
+    assert TRANSITIONS.get((Stage.ACCEPTED, event), INITIAL_STATE).status is Status.PENDING
 
 
 def test_status_and_stage_agree_wherever_a_payment_can_be() -> None:
-    for state in [BORN, *TRANSITIONS.values()]:
+    for state in [INITIAL_STATE, *TRANSITIONS.values()]:
         assert (state.stage is Stage.FINAL) == (state.status is not Status.PENDING)
 
 
@@ -98,7 +98,7 @@ def test_every_stage_can_be_reached_and_from_every_open_one_both_ends() -> None:
             found |= states
         return found
 
-    assert {state.stage for state in reachable(BORN.stage)} == set(Stage)
+    assert {state.stage for state in reachable(INITIAL_STATE.stage)} == set(Stage)
     for stage in set(Stage) - {Stage.FINAL}:
         assert {state.status for state in reachable(stage)} == set(Status)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from payments_app.kernel.errors import GatewayError
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
+from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.providers.contract import (
     Failure,
     FailureCode,
@@ -18,7 +18,7 @@ from payments_app.providers.contract import (
 )
 from payments_app.providers.submission import (
     ABOUT_ONE_REQUEST,
-    SubmissionWire,
+    SubmissionClient,
     submit_through,
 )
 from tests.pure.mtn_script import (
@@ -32,9 +32,9 @@ from tests.pure.mtn_script import (
     an_order,
 )
 
-TAKEN = Answer(200, {}, b"")
-LOST = Silence("timeout", sent=True)
-NOT_BEGUN = Silence("connection_refused", sent=False)
+TAKEN = HttpResponse(200, {}, b"")
+LOST = NoResponse("timeout", sent=True)
+NOT_BEGUN = NoResponse("connection_refused", sent=False)
 A_REFUSAL = Failure(FailureCode.PROVIDER_NOT_ALLOWED, "NOT_ALLOWED")
 
 
@@ -43,28 +43,32 @@ class PartnersAdapter:
     """A careless one: sends these requests, ignores what comes, and says what it was told to say."""
 
     says: Observation | Exception
-    calls: tuple[Call, ...]
+    calls: tuple[HttpRequest, ...]
 
-    def submit(self, _order: PaymentOrder, _account: ProviderAccount, wire: Wire) -> Observation:
+    def submit(
+        self, _order: PaymentOrder, _account: ProviderAccount, http_client: HttpClient
+    ) -> Observation:
         for call in self.calls:
-            wire.send(call)
+            http_client.send(call)
         if isinstance(self.says, Exception):
             raise self.says
         return self.says
 
 
-def a_call(method: str = "POST", *, creates_nothing: bool | None = None) -> Call:
-    return Call(method, "https://rail.test/pay", {}, b"{}", creates_nothing=creates_nothing)
+def a_call(method: str = "POST", *, creates_nothing: bool | None = None) -> HttpRequest:
+    return HttpRequest(method, "https://rail.test/pay", {}, b"{}", creates_nothing=creates_nothing)
 
 
 def the_whole(
-    says: Verdict | Exception, *sent: tuple[Call, Reply], failure: Failure | None = None
+    says: Verdict | Exception, *sent: tuple[HttpRequest, Reply], failure: Failure | None = None
 ) -> Observation:
     """What the engine gets from an adapter that says this after these requests."""
     calls, replies = [call for call, _ in sent], [reply for _, reply in sent]
     answer = Observation(says, "said", failure=failure) if isinstance(says, Verdict) else says
     partner = PartnersAdapter(answer, tuple(calls))
-    return submit_through(SubmissionWire(ScriptedWire(replies)), partner, an_order(), an_account())  # type: ignore[arg-type]
+    return submit_through(
+        SubmissionClient(ScriptedWire(replies)), partner, an_order(), an_account()
+    )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("verdict", sorted(ABOUT_ONE_REQUEST))
@@ -92,7 +96,7 @@ def test_a_weak_verdict_about_a_request_whose_answer_was_lost_is_unknown(verdict
     ids=["token", "question", "lost question", "not begun"],
 )
 def test_a_verdict_about_the_only_request_that_left_stands(
-    verdict: Verdict, before: tuple[Call, Reply]
+    verdict: Verdict, before: tuple[HttpRequest, Reply]
 ) -> None:
     seen = the_whole(verdict, before, (a_call(), TAKEN), failure=A_REFUSAL)
     assert (seen.verdict, seen.failure, seen.requests_left) == (verdict, A_REFUSAL, 1)
@@ -120,18 +124,18 @@ def test_a_lease_that_ends_before_the_second_request_leaves_the_first_in_doubt()
 @pytest.mark.parametrize(
     "refusal",
     [
-        Answer(500, {}, an_error("NOT_ALLOWED")),
-        Answer(500, {}, an_error("PAYER_NOT_FOUND")),
-        Answer(400, {}, b""),
-        Answer(403, {}, b""),
+        HttpResponse(500, {}, an_error("NOT_ALLOWED")),
+        HttpResponse(500, {}, an_error("PAYER_NOT_FOUND")),
+        HttpResponse(400, {}, b""),
+        HttpResponse(403, {}, b""),
     ],
     ids=["not allowed", "payer not found", "400", "403"],
 )
-def test_mtns_refusal_after_a_401_is_unknown(refusal: Answer) -> None:
-    wire = ScriptedWire([TOKEN, UNAUTHORIZED, TOKEN, refusal])
-    seen = submit_through(SubmissionWire(wire), an_adapter(), an_order(), an_account())
+def test_mtns_refusal_after_a_401_is_unknown(refusal: HttpResponse) -> None:
+    http_client = ScriptedWire([TOKEN, UNAUTHORIZED, TOKEN, refusal])
+    seen = submit_through(SubmissionClient(http_client), an_adapter(), an_order(), an_account())
     assert (seen.verdict, seen.requests_left) == (Verdict.UNKNOWN, 2)
     alone = submit_through(
-        SubmissionWire(ScriptedWire([TOKEN, refusal])), an_adapter(), an_order(), an_account()
+        SubmissionClient(ScriptedWire([TOKEN, refusal])), an_adapter(), an_order(), an_account()
     )
     assert (alone.verdict, alone.requests_left) == (Verdict.REFUSED, 1)

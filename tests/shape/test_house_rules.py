@@ -21,7 +21,7 @@ KERNEL_LINES_MAX = 150
 KERNEL_LONGER = {
     "payments_app/kernel/database.py": (160, "where a transaction begins, changes tenant and ends"),
     "payments_app/kernel/metrics.py": (200, "every instrument by its name, in one place"),
-    "payments_app/kernel/departure.py": (
+    "payments_app/kernel/bounded_connection.py": (
         170,
         "one connection from leave to last byte, interim answers among them",
     ),
@@ -41,7 +41,7 @@ KERNEL_OF_ONE = {
     "payments_app/kernel/content_coding.py": "transport's unfolding, which is pure",
     "payments_app/kernel/destination.py": "egress' rules for a URL, which are pure",
     "payments_app/kernel/egress.py": "a way out, which is nobody's own",
-    "payments_app/kernel/response_head.py": "departure's reading of a head, which is pure",
+    "payments_app/kernel/response_head.py": "bounded_connection's reading of a head, which is pure",
     "payments_app/kernel/egress_connection.py": "egress' connections, which end with their own rules",
     "payments_app/kernel/lookup.py": "egress' names, with a quota that is pure of HTTP",
     "payments_app/kernel/otel.py": "loaded by name, where spans are configured",
@@ -73,7 +73,7 @@ EMPTY_NAMES = {
 # Where money is computed. Elsewhere in payments and providers a float is a number of seconds.
 MONEY_FILES = (
     "payments_app/kernel/money.py",
-    "payments_app/payments/order.py",
+    "payments_app/payments/routing.py",
     "payments_app/payments/acceptance.py",
     "payments_app/payments/model.py",
     "payments_app/payments/queries.py",
@@ -154,7 +154,7 @@ def test_what_proves_who_asks_is_compared_in_constant_time() -> None:
 def test_only_transport_sends_requests() -> None:
     allowed = {
         "payments_app/kernel/transport.py",
-        "payments_app/kernel/departure.py",
+        "payments_app/kernel/bounded_connection.py",
         "payments_app/kernel/egress.py",
         "payments_app/kernel/response_head.py",
         "payments_app/kernel/egress_connection.py",
@@ -169,7 +169,7 @@ def test_only_transport_sends_requests() -> None:
             if module.split(".")[0] in {"requests", "urllib3", "httpx", "aiohttp"}
             or module in {"http.client", "urllib.request"}
         ),
-        instead="adapters send through the Wire that they are given",
+        instead="adapters send through the HttpClient that they are given",
     )
 
 

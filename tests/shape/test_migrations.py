@@ -129,9 +129,9 @@ def test_there_and_back_with_data_in_it_comes_out_the_same(migrated: Migrated) -
 def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrated) -> None:
     with migrated.app.app_context():
         # A story of more than one line.
-        rails = rails_of(migrated.app, ScriptedProvider())
-        told = an_accepted_payment(rails).payment_id
-        advance(rails)
+        gateway = rails_of(migrated.app, ScriptedProvider())
+        told = an_accepted_payment(gateway).payment_id
+        advance(gateway)
         lines = len(events_of(told))
         assert lines > 1
     caller = new_caller(migrated.app)
@@ -174,18 +174,18 @@ ORDER BY w.id, d.id
 
 def test_the_events_are_the_same_in_two_tables_and_in_one(migrated: Migrated) -> None:
     with migrated.app.app_context():
-        rails = rails_of(migrated.app, ScriptedProvider())
+        gateway = rails_of(migrated.app, ScriptedProvider())
         caller = a_caller()
         owner = Owner(caller.tenant_id, caller.mode)
         endpoint = an_endpoint(owner).endpoint
         # Numbers of tables and numbers of sequences differ from here on.
         send_test(owner, endpoint.id)
-        an_accepted_payment(rails, asker=an_asker(caller=caller))
-        advance(rails)
+        an_accepted_payment(gateway, context=an_asker(caller=caller))
+        advance(gateway)
         assert publish_and_checkpoint() == 2
         with transaction(caller.tenant_id) as session:
             leave_gap(session, caller.tenant_id)
-        an_accepted_payment(rails, asker=an_asker(caller=caller))
+        an_accepted_payment(gateway, context=an_asker(caller=caller))
         db.engine.dispose()
     before = migrated.rows(NOW)
     unhashed = [row for row in before if row[7] is None]

@@ -16,8 +16,8 @@ from payments_app.kernel.jobs import Job
 from payments_app.providers.contract import FailureCode
 from payments_app.providers.failures import FAILURES
 from payments_app.settings import MTN_DEFAULTS, Settings
-from payments_app.tenants.rotation import SHELVES
-from payments_app.webhooks.shelves import WEBHOOK_SHELVES
+from payments_app.tenants.rotation import ENCRYPTED_COLUMNS
+from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 from tests.pure.test_settings import ACCOUNT, GOOD
 from tests.shape.source_tree import ROOT, sources
 
@@ -40,8 +40,8 @@ OF_COMMANDS = {
     "ProviderAccountMoved",
     "PaymentEnded",
     "ReasonMissing",
-    "BreaksOpen",
-    "BreakNotFound",
+    "ViolationsOpen",
+    "ViolationNotFound",
     "RecoveryUnfinished",
 }
 # gunicorn's and compose's own, which no code of ours reads.
@@ -173,7 +173,7 @@ def actions_recorded() -> set[str]:
     code = "\n".join(source.text for source in sources("payments_app"))
     plain = re.findall(r'action="([a-z_.]+)"', code)
     noted = re.findall(r'note(?:_by_system)?\(\s*session, endpoint, "(\w+)"', code)
-    shelves = (*SHELVES, *WEBHOOK_SHELVES)
+    shelves = (*ENCRYPTED_COLUMNS, *WEBHOOK_ENCRYPTED_COLUMNS)
     return {
         SEALED,
         UNCOVERED,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from payments_app.kernel.wire import Answer, Call
+from payments_app.kernel.http import HttpRequest, HttpResponse
 from tests.simulation.clock import VirtualClock
 
 # As visible_after_s of the adapter promises less what the network may hold back a request.
@@ -54,7 +54,9 @@ class Bank:
     said: dict[str, list[bytes]] = field(default_factory=dict)
     hide_s: float = 0.0
 
-    def submit(self, call: Call, *, at_s: float | None = None, hide_s: float = 0.0) -> Answer:
+    def submit(
+        self, call: HttpRequest, *, at_s: float | None = None, hide_s: float = 0.0
+    ) -> HttpResponse:
         """Take the order, or say that it is there already. `at_s`: when it came, if not now.
 
         `hide_s`: how long this one hides, if longer than the others.
@@ -72,14 +74,14 @@ class Bank:
             visible_at_s=(self.clock.seconds() if at_s is None else at_s)
             + max(hide_s, self.hide_s),
         )
-        return Answer(202, {}, b"")
+        return HttpResponse(202, {}, b"")
 
-    def show(self, reference: str) -> Answer:
+    def show(self, reference: str) -> HttpResponse:
         """How the order stands; nothing, for as long as it hides."""
         order = self.orders.get(reference)
         if order is None or order.visible_at_s > self.clock.seconds():
             return coded(404, "RESOURCE_NOT_FOUND")
-        return Answer(200, {}, self.told(order))
+        return HttpResponse(200, {}, self.told(order))
 
     def told(self, order: BankOrder, fate: Fate | None = None) -> bytes:
         """The order as JSON, for answers and for callbacks alike."""
@@ -97,7 +99,7 @@ class Bank:
             fields["reason"] = order.reason or "APPROVAL_REJECTED"
         return json.dumps(fields).encode()
 
-    def refuse(self, reference: str, answer: Answer) -> Answer:
+    def refuse(self, reference: str, answer: HttpResponse) -> HttpResponse:
         """A submission that makes nothing of it; what was made by another one stands."""
         self.refused.add(reference)
         return answer
@@ -123,11 +125,11 @@ class Bank:
         """Orders that have no end yet, in the order in which they came."""
         return [order for order in self.orders.values() if order.fate is Fate.PENDING]
 
-    def has_said(self, reference: str, answer: Answer) -> None:
+    def has_said(self, reference: str, answer: HttpResponse) -> None:
         """The answer left for whoever asked: the referee knows then what may be believed."""
         self.said.setdefault(reference, []).append(answer.body)
 
 
-def coded(status: int, code: str) -> Answer:
+def coded(status: int, code: str) -> HttpResponse:
     """MTN's error with a code."""
-    return Answer(status, {}, json.dumps({"code": code, "message": code.lower()}).encode())
+    return HttpResponse(status, {}, json.dumps({"code": code, "message": code.lower()}).encode())

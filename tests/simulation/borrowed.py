@@ -14,6 +14,7 @@ from sqlalchemy import select, text
 
 from payments_app.kernel import idempotency
 from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.idempotency import (
     Attempt,
     IdempotencyKey,
@@ -21,21 +22,20 @@ from payments_app.kernel.idempotency import (
     KeyRow,
     claim_from,
 )
-from payments_app.kernel.one_statement import ALONE, execute_alone
+from payments_app.kernel.one_statement import WITH_TENANT, execute_autocommit
 from payments_app.kernel.transport import Lease
-from payments_app.kernel.vault import Vault
-from payments_app.payments import acceptance, birth, callbacks, outcomes, retention
-from payments_app.payments.birth import EarlierRow, Newborn
+from payments_app.payments import acceptance, callbacks, insertion, outcomes, retention
 from payments_app.payments.callbacks import ReceivedCallback
 from payments_app.payments.claims import Claim
 from payments_app.payments.due import locked_payments
 from payments_app.payments.evidence import store_exchanges
+from payments_app.payments.insertion import EarlierRow, PaymentInsert
 from payments_app.payments.model import Payment
 from payments_app.payments.states import Stage, Status, Step
 from payments_app.payments.write_batch import WriteBatch
 from payments_app.providers.contract import Observation, Verdict
 from tests.builders import found
-from tests.builders import vault as vault_here
+from tests.builders import keyring as vault_here
 from tests.simulation.rewriting import replaced
 
 KeyClaim = tuple[Attempt, dict[str, Any]]
@@ -55,18 +55,18 @@ def swapped(*pairs: tuple[Any, Callable[..., Any], Callable[..., Any]]) -> Itera
 def lock_dropped_on_error() -> Iterator[None]:
     """A reservation outside the database, given up when the request fails in any way."""
     held: dict[tuple[UUID, str, UUID], tuple[UUID, KeyRow]] = {}
-    accept, bear = acceptance.accept_payment, birth.bear
+    accept, insert_payment = acceptance.accept_payment, insertion.insert_payment
 
     def reserve(
-        newborn: Newborn, metadata: str | None, claim: KeyClaim | None, **who: str
+        payment_insert: PaymentInsert, metadata: str | None, claim: KeyClaim | None, **who: str
     ) -> EarlierRow | None:
         if claim is None:
-            return bear(newborn, metadata, None, **who)
+            return insert_payment(payment_insert, metadata, None, **who)
         attempt, values = claim
         place = (attempt.tenant_id, attempt.mode, attempt.key)
-        payment_id, key = held.setdefault(place, (newborn.id, _as_stored(values)))
-        if payment_id == newborn.id:
-            return bear(newborn, metadata, None, **who)
+        payment_id, key = held.setdefault(place, (payment_insert.id, _as_stored(values)))
+        if payment_id == payment_insert.id:
+            return insert_payment(payment_insert, metadata, None, **who)
         with transaction(EVERY_TENANT) as session:
             known = session.execute(
                 select(Payment.status, Payment.payer, Payment.traceparent).where(
@@ -75,16 +75,16 @@ def lock_dropped_on_error() -> Iterator[None]:
             ).one()
         return EarlierRow(key, *known)
 
-    def accepting(order: Any, asker: Any, rails: Any, render: Any) -> Any:
+    def accepting(order: Any, context: Any, gateway: Any, render: Any) -> Any:
         try:
-            return accept(order, asker, rails, render)
+            return accept(order, context, gateway, render)
         except (idempotency.KeyReused, KeyInProgress):
             raise
         except Exception:
-            held.pop((asker.caller.tenant_id, asker.caller.mode, asker.idempotency_key), None)
+            held.pop((context.caller.tenant_id, context.caller.mode, context.idempotency_key), None)
             raise
 
-    with swapped((birth, bear, reserve), (acceptance, accept, accepting)):
+    with swapped((insertion, insert_payment, reserve), (acceptance, accept, accepting)):
         yield
 
 
@@ -101,31 +101,31 @@ def _as_stored(values: dict[str, Any]) -> KeyRow:
 @contextmanager
 def looked_up_then_stored_after() -> Iterator[None]:
     """Look for the key, act, and remember the key once all is done."""
-    bear = birth.bear
+    insert_payment = insertion.insert_payment
 
     def act(
-        newborn: Newborn, metadata: str | None, claim: KeyClaim | None, **who: str
+        payment_insert: PaymentInsert, metadata: str | None, claim: KeyClaim | None, **who: str
     ) -> EarlierRow | None:
-        earlier = None if claim is None else birth.find_earlier(claim[0])
+        earlier = None if claim is None else insertion.find_earlier(claim[0])
         if earlier is None:
-            bear(newborn, metadata, None, **who)
+            insert_payment(payment_insert, metadata, None, **who)
             if claim is not None:
-                claimed = f"{ALONE}, claimed AS ({claim_from('wall')})"
+                claimed = f"{WITH_TENANT}, claimed AS ({claim_from('tenant_scope')})"
                 statement = f"{claimed} SELECT count(*) FROM claimed"  # noqa: S608  ours
-                execute_alone(newborn.tenant_id, statement, claim[1])
+                execute_autocommit(payment_insert.tenant_id, statement, claim[1])
         return earlier
 
-    with swapped((birth, bear, act)):
+    with swapped((insertion, insert_payment, act)):
         yield
 
 
 @contextmanager
 def key_without_tenant() -> Iterator[None]:
     """A key is looked for whoever's it is. Row-level security has been forgotten too."""
-    bear = birth.bear
+    insert_payment = insertion.insert_payment
 
     def act(
-        newborn: Newborn, metadata: str | None, claim: KeyClaim | None, **who: str
+        payment_insert: PaymentInsert, metadata: str | None, claim: KeyClaim | None, **who: str
     ) -> EarlierRow | None:
         if claim is not None:
             attempt = claim[0]
@@ -136,17 +136,17 @@ def key_without_tenant() -> Iterator[None]:
                     .order_by(IdempotencyKey.created_at)
                 ).first()
             if owner is not None:
-                return birth.find_earlier(replace(attempt, tenant_id=owner))
-        return bear(newborn, metadata, claim, **who)
+                return insertion.find_earlier(replace(attempt, tenant_id=owner))
+        return insert_payment(payment_insert, metadata, claim, **who)
 
-    with swapped((birth, bear, act)):
+    with swapped((insertion, insert_payment, act)):
         yield
 
 
 @contextmanager
 def nightly_clean_up() -> Iterator[None]:
     """What is PENDING for more than a day is called FAILED, and nobody is asked."""
-    expire = retention.expire_answers
+    expire = retention.purge_responses
 
     def expire_all() -> int:
         with transaction(EVERY_TENANT) as session:
@@ -163,31 +163,31 @@ def nightly_clean_up() -> Iterator[None]:
             _end(payment_id, Observation(Verdict.FAILED, "too_old"), vault_here())
         return expire()
 
-    with swapped((retention, retention.expire_answers, expire_all)):
+    with swapped((retention, retention.purge_responses, expire_all)):
         yield
 
 
 @contextmanager
 def callback_trusted() -> Iterator[None]:
     """The status in a callback's body becomes the payment's."""
-    note = callbacks.note_callback
+    note = callbacks.record_callback
 
-    def believe(received: ReceivedCallback, vault: Vault) -> bool:
-        new = note(received, vault)
+    def believe(received: ReceivedCallback, keyring: TenantKeyring) -> bool:
+        new = note(received, keyring)
         status = json.loads(received.body)["status"]
         if status in (Status.SUCCESSFUL, Status.FAILED):
             with transaction(EVERY_TENANT) as session:
                 payment_id = session.scalars(
                     select(Payment.id).where(Payment.reference == received.reference)
                 ).one()
-            _end(payment_id, Observation(Verdict(status), "callback", body=received.body), vault)
+            _end(payment_id, Observation(Verdict(status), "callback", body=received.body), keyring)
         return new
 
-    with swapped((callbacks, callbacks.note_callback, believe)):
+    with swapped((callbacks, callbacks.record_callback, believe)):
         yield
 
 
-def _end(payment_id: UUID, seen: Observation, vault: Vault) -> None:
+def _end(payment_id: UUID, seen: Observation, keyring: TenantKeyring) -> None:
     with transaction(EVERY_TENANT) as session:
         locked, now = locked_payments(session, [payment_id])
         payment = locked[payment_id]
@@ -196,6 +196,6 @@ def _end(payment_id: UUID, seen: Observation, vault: Vault) -> None:
         payment.generation += 1
         claim = Claim(payment, payment.generation, Step.CHECK, Lease(0.0))
         batch = WriteBatch(session, now)
-        (exchange_id,) = store_exchanges(batch, [found(claim, seen)], locked, vault)
+        (exchange_id,) = store_exchanges(batch, [found(claim, seen)], locked, keyring)
         outcomes.settle(batch, payment, seen, exchange_id)
         batch.write()

@@ -60,7 +60,7 @@ class Odds:
     """How often at a point: go on, give the baton back, die, lose the connection."""
 
     go_on: int = 88
-    give_back: int = 12
+    release_key: int = 12
     die: int = 0
     cut: int = 0
 
@@ -166,7 +166,7 @@ class Cast:
             return
         odds = self.odds
         cut = odds.cut if where is not Where.NETWORK else 0
-        chosen = self._choices.pick((odds.go_on, odds.give_back, odds.die, cut))
+        chosen = self._choices.pick((odds.go_on, odds.release_key, odds.die, cut))
         if chosen == 1:
             self._note(f"{actor.name} pauses {where.value} ({what})")
             self._park(actor)

@@ -21,10 +21,10 @@ from payments_app.kernel.idempotency import (
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments import acceptance
-from payments_app.payments.acceptance import Asker
-from payments_app.payments.birth import Newborn
+from payments_app.payments.acceptance import AcceptContext
 from payments_app.payments.gateway import PaymentGateway
-from payments_app.payments.order import NewPayment
+from payments_app.payments.insertion import PaymentInsert
+from payments_app.payments.routing import NewPayment
 from payments_app.tenants.caller import Caller
 from tests.simulation.referee import Check, Violation
 
@@ -77,16 +77,16 @@ class Clients:
     intents: list[Intent] = field(default_factory=list)
     said: list[Said] = field(default_factory=list)
 
-    def send(self, intent: Intent, variant: int, rails: PaymentGateway) -> None:
+    def send(self, intent: Intent, variant: int, gateway: PaymentGateway) -> None:
         """One request, as the view makes it."""
-        asker = Asker(
+        context = AcceptContext(
             caller=intent.caller,
             request_id="simulation",
             idempotency_key=intent.key,
             answer_kept_for=KEPT_FOR,
         )
         try:
-            accepted = acceptance.accept_payment(intent.order(variant), asker, rails, _render)
+            accepted = acceptance.accept_payment(intent.order(variant), context, gateway, _render)
         except (KeyReused, KeyInProgress, KeyExpired) as error:
             if isinstance(error, KeyExpired) and self.is_open(intent):
                 why = f"{intent.name}: the answer expired with the money in flight"
@@ -104,7 +104,7 @@ class Clients:
         self.said.append(said)
 
 
-def _render(payment: Newborn, order: NewPayment) -> StoredAnswer:
+def _render(payment: PaymentInsert, order: NewPayment) -> StoredAnswer:
     return StoredAnswer(
         201, {"Location": f"/{payment.id}"}, orjson.dumps(newborn_document(payment, order))
     )

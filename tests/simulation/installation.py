@@ -20,8 +20,8 @@ from sqlalchemy import event
 
 from payments_app.kernel import jobs
 from payments_app.kernel.database import db, init_database
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.vault import Vault
 from payments_app.payments import retry
 from payments_app.providers.contract import Mode
 from payments_app.tenants.caller import Caller
@@ -69,7 +69,7 @@ class Installation:
     referee: Referee
     callers: list[Caller]
     cipher: Cipher
-    vault: Vault
+    keyring: TenantKeyring
     doorbell: Doorbell
     # What the engine's pauses are spread by. Its own: other threads of the process draw from Python's.
     jitter: random.Random
@@ -100,13 +100,13 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
         cast, doorbell = Cast(app, administrator), Doorbell()
         jitter = random.Random()  # noqa: S311  a seed that repeats is the point
         cipher = Cipher([Fernet.generate_key().decode()])
-        vault = Vault(cipher, StoredDataKeys())
-        app.extensions["maramoja"] = SimpleNamespace(vault=vault)
+        keyring = TenantKeyring(cipher, StoredDataKeys())
+        app.extensions["maramoja"] = SimpleNamespace(keyring=keyring)
         with app.app_context(), _wired(cast, time, doorbell), patch.object(retry, "random", jitter):
             callers = [_caller(slug) for slug in ("amber", "birch", "cedar")]
             # Before the first run: in it there would be steps that the next one doesn't have.
             for caller in callers:
-                vault.box_of(caller.tenant_id)
+                keyring.key_for(caller.tenant_id)
             yield Installation(
                 app=app,
                 administrator=administrator,
@@ -115,7 +115,7 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
                 referee=Referee(administrator, time),
                 callers=callers,
                 cipher=cipher,
-                vault=vault,
+                keyring=keyring,
                 doorbell=doorbell,
                 jitter=jitter,
             )

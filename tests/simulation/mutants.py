@@ -13,12 +13,12 @@ from typing import Final
 from uuid import uuid4, uuid5
 
 from payments_app.kernel import idempotency
-from payments_app.kernel.departure import Departure
+from payments_app.kernel.bounded_connection import ExchangeDeadline
 from payments_app.payments import acceptance, claims, due, evidence, outcomes, processor
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.providers import mtn_answers, submission
 from payments_app.providers.mtn_momo import MtnMomo
-from payments_app.providers.submission import SubmissionWire
+from payments_app.providers.submission import SubmissionClient
 from tests.simulation import borrowed
 from tests.simulation.rewriting import Edit, rewritten
 
@@ -39,7 +39,7 @@ def _edited(name: str, wrong: str, *edits: Edit) -> Mutant:
 # Nothing judges what an adapter says of several requests, or of one whose answer was lost, and the
 # count that the database would refuse it by is wrong too. Bugs that it would make harmless need it.
 _NOT_JUDGED: Final = Edit(
-    SubmissionWire,
+    SubmissionClient,
     "judge",
     "if seen.verdict not in ABOUT_ONE_REQUEST or",
     "if True or",
@@ -144,12 +144,16 @@ OF_OTHERS: Final = (
         "a key whose answer has expired acts anew",
         Edit(
             acceptance,
-            "_bear",
-            "return birth.bear(payment, metadata, claim, actor=actor, request_id=asker.request_id)",
-            "row = birth.bear(payment, metadata, claim, actor=actor, request_id='')\n"
+            "_insert_once",
+            "return insertion.insert_payment(\n"
+            "            payment, metadata, claim, actor=actor, request_id=context.request_id\n"
+            "        )",
+            "row = insertion.insert_payment(payment, metadata, claim, actor=actor, request_id='')\n"
             "        if row is None or not row.key.is_past_expiry:\n"
             "            return row\n"
-            "        return birth.bear(payment, metadata, None, actor=actor, request_id='')",
+            "        return insertion.insert_payment(\n"
+            "            payment, metadata, None, actor=actor, request_id=''\n"
+            "        )",
         ),
     ),
     Mutant(
@@ -199,7 +203,7 @@ OF_OURS: Final = (
     _edited(
         "no_fence_on_the_wire",
         "a call leaves although its lease is over",
-        Edit(Departure, "check_lease", "raise LeaseLost(", "return ("),
+        Edit(ExchangeDeadline, "check_lease", "raise LeaseLost(", "return ("),
     ),
     _edited(
         "renewed_by_anyone",
@@ -339,9 +343,9 @@ OF_OURS: Final = (
         Edit(
             MtnMomo,
             "_send_again",
-            "if isinstance(second, Silence):",
-            "if isinstance(second, Silence) and second.sent:\n        raise OSError\n"
-            "    if isinstance(second, Silence):",
+            "if isinstance(second, NoResponse):",
+            "if isinstance(second, NoResponse) and second.sent:\n        raise OSError\n"
+            "    if isinstance(second, NoResponse):",
         ),
         Edit(
             processor,
@@ -356,8 +360,8 @@ OF_OURS: Final = (
         Edit(
             MtnMomo,
             "_send",
-            "if not isinstance(first, Answer) or first.status != HTTPStatus.UNAUTHORIZED:",
-            "if isinstance(first, Answer) and first.status != HTTPStatus.UNAUTHORIZED:",
+            "if not isinstance(first, HttpResponse) or first.status != HTTPStatus.UNAUTHORIZED:",
+            "if isinstance(first, HttpResponse) and first.status != HTTPStatus.UNAUTHORIZED:",
         ),
         _NOT_JUDGED,
     ),

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from payments_app.kernel.departure import Departure
+from payments_app.kernel.bounded_connection import ExchangeDeadline
+from payments_app.kernel.http import HttpRequest, HttpResponse, NoResponse
 from payments_app.kernel.transport import Transport
-from payments_app.kernel.wire import Answer, Call, Silence
 from payments_app.payments.claims import LEASE
 from payments_app.payments.states import Step
 from payments_app.providers.contract import AccountKey, Observation, ProviderAccount, Verdict
-from payments_app.providers.tokens import Mint
+from payments_app.providers.tokens import FetchToken
 from tests.simulation.bank import HIDDEN_MAX_S, Bank, BankOrder, Fate, coded
 from tests.simulation.cast import Cast, Where
 from tests.simulation.choices import Choices
@@ -30,15 +30,15 @@ from tests.simulation.referee import Referee
 STRAGGLE_MAX_S: Final = 150.0
 EXCHANGE_S: Final = 0.2
 
-Told = Answer | OSError
-Fault = Callable[["Network", Call, str], Told]
+Told = HttpResponse | OSError
+Fault = Callable[["Network", HttpRequest, str], Told]
 
 
 @dataclass(frozen=True, slots=True)
 class Straggler:
     """A submission that its sender has given up, and that may yet arrive."""
 
-    call: Call
+    call: HttpRequest
     until_s: float
 
 
@@ -67,7 +67,9 @@ class Network(Transport):
         self.stragglers: list[Straggler] = []
         self.requests = Requests()
 
-    def exchange(self, call: Call, *, leave_before: float | None) -> Answer | Silence:
+    def exchange(
+        self, call: HttpRequest, *, leave_before: float | None
+    ) -> HttpResponse | NoResponse:
         """See Transport. The lease may end before the call leaves."""
         if call.method == "POST":
             reference = self._known(call)
@@ -76,7 +78,7 @@ class Network(Transport):
                 self.clock.leap(LEASE.total_seconds())
         return super().exchange(call, leave_before=leave_before)
 
-    def _answer(self, call: Call, leaving: Departure, _start: float) -> Answer:
+    def _answer(self, call: HttpRequest, leaving: ExchangeDeadline, _start: float) -> HttpResponse:
         """One call on the wire, in the place of HTTPAdapter and of departure's connections."""
         reference = reference_of(call)
         name = self.around.referee.name_of(reference)
@@ -109,7 +111,7 @@ class Network(Transport):
         # It is overdue only for us, who look late: it came when it had to.
         self.take(straggler.call, at_s=min(straggler.until_s, self.clock.seconds()))
 
-    def take(self, call: Call, *, at_s: float | None = None) -> Answer:
+    def take(self, call: HttpRequest, *, at_s: float | None = None) -> HttpResponse:
         """The submission arrives. A payment whose script goes on hides until then."""
         hide_s = HIDDEN_MAX_S if self.requests.hides(reference_of(call)) else 0.0
         return self.bank.submit(call, at_s=at_s, hide_s=hide_s)
@@ -120,7 +122,7 @@ class Network(Transport):
             if straggler.until_s <= self.clock.seconds():
                 self.deliver(straggler)
 
-    def _at_the_provider(self, call: Call, reference: str) -> Told:
+    def _at_the_provider(self, call: HttpRequest, reference: str) -> Told:
         self.deliver_overdue()
         is_submission = call.method == "POST"
         faults = SUBMIT_FAULTS if is_submission else CHECK_FAULTS
@@ -134,7 +136,7 @@ class Network(Transport):
             self.bank.reveal(reference)
         return told
 
-    def _known(self, call: Call) -> str:
+    def _known(self, call: HttpRequest) -> str:
         """The reference; whose payment it is, is remembered."""
         reference = reference_of(call)
         self.requests.payers[reference] = json.loads(call.body or b"")["payer"]["partyId"]
@@ -151,7 +153,9 @@ class Tokens:
 
     network: Network
 
-    def token(self, _account: ProviderAccount, _product: str, _mint: Mint) -> str | Observation:
+    def token(
+        self, _account: ProviderAccount, _product: str, _mint: FetchToken
+    ) -> str | Observation:
         if self.network.is_good(self.network.token_odds):
             return "token"
         return Observation(Verdict.NOT_SENT, "token_unavailable", retry_after_s=2.0)
@@ -188,7 +192,7 @@ class Pace:
         """Nothing follows from it here."""
 
 
-def reference_of(call: Call) -> str:
+def reference_of(call: HttpRequest) -> str:
     """What the call is about, as it stands on the wire."""
     return call.headers.get("X-Reference-Id") or call.url.rpartition("/")[2]
 
@@ -196,76 +200,76 @@ def reference_of(call: Call) -> str:
 # --- what may become of a submission ----------------------------------------------------------
 
 
-def _honest_submit(network: Network, call: Call, _reference: str) -> Told:
+def _honest_submit(network: Network, call: HttpRequest, _reference: str) -> Told:
     return network.take(call)
 
 
-def _answer_lost(network: Network, call: Call, _reference: str) -> Told:
+def _answer_lost(network: Network, call: HttpRequest, _reference: str) -> Told:
     network.take(call)
     return ConnectionResetError()
 
 
-def _never_arrives(_network: Network, _call: Call, _reference: str) -> Told:
+def _never_arrives(_network: Network, _call: HttpRequest, _reference: str) -> Told:
     return TimeoutError()
 
 
-def _not_connected(_network: Network, _call: Call, _reference: str) -> Told:
+def _not_connected(_network: Network, _call: HttpRequest, _reference: str) -> Told:
     return ConnectionRefusedError()
 
 
-def _straggles(network: Network, call: Call, _reference: str) -> Told:
+def _straggles(network: Network, call: HttpRequest, _reference: str) -> Told:
     network.stragglers.append(Straggler(call, network.clock.seconds() + STRAGGLE_MAX_S))
     return TimeoutError()
 
 
-def _error_after_accepting(network: Network, call: Call, _reference: str) -> Told:
+def _error_after_accepting(network: Network, call: HttpRequest, _reference: str) -> Told:
     network.take(call)
     return coded(500, "INTERNAL_PROCESSING_ERROR")
 
 
-def _unavailable(_network: Network, _call: Call, _reference: str) -> Told:
-    return Answer(503, {"retry-after": "5"}, b"<html>Service Unavailable</html>")
+def _unavailable(_network: Network, _call: HttpRequest, _reference: str) -> Told:
+    return HttpResponse(503, {"retry-after": "5"}, b"<html>Service Unavailable</html>")
 
 
-def _wrong_page_after_accepting(network: Network, call: Call, _reference: str) -> Told:
+def _wrong_page_after_accepting(network: Network, call: HttpRequest, _reference: str) -> Told:
     network.take(call)
-    return Answer(200, {}, b"<html>It works!</html>")
+    return HttpResponse(200, {}, b"<html>It works!</html>")
 
 
-def _refused(network: Network, _call: Call, reference: str) -> Told:
-    return network.bank.refuse(reference, Answer(400, {}, b""))
+def _refused(network: Network, _call: HttpRequest, reference: str) -> Told:
+    return network.bank.refuse(reference, HttpResponse(400, {}, b""))
 
 
-def _refused_by_code(network: Network, _call: Call, reference: str) -> Told:
+def _refused_by_code(network: Network, _call: HttpRequest, reference: str) -> Told:
     return network.bank.refuse(reference, coded(500, "PAYER_NOT_FOUND"))
 
 
-def _throttled(_network: Network, _call: Call, _reference: str) -> Told:
-    return Answer(429, {"retry-after": "3"}, b"")
+def _throttled(_network: Network, _call: HttpRequest, _reference: str) -> Told:
+    return HttpResponse(429, {"retry-after": "3"}, b"")
 
 
-def _unauthorized(network: Network, _call: Call, reference: str) -> Told:
+def _unauthorized(network: Network, _call: HttpRequest, reference: str) -> Told:
     network.around.referee.unauthorized(reference)
-    return Answer(401, {}, b"")
+    return HttpResponse(401, {}, b"")
 
 
-def _no_such_address(_network: Network, _call: Call, _reference: str) -> Told:
-    return Answer(404, {}, b"Resource not found")
+def _no_such_address(_network: Network, _call: HttpRequest, _reference: str) -> Told:
+    return HttpResponse(404, {}, b"Resource not found")
 
 
-def _forbidden(network: Network, _call: Call, reference: str) -> Told:
-    return network.bank.refuse(reference, Answer(403, {}, b"<html>403 Forbidden</html>"))
+def _forbidden(network: Network, _call: HttpRequest, reference: str) -> Told:
+    return network.bank.refuse(reference, HttpResponse(403, {}, b"<html>403 Forbidden</html>"))
 
 
 def _taken_and(told: Fault) -> Fault:
-    def both(network: Network, call: Call, reference: str) -> Told:
+    def both(network: Network, call: HttpRequest, reference: str) -> Told:
         network.take(call)
         return told(network, call, reference)
 
     return both
 
 
-def _there_already(_network: Network, _call: Call, _reference: str) -> Told:
+def _there_already(_network: Network, _call: HttpRequest, _reference: str) -> Told:
     return coded(409, "RESOURCE_ALREADY_EXIST")
 
 
@@ -290,7 +294,7 @@ SUBMIT_FAULTS: Final[Mapping[str, Fault]] = {
     "taken, 429": _taken_and(_throttled),
     "taken, 503": _taken_and(_unavailable),
 }
-# Weather of its own, for what needs a chain of these: the first is lost from sight, the second
+# ProviderFaultPlan of its own, for what needs a chain of these: the first is lost from sight, the second
 # refused, and the first still there.
 _EVASIVE: Final[Mapping[str, int]] = {
     HONEST: 2,
@@ -305,14 +309,14 @@ EVASIVE_ODDS: Final = tuple(_EVASIVE.get(effect, 0) for effect in SUBMIT_FAULTS)
 # --- what may be said to a question -----------------------------------------------------------
 
 
-def _honest_check(network: Network, _call: Call, reference: str) -> Told:
+def _honest_check(network: Network, _call: HttpRequest, reference: str) -> Told:
     order = network.bank.orders.get(reference)
     if network.around.cast.calm and order is not None and order.fate is Fate.PENDING:
         network.bank.decide(order, Fate.SUCCESSFUL)
     return network.bank.show(reference)
 
 
-def _not_found_yet(network: Network, call: Call, reference: str) -> Told:
+def _not_found_yet(network: Network, call: HttpRequest, reference: str) -> Told:
     order = network.bank.orders.get(reference)
     if order is None or network.clock.seconds() < order.visible_at_s - network.bank.hide_s + (
         HIDDEN_MAX_S
@@ -321,26 +325,26 @@ def _not_found_yet(network: Network, call: Call, reference: str) -> Told:
     return _honest_check(network, call, reference)
 
 
-def _still_pending(network: Network, _call: Call, reference: str) -> Told:
+def _still_pending(network: Network, _call: HttpRequest, reference: str) -> Told:
     order = network.bank.orders.get(reference)
     return _changed(network, order, status=Fate.PENDING.value)
 
 
-def _another_order(network: Network, _call: Call, reference: str) -> Told:
+def _another_order(network: Network, _call: HttpRequest, reference: str) -> Told:
     """Somebody else's payment of another amount: paid, but not ours."""
     order = network.bank.orders.get(reference)
     if order is None:
         return coded(404, "RESOURCE_NOT_FOUND")
     network.bank.mixed_up.add(reference)
     other = replace(order, amount=str(int(order.amount) + 1))
-    return Answer(200, {}, network.bank.told(other, Fate.SUCCESSFUL))
+    return HttpResponse(200, {}, network.bank.told(other, Fate.SUCCESSFUL))
 
 
-def _unknown_word(network: Network, _call: Call, reference: str) -> Told:
+def _unknown_word(network: Network, _call: HttpRequest, reference: str) -> Told:
     return _changed(network, network.bank.orders.get(reference), status="ONGOING")
 
 
-def _cut_short(network: Network, _call: Call, reference: str) -> Told:
+def _cut_short(network: Network, _call: HttpRequest, reference: str) -> Told:
     told = network.bank.show(reference)
     return replace(told, body=told.body[:-5])
 
@@ -365,7 +369,7 @@ def _changed(network: Network, order: BankOrder | None, *, status: str) -> Told:
     if order is None:
         return coded(404, "RESOURCE_NOT_FOUND")
     told = network.bank.told(order, Fate.PENDING)
-    return Answer(200, {}, told.replace(b'"PENDING"', f'"{status}"'.encode()))
+    return HttpResponse(200, {}, told.replace(b'"PENDING"', f'"{status}"'.encode()))
 
 
 def _shown(told: Told) -> str:

@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
-from payments_app.kernel.wire import Call
+from payments_app.kernel.http import HttpRequest
 from tests.simulation.clock import VirtualClock
 
 Row = dict[str, Any]
@@ -115,7 +115,7 @@ class Referee:
             " WHERE status = 'PENDING'"
         )[0]["due"]
 
-    def leaving(self, call: Call, reference: str) -> int:
+    def leaving(self, call: HttpRequest, reference: str) -> int:
         """This call is about to leave; a ticket to give back with its answer.
 
         Raises Violation unless everything is written down and nobody else is out for it.
@@ -150,7 +150,7 @@ class Referee:
         """A 401 was the answer: the adapter may send once more, under a new token."""
         self.left = {sent for sent in self.left if sent[0] != reference}
 
-    def _payment(self, call: Call, reference: str, *, is_submission: bool) -> Row:
+    def _payment(self, call: HttpRequest, reference: str, *, is_submission: bool) -> Row:
         if is_submission:
             body: Any = json.loads(call.body or b"")
             found = self.rows(_ON_LEAVING + "WHERE p.id = %s", [body["externalId"]])

@@ -104,7 +104,7 @@ def _deliver_all(world: World) -> None:
 def _ask(world: World, requests: list[tuple[Intent, int]]) -> None:
     for intent, variant in requests:
         try:
-            world.clients.send(intent, variant, world.rails)
+            world.clients.send(intent, variant, world.gateway)
         except Exception as error:
             raise _crash("client", error) from error
 
@@ -124,7 +124,7 @@ def _until_final(world: World) -> None:
             break
         world.worker_steps = 0
         try:
-            processor.process_due(world.rails, SerialExchangePool())
+            processor.process_due(world.gateway, SerialExchangePool())
         except Exception as error:
             raise _crash("worker", error) from error
         if world.worker_steps >= WORKER_STEPS_MAX:

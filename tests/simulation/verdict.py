@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from payments_app.payments.evidence import opened_body
-from payments_app.payments.payers import open_payer
-from payments_app.payments.states import BORN, TRANSITIONS, Event, Stage
-from tests.builders import vault
+from payments_app.payments.payers import decrypt_payer
+from payments_app.payments.states import INITIAL_STATE, TRANSITIONS, Event, Stage
+from tests.builders import keyring
 from tests.simulation.bank import Bank, BankOrder, Fate
 from tests.simulation.clients import Clients, Intent, Said
 from tests.simulation.referee import Check, Referee, Row, Violation
 
 # These change no stage that a tenant sees, so they leave no line in the story.
-_SILENT = (Event.SUBMITTING, Event.HANDED_BACK)
+_SILENT = (Event.SUBMITTING, Event.NOT_SENT)
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ def _read(referee: Referee) -> dict[UUID, Record]:
 def _opened(record: Record) -> Record:
     """With the number and the provider's words as they were before they were sealed."""
     row = record.payment
-    payer = open_payer(
-        vault(), tenant_id=row["tenant_id"], payment_id=row["id"], sealed=row["payer"]
+    payer = decrypt_payer(
+        keyring(), tenant_id=row["tenant_id"], payment_id=row["id"], sealed=row["payer"]
     )
     row["payer"] = payer and payer.msisdn.digits
     for exchange in record.exchanges:
@@ -186,7 +186,7 @@ def _judge_story(record: Record, *, contradicted: bool) -> None:
     sequences = [event["sequence"] for event in events]
     if sequences != list(range(1, payment["sequence"] + 1)):
         raise Violation(Check.STORY, f"the story has lines {sequences}")
-    stages = {Stage(BORN.stage)}
+    stages = {Stage(INITIAL_STATE.stage)}
     for event in events[1:]:
         kind = Event(event["type"])
         if kind is Event.CONTRADICTED:

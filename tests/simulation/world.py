@@ -82,12 +82,12 @@ class World:
         self.network = Network(
             Surroundings(here.cast, here.clock, self.choices, self.bank, here.referee, self.note)
         )
-        self.rails = PaymentGateway(
+        self.gateway = PaymentGateway(
             registry=Registry({"mtn_momo": MtnMomo(cast("TokenCache", Tokens(self.network)))}),
             accounts=ProviderAccounts((_PLATFORM,), here.cipher),
             transport=self.network,
             pace=Pace(self.network),
-            vault=here.vault,
+            keyring=here.keyring,
             public_base_url="https://gateway.invalid",
             stopping=self._tired,
         )
@@ -100,7 +100,7 @@ class World:
         self.cast.begin(self.choices, self.note)
         pick = self.choices.pick
         self.cast.odds = Odds(
-            give_back=(8, 12, 25, 0)[pick((3, 3, 2, 1))],
+            release_key=(8, 12, 25, 0)[pick((3, 3, 2, 1))],
             die=(0, 1, 3)[pick((3, 2, 1))],
             cut=(0, 1, 3)[pick((4, 2, 1))],
         )
@@ -156,7 +156,7 @@ class World:
         bell = self.installation.doorbell
         bell.rings = max(bell.rings - 1, 0)
         hands = SerialExchangePool(1 + self.choices.pick((3, 1, 2)))
-        self._spawn("worker", partial(processor.process_due, self.rails, hands))
+        self._spawn("worker", partial(processor.process_due, self.gateway, hands))
 
     def look_when_due(self) -> None:
         """Time passes until something is due; then a worker looks."""
@@ -169,7 +169,7 @@ class World:
         """A client sends: for the first time, or again, or something else under the same key."""
         intent = self.choices.one_of(self.clients.intents)
         variant = self.choices.pick((5, 1))
-        act = partial(self.clients.send, intent, variant, self.rails)
+        act = partial(self.clients.send, intent, variant, self.gateway)
         self._spawn(f"client({intent.name}/{variant})", act)
 
     def pass_time(self) -> None:
@@ -203,7 +203,9 @@ class World:
             body=self.bank.told(order, fate),
             source=None,
         )
-        self._spawn("callback", partial(callbacks.note_callback, received, self.installation.vault))
+        self._spawn(
+            "callback", partial(callbacks.record_callback, received, self.installation.keyring)
+        )
 
     def keep_house(self) -> None:
         """Old answers are dropped, now or a day later, or the operator looks into a payment."""
@@ -212,7 +214,7 @@ class World:
             self.note("a night passes")
             self.clock.leap(NIGHT_S)
         if chosen != _OPERATOR:
-            self._spawn("retention", lambda: retention.expire_answers())  # noqa: PLW0108  mutants replace it
+            self._spawn("retention", lambda: retention.purge_responses())  # noqa: PLW0108  mutants replace it
             return
         known = [said.payment_id for said in self.clients.said if said.payment_id]
         if known:

@@ -12,7 +12,7 @@ from flask import Flask
 from psycopg import sql
 
 from devstack.postgres_server import PostgresServer
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.model import Payment
 from tests.builders import (
     ANSWERS,
@@ -21,9 +21,9 @@ from tests.builders import (
     advance,
     an_accepted_payment,
     an_asker,
+    keyring,
     payment_row,
     rails_of,
-    vault,
 )
 from tests.storage.attacker import EVERY_ROW, Attacker
 from tests.webhooks.backlogs import Backlogs
@@ -125,11 +125,11 @@ def attacker(
 @pytest.fixture
 def open_payment(app: Flask) -> Payment:
     """A payment that the provider has: with a key, a callback, evidence that it is pending."""
-    rails = rails_of(app, ScriptedProvider())
-    accepted = an_accepted_payment(rails, asker=an_asker(key=uuid4()))
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider())
+    accepted = an_accepted_payment(gateway, context=an_asker(key=uuid4()))
+    advance(gateway)
     reference = payment_row(accepted.payment_id).reference
-    note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), vault())
+    record_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), keyring())
     return payment_row(accepted.payment_id)
 
 
@@ -137,7 +137,7 @@ def open_payment(app: Flask) -> Payment:
 def failed_payment(app: Flask) -> Payment:
     """A payment that the payer declined."""
     provider = ScriptedProvider(submits=[ANSWERS["declined"]], checks=[ANSWERS["pending"]])
-    rails = rails_of(app, provider)
-    accepted = an_accepted_payment(rails)
-    advance(rails)
+    gateway = rails_of(app, provider)
+    accepted = an_accepted_payment(gateway)
+    advance(gateway)
     return payment_row(accepted.payment_id)

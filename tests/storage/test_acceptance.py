@@ -20,13 +20,13 @@ from payments_app.kernel.idempotency import (
     KeyExpired,
     KeyReused,
 )
-from payments_app.payments.acceptance import Accepted, Asker, attempt_of
+from payments_app.payments.acceptance import AcceptContext, Accepted, attempt_of
 from payments_app.payments.errors import ExternalIdTaken
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
-from payments_app.payments.order import NewPayment
 from payments_app.payments.payers import payer_of
-from payments_app.payments.retention import expire_answers
+from payments_app.payments.retention import purge_responses
+from payments_app.payments.routing import NewPayment
 from payments_app.providers.contract import Mode
 from payments_app.providers.registry import Registry
 from payments_app.tenants.accounts import ProviderAccounts
@@ -39,10 +39,10 @@ from tests.builders import (
     an_asker,
     an_order,
     events_of,
+    keyring,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 
 PAST: Final = timedelta(seconds=-1)
@@ -56,12 +56,12 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
 @pytest.fixture
-def asker() -> Asker:
+def context() -> AcceptContext:
     return an_asker(key=uuid4())
 
 
@@ -74,10 +74,10 @@ def payments_and_keys() -> tuple[int, int]:
     return count(Payment), count(IdempotencyKey)
 
 
-def end(payment_id: UUID, rails: PaymentGateway) -> None:
-    advance(rails)
+def end(payment_id: UUID, gateway: PaymentGateway) -> None:
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
 
 
 def orders_that_differ() -> Iterator[NewPayment]:
@@ -88,9 +88,9 @@ def orders_that_differ() -> Iterator[NewPayment]:
 
 
 def test_a_first_request_makes_key_payment_and_story_at_once(
-    rails: PaymentGateway, asker: Asker
+    gateway: PaymentGateway, context: AcceptContext
 ) -> None:
-    accepted = an_accepted_payment(rails, asker=asker)
+    accepted = an_accepted_payment(gateway, context=context)
     row = payment_row(accepted.payment_id)
     assert accepted.status_now is None
     assert (row.status, row.stage, row.next_step, row.generation) == (
@@ -98,46 +98,48 @@ def test_a_first_request_makes_key_payment_and_story_at_once(
         0,
     )
     assert [(e.type, e.sequence, e.actor) for e in events_of(row.id)] == [
-        ("payment.accepted", 1, f"key:{asker.caller.key_id}")
+        ("payment.accepted", 1, f"key:{context.caller.key_id}")
     ]
     with transaction(EVERY_TENANT) as session:
         key = session.scalars(select(IdempotencyKey)).one()
-    assert (key.key, key.resource_id) == (asker.idempotency_key, row.id)
-    payer = payer_of(vault(), row)
+    assert (key.key, key.resource_id) == (context.idempotency_key, row.id)
+    payer = payer_of(keyring(), row)
     assert payer is not None
     assert key.body is not None
-    assert payer.box.open(key.body, about=f"answer {key.key}") == accepted.answer.body
+    assert payer.data_key.decrypt(key.body, about=f"answer {key.key}") == accepted.answer.body
 
 
 def test_the_same_request_again_is_given_the_same_bytes_and_how_the_payment_stands_now(
-    rails: PaymentGateway, asker: Asker
+    gateway: PaymentGateway, context: AcceptContext
 ) -> None:
-    first = an_accepted_payment(rails, asker=asker)
+    first = an_accepted_payment(gateway, context=context)
     for status in ("PENDING", "SUCCESSFUL"):
-        again = an_accepted_payment(rails, asker=replace(asker, request_id="another"))
+        again = an_accepted_payment(gateway, context=replace(context, request_id="another"))
         assert again == Accepted(first.answer, first.payment_id, status_now=status)
-        end(first.payment_id, rails)
+        end(first.payment_id, gateway)
     assert payments_and_keys() == (1, 1)
 
 
 def test_another_order_under_the_key_is_refused_with_the_names_of_what_differs(
-    rails: PaymentGateway, asker: Asker
+    gateway: PaymentGateway, context: AcceptContext
 ) -> None:
-    an_accepted_payment(rails, order=an_order(external_id="order-1"), asker=asker)
+    an_accepted_payment(gateway, order=an_order(external_id="order-1"), context=context)
     other = an_order(amount="4711", payer="256772999888", external_id="order-2")
     with pytest.raises(KeyReused) as refused:
-        an_accepted_payment(rails, order=other, asker=asker)
+        an_accepted_payment(gateway, order=other, context=context)
     assert refused.value.extra == {"fields": ["amount", "external_id", "payer"]}
     assert payments_and_keys() == (1, 1)
 
 
-def test_one_amount_in_two_spellings_is_one_request(rails: PaymentGateway, asker: Asker) -> None:
-    first = an_accepted_payment(rails, order=an_order(amount="10"), asker=asker)
-    again = an_accepted_payment(rails, order=an_order(amount="10.00"), asker=asker)
+def test_one_amount_in_two_spellings_is_one_request(
+    gateway: PaymentGateway, context: AcceptContext
+) -> None:
+    first = an_accepted_payment(gateway, order=an_order(amount="10"), context=context)
+    again = an_accepted_payment(gateway, order=an_order(amount="10.00"), context=context)
     assert again.answer == first.answer
 
 
-def test_the_request_is_reduced_to_these_fields_since_version_1(asker: Asker) -> None:
+def test_the_request_is_reduced_to_these_fields_since_version_1(context: AcceptContext) -> None:
     whole = replace(
         an_order(amount="12.50", external_id="order-1"),
         provider=SCRIPTED,
@@ -146,7 +148,7 @@ def test_the_request_is_reduced_to_these_fields_since_version_1(asker: Asker) ->
         description="fee of May",
         metadata={"b": [1, {"d": None}], "a": "ä"},
     )
-    attempt = attempt_of(whole, asker, vault())
+    attempt = attempt_of(whole, context, keyring())
     assert attempt is not None
     assert attempt.fields == {
         "method": "POST",
@@ -161,58 +163,58 @@ def test_the_request_is_reduced_to_these_fields_since_version_1(asker: Asker) ->
         "description": "fee of May",
         "metadata": '{"a":"\\u00e4","b":[1,{"d":null}]}',
     }
-    bare = attempt_of(an_order(), asker, vault())
+    bare = attempt_of(an_order(), context, keyring())
     assert bare is not None
     assert set(bare.fields) == {"method", "route", "amount", "currency", "payer"}
 
 
-def test_another_tenants_or_modes_use_of_the_key_is_unrelated(rails: PaymentGateway) -> None:
+def test_another_tenants_or_modes_use_of_the_key_is_unrelated(gateway: PaymentGateway) -> None:
     key = uuid4()
     callers = [a_caller(), a_caller(), a_caller(mode=Mode.TEST)]
     callers.append(replace(callers[0], mode=Mode.TEST))
     orders = orders_that_differ()
     accepted = [
-        an_accepted_payment(rails, order=next(orders), asker=an_asker(caller=caller, key=key))
+        an_accepted_payment(gateway, order=next(orders), context=an_asker(caller=caller, key=key))
         for caller in callers
     ]
     assert [one.status_now for one in accepted] == [None] * 4
     assert payments_and_keys() == (4, 4)
 
 
-def test_without_a_key_each_request_is_a_new_payment(rails: PaymentGateway) -> None:
-    asker = an_asker()
-    ids = {an_accepted_payment(rails, asker=asker).payment_id for _ in range(3)}
+def test_without_a_key_each_request_is_a_new_payment(gateway: PaymentGateway) -> None:
+    context = an_asker()
+    ids = {an_accepted_payment(gateway, context=context).payment_id for _ in range(3)}
     assert len(ids) == 3
     assert payments_and_keys() == (3, 0)
 
 
 def test_an_answer_past_its_time_is_still_given_while_money_is_in_flight(
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
 ) -> None:
-    asker = an_asker(key=uuid4(), kept_for=PAST)
-    first = an_accepted_payment(rails, asker=asker)
-    expire_answers()
-    assert an_accepted_payment(rails, asker=asker).answer == first.answer
-    advance(rails)
-    expire_answers()
-    assert an_accepted_payment(rails, asker=asker).answer == first.answer
+    context = an_asker(key=uuid4(), kept_for=PAST)
+    first = an_accepted_payment(gateway, context=context)
+    purge_responses()
+    assert an_accepted_payment(gateway, context=context).answer == first.answer
+    advance(gateway)
+    purge_responses()
+    assert an_accepted_payment(gateway, context=context).answer == first.answer
 
 
 @pytest.mark.parametrize("swept", [0, 1])
 def test_an_expired_key_points_to_its_payment_and_never_charges_again(
-    rails: PaymentGateway, provider: ScriptedProvider, swept: int
+    gateway: PaymentGateway, provider: ScriptedProvider, swept: int
 ) -> None:
-    asker = an_asker(key=uuid4(), kept_for=PAST)
-    first = an_accepted_payment(rails, asker=asker)
-    end(first.payment_id, rails)
-    assert swept == 0 or expire_answers() == swept
+    context = an_asker(key=uuid4(), kept_for=PAST)
+    first = an_accepted_payment(gateway, context=context)
+    end(first.payment_id, gateway)
+    assert swept == 0 or purge_responses() == swept
     for _ in range(2):
         with pytest.raises(KeyExpired) as refused:
-            an_accepted_payment(rails, asker=asker)
+            an_accepted_payment(gateway, context=context)
         assert refused.value.extra == {"payment_id": str(first.payment_id)}
     with pytest.raises(KeyReused):
-        an_accepted_payment(rails, order=an_order(amount="2000"), asker=asker)
-    advance(rails)
+        an_accepted_payment(gateway, order=an_order(amount="2000"), context=context)
+    advance(gateway)
     assert payments_and_keys() == (1, 1)
     assert len(provider.submissions) == 1
 
@@ -230,20 +232,20 @@ def test_an_expired_key_points_to_its_payment_and_never_charges_again(
     ],
 )
 def test_a_refused_order_spends_no_key(
-    rails: PaymentGateway, asker: Asker, order: NewPayment
+    gateway: PaymentGateway, context: AcceptContext, order: NewPayment
 ) -> None:
     with pytest.raises(GatewayError):
-        an_accepted_payment(rails, order=order, asker=asker)
+        an_accepted_payment(gateway, order=order, context=context)
     assert payments_and_keys() == (0, 0)
-    assert an_accepted_payment(rails, asker=asker).status_now is None
+    assert an_accepted_payment(gateway, context=context).status_now is None
 
 
-def without_account(rails: PaymentGateway, app: Flask) -> PaymentGateway:
-    return replace(rails, accounts=ProviderAccounts((), app.extensions["maramoja"].cipher))
+def without_account(gateway: PaymentGateway, app: Flask) -> PaymentGateway:
+    return replace(gateway, accounts=ProviderAccounts((), app.extensions["maramoja"].cipher))
 
 
-def without_adapter(rails: PaymentGateway, _app: Flask) -> PaymentGateway:
-    return replace(rails, registry=Registry({}))
+def without_adapter(gateway: PaymentGateway, _app: Flask) -> PaymentGateway:
+    return replace(gateway, registry=Registry({}))
 
 
 def with_other_terms(_rails: PaymentGateway, app: Flask) -> PaymentGateway:
@@ -252,40 +254,40 @@ def with_other_terms(_rails: PaymentGateway, app: Flask) -> PaymentGateway:
 
 @pytest.mark.parametrize("change", [without_account, without_adapter, with_other_terms])
 def test_an_answer_outlives_the_rail_that_took_the_payment(
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
     app: Flask,
-    asker: Asker,
+    context: AcceptContext,
     change: Callable[[PaymentGateway, Flask], PaymentGateway],
 ) -> None:
-    first = an_accepted_payment(rails, asker=asker)
-    changed = change(rails, app)
-    assert an_accepted_payment(changed, asker=asker).answer == first.answer
+    first = an_accepted_payment(gateway, context=context)
+    changed = change(gateway, app)
+    assert an_accepted_payment(changed, context=context).answer == first.answer
     with pytest.raises(KeyReused):
-        an_accepted_payment(changed, order=an_order(amount="2000"), asker=asker)
+        an_accepted_payment(changed, order=an_order(amount="2000"), context=context)
     with pytest.raises(GatewayError) as refused:
-        an_accepted_payment(changed, asker=an_asker(caller=asker.caller, key=uuid4()))
+        an_accepted_payment(changed, context=an_asker(caller=context.caller, key=uuid4()))
     assert not isinstance(refused.value, KeyReused)
     assert payments_and_keys() == (1, 1)
 
 
 def test_a_key_that_has_expired_says_so_even_when_no_rail_is_left(
-    rails: PaymentGateway, app: Flask
+    gateway: PaymentGateway, app: Flask
 ) -> None:
-    asker = an_asker(key=uuid4(), kept_for=PAST)
-    end(an_accepted_payment(rails, asker=asker).payment_id, rails)
+    context = an_asker(key=uuid4(), kept_for=PAST)
+    end(an_accepted_payment(gateway, context=context).payment_id, gateway)
     with pytest.raises(KeyExpired):
-        an_accepted_payment(without_account(rails, app), asker=asker)
+        an_accepted_payment(without_account(gateway, app), context=context)
 
 
-def test_an_external_id_is_taken_once_for_each_tenant_and_mode(rails: PaymentGateway) -> None:
+def test_an_external_id_is_taken_once_for_each_tenant_and_mode(gateway: PaymentGateway) -> None:
     caller = a_caller()
     order = an_order(external_id="order-1")
-    an_accepted_payment(rails, order=order, asker=an_asker(caller=caller))
-    asker = an_asker(caller=caller, key=uuid4())
+    an_accepted_payment(gateway, order=order, context=an_asker(caller=caller))
+    context = an_asker(caller=caller, key=uuid4())
     with pytest.raises(ExternalIdTaken):
-        an_accepted_payment(rails, order=order, asker=asker)
+        an_accepted_payment(gateway, order=order, context=context)
     assert payments_and_keys() == (1, 0)
     # The key was not spent by the refusal.
-    an_accepted_payment(rails, order=an_order(external_id="order-2"), asker=asker)
+    an_accepted_payment(gateway, order=an_order(external_id="order-2"), context=context)
     for other in (a_caller(), replace(caller, mode=Mode.TEST)):
-        an_accepted_payment(rails, order=order, asker=an_asker(caller=other))
+        an_accepted_payment(gateway, order=order, context=an_asker(caller=other))

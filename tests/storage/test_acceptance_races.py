@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from devstack.redis_server import RedisServer
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey, KeyInProgress, fingerprint
-from payments_app.payments.acceptance import Accepted, Asker, attempt_of
+from payments_app.payments.acceptance import AcceptContext, Accepted, attempt_of
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.payers import payer_of
@@ -33,10 +33,10 @@ from tests.builders import (
     an_order,
     await_lock_waits,
     in_threads,
+    keyring,
     let_rings_be_heard,
     payment_row,
     rails_of,
-    vault,
 )
 from tests.storage.attacker import EVERY_ROW
 
@@ -46,12 +46,12 @@ AWAY_MAX_S: Final = 3.0
 
 
 @pytest.fixture
-def rails(app: Flask) -> PaymentGateway:
+def gateway(app: Flask) -> PaymentGateway:
     return rails_of(app, ScriptedProvider())
 
 
 @pytest.fixture
-def asker() -> Asker:
+def context() -> AcceptContext:
     return an_asker(key=uuid4())
 
 
@@ -65,9 +65,9 @@ def payments_and_keys() -> tuple[int, int]:
 
 
 def test_of_many_equal_requests_at_once_one_is_run_and_all_are_given_its_answer(
-    app: Flask, rails: PaymentGateway, asker: Asker
+    app: Flask, gateway: PaymentGateway, context: AcceptContext
 ) -> None:
-    results = in_threads(app, lambda: an_accepted_payment(rails, asker=asker), times=32)
+    results = in_threads(app, lambda: an_accepted_payment(gateway, context=context), times=32)
     assert {type(result) for result in results} == {Accepted}
     assert len({result.answer.body for result in results}) == 1
     assert sorted(str(result.status_now) for result in results) == ["None", *["PENDING"] * 31]
@@ -76,24 +76,26 @@ def test_of_many_equal_requests_at_once_one_is_run_and_all_are_given_its_answer(
 
 
 def test_of_many_different_orders_under_one_key_at_once_one_is_taken(
-    app: Flask, rails: PaymentGateway, asker: Asker
+    app: Flask, gateway: PaymentGateway, context: AcceptContext
 ) -> None:
     orders = (an_order(amount=str(amount)) for amount in itertools.count(1000))
     results = in_threads(
-        app, lambda: an_accepted_payment(rails, order=next(orders), asker=asker), times=16
+        app, lambda: an_accepted_payment(gateway, order=next(orders), context=context), times=16
     )
     assert sorted(type(result).__name__ for result in results) == ["Accepted", *["KeyReused"] * 15]
     assert payments_and_keys() == (1, 1)
 
 
 def test_of_many_payments_for_one_external_id_at_once_one_is_taken(
-    app: Flask, rails: PaymentGateway
+    app: Flask, gateway: PaymentGateway
 ) -> None:
     caller = a_caller()
     order = an_order(external_id="order-1")
     results = in_threads(
         app,
-        lambda: an_accepted_payment(rails, order=order, asker=an_asker(caller=caller, key=uuid4())),
+        lambda: an_accepted_payment(
+            gateway, order=order, context=an_asker(caller=caller, key=uuid4())
+        ),
         times=16,
     )
     names = sorted(type(result).__name__ for result in results)
@@ -111,13 +113,13 @@ class FirstRequest:
 
 @contextmanager
 def a_first_request_in_flight(
-    asker: Asker, rails: PaymentGateway, url: str
+    context: AcceptContext, gateway: PaymentGateway, url: str
 ) -> Iterator[FirstRequest]:
     """Another process's transaction: it holds the key and points it to a payment."""
-    attempt = attempt_of(an_order(), asker, vault())
+    attempt = attempt_of(an_order(), context, keyring())
     assert attempt is not None
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=asker.caller)).payment_id
-    payer = payer_of(vault(), payment_row(payment_id))
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=context.caller)).payment_id
+    payer = payer_of(keyring(), payment_row(payment_id))
     assert payer is not None
     with psycopg.connect(url, options=EVERY_ROW) as connection:
         connection.execute(
@@ -127,7 +129,7 @@ def a_first_request_in_flight(
             [
                 *(attempt.tenant_id, attempt.mode, attempt.key, fingerprint(attempt, 1)),
                 payment_id,
-                payer.box.seal(b"first", about=f"answer {attempt.key}"),
+                payer.data_key.encrypt(b"first", about=f"answer {attempt.key}"),
             ],
         )
         yield FirstRequest(connection, payment_id)
@@ -135,31 +137,31 @@ def a_first_request_in_flight(
 
 
 def test_a_second_request_gives_up_on_a_first_that_is_stuck(
-    rails: PaymentGateway, asker: Asker, database_url: str
+    gateway: PaymentGateway, context: AcceptContext, database_url: str
 ) -> None:
-    with a_first_request_in_flight(asker, rails, database_url):
+    with a_first_request_in_flight(context, gateway, database_url):
         before = time.monotonic()
         with pytest.raises(KeyInProgress) as refused:
-            an_accepted_payment(rails, asker=asker)
+            an_accepted_payment(gateway, context=context)
         assert 1 < time.monotonic() - before < WAIT_MAX_S
         assert refused.value.extra["retry_after_s"] >= 1
         # The stuck one holds up nobody else.
-        an_accepted_payment(rails, asker=an_asker(caller=asker.caller, key=uuid4()))
-    assert an_accepted_payment(rails, asker=asker).status_now is None
+        an_accepted_payment(gateway, context=an_asker(caller=context.caller, key=uuid4()))
+    assert an_accepted_payment(gateway, context=context).status_now is None
 
 
 @pytest.mark.parametrize("outcome", ["commit", "rollback"])
 def test_a_second_request_waits_for_the_first_and_takes_what_is_left(
-    app: Flask, rails: PaymentGateway, asker: Asker, database_url: str, outcome: str
+    app: Flask, gateway: PaymentGateway, context: AcceptContext, database_url: str, outcome: str
 ) -> None:
     second: list[Accepted] = []
 
     def ask() -> None:
         with app.app_context():
-            second.append(an_accepted_payment(rails, asker=asker))
+            second.append(an_accepted_payment(gateway, context=context))
             db.session.remove()
 
-    with a_first_request_in_flight(asker, rails, database_url) as first:
+    with a_first_request_in_flight(context, gateway, database_url) as first:
         thread = threading.Thread(target=ask)
         thread.start()
         await_lock_waits(database_url, 1)
@@ -186,16 +188,16 @@ def broker(redis_server: RedisServer) -> Iterator[RedisServer]:
 
 @pytest.mark.parametrize("away", [RedisServer.kill, lambda server: server.process.stop()])
 def test_a_payment_is_accepted_in_time_while_the_broker_is_dead_or_hangs(
-    broker: RedisServer, rails: PaymentGateway, away: Callable[[RedisServer], None]
+    broker: RedisServer, gateway: PaymentGateway, away: Callable[[RedisServer], None]
 ) -> None:
     askers = [an_asker(key=uuid4()) for _ in range(3)]
     away(broker)
-    for asker in askers:
+    for context in askers:
         before = time.monotonic()
-        accepted = an_accepted_payment(rails, asker=asker)
+        accepted = an_accepted_payment(gateway, context=context)
         assert time.monotonic() - before < AWAY_MAX_S
-        assert an_accepted_payment(rails, asker=asker).answer == accepted.answer
+        assert an_accepted_payment(gateway, context=context).answer == accepted.answer
     # The rows are the queue: whoever looks finds them due. Where the rates rest in the same Redis,
     # the first look waits for it as long as it may, and finds the questions due as well.
-    assert advance(rails) >= len(askers)
+    assert advance(gateway) >= len(askers)
     assert payment_row(accepted.payment_id).submissions == 1

@@ -43,7 +43,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -67,17 +67,17 @@ def give(tenant: Tenant, merchant: str) -> UUID:
     return set_account(tenant, account, cipher=cipher, actor="cli:test", before_change=same).id
 
 
-def end(payment_id: UUID, rails: PaymentGateway) -> None:
-    advance(rails)
+def end(payment_id: UUID, gateway: PaymentGateway) -> None:
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     assert payment_row(payment_id).status == "SUCCESSFUL"
 
 
 @pytest.mark.parametrize("key", [None, uuid4()])
 @pytest.mark.parametrize("before", [None, "first shop"])
 def test_a_changed_account_takes_the_very_next_payment(
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
     provider: ScriptedProvider,
     tenant: Tenant,
     before: str | None,
@@ -86,47 +86,49 @@ def test_a_changed_account_takes_the_very_next_payment(
     if before is not None:
         give(tenant, before)
     caller = a_caller(tenant=tenant)
-    earlier = an_accepted_payment(rails, asker=an_asker(caller=caller))
+    earlier = an_accepted_payment(gateway, context=an_asker(caller=caller))
     assert payment_row(earlier.payment_id).merchant == (before or "shop")
-    end(earlier.payment_id, rails)
+    end(earlier.payment_id, gateway)
 
     account_id = give(tenant, "second shop")
-    row = payment_row(an_accepted_payment(rails, asker=an_asker(caller=caller, key=key)).payment_id)
+    row = payment_row(
+        an_accepted_payment(gateway, context=an_asker(caller=caller, key=key)).payment_id
+    )
     assert (row.account_id, row.merchant) == (account_id, "second shop")
-    assert advance(rails) == 1
+    assert advance(gateway) == 1
     assert provider.submissions[-1] == row.reference
 
 
 def test_a_key_from_before_the_change_keeps_its_payment(
-    rails: PaymentGateway, tenant: Tenant
+    gateway: PaymentGateway, tenant: Tenant
 ) -> None:
     give(tenant, "first shop")
-    asker = an_asker(caller=a_caller(tenant=tenant), key=uuid4())
-    first = an_accepted_payment(rails, asker=asker)
-    end(first.payment_id, rails)
+    context = an_asker(caller=a_caller(tenant=tenant), key=uuid4())
+    first = an_accepted_payment(gateway, context=context)
+    end(first.payment_id, gateway)
     give(tenant, "second shop")
-    again = an_accepted_payment(rails, asker=asker)
+    again = an_accepted_payment(gateway, context=context)
     assert replace(again, status_now=None) == first
     assert payment_row(first.payment_id).merchant == "first shop"
 
 
-def test_one_tenants_change_is_nobody_elses(rails: PaymentGateway, tenant: Tenant) -> None:
+def test_one_tenants_change_is_nobody_elses(gateway: PaymentGateway, tenant: Tenant) -> None:
     give(tenant, "first shop")
     other = an_asker(caller=a_caller())
-    assert payment_row(an_accepted_payment(rails, asker=other).payment_id).merchant == "shop"
+    assert payment_row(an_accepted_payment(gateway, context=other).payment_id).merchant == "shop"
 
 
 def test_a_change_waits_for_a_payment_that_is_being_accepted(
-    app: Flask, rails: PaymentGateway, tenant: Tenant, database_url: str
+    app: Flask, gateway: PaymentGateway, tenant: Tenant, database_url: str
 ) -> None:
     give(tenant, "first shop")
-    asker = an_asker(caller=a_caller(tenant=tenant), key=uuid4())
+    context = an_asker(caller=a_caller(tenant=tenant), key=uuid4())
     accepted: list[Accepted] = []
     refused: list[ProviderAccountMoved] = []
 
     def accept() -> None:
         with app.app_context():
-            accepted.append(an_accepted_payment(rails, asker=asker))
+            accepted.append(an_accepted_payment(gateway, context=context))
 
     def change() -> None:
         with app.app_context(), pytest.raises(ProviderAccountMoved) as moved:
@@ -140,7 +142,7 @@ def test_a_change_waits_for_a_payment_that_is_being_accepted(
             "INSERT INTO idempotency_keys (tenant_id, mode, key, fingerprint, fingerprint_version,"
             " resource_id, status, body, expires_at) VALUES (%s, 'live', %s, %s, 1, %s, 201, '',"
             " now())",
-            [tenant.id, asker.idempotency_key, b"f" * 32, uuid4()],
+            [tenant.id, context.idempotency_key, b"f" * 32, uuid4()],
         )
         accepting.start()
         await_lock_waits(database_url, 1)
@@ -154,10 +156,10 @@ def test_a_change_waits_for_a_payment_that_is_being_accepted(
 
 
 def test_an_account_that_changes_while_it_is_read_is_read_again(
-    rails: PaymentGateway, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+    gateway: PaymentGateway, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     give(tenant, "shop 0")
-    read, changes = rails.accounts._read_own, itertools.count(1)
+    read, changes = gateway.accounts._read_own, itertools.count(1)
 
     def reading(*where: Any) -> ProviderAccount | None:
         account = read(*where)
@@ -165,7 +167,7 @@ def test_an_account_that_changes_while_it_is_read_is_read_again(
             give(tenant, f"shop {number}")
         return account
 
-    monkeypatch.setattr(rails.accounts, "_read_own", reading)
+    monkeypatch.setattr(gateway.accounts, "_read_own", reading)
     caller = a_caller(tenant=tenant)
-    row = payment_row(an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id)
+    row = payment_row(an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id)
     assert row.merchant == "shop 3"

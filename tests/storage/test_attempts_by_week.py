@@ -86,7 +86,7 @@ class Weeks:
         return str(name).removeprefix("webhook_attempts_")
 
     def forget(self) -> int:
-        return deliveries.forget_deliveries()
+        return deliveries.purge_deliveries()
 
 
 def week_of(at: datetime) -> str:

@@ -15,9 +15,9 @@ from payments_app.providers.contract import Mode
 from payments_app.tenants.accounts import NewAccount, ProviderAccounts, list_accounts, set_account
 from payments_app.tenants.errors import ProviderAccountUnreadable
 from payments_app.tenants.model import Tenant
-from payments_app.tenants.rotation import SHELVES, look_at_secrets, rotate_secrets
+from payments_app.tenants.rotation import ENCRYPTED_COLUMNS, look_at_secrets, rotate_secrets
+from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 from payments_app.webhooks.endpoints import Owner
-from payments_app.webhooks.shelves import WEBHOOK_SHELVES
 from tests.builders import a_tenant, an_endpoint
 from tests.storage.attacker import EVERY_ROW
 from tests.storage.bending import LAWLESS
@@ -101,7 +101,7 @@ def test_with_anything_changed_that_decides_where_they_go_they_open_nothing(
     for tenant in (mine, other):
         for account in list_accounts(tenant, cipher):
             assert account.credentials == {"unreadable": "*"}
-    stored = look_at_secrets(cipher, SHELVES)
+    stored = look_at_secrets(cipher, ENCRYPTED_COLUMNS)
     assert [kind for kind, _ in stored.unreadable] == ["provider_account"]
 
 
@@ -112,17 +112,17 @@ def test_what_was_stored_unbound_is_read_and_bound_by_a_rotation(
     for tenant, key in ((mine, "mine"), (theirs, "theirs")):
         unbind(us, cipher, tenant, key)
     assert opened(cipher, theirs) == "theirs"
-    assert len(look_at_secrets(cipher, SHELVES).unbound) == 2
+    assert len(look_at_secrets(cipher, ENCRYPTED_COLUMNS).unbound) == 2
 
-    done = rotate_secrets(cipher, SHELVES, actor="cli:test")
+    done = rotate_secrets(cipher, ENCRYPTED_COLUMNS, actor="cli:test")
 
     assert done.unreadable == ()
-    assert look_at_secrets(cipher, SHELVES).unbound == []
+    assert look_at_secrets(cipher, ENCRYPTED_COLUMNS).unbound == []
     assert (opened(cipher, mine), opened(cipher, theirs)) == ("mine", "theirs")
     us.execute(COPY, [theirs.id, mine.id])
     with pytest.raises(ProviderAccountUnreadable):
         opened(cipher, mine)
-    again = rotate_secrets(cipher, SHELVES, actor="cli:test")
+    again = rotate_secrets(cipher, ENCRYPTED_COLUMNS, actor="cli:test")
     assert len(again.unreadable) == 1
 
 
@@ -130,13 +130,13 @@ def test_an_endpoint_signs_with_no_other_endpoints_secret(
     us: psycopg.Connection, cipher: Cipher
 ) -> None:
     mine, theirs = (an_endpoint(Owner(a_tenant().id, "live")).endpoint for _ in range(2))
-    assert look_at_secrets(cipher, WEBHOOK_SHELVES).unreadable == []
+    assert look_at_secrets(cipher, WEBHOOK_ENCRYPTED_COLUMNS).unreadable == []
     us.execute(
         "UPDATE webhook_endpoints SET previous_secret ="
         " (SELECT secret FROM webhook_endpoints WHERE id = %s) WHERE id = %s",
         [theirs.id, mine.id],
     )
-    stored = look_at_secrets(cipher, WEBHOOK_SHELVES)
+    stored = look_at_secrets(cipher, WEBHOOK_ENCRYPTED_COLUMNS)
     assert stored.unreadable == [("webhook_endpoint", mine.id)]
     assert stored.unbound == []
 

@@ -17,14 +17,14 @@ from payments_app.payments.callbacks import (
     CALLBACKS_MAX,
     HINT_GAP_S,
     ReceivedCallback,
-    note_callback,
     opened_callback,
+    record_callback,
 )
 from payments_app.payments.evidence import opened_body
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Callback, Payment
 from payments_app.payments.payers import payer_of
-from payments_app.providers.contract import Observation, PaymentOrder, Wire
+from payments_app.providers.contract import HttpClient, Observation, PaymentOrder
 from tests.builders import (
     ANSWERS,
     SCRIPTED,
@@ -35,10 +35,10 @@ from tests.builders import (
     events_of,
     exchanges_of,
     in_threads,
+    keyring,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 
 SAYS_PAID: Final = b'{"status": "SUCCESSFUL", "amount": "1000"}'
@@ -52,15 +52,15 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
 @pytest.fixture
-def waiting(rails: PaymentGateway) -> Payment:
+def waiting(gateway: PaymentGateway) -> Payment:
     """A payment that was sent, and that nobody would ask about for minutes."""
-    payment_id = an_accepted_payment(rails).payment_id
-    advance(rails)
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance(gateway)
     assert due_in_s(payment_id) > 200
     return payment_row(payment_id)
 
@@ -75,19 +75,19 @@ def kept() -> list[Callback]:
 
 
 def test_a_callback_is_kept_as_it_came_and_the_provider_is_asked_now(
-    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
+    gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
-    assert note_callback(callback(waiting), vault())
+    assert record_callback(callback(waiting), keyring())
     (row,) = kept()
     assert (row.tenant_id, row.payment_id) == (waiting.tenant_id, waiting.id)
     assert (row.method, row.source) == ("PUT", "203.0.113.7")
-    assert opened_callback(payer_of(vault(), waiting), row.body) == SAYS_PAID
+    assert opened_callback(payer_of(keyring(), waiting), row.body) == SAYS_PAID
     # Neither the bytes nor a digest that somebody could find them by.
     assert b"SUCCESSFUL" not in row.body
     assert row.digest != hashlib.sha256(SAYS_PAID).digest()
     assert due_in_s(waiting.id) <= 0
     provider.checks = [ANSWERS["paid"]]
-    assert advance(rails) == 1
+    assert advance(gateway) == 1
     assert provider.questions == [waiting.reference]
     assert payment_row(waiting.id).status == "SUCCESSFUL"
 
@@ -95,12 +95,12 @@ def test_a_callback_is_kept_as_it_came_and_the_provider_is_asked_now(
 @pytest.mark.parametrize("body", [SAYS_PAID, SAYS_FAILED, b"", b"\x00\xff", b"{" * 1000])
 @pytest.mark.parametrize("truth", ["pending", "unknown", "not_sent"])
 def test_whatever_a_callback_says_only_the_providers_own_answer_counts(
-    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment, body: bytes, truth: str
+    gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment, body: bytes, truth: str
 ) -> None:
     provider.checks = [ANSWERS[truth]]
-    note_callback(callback(waiting, body), vault())
+    record_callback(callback(waiting, body), keyring())
     assert payment_row(waiting.id).status == "PENDING"
-    advance(rails)
+    advance(gateway)
     after = payment_row(waiting.id)
     assert (after.status, after.evidence_id) == ("PENDING", None)
     assert len(provider.questions) == 1
@@ -109,27 +109,27 @@ def test_whatever_a_callback_says_only_the_providers_own_answer_counts(
 
 @pytest.mark.parametrize(("says", "truth"), [(SAYS_PAID, "declined"), (SAYS_FAILED, "paid")])
 def test_a_lying_callback_ends_the_payment_as_the_provider_says(
-    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment, says: bytes, truth: str
+    gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment, says: bytes, truth: str
 ) -> None:
     provider.checks = [ANSWERS[truth]]
-    note_callback(callback(waiting, says), vault())
-    advance(rails)
+    record_callback(callback(waiting, says), keyring())
+    advance(gateway)
     assert payment_row(waiting.id).status == ANSWERS[truth].verdict
     evidence = exchanges_of(waiting.id)[-1]
     said = opened_body(
-        payer_of(vault(), waiting), generation=evidence.generation, body=evidence.body
+        payer_of(keyring(), waiting), generation=evidence.generation, body=evidence.body
     )
     assert said == ANSWERS[truth].body
 
 
 def test_the_same_bytes_again_are_no_news(
-    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
+    gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
-    assert note_callback(callback(waiting), vault())
-    advance(rails)
-    assert not note_callback(callback(waiting), vault())
-    assert not note_callback(
-        replace(callback(waiting), method="POST", source="198.51.100.1"), vault()
+    assert record_callback(callback(waiting), keyring())
+    advance(gateway)
+    assert not record_callback(callback(waiting), keyring())
+    assert not record_callback(
+        replace(callback(waiting), method="POST", source="198.51.100.1"), keyring()
     )
     assert len(kept()) == 1
     assert due_in_s(waiting.id) > 0
@@ -137,22 +137,22 @@ def test_the_same_bytes_again_are_no_news(
 
 
 def test_one_callback_delivered_by_many_at_once_counts_once(app: Flask, waiting: Payment) -> None:
-    noted = in_threads(app, lambda: note_callback(callback(waiting), vault()), times=8)
+    noted = in_threads(app, lambda: record_callback(callback(waiting), keyring()), times=8)
     assert sorted(map(str, noted)) == [*["False"] * 7, "True"]
     assert len(kept()) == 1
 
 
 @pytest.mark.parametrize("end", ["paid", "declined"])
 def test_a_callback_after_the_end_is_kept_and_changes_nothing(
-    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment, end: str
+    gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment, end: str
 ) -> None:
     provider.checks = [ANSWERS[end]]
-    note_callback(callback(waiting), vault())
-    advance(rails)
+    record_callback(callback(waiting), keyring())
+    advance(gateway)
     before = payment_row(waiting.id)
     for body in (SAYS_PAID + b" ", SAYS_FAILED):
-        assert note_callback(callback(waiting, body), vault())
-    assert advance(rails) == 0
+        assert record_callback(callback(waiting, body), keyring())
+    assert advance(gateway) == 0
     after = payment_row(waiting.id)
     assert (after.status, after.generation, after.sequence, after.updated_at) == (
         *(before.status, before.generation, before.sequence),
@@ -163,21 +163,21 @@ def test_a_callback_after_the_end_is_kept_and_changes_nothing(
 
 
 def test_a_callback_before_anything_was_sent_does_not_make_us_ask(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
-    row = payment_row(an_accepted_payment(rails).payment_id)
-    assert note_callback(callback(row), vault())
-    assert advance(rails) == 1
+    row = payment_row(an_accepted_payment(gateway).payment_id)
+    assert record_callback(callback(row), keyring())
+    assert advance(gateway) == 1
     assert (provider.submissions, provider.questions) == ([row.reference], [])
     assert payment_row(row.id).status == "PENDING"
 
 
-def test_a_callback_never_puts_a_question_off(rails: PaymentGateway, waiting: Payment) -> None:
-    assert note_callback(callback(waiting), vault())
+def test_a_callback_never_puts_a_question_off(gateway: PaymentGateway, waiting: Payment) -> None:
+    assert record_callback(callback(waiting), keyring())
     due_s = due_in_s(waiting.id)
-    assert note_callback(callback(waiting, SAYS_FAILED), vault())
+    assert record_callback(callback(waiting, SAYS_FAILED), keyring())
     assert due_in_s(waiting.id) <= due_s
-    assert advance(rails) == 1
+    assert advance(gateway) == 1
 
 
 def test_a_callback_for_nobody_or_under_another_rails_name_leaves_no_trace(
@@ -190,65 +190,66 @@ def test_a_callback_for_nobody_or_under_another_rails_name_leaves_no_trace(
         replace(callback(waiting), provider="SCRIPTED"),
         replace(callback(waiting), provider=""),
     ]
-    assert [note_callback(each, vault()) for each in strange] == [False] * 5
+    assert [record_callback(each, keyring()) for each in strange] == [False] * 5
     assert kept() == []
     assert due_in_s(waiting.id) > 200
 
 
 def test_a_flood_of_different_callbacks_is_bounded(
-    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
+    gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
     noted = [
-        note_callback(callback(waiting, str(n).encode()), vault()) for n in range(CALLBACKS_MAX + 5)
+        record_callback(callback(waiting, str(n).encode()), keyring())
+        for n in range(CALLBACKS_MAX + 5)
     ]
     assert noted == [*[True] * CALLBACKS_MAX, *[False] * 5]
     assert len(kept()) == CALLBACKS_MAX
     # And the payment is none the worse for it.
     provider.checks = [ANSWERS["paid"]]
-    advance(rails)
+    advance(gateway)
     assert payment_row(waiting.id).status == "SUCCESSFUL"
 
 
 def test_the_next_callback_is_asked_about_only_after_a_gap(
-    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment
+    gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
     """Else whoever knows the reference has the provider asked once for each callback."""
-    assert note_callback(callback(waiting), vault())
-    assert advance(rails) == 1
-    assert note_callback(callback(waiting, SAYS_FAILED), vault())
+    assert record_callback(callback(waiting), keyring())
+    assert advance(gateway) == 1
+    assert record_callback(callback(waiting, SAYS_FAILED), keyring())
     assert 0 < due_in_s(waiting.id) <= HINT_GAP_S
-    assert advance(rails) == 0
+    assert advance(gateway) == 0
     # A third puts nothing off.
     due_s = due_in_s(waiting.id)
-    assert note_callback(callback(waiting, b"3"), vault())
+    assert record_callback(callback(waiting, b"3"), keyring())
     assert due_in_s(waiting.id) <= due_s
     wait_until(lambda: due_in_s(waiting.id) <= 0, what="it is not due", limit_s=30)
-    assert advance(rails) == 1
+    assert advance(gateway) == 1
     assert len(provider.questions) == 2
 
 
 @pytest.mark.parametrize("earlier", [True, False])
 def test_so_is_one_that_comes_while_the_provider_is_asked(
-    rails: PaymentGateway, provider: ScriptedProvider, waiting: Payment, *, earlier: bool
+    gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment, *, earlier: bool
 ) -> None:
-    def answer_late(_order: PaymentOrder, _wire: Wire) -> Observation:
-        assert note_callback(callback(waiting, SAYS_FAILED), vault())
+    def answer_late(_order: PaymentOrder, _wire: HttpClient) -> Observation:
+        assert record_callback(callback(waiting, SAYS_FAILED), keyring())
         return ANSWERS["pending"]
 
     if earlier:
-        assert note_callback(callback(waiting), vault())
+        assert record_callback(callback(waiting), keyring())
     else:
         make_due(waiting.id)
     provider.checks = [answer_late, ANSWERS["pending"]]
     # The first callback has the next question asked at once, within the same round.
-    assert advance(rails) == (1 if earlier else 2)
+    assert advance(gateway) == (1 if earlier else 2)
     if earlier:
         assert 0 < due_in_s(waiting.id) <= HINT_GAP_S
 
 
 def test_a_callback_is_no_line_of_the_story(waiting: Payment) -> None:
     before = [event.type for event in events_of(waiting.id)]
-    note_callback(callback(waiting), vault())
+    record_callback(callback(waiting), keyring())
     assert [event.type for event in events_of(waiting.id)] == before
 
 

@@ -28,10 +28,10 @@ from tests.builders import (
     an_asker,
     an_order,
     events_of,
+    keyring,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 from tests.storage.bending import LAWLESS, Superuser, another
 
@@ -111,12 +111,12 @@ def ended_payment(app: Flask, answer: Observation) -> Payment:
         metadata={"cart": "7"},
     )
     traceparent = f"00-{'1' * 32}-{'2' * 16}-01"
-    rails = rails_of(app, ScriptedProvider(checks=[answer]))
-    asker = replace(an_asker(), traceparent=traceparent)
-    payment_id = an_accepted_payment(rails, order=order, asker=asker).payment_id
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider(checks=[answer]))
+    context = replace(an_asker(), traceparent=traceparent)
+    payment_id = an_accepted_payment(gateway, order=order, context=context).payment_id
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     publish_outbox()
     return payment_row(payment_id)
 
@@ -258,7 +258,7 @@ def test_another_payments_evidence_is_none(app: Flask, superuser: Superuser) -> 
 
 def test_a_forgotten_payer_is_no_fault_and_another_one_is(app: Flask, superuser: Superuser) -> None:
     payment = ended_payment(app, ANSWERS["paid"])
-    assert erase_payer(payment.tenant_id, an_order().payer, vault(), actor="cli:ada").erased == 1
+    assert erase_payer(payment.tenant_id, an_order().payer, keyring(), actor="cli:ada").erased == 1
     assert payment_row(payment.id).payer_masked is None
     assert named() is None
     superuser.run(
@@ -270,13 +270,13 @@ def test_a_forgotten_payer_is_no_fault_and_another_one_is(app: Flask, superuser:
 
 
 def test_a_payer_who_was_forgotten_before_the_end_was_told(app: Flask) -> None:
-    rails = rails_of(app, ScriptedProvider())
-    payment_id = an_accepted_payment(rails).payment_id
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider())
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     tenant_id = payment_row(payment_id).tenant_id
-    assert erase_payer(tenant_id, an_order().payer, vault(), actor="cli:ada").erased == 1
+    assert erase_payer(tenant_id, an_order().payer, keyring(), actor="cli:ada").erased == 1
     publish_outbox()
     assert named() is None
 

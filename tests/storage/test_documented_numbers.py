@@ -15,9 +15,9 @@ from sqlalchemy import text
 
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.errors import FieldsInvalid
-from payments_app.kernel.wire import Silence
+from payments_app.kernel.http import NoResponse
 from payments_app.payments import retry
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.model import Payment
 from payments_app.payments.outbox import publish_outbox
 from payments_app.providers.contract import Observation
@@ -33,10 +33,10 @@ from tests.builders import (
     an_accepted_payment,
     an_asker,
     an_endpoint,
+    keyring,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 from tests.docs.pages import the_page_says
 from tests.webhooks.dispatching import WorkerProcess
@@ -63,9 +63,9 @@ def test_a_lease_is_30_seconds(app: Flask) -> None:
         leases.append(float(value(LEASE)))
         return ANSWERS["accepted"]
 
-    rails = rails_of(app, ScriptedProvider(submits=[look]))
-    an_accepted_payment(rails)
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider(submits=[look]))
+    an_accepted_payment(gateway)
+    advance(gateway)
     assert leases == [pytest.approx(30, abs=0.5)]
 
 
@@ -80,13 +80,13 @@ LEASE = """
 def test_whose_lease_is_over_is_taken_by_another(app: Flask, left_s: int, again: int) -> None:
     """Both sides of the end of the lease, by the database's clock."""
     provider = ScriptedProvider()
-    rails = rails_of(app, provider)
-    payment_id = an_accepted_payment(rails).payment_id
-    advance(rails)
+    gateway = rails_of(app, provider)
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance(gateway)
     make_due(payment_id)
     span = "clock_timestamp() + make_interval(secs => :left)"
     change(f"UPDATE payments SET lease_until = {span}", left=left_s)  # noqa: S608  the test's own
-    advance(rails)
+    advance(gateway)
     assert len(provider.questions) == again
 
 
@@ -94,8 +94,8 @@ def test_50_different_callbacks_are_kept_of_a_payment(open_payment: Payment) -> 
     the_page_says("docs/security.md", "at most 50 different ones for a payment")
     # The fixture has kept one.
     noted = [
-        note_callback(
-            ReceivedCallback(SCRIPTED, open_payment.reference, "PUT", b"%d" % n, None), vault()
+        record_callback(
+            ReceivedCallback(SCRIPTED, open_payment.reference, "PUT", b"%d" % n, None), keyring()
         )
         for n in range(52)
     ]
@@ -141,11 +141,11 @@ def test_not_found_lasts_ten_minutes_at_most_before_the_reference_is_sent_again(
 
 def test_evidence_is_kept_up_to_16_kib(app: Flask) -> None:
     long = replace(ANSWERS["paid"], body=b"x" * 20_000)
-    rails = rails_of(app, ScriptedProvider(checks=[long]))
-    payment_id = an_accepted_payment(rails).payment_id
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider(checks=[long]))
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     payment = payment_row(payment_id)
     sealed = value(
         "SELECT octet_length(body) FROM provider_exchanges WHERE id = :id", id=payment.evidence_id
@@ -163,7 +163,7 @@ def owner(app: Flask) -> Owner:
     caller = a_caller()
     owner = Owner(caller.tenant_id, caller.mode)
     an_endpoint(owner, "http://127.0.0.1:9/", "payment.accepted")
-    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+    an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
     publish_outbox()
     return owner
 
@@ -180,7 +180,7 @@ def test_deliveries_that_have_ended_are_kept_for_30_days(
         "UPDATE webhook_deliveries SET status = 'failed', created_at = clock_timestamp() - %s",
         [age],
     )
-    deliveries.forget_deliveries()
+    deliveries.purge_deliveries()
     assert value("SELECT count(*) FROM webhook_deliveries") == kept
 
 
@@ -224,13 +224,13 @@ def test_a_try_ends_after_15_seconds(app: Flask) -> None:
         an_endpoint(
             Owner(caller.tenant_id, caller.mode), f"http://127.0.0.1:{mute.getsockname()[1]}/"
         )
-        an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+        an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
         publish_outbox()
         process = WorkerProcess()
         claim, begun = process.claim_one(), time.monotonic()
         seen = process.send(claim).seen
     took_s = time.monotonic() - begun
-    assert isinstance(seen, Silence)
+    assert isinstance(seen, NoResponse)
     assert took_s >= 14.9
     # What its end costs is less than that, however busy the machine.
     assert took_s < 25

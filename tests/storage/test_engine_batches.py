@@ -18,8 +18,8 @@ from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
 from devstack.supervisor import wait_until
-from payments_app.kernel.database import EVERY_TENANT, db, narrow, transaction
-from payments_app.kernel.wire import Wire
+from payments_app.kernel.database import EVERY_TENANT, db, set_tenant, transaction
+from payments_app.kernel.http import HttpClient
 from payments_app.payments import processor
 from payments_app.payments.claims import LEASE
 from payments_app.payments.evidence import open_submission
@@ -67,14 +67,14 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
-def accepted(rails: PaymentGateway, count: int, *, tenants: int = 1) -> list[UUID]:
+def accepted(gateway: PaymentGateway, count: int, *, tenants: int = 1) -> list[UUID]:
     """So many payments, of each tenant in turn, in the order in which they fall due."""
     askers = cycle([an_asker() for _ in range(tenants)])
-    return [an_accepted_payment(rails, asker=next(askers)).payment_id for _ in range(count)]
+    return [an_accepted_payment(gateway, context=next(askers)).payment_id for _ in range(count)]
 
 
 def stages(payment_ids: list[UUID]) -> list[str]:
@@ -106,18 +106,18 @@ def counted_messages() -> Iterator[list[str]]:
 
 @pytest.mark.parametrize("step", ["submit", "check"])
 def test_twelve_payments_take_as_many_messages_to_the_database_as_two(
-    rails: PaymentGateway, provider: ScriptedProvider, step: str
+    gateway: PaymentGateway, provider: ScriptedProvider, step: str
 ) -> None:
     """Whoever's they are: twelve of one tenant, or of twelve."""
     counts = {}
     for count, tenants in ((2, 1), (12, 12), (12, 1)):
-        ids = accepted(rails, count, tenants=tenants)
+        ids = accepted(gateway, count, tenants=tenants)
         if step == "check":
-            advance(rails, hands=count)
+            advance(gateway, hands=count)
             provider.checks = [ANSWERS["paid"]]
             let_time_pass(seconds=1.5)
         with counted_messages() as sent:
-            assert advance(rails, hands=count) == count
+            assert advance(gateway, hands=count) == count
         counts[count, tenants] = sent
         let_time_pass(seconds=-1000)
         assert len({payment_row(each).stage for each in ids}) == 1
@@ -127,11 +127,11 @@ def test_twelve_payments_take_as_many_messages_to_the_database_as_two(
 
 
 def test_twelve_tenants_events_take_as_many_messages_to_publish_as_one_tenants(
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
 ) -> None:
     counts = {}
     for tenants in (1, 12):
-        for each in accepted(rails, 12, tenants=tenants):
+        for each in accepted(gateway, 12, tenants=tenants):
             an_endpoint(Owner(payment_row(each).tenant_id, payment_row(each).mode))
         with counted_messages() as sent:
             assert publish_outbox() == 12
@@ -140,9 +140,9 @@ def test_twelve_tenants_events_take_as_many_messages_to_publish_as_one_tenants(
     assert len(counts[12]) <= 12, counts
 
 
-def test_no_row_is_added_to_another_tenants_payment(rails: PaymentGateway) -> None:
+def test_no_row_is_added_to_another_tenants_payment(gateway: PaymentGateway) -> None:
     """The engine writes for several tenants at once: a row's tenant is its payment's, or none is added."""
-    mine, theirs = (payment_row(one) for one in accepted(rails, 2, tenants=2))
+    mine, theirs = (payment_row(one) for one in accepted(gateway, 2, tenants=2))
     theirs.tenant_id = mine.tenant_id
     with transaction(EVERY_TENANT) as session:
         batch = WriteBatch(session, datetime.now(UTC))
@@ -156,31 +156,31 @@ def test_no_row_is_added_to_another_tenants_payment(rails: PaymentGateway) -> No
 
 
 def test_an_answer_that_cannot_be_stored_leaves_the_others_of_its_batch_stored(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     provider.submits = [ANSWERS["accepted"], UNSTORABLE, ANSWERS["accepted"], ANSWERS["declined"]]
-    ids = accepted(rails, 4)
+    ids = accepted(gateway, 4)
     with pytest.raises(DataError):
-        advance(rails, hands=4)
+        advance(gateway, hands=4)
     assert stages(ids) == ["awaiting_payer", "submitting", "awaiting_payer", "final"]
     assert [len(events_of(each)) for each in ids] == [2, 1, 2, 2]
     # Nobody knows what became of it: its lease ends, and somebody asks.
     let_time_pass(seconds=LEASE_S + 1)
     provider.checks = [ANSWERS["paid"]]
-    advance(rails, hands=4)
+    advance(gateway, hands=4)
     assert payment_row(ids[1]).status == "SUCCESSFUL"
     assert len(provider.submissions) == 4
 
 
 def test_of_a_batch_only_the_claim_that_was_lost_is_fenced(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
-    ids = accepted(rails, 3)
+    ids = accepted(gateway, 3)
     mine = claims(3)
     make_due(ids[1], forget_lease=True)
     (theirs,) = claims(3)
     assert theirs.payment.id == ids[1]
-    processor.record([found(claim, ANSWERS["accepted"]) for claim in mine], rails)
+    processor.record([found(claim, ANSWERS["accepted"]) for claim in mine], gateway)
     assert stages(ids) == ["awaiting_payer", "unknown", "awaiting_payer"]
     lost = payment_row(ids[1])
     assert (lost.generation, lost.lease_until) == (2, theirs.payment.lease_until)
@@ -191,14 +191,14 @@ def test_of_a_batch_only_the_claim_that_was_lost_is_fenced(
 @pytest.mark.parametrize("order", ["late first", "late last"])
 @pytest.mark.parametrize("late_says", ["accepted", "declined"])
 def test_two_claims_of_one_payment_come_home_together_and_the_later_one_counts(
-    rails: PaymentGateway, order: str, late_says: str
+    gateway: PaymentGateway, order: str, late_says: str
 ) -> None:
-    (payment_id,) = accepted(rails, 1)
+    (payment_id,) = accepted(gateway, 1)
     (late,) = claims(1)
     let_time_pass(seconds=LEASE_S + 1)
     (current,) = claims(1)
     home = [found(late, ANSWERS[late_says]), found(current, ANSWERS["paid"])]
-    processor.record(home if order == "late first" else home[::-1], rails)
+    processor.record(home if order == "late first" else home[::-1], gateway)
     row, story = payment_row(payment_id), events_of(payment_id)
     assert row.status == "SUCCESSFUL"
     assert [each.sequence for each in story] == list(range(1, row.sequence + 1))
@@ -211,11 +211,11 @@ def test_two_claims_of_one_payment_come_home_together_and_the_later_one_counts(
 
 
 def test_payments_of_many_tenants_are_claimed_and_written_down_together(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     provider.submits = [ANSWERS["accepted"], ANSWERS["refused"]]
-    ids = [an_accepted_payment(rails).payment_id for _ in range(4)]
-    assert advance(rails, hands=4) == 4
+    ids = [an_accepted_payment(gateway).payment_id for _ in range(4)]
+    assert advance(gateway, hands=4) == 4
     assert sorted(stages(ids)) == ["awaiting_payer", "final", "final", "final"]
     for each in ids:
         row = payment_row(each)
@@ -225,14 +225,14 @@ def test_payments_of_many_tenants_are_claimed_and_written_down_together(
 
 @pytest.mark.parametrize("says", ["paid", "declined"])
 def test_ten_tenants_payments_end_in_one_batch_and_none_is_written_alone(
-    rails: PaymentGateway, provider: ScriptedProvider, says: str
+    gateway: PaymentGateway, provider: ScriptedProvider, says: str
 ) -> None:
     """The database's deferred checks pass for the rows of all tenants of a batch."""
     provider.submits = [ANSWERS[says]]
-    ids = [an_accepted_payment(rails).payment_id for _ in range(10)]
+    ids = [an_accepted_payment(gateway).payment_id for _ in range(10)]
     before = written_one_by_one()
     with counted_messages() as sent:
-        assert advance(rails, hands=10) == 10
+        assert advance(gateway, hands=10) == 10
     assert stages(ids) == ["final"] * 10
     assert written_one_by_one() == before
     # One for the claims, one for what came of them.
@@ -241,12 +241,12 @@ def test_ten_tenants_payments_end_in_one_batch_and_none_is_written_alone(
 
 
 def test_what_is_deferred_to_the_commit_is_checked_before_the_next_tenant(
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
 ) -> None:
     """A change that its own tenant's rows forbid is found while they are seen."""
-    first, second = (payment_row(an_accepted_payment(rails).payment_id) for _ in range(2))
+    first, second = (payment_row(an_accepted_payment(gateway).payment_id) for _ in range(2))
     with transaction(EVERY_TENANT) as session:
-        narrow(session, first.tenant_id)
+        set_tenant(session, first.tenant_id)
         session.execute(
             text(
                 "INSERT INTO provider_exchanges (tenant_id, payment_id, generation, kind,"
@@ -264,27 +264,27 @@ def test_what_is_deferred_to_the_commit_is_checked_before_the_next_tenant(
             {"id": first.id},
         )
         with pytest.raises(DBAPIError, match="needs its event"):
-            narrow(session, second.tenant_id)
+            set_tenant(session, second.tenant_id)
         session.rollback()
 
 
 def test_one_row_that_is_refused_is_counted_as_a_batch_written_one_by_one(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     provider.submits = [ANSWERS["accepted"], UNSTORABLE, ANSWERS["accepted"]]
-    accepted(rails, 3)
+    accepted(gateway, 3)
     before = written_one_by_one()
     with pytest.raises(DataError):
-        advance(rails, hands=3)
+        advance(gateway, hands=3)
     assert written_one_by_one() == before + 1
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_connection_lost_at_the_commit_costs_a_batch_nothing(
-    rails: PaymentGateway, when: str
+    gateway: PaymentGateway, when: str
 ) -> None:
     """Whether the commit went through or not: the batch is written once, and as one."""
-    ids = accepted(rails, 3)
+    ids = accepted(gateway, 3)
     mine = claims(3)
     before = written_one_by_one()
     lost = iter([True])
@@ -300,7 +300,7 @@ def test_a_connection_lost_at_the_commit_costs_a_batch_nothing(
 
     event.listen(db.engine, "commit", lose)
     try:
-        processor.record([found(claim, ANSWERS["paid"]) for claim in mine], rails)
+        processor.record([found(claim, ANSWERS["paid"]) for claim in mine], gateway)
     finally:
         event.remove(db.engine, "commit", lose)
     assert stages(ids) == ["final"] * 3
@@ -310,14 +310,14 @@ def test_a_connection_lost_at_the_commit_costs_a_batch_nothing(
 
 
 def test_a_worker_that_stood_still_in_its_transaction_writes_its_batch_as_one(
-    rails: PaymentGateway, administrator_url: str
+    gateway: PaymentGateway, administrator_url: str
 ) -> None:
     """PostgreSQL has ended the transaction after half a minute: here at once.
 
     Whether libpq still reads why (SQLSTATE 25P03) or finds the connection closed is a race; for the
     former see tests/pure/test_transient_errors.py.
     """
-    ids = accepted(rails, 3)
+    ids = accepted(gateway, 3)
     mine = claims(3)
     before = written_one_by_one()
     stands_still = iter([True])
@@ -339,7 +339,7 @@ def test_a_worker_that_stood_still_in_its_transaction_writes_its_batch_as_one(
 
     event.listen(db.engine, "before_cursor_execute", stand_still)
     try:
-        processor.record([found(claim, ANSWERS["paid"]) for claim in mine], rails)
+        processor.record([found(claim, ANSWERS["paid"]) for claim in mine], gateway)
     finally:
         event.remove(db.engine, "before_cursor_execute", stand_still)
     assert next(stands_still, False) is False, "it never stood still"
@@ -357,7 +357,7 @@ def test_a_worker_killed_between_its_claims_and_its_sends_leaves_none_to_be_char
 ) -> None:
     ledger = Ledger()
 
-    def die(_order: PaymentOrder, _wire: Wire) -> Observation:
+    def die(_order: PaymentOrder, _wire: HttpClient) -> Observation:
         raise Killed
 
     mortal = rails_of(app, ScriptedProvider(submits=[ledger.take, die]))
@@ -367,10 +367,10 @@ def test_a_worker_killed_between_its_claims_and_its_sends_leaves_none_to_be_char
     assert stages(ids) == ["submitting"] * 5
     assert len(ledger.arrivals) == 1
     provider = ledger.provider()
-    rails = rails_of(app, provider)
+    gateway = rails_of(app, provider)
     for _ in range(4):
         let_time_pass(seconds=LEASE_S + 1)
-        advance(rails, hands=3)
+        advance(gateway, hands=3)
     references = [payment_row(each).reference for each in ids]
     # Their leases ended at one moment: which three come first is nobody's promise. Each was asked
     # about before it was sent again; the one that had arrived was not sent again.
@@ -379,7 +379,7 @@ def test_a_worker_killed_between_its_claims_and_its_sends_leaves_none_to_be_char
     assert sorted(ledger.arrivals) == sorted(references)
     ledger.truths = dict.fromkeys(references, "paid")
     let_time_pass(seconds=LEASE_S + 1)
-    advance(rails, hands=3)
+    advance(gateway, hands=3)
     assert {payment_row(each).status for each in ids} == {"SUCCESSFUL"}
 
 
@@ -394,13 +394,13 @@ def hands(app: Flask) -> Iterator[ThreadExchangePool]:
 
 
 @contextmanager
-def a_worker(app: Flask, rails: PaymentGateway, hands: ThreadExchangePool) -> Iterator[list[int]]:
+def a_worker(app: Flask, gateway: PaymentGateway, hands: ThreadExchangePool) -> Iterator[list[int]]:
     """One that looks once, in a thread of its own; how many it did, once it is through."""
     done: list[int] = []
 
     def look() -> None:
         with app.app_context():
-            done.append(processor.process_due(rails, hands))
+            done.append(processor.process_due(gateway, hands))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -418,7 +418,7 @@ def until(holds: Callable[[], bool]) -> None:
 @pytest.mark.parametrize("is_called", [True, False])
 def test_a_call_that_hangs_holds_up_neither_its_batch_nor_what_is_due_later(
     app: Flask,
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
     provider: ScriptedProvider,
     hands: ThreadExchangePool,
     *,
@@ -427,15 +427,15 @@ def test_a_call_that_hangs_holds_up_neither_its_batch_nor_what_is_due_later(
     """Also where nobody calls: the broker may be away, and the worker's clock be who waits."""
     answer_it = threading.Event()
 
-    def hang(_order: PaymentOrder, _wire: Wire) -> Observation:
+    def hang(_order: PaymentOrder, _wire: HttpClient) -> Observation:
         answer_it.wait(PATIENCE_S)
         return ANSWERS["accepted"]
 
     provider.submits = [hang, ANSWERS["accepted"]]
-    ids = accepted(rails, 6)
-    with a_worker(app, rails, hands) as done:
+    ids = accepted(gateway, 6)
+    with a_worker(app, gateway, hands) as done:
         until(lambda: sorted(stages(ids)) == ["awaiting_payer"] * 5 + ["submitting"])
-        later = accepted(rails, 2)
+        later = accepted(gateway, 2)
         if is_called:
             hands.wake()
         until(lambda: stages(later) == ["awaiting_payer"] * 2)
@@ -449,17 +449,17 @@ def test_a_call_that_hangs_holds_up_neither_its_batch_nor_what_is_due_later(
 
 
 def test_no_more_is_claimed_than_there_are_hands_for(
-    app: Flask, rails: PaymentGateway, provider: ScriptedProvider, hands: ThreadExchangePool
+    app: Flask, gateway: PaymentGateway, provider: ScriptedProvider, hands: ThreadExchangePool
 ) -> None:
     answer_them = threading.Event()
 
-    def hang(_order: PaymentOrder, _wire: Wire) -> Observation:
+    def hang(_order: PaymentOrder, _wire: HttpClient) -> Observation:
         answer_them.wait(PATIENCE_S)
         return ANSWERS["accepted"]
 
     provider.submits = [hang]
-    ids = accepted(rails, 7)
-    with a_worker(app, rails, hands) as done:
+    ids = accepted(gateway, 7)
+    with a_worker(app, gateway, hands) as done:
         until(lambda: len(provider.submissions) == 4)
         hands.wake()
         assert sorted(stages(ids)) == ["accepted"] * 3 + ["submitting"] * 4
@@ -468,14 +468,14 @@ def test_no_more_is_claimed_than_there_are_hands_for(
 
 
 def test_many_workers_with_many_hands_make_one_submission_each(
-    app: Flask, rails: PaymentGateway, provider: ScriptedProvider
+    app: Flask, gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
-    ids = accepted(rails, 60)
+    ids = accepted(gateway, 60)
 
     def look() -> int:
         hands = ThreadExchangePool(app, 7)
         try:
-            return processor.process_due(rails, hands)
+            return processor.process_due(gateway, hands)
         finally:
             hands.join()
 

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import db
+from payments_app.kernel.http import HttpClient
 from payments_app.kernel.transport import Lease
-from payments_app.kernel.wire import Wire
 from payments_app.payments import outbox, processor
 from payments_app.payments.claims import LEASE
 from payments_app.payments.exchange_pool import ExchangeResult
@@ -50,7 +50,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -60,8 +60,8 @@ def superuser(administrator_url: str) -> Iterator[Superuser]:
         yield Superuser(connection)
 
 
-def accepted(rails: PaymentGateway, count: int) -> list[UUID]:
-    return [an_accepted_payment(rails).payment_id for _ in range(count)]
+def accepted(gateway: PaymentGateway, count: int) -> list[UUID]:
+    return [an_accepted_payment(gateway).payment_id for _ in range(count)]
 
 
 def paid_of_all(count: int) -> list[ExchangeResult]:
@@ -105,55 +105,55 @@ def commits_lost(times: int, *, after: bool = False) -> Iterator[None]:
 
 
 def test_a_payment_that_somebody_has_locked_keeps_no_other_answer_from_being_recorded(
-    rails: PaymentGateway, administrator_url: str
+    gateway: PaymentGateway, administrator_url: str
 ) -> None:
-    ids = accepted(rails, 3)
+    ids = accepted(gateway, 3)
     results, unrecorded = paid_of_all(3), list[ExchangeResult]()
     with locked(administrator_url, ids[1]):
-        processor.record(results, rails, unrecorded)
+        processor.record(results, gateway, unrecorded)
         assert stages(ids) == ["final", "submitting", "final"]
         assert [one.claim.payment.id for one in unrecorded] == [ids[1]]
         # Nobody waits for it again, and it takes no other with it.
-        processor.record([], rails, unrecorded)
+        processor.record([], gateway, unrecorded)
         assert len(unrecorded) == 1
-    processor.record([], rails, unrecorded)
+    processor.record([], gateway, unrecorded)
     assert (stages(ids), unrecorded) == (["final"] * 3, [])
     assert [len(exchanges_of(each)) for each in ids] == [1] * 3
 
 
 @pytest.mark.parametrize("after", [False, True])
 def test_what_is_in_while_the_database_is_away_is_recorded_when_it_is_back(
-    rails: PaymentGateway, *, after: bool
+    gateway: PaymentGateway, *, after: bool
 ) -> None:
     """Once, whether the commits went through or not."""
-    ids = accepted(rails, 3)
+    ids = accepted(gateway, 3)
     results, unrecorded = paid_of_all(3), list[ExchangeResult]()
     with commits_lost(2, after=after), pytest.raises(OperationalError):
-        processor.record(results, rails, unrecorded)
+        processor.record(results, gateway, unrecorded)
     assert len(unrecorded) == 3
-    processor.record([], rails, unrecorded)
+    processor.record([], gateway, unrecorded)
     assert (stages(ids), unrecorded) == (["final"] * 3, [])
     assert [len(exchanges_of(each)) for each in ids] == [1] * 3
     assert [len(events_of(each)) for each in ids] == [2] * 3
 
 
-def test_an_answer_is_kept_for_as_long_as_its_lease(rails: PaymentGateway) -> None:
+def test_an_answer_is_kept_for_as_long_as_its_lease(gateway: PaymentGateway) -> None:
     """Then another worker asks."""
-    accepted(rails, 1)
+    accepted(gateway, 1)
     (result,) = paid_of_all(1)
     over = replace(result, claim=replace(result.claim, lease=Lease(boot_seconds())))
     unrecorded = [over]
-    processor.record([], rails, unrecorded)
+    processor.record([], gateway, unrecorded)
     assert unrecorded == []
     assert stages([result.claim.payment.id]) == ["submitting"]
 
 
-def test_one_that_cannot_be_recorded_is_not_tried_for_ever(rails: PaymentGateway) -> None:
-    ids = accepted(rails, 3)
+def test_one_that_cannot_be_recorded_is_not_tried_for_ever(gateway: PaymentGateway) -> None:
+    ids = accepted(gateway, 3)
     results, unrecorded = paid_of_all(3), list[ExchangeResult]()
     results[1] = found(results[1].claim, replace(ANSWERS["paid"], reason="pa\x00id"))
     with pytest.raises(DBAPIError):
-        processor.record(results, rails, unrecorded)
+        processor.record(results, gateway, unrecorded)
     assert unrecorded == []
     assert sorted(stages(ids)) == ["final", "final", "submitting"]
 
@@ -162,15 +162,15 @@ def test_one_that_cannot_be_recorded_is_not_tried_for_ever(rails: PaymentGateway
 
 
 def test_a_payment_whose_events_were_removed_stops_no_other(
-    rails: PaymentGateway, superuser: Superuser
+    gateway: PaymentGateway, superuser: Superuser
 ) -> None:
     """Its claim needs a further event, and the database refuses one without the one before it."""
-    (bent,) = accepted(rails, 1)
+    (bent,) = accepted(gateway, 1)
     claims(1)
     superuser.run("DELETE FROM events WHERE payment_id = %s", bent)
     let_time_pass(seconds=LEASE_S + 1)
-    others = accepted(rails, 2)
-    assert advance(rails, hands=3) == 2
+    others = accepted(gateway, 2)
+    assert advance(gateway, hands=3) == 2
     assert stages([bent, *others]) == ["submitting", "awaiting_payer", "awaiting_payer"]
     # It is put off, so that the next look is quick.
     (left,) = superuser.run(
@@ -183,11 +183,11 @@ def test_a_payment_whose_events_were_removed_stops_no_other(
 
 
 def test_an_event_that_cannot_be_published_holds_up_its_own_payment_only(
-    rails: PaymentGateway, superuser: Superuser, monkeypatch: pytest.MonkeyPatch
+    gateway: PaymentGateway, superuser: Superuser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Such as one in a currency that only a later release knows."""
-    ids = accepted(rails, 3)
-    assert advance(rails, hands=3) == 3
+    ids = accepted(gateway, 3)
+    assert advance(gateway, hands=3) == 3
     superuser.run("UPDATE payments SET currency = 'XTS' WHERE id = %s", ids[0])
     assert publish_outbox() == 4
     assert publish_outbox() == 0
@@ -205,14 +205,14 @@ def test_an_event_that_cannot_be_published_holds_up_its_own_payment_only(
 class NeverReady(ScriptedProvider):
     """What gets it ready fails in a way that nobody foresaw."""
 
-    def prepare(self, _account: ProviderAccount, _wire: Wire) -> Observation | None:
+    def prepare(self, _account: ProviderAccount, _wire: HttpClient) -> Observation | None:
         raise ConnectionResetError("a fault of our own")
 
 
 def test_a_fault_before_the_submission_leaves_it_unsent_and_not_unknown(app: Flask) -> None:
-    rails = rails_of(app, NeverReady())
-    (payment_id,) = accepted(rails, 1)
-    assert advance(rails) == 1
+    gateway = rails_of(app, NeverReady())
+    (payment_id,) = accepted(gateway, 1)
+    assert advance(gateway) == 1
     assert stages([payment_id]) == ["accepted"]
     well = ScriptedProvider(checks=[ANSWERS["pending"]])
     make_due(payment_id)
@@ -225,7 +225,7 @@ def test_a_fault_in_the_submission_leaves_it_unknown(app: Flask) -> None:
     def fail(*_: object) -> Observation:
         raise ConnectionResetError("who knows")
 
-    rails = rails_of(app, ScriptedProvider(submits=[fail], checks=[ANSWERS["pending"]]))
-    (payment_id,) = accepted(rails, 1)
-    assert advance(rails) == 1
+    gateway = rails_of(app, ScriptedProvider(submits=[fail], checks=[ANSWERS["pending"]]))
+    (payment_id,) = accepted(gateway, 1)
+    assert advance(gateway) == 1
     assert stages([payment_id]) == ["unknown"]

@@ -13,9 +13,9 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.transport import Lease
-from payments_app.kernel.wire import Answer, Call, LeaseLost, Silence, Wire
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.claims import LEASE, Claim
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
@@ -31,11 +31,11 @@ from tests.builders import (
     an_accepted_payment,
     due_in_s,
     exchanges_of,
+    keyring,
     let_time_pass,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 
 LEASE_S: Final = LEASE.total_seconds()
@@ -47,7 +47,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -84,26 +84,26 @@ def a_listening_provider() -> Iterator[tuple[str, list[bytes]]]:
 
 
 def sending(url: str) -> Move:
-    def move(order: PaymentOrder, wire: Wire) -> Observation:
-        match wire.send(Call("POST", f"{url}{order.reference}", {})):
-            case Answer():
+    def move(order: PaymentOrder, http_client: HttpClient) -> Observation:
+        match http_client.send(HttpRequest("POST", f"{url}{order.reference}", {})):
+            case HttpResponse():
                 return ANSWERS["accepted"]
-            case Silence():
+            case NoResponse():
                 return ANSWERS["unknown"]
 
     return move
 
 
 def test_a_worker_that_lost_its_payment_sends_nothing(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     with a_listening_provider() as (url, arrived):
         provider.submits = [sending(url)]
-        row = payment_row(an_accepted_payment(rails).payment_id)
+        row = payment_row(an_accepted_payment(gateway).payment_id)
         frozen = a_claim()
         let_time_pass(seconds=LEASE_S + 1)
         current = a_claim()
-        advance_payment(later(frozen, seconds=LEASE_S + 1), rails)
+        advance_payment(later(frozen, seconds=LEASE_S + 1), gateway)
         assert (arrived, provider.submissions) == ([], [])
     assert payment_row(row.id).generation == current.generation
     assert payment_row(row.id).lease_until is not None
@@ -112,59 +112,61 @@ def test_a_worker_that_lost_its_payment_sends_nothing(
 
 
 def test_a_worker_that_wakes_after_the_end_sends_nothing(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     frozen = a_claim()
     let_time_pass(seconds=LEASE_S + 1)
     provider.checks = [ANSWERS["declined"]]
-    advance(rails)
-    advance_payment(later(frozen, seconds=LEASE_S + 1), rails)
+    advance(gateway)
+    advance_payment(later(frozen, seconds=LEASE_S + 1), gateway)
     assert provider.submissions == []
     assert payment_row(row.id).status == "FAILED"
 
 
 def test_a_lease_that_ends_while_the_adapter_gets_ready_stops_the_first_byte(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     with a_listening_provider() as (url, arrived):
 
-        def too_late(order: PaymentOrder, _wire: Wire) -> Observation:
-            over = rails.wire(Lease(boot_seconds() - 0.001))
+        def too_late(order: PaymentOrder, _wire: HttpClient) -> Observation:
+            over = gateway.http_client(Lease(boot_seconds() - 0.001))
             return sending(url)(order, over)
 
         provider.submits = [too_late]
-        row = payment_row(an_accepted_payment(rails).payment_id)
-        assert advance(rails) == 1
+        row = payment_row(an_accepted_payment(gateway).payment_id)
+        assert advance(gateway) == 1
         assert arrived == []
         handed_back = payment_row(row.id)
         assert (handed_back.stage, handed_back.next_step) == ("accepted", "submit")
         assert exchanges_of(row.id)[0].reason == "lease_lost"
         provider.submits = [sending(url)]
         make_due(row.id)
-        advance(rails)
+        advance(gateway)
         assert len(arrived) == 1
         assert str(row.reference).encode() in arrived[0]
     assert payment_row(row.id).stage == "awaiting_payer"
 
 
 def test_a_worker_with_little_time_left_takes_a_new_lease_before_it_sends(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
     left: list[float] = []
 
-    def look(order: PaymentOrder, wire: Wire) -> Observation:
+    def look(order: PaymentOrder, http_client: HttpClient) -> Observation:
         left.append(due_in_s(order.payment_id))
         with pytest.raises(LeaseLost):
-            rails.wire(claim.lease).send(Call("GET", "http://127.0.0.1:1/", {}))
-        assert isinstance(wire.send(Call("GET", "http://127.0.0.1:1/", {})), Silence)
+            gateway.http_client(claim.lease).send(HttpRequest("GET", "http://127.0.0.1:1/", {}))
+        assert isinstance(
+            http_client.send(HttpRequest("GET", "http://127.0.0.1:1/", {})), NoResponse
+        )
         return ANSWERS["accepted"]
 
     provider.submits = [look]
-    an_accepted_payment(rails)
+    an_accepted_payment(gateway)
     claim = later(a_claim(), seconds=LEASE_S - 1)
     let_time_pass(seconds=LEASE_S - 1)
-    advance_payment(claim, rails)
+    advance_payment(claim, gateway)
     assert left == [pytest.approx(LEASE_S, abs=1)]
     assert len(provider.submissions) == 1
 
@@ -173,50 +175,50 @@ def test_a_worker_with_little_time_left_takes_a_new_lease_before_it_sends(
 
 
 def hint(row: Payment, *, body: bytes = b"{}") -> None:
-    note_callback(ReceivedCallback(SCRIPTED, row.reference, "PUT", body, None), vault())
+    record_callback(ReceivedCallback(SCRIPTED, row.reference, "PUT", body, None), keyring())
 
 
 @pytest.mark.parametrize("renewed", [0, 1])
 def test_a_callback_that_overtakes_the_answer_makes_the_question_due_at_once(
-    rails: PaymentGateway, provider: ScriptedProvider, renewed: int
+    gateway: PaymentGateway, provider: ScriptedProvider, renewed: int
 ) -> None:
-    def overtaken(order: PaymentOrder, _wire: Wire) -> Observation:
+    def overtaken(order: PaymentOrder, _wire: HttpClient) -> Observation:
         hint(payment_row(order.payment_id))
         return ANSWERS["accepted"]
 
     provider.submits = [overtaken]
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     claim = a_claim()
     if renewed:
         hint(row, body=b"even earlier")
         claim = later(claim, seconds=LEASE_S - 1)
-    advance_payment(claim, rails)
+    advance_payment(claim, gateway)
     assert due_in_s(row.id) <= 0
     provider.checks = [ANSWERS["paid"]]
-    assert advance(rails) == 1
+    assert advance(gateway) == 1
     assert payment_row(row.id).status == "SUCCESSFUL"
 
 
 def test_a_callback_during_the_lease_starts_no_second_worker(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     a_claim()
     hint(row)
-    assert advance(rails) == 0
+    assert advance(gateway) == 0
     assert (provider.submissions, provider.questions) == ([], [])
 
 
 def test_a_callback_does_not_hurry_what_was_handed_back(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
-    def refused_connection(order: PaymentOrder, _wire: Wire) -> Observation:
+    def refused_connection(order: PaymentOrder, _wire: HttpClient) -> Observation:
         hint(payment_row(order.payment_id))
         return replace(ANSWERS["not_sent"], retry_after_s=60)
 
     provider.submits = [refused_connection]
-    row = payment_row(an_accepted_payment(rails).payment_id)
-    advance(rails)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
+    advance(gateway)
     hint(row, body=b"another")
     assert due_in_s(row.id) > 50
-    assert advance(rails) == 0
+    assert advance(gateway) == 0

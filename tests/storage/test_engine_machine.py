@@ -29,12 +29,12 @@ from hypothesis.stateful import (
 )
 from psycopg.rows import dict_row
 
+from payments_app.kernel.http import LeaseLost
 from payments_app.kernel.idempotency import KeyReused
 from payments_app.kernel.transport import Lease
-from payments_app.kernel.wire import LeaseLost
 from payments_app.payments import processor
-from payments_app.payments.acceptance import Accepted, Asker
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.acceptance import AcceptContext, Accepted
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.claims import Claim
 from payments_app.payments.retry import CHECK_MAX_S, JITTER
 from payments_app.providers.contract import (
@@ -55,9 +55,9 @@ from tests.builders import (
     an_order,
     claims,
     found,
+    keyring,
     rails_of,
     record,
-    vault,
 )
 from tests.storage.attacker import EVERY_ROW
 
@@ -164,7 +164,7 @@ class Provider(ScriptedProvider):
 class Order:
     """What one client asked for, and what it was answered."""
 
-    asker: Asker
+    context: AcceptContext
     amount: str
     accepted: Accepted
 
@@ -181,7 +181,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         type(self).empty_tables()
         self.provider = Provider()
-        self.rails = rails_of(self.app, self.provider)
+        self.gateway = rails_of(self.app, self.provider)
         tenant_id = uuid4()
         self.onlooker.execute(
             "INSERT INTO tenants (id, slug, name) VALUES (%(id)s, 'acme', 'Acme')",
@@ -214,16 +214,16 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: len(self.orders) < PAYMENTS_MAX)
     @rule(amount=st.sampled_from(["10", "20"]))
     def accept(self, amount: str) -> None:
-        asker = an_asker(caller=self.caller, key=uuid4())
-        accepted = an_accepted_payment(self.rails, order=an_order(amount=amount), asker=asker)
-        self.orders.append(Order(asker, amount, accepted))
+        context = an_asker(caller=self.caller, key=uuid4())
+        accepted = an_accepted_payment(self.gateway, order=an_order(amount=amount), context=context)
+        self.orders.append(Order(context, amount, accepted))
 
     @precondition(lambda self: self.orders)
     @rule(which=WHICH)
     def ask_again(self, which: int) -> None:
         order = self.orders[which % len(self.orders)]
         again = an_accepted_payment(
-            self.rails, order=an_order(amount=order.amount), asker=order.asker
+            self.gateway, order=an_order(amount=order.amount), context=order.context
         )
         assert again.answer == order.accepted.answer
 
@@ -232,7 +232,7 @@ class Life(RuleBasedStateMachine):
     def ask_for_something_else(self, which: int) -> None:
         order = self.orders[which % len(self.orders)]
         with pytest.raises(KeyReused):
-            an_accepted_payment(self.rails, order=an_order(amount="30"), asker=order.asker)
+            an_accepted_payment(self.gateway, order=an_order(amount="30"), context=order.context)
 
     # --- workers
 
@@ -246,7 +246,7 @@ class Life(RuleBasedStateMachine):
     def ring(self, after_s: float, to_submission: str, to_question: str, hands: int) -> None:
         self.time_passes(after_s)
         self.provider.to_submission, self.provider.to_question = to_submission, to_question
-        advance(self.rails, hands=hands)
+        advance(self.gateway, hands=hands)
 
     @precondition(lambda self: self.orders and len(self.workers) < WORKERS_MAX)
     @rule(after_s=PAUSES, limit=st.integers(1, PAYMENTS_MAX))
@@ -262,7 +262,7 @@ class Life(RuleBasedStateMachine):
             return
         self.provider.to_submission, self.provider.to_question = to_submission, to_question
         try:
-            seen = processor._observe(claim, self.rails)
+            seen = processor._observe(claim, self.gateway)
         except LeaseLost:
             self.reached["lease lost"] += 1
             seen = Observation(Verdict.NOT_SENT, "lease_lost")
@@ -276,7 +276,7 @@ class Life(RuleBasedStateMachine):
         claim, seen = self.workers[which % len(self.workers)]
         if seen is not None:
             del self.workers[which % len(self.workers)]
-            record(claim, seen, self.rails)
+            record(claim, seen, self.gateway)
 
     @precondition(lambda self: self.workers)
     @rule()
@@ -284,7 +284,7 @@ class Life(RuleBasedStateMachine):
         """One worker had them all, or it is as if: each stands behind its own fence."""
         home = [(claim, seen) for claim, seen in self.workers if seen is not None]
         self.workers = [(claim, seen) for claim, seen in self.workers if seen is None]
-        processor.record([found(claim, seen) for claim, seen in home], self.rails)
+        processor.record([found(claim, seen) for claim, seen in home], self.gateway)
 
     @precondition(lambda self: self.workers)
     @rule(which=WHICH)
@@ -319,7 +319,7 @@ class Life(RuleBasedStateMachine):
     def callback(self, which: int, body: bytes) -> None:
         """Right, forged, early, late or twice: who can tell?"""
         row = self.rows()[which % len(self.orders)]
-        note_callback(ReceivedCallback(SCRIPTED, row["reference"], "PUT", body, None), vault())
+        record_callback(ReceivedCallback(SCRIPTED, row["reference"], "PUT", body, None), keyring())
 
     # --- what holds at any time
 
@@ -365,7 +365,7 @@ class Life(RuleBasedStateMachine):
         self.provider.to_submission = self.provider.to_question = "right"
         for _ in range(8):
             self.time_passes(700.0)
-            advance(self.rails)
+            advance(self.gateway)
             for reference in self.provider.book:
                 self.provider.decide(reference, "paid")
             if self.is_told():

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel.database import db
-from payments_app.kernel.wire import Wire
+from payments_app.kernel.http import HttpClient
 from payments_app.payments.claims import LEASE
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
@@ -49,12 +49,12 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
 def slowly(answer: Observation) -> Move:
-    def move(_order: PaymentOrder, _wire: Wire) -> Observation:
+    def move(_order: PaymentOrder, _wire: HttpClient) -> Observation:
         time.sleep(SLOW_S)
         return answer
 
@@ -75,27 +75,27 @@ def state_of(row: Payment) -> dict[str, object]:
 
 @pytest.mark.parametrize("step", ["submit", "check"])
 def test_of_many_who_ring_at_once_one_does_the_work(
-    app: Flask, provider: ScriptedProvider, rails: PaymentGateway, step: str
+    app: Flask, provider: ScriptedProvider, gateway: PaymentGateway, step: str
 ) -> None:
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     provider.submits = [slowly(PATIENT)]
     if step == "check":
-        advance(rails)
+        advance(gateway)
         provider.checks = [slowly(ANSWERS["paid"])]
         make_due(row.id)
-    done = in_threads(app, lambda: advance(rails), times=12)
+    done = in_threads(app, lambda: advance(gateway), times=12)
     assert sorted(map(str, done)) == [*["0"] * 11, "1"]
     assert provider.submissions == [row.reference]
     assert provider.questions == ([row.reference] if step == "check" else [])
 
 
 def test_many_payments_and_many_workers_make_one_submission_each(
-    app: Flask, provider: ScriptedProvider, rails: PaymentGateway
+    app: Flask, provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    asker = an_asker()
+    context = an_asker()
     provider.submits = [PATIENT]
-    ids = [an_accepted_payment(rails, asker=asker).payment_id for _ in range(40)]
-    done = in_threads(app, lambda: advance(rails), times=8)
+    ids = [an_accepted_payment(gateway, context=context).payment_id for _ in range(40)]
+    done = in_threads(app, lambda: advance(gateway), times=8)
     assert sum(done) == 40
     assert sorted(provider.submissions) == sorted(payment_row(each).reference for each in ids)
     assert {payment_row(each).generation for each in ids} == {1}
@@ -103,38 +103,38 @@ def test_many_payments_and_many_workers_make_one_submission_each(
 
 def test_two_sweeps_over_lost_workers_ask_once_and_send_once(app: Flask) -> None:
     ledger = Ledger()
-    rails = rails_of(app, ledger.provider())
-    asker = an_asker()
-    ids = [an_accepted_payment(rails, asker=asker).payment_id for _ in range(5)]
+    gateway = rails_of(app, ledger.provider())
+    context = an_asker()
+    ids = [an_accepted_payment(gateway, context=context).payment_id for _ in range(5)]
     for _ in ids:
         a_claim()
     let_time_pass(seconds=LEASE_S + 1)
-    in_threads(app, lambda: advance(rails), times=8)
+    in_threads(app, lambda: advance(gateway), times=8)
     assert sorted(ledger.arrivals) == sorted(payment_row(each).reference for each in ids)
 
 
 def test_a_row_that_somebody_holds_does_not_hold_up_the_others(
-    rails: PaymentGateway, provider: ScriptedProvider, database_url: str
+    gateway: PaymentGateway, provider: ScriptedProvider, database_url: str
 ) -> None:
-    asker = an_asker()
-    first, *others = [an_accepted_payment(rails, asker=asker).payment_id for _ in range(3)]
+    context = an_asker()
+    first, *others = [an_accepted_payment(gateway, context=context).payment_id for _ in range(3)]
     with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         connection.execute("SELECT FROM payments WHERE id = %s FOR UPDATE", [first])
         before = time.monotonic()
-        assert advance(rails) == 2
+        assert advance(gateway) == 2
         assert time.monotonic() - before < 1
     assert [payment_row(each).stage for each in others] == ["awaiting_payer"] * 2
     assert payment_row(first).stage == "accepted"
-    assert advance(rails) == 1
+    assert advance(gateway) == 1
     assert len(provider.submissions) == 3
 
 
 def test_a_slow_provider_call_holds_no_row_and_no_connection(
-    provider: ScriptedProvider, rails: PaymentGateway, database_url: str
+    provider: ScriptedProvider, gateway: PaymentGateway, database_url: str
 ) -> None:
     held: list[int] = []
 
-    def look(order: PaymentOrder, _wire: Wire) -> Observation:
+    def look(order: PaymentOrder, _wire: HttpClient) -> Observation:
         held.append(db.engine.pool.checkedout())
         with psycopg.connect(database_url, options=EVERY_ROW) as connection:
             connection.execute(
@@ -143,35 +143,35 @@ def test_a_slow_provider_call_holds_no_row_and_no_connection(
         return ANSWERS["accepted"]
 
     provider.submits = [look]
-    an_accepted_payment(rails)
-    assert advance(rails) == 1
+    an_accepted_payment(gateway)
+    assert advance(gateway) == 1
     assert held == [0]
 
 
 def test_a_process_that_is_to_end_takes_on_nothing_new(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
-    asker = an_asker()
+    context = an_asker()
     for _ in range(3):
-        an_accepted_payment(rails, asker=asker)
-    ending = replace(rails, stopping=lambda: len(provider.submissions) == 1)
+        an_accepted_payment(gateway, context=context)
+    ending = replace(gateway, stopping=lambda: len(provider.submissions) == 1)
     assert advance(ending) == 1
     assert advance(ending) == 0
-    assert advance(rails) == 2
+    assert advance(gateway) == 2
 
 
 @pytest.mark.parametrize(("payments", "rings"), [(3, 0), (4, 1), (9, 1)])
 def test_a_worker_whose_hands_are_full_rings_for_another_once(
-    app: Flask, rails: PaymentGateway, payments: int, rings: int
+    app: Flask, gateway: PaymentGateway, payments: int, rings: int
 ) -> None:
     redis = app.extensions["maramoja"].redis
-    asker = an_asker()
+    context = an_asker()
     for _ in range(payments):
-        an_accepted_payment(rails, asker=asker)
+        an_accepted_payment(gateway, context=context)
     # Those of the acceptances are given by a thread.
     let_rings_be_heard()
     before = redis.llen("payments")
-    assert advance(rails, hands=4) == payments
+    assert advance(gateway, hands=4) == payments
     assert redis.llen("payments") == before + rings
 
 
@@ -182,30 +182,30 @@ def test_a_worker_whose_hands_are_full_rings_for_another_once(
     "answer", ["accepted", "paid", "declined", "refused", "not_sent", "unknown"]
 )
 def test_a_late_answer_is_kept_as_evidence_and_changes_nothing(
-    rails: PaymentGateway, provider: ScriptedProvider, answer: str
+    gateway: PaymentGateway, provider: ScriptedProvider, answer: str
 ) -> None:
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     late = a_claim()
     let_time_pass(seconds=LEASE_S + 1)
     provider.checks = [ANSWERS["unknown"]]
-    advance(rails)
+    advance(gateway)
     before, story = payment_row(row.id), len(events_of(row.id))
-    record(late, ANSWERS[answer], rails)
+    record(late, ANSWERS[answer], gateway)
     assert state_of(payment_row(row.id)) == state_of(before)
     assert len(events_of(row.id)) == story
     assert exchanges_of(row.id)[0].verdict == ANSWERS[answer].verdict
 
 
 def test_a_late_workers_write_does_not_end_the_lease_of_the_one_who_has_the_payment_now(
-    rails: PaymentGateway, provider: ScriptedProvider
+    gateway: PaymentGateway, provider: ScriptedProvider
 ) -> None:
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     late = a_claim()
     let_time_pass(seconds=LEASE_S + 1)
     current = a_claim()
-    record(late, ANSWERS["accepted"], rails)
-    assert advance(rails) == 0
-    record(current, ANSWERS["paid"], rails)
+    record(late, ANSWERS["accepted"], gateway)
+    assert advance(gateway) == 0
+    record(current, ANSWERS["paid"], gateway)
     assert payment_row(row.id).status == "SUCCESSFUL"
     assert provider.submissions == []
 
@@ -223,22 +223,22 @@ def test_a_late_workers_write_does_not_end_the_lease_of_the_one_who_has_the_paym
     ],
 )
 def test_a_late_answer_after_the_end_is_told_if_it_contradicts_and_changes_nothing(
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
     provider: ScriptedProvider,
     end: str,
     late_answer: str,
     contradicts: object,
 ) -> None:
-    row = payment_row(an_accepted_payment(rails).payment_id)
-    advance(rails)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
+    advance(gateway)
     make_due(row.id)
     late = a_claim()
     let_time_pass(seconds=LEASE_S + 1)
     provider.checks = [ANSWERS[end]]
-    advance(rails)
+    advance(gateway)
     before = payment_row(row.id)
     assert before.is_final
-    record(late, ANSWERS[late_answer], rails)
+    record(late, ANSWERS[late_answer], gateway)
     told = events_of(row.id)[before.sequence :]
     assert [(e.type, e.data) for e in told] == (
         [("payment.contradicted", {"verdict": ANSWERS[late_answer].verdict})] if contradicts else []

@@ -102,15 +102,15 @@ def test_an_accepted_payments_event_is_there_at_once_and_published_later(
 
 
 def test_each_hash_is_what_the_database_makes_of_the_row(app: Flask, superuser: Superuser) -> None:
-    rails = rails_of(app, ScriptedProvider())
-    first = an_accepted_payment(rails).payment_id
+    gateway = rails_of(app, ScriptedProvider())
+    first = an_accepted_payment(gateway).payment_id
     publish_outbox()
     # Linked to one that is published, and to one of the same pass.
-    advance(rails)
-    second = an_accepted_payment(rails).payment_id
+    advance(gateway)
+    second = an_accepted_payment(gateway).payment_id
     for payment_id in (first, second):
         make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     publish_outbox()
     rows = superuser.run(
         "SELECT hash = payment_event_hash(e), previous_hash = coalesce("
@@ -123,10 +123,10 @@ def test_each_hash_is_what_the_database_makes_of_the_row(app: Flask, superuser: 
 
 
 def test_more_than_a_batch_is_published_in_one_order(app: Flask, superuser: Superuser) -> None:
-    caller, rails = a_caller(), rails_of(app, ScriptedProvider())
+    caller, gateway = a_caller(), rails_of(app, ScriptedProvider())
     for _ in range(BATCH // 2 + 5):
-        an_accepted_payment(rails, asker=an_asker(caller=caller))
-    advance(rails)
+        an_accepted_payment(gateway, context=an_asker(caller=caller))
+    advance(gateway)
     count = publish_outbox()
     assert count > BATCH
     assert [position for position, _ in published(superuser)] == list(range(1, count + 1))
@@ -193,18 +193,18 @@ def test_the_application_may_change_what_the_publisher_gives(database_url: str) 
 
 
 def test_seals_wait_for_what_is_not_published(app: Flask, superuser: Superuser) -> None:
-    rails = rails_of(app, ScriptedProvider())
-    an_accepted_payment(rails)
+    gateway = rails_of(app, ScriptedProvider())
+    an_accepted_payment(gateway)
     publish_outbox()
-    an_accepted_payment(rails)
+    an_accepted_payment(gateway)
     assert write_checkpoints() == 1
     assert write_checkpoints() == 0
     assert fault() is None
     publish_outbox()
     assert write_checkpoints() == 1
     # Committed and not published, before one that is: what is behind it waits too.
-    later = an_accepted_payment(rails).payment_id
-    an_accepted_payment(rails)
+    later = an_accepted_payment(gateway).payment_id
+    an_accepted_payment(gateway)
     publish_outbox()
     superuser.run(
         f"UPDATE events SET {UNPUBLISHED}"  # noqa: S608  the test's own
@@ -220,9 +220,9 @@ def test_seals_wait_for_what_is_not_published(app: Flask, superuser: Superuser) 
 def test_a_hash_taken_from_the_middle_or_the_beginning_is_named(
     app: Flask, superuser: Superuser
 ) -> None:
-    rails = rails_of(app, ScriptedProvider())
-    payment_id = an_accepted_payment(rails).payment_id
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider())
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance(gateway)
     publish_outbox()
     superuser.run(
         f"UPDATE events SET {UNPUBLISHED}"  # noqa: S608  the test's own
@@ -248,11 +248,11 @@ def test_what_was_altered_and_stripped_of_its_hash_is_missed_by_the_seal(
 def test_an_event_whose_predecessor_is_gone_holds_up_nobody(
     app: Flask, superuser: Superuser
 ) -> None:
-    rails = rails_of(app, ScriptedProvider())
-    bent = an_accepted_payment(rails).payment_id
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider())
+    bent = an_accepted_payment(gateway).payment_id
+    advance(gateway)
     superuser.run("DELETE FROM events WHERE payment_id = %s AND sequence = 1", bent)
-    an_accepted_payment(rails)
+    an_accepted_payment(gateway)
     assert publish_outbox() == 2
     assert fault() == f"missing payment {bent} sequence 1"
 
@@ -263,11 +263,11 @@ def test_an_event_whose_predecessor_is_gone_holds_up_nobody(
 def test_a_publisher_killed_at_any_statement_loses_nothing_and_publishes_nothing_twice(
     app: Flask, superuser: Superuser, administrator_url: str
 ) -> None:
-    caller, rails = a_caller(), rails_of(app, ScriptedProvider())
+    caller, gateway = a_caller(), rails_of(app, ScriptedProvider())
     owner = Owner(caller.tenant_id, caller.mode)
     an_endpoint(owner, "http://127.0.0.1:9/")
-    an_accepted_payment(rails, asker=an_asker(caller=caller))
-    advance(rails)
+    an_accepted_payment(gateway, context=an_asker(caller=caller))
+    advance(gateway)
     killed = 0
     while not published(superuser):
         # All of it commits, or nothing does.
@@ -305,7 +305,7 @@ def _dies_at(app: Flask, administrator_url: str, nth: int) -> bool:
 
 
 def test_two_publishers_give_each_event_one_position(app: Flask, superuser: Superuser) -> None:
-    caller, rails = a_caller(), rails_of(app, ScriptedProvider())
+    caller, gateway = a_caller(), rails_of(app, ScriptedProvider())
     stop = threading.Event()
     counts: list[int] = []
 
@@ -319,7 +319,7 @@ def test_two_publishers_give_each_event_one_position(app: Flask, superuser: Supe
     for thread in threads:
         thread.start()
     for _ in range(30):
-        an_accepted_payment(rails, asker=an_asker(caller=caller))
+        an_accepted_payment(gateway, context=an_asker(caller=caller))
     stop.set()
     for thread in threads:
         thread.join()
@@ -330,9 +330,9 @@ def test_two_publishers_give_each_event_one_position(app: Flask, superuser: Supe
 
 
 def test_the_bytes_of_a_delivery_are_those_of_the_feed(app: Flask, superuser: Superuser) -> None:
-    caller, rails = a_caller(), rails_of(app, ScriptedProvider())
+    caller, gateway = a_caller(), rails_of(app, ScriptedProvider())
     an_endpoint(Owner(caller.tenant_id, caller.mode), "http://127.0.0.1:9/")
-    an_accepted_payment(rails, asker=an_asker(caller=caller))
+    an_accepted_payment(gateway, context=an_asker(caller=caller))
     publish_outbox()
     claim = WorkerProcess().claim_one()
     row = superuser.run("SELECT feed_data, event_id, position FROM events").fetchone()
@@ -355,9 +355,9 @@ def test_accepting_reads_no_index_of_all_that_a_tenant_has(
     )
     others = others_idle(superuser)
     before = index_reads(superuser)
-    rails = rails_of(app, ScriptedProvider())
+    gateway = rails_of(app, ScriptedProvider())
     for _ in range(13):
-        an_accepted_payment(rails, asker=an_asker(caller=caller))
+        an_accepted_payment(gateway, context=an_asker(caller=caller))
     with app.app_context():
         db.engine.dispose()
     wait_until(

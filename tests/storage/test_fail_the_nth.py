@@ -22,8 +22,8 @@ from sqlalchemy.exc import OperationalError
 
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
-from payments_app.kernel.one_statement import ALONE
-from payments_app.payments.acceptance import Accepted, Asker
+from payments_app.kernel.one_statement import WITH_TENANT
+from payments_app.payments.acceptance import AcceptContext, Accepted
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.providers.contract import Observation, PaymentOrder
@@ -80,7 +80,7 @@ class Steps:
     def after_statement(
         self, _connection: Connection, _cursor: object, sql: str, *_: object
     ) -> None:
-        if sql.startswith(ALONE):
+        if sql.startswith(WITH_TENANT):
             # It has committed too.
             self.take("after COMMIT")
 
@@ -105,9 +105,9 @@ class Steps:
             event.remove(db.engine, "commit", self.commit)
 
     def around(self, name: str, move: Callable[[PaymentOrder, Any], Observation]) -> Move:
-        def stepped(order: PaymentOrder, wire: Any) -> Observation:
+        def stepped(order: PaymentOrder, http_client: Any) -> Observation:
             self.take(f"before {name}")
-            seen = move(order, wire)
+            seen = move(order, http_client)
             self.take(f"after {name}")
             return seen
 
@@ -124,18 +124,18 @@ class Journey:
     steps: Steps
     ledger: Ledger = field(default_factory=Ledger)
     answers: list[Accepted] = field(default_factory=list)
-    asker: Asker = field(init=False)
-    rails: PaymentGateway = field(init=False)
+    context: AcceptContext = field(init=False)
+    gateway: PaymentGateway = field(init=False)
 
     def __post_init__(self) -> None:
-        self.asker = an_asker(caller=self.caller, key=uuid4())
+        self.context = an_asker(caller=self.caller, key=uuid4())
         provider = ScriptedProvider(
             submits=[self.steps.around("submit", self.taken_in)],
             checks=[self.steps.around("check", self.asked)],
         )
-        self.rails = rails_of(self.app, provider)
+        self.gateway = rails_of(self.app, provider)
 
-    def taken_in(self, order: PaymentOrder, wire: Any) -> Observation:
+    def taken_in(self, order: PaymentOrder, http_client: Any) -> Observation:
         """The provider gets a submission. Its row must have been committed by now."""
         found = self.onlooker.execute(
             "SELECT count(*) > 0 FROM provider_exchanges WHERE reference = %s"
@@ -143,11 +143,11 @@ class Journey:
             [order.reference],
         ).fetchone()
         assert found == (True,), "sent before it was written down"
-        return self.ledger.take(order, wire)
+        return self.ledger.take(order, http_client)
 
-    def asked(self, order: PaymentOrder, wire: Any) -> Observation:
+    def asked(self, order: PaymentOrder, http_client: Any) -> Observation:
         """The payer approves between the first question and the second."""
-        seen = self.ledger.tell(order, wire)
+        seen = self.ledger.tell(order, http_client)
         if seen is ANSWERS["pending"]:
             self.ledger.truths[order.reference] = "paid"
         return seen
@@ -160,11 +160,11 @@ class Journey:
                 if self.answers and self.answers[-1].status_now == "SUCCESSFUL":
                     return self.answers[-1].payment_id
                 let_time_pass(seconds=A_WHILE_S)
-                self.survive(lambda: advance(self.rails))
+                self.survive(lambda: advance(self.gateway))
         raise AssertionError("stuck")
 
     def ask(self) -> None:
-        self.answers.append(an_accepted_payment(self.rails, asker=self.asker))
+        self.answers.append(an_accepted_payment(self.gateway, context=self.context))
 
     def survive(self, act: Callable[[], object]) -> None:
         self.steps.watched = True

@@ -52,8 +52,8 @@ def test_posts_by_what_came_of_them(app: Flask, receiver: Receiver, added: Added
     an_endpoint(owner, "http://127.0.0.1:1/")
     replies = iter([(500, {}, 0.0), OK])
     receiver.reply = lambda _received: next(replies)
-    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
-    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+    an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
+    an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
     deliver_due(app)
 
     for outcome, count in (("delivered", 1), ("http_error", 1), ("connection_refused", 2)):
@@ -62,22 +62,22 @@ def test_posts_by_what_came_of_them(app: Flask, receiver: Receiver, added: Added
 
 
 def test_what_a_worker_without_its_lease_brings_home(app: Flask, added: Added) -> None:
-    rails = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
-    payment_id = an_accepted_payment(rails).payment_id
+    gateway = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
+    payment_id = an_accepted_payment(gateway).payment_id
     claim = a_claim()
     make_due(payment_id, forget_lease=True)
-    advance(rails)
+    advance(gateway)
     assert added("fenced_writes_total") == 0
 
-    record(claim, ANSWERS["accepted"], rails)
+    record(claim, ANSWERS["accepted"], gateway)
 
     assert added("fenced_writes_total") == 1
 
 
 def test_a_failure_has_its_code(app: Flask, added: Added) -> None:
-    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
-    an_accepted_payment(rails)
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
+    an_accepted_payment(gateway)
+    advance(gateway)
 
     assert added("payments_final_total", status="FAILED", failure_code="payer_rejected") == 1
     assert added("time_to_final_seconds_count", status="FAILED") == 1

@@ -18,7 +18,7 @@ from devstack.supervisor import wait_until
 from payments_app.audit.chain import Fault
 from payments_app.audit.heads import HeadPublisher, HeadsUnreadable, KeptHead, read_heads
 from payments_app.kernel.jobs import Job
-from payments_app.payments import survey
+from payments_app.payments import gauges
 from payments_app.payments.checkpoints import write_checkpoints
 from payments_app.payments.verification import verify_record
 from payments_app.tenants.model import Tenant
@@ -159,7 +159,7 @@ def test_a_worker_and_beat_append_to_the_file_that_is_set(
     file = tmp_path / "heads.jsonl"
     app = make_app(audit_heads_file=file)
     stop = threading.Event()
-    poller = Poller(app, stop, seal_every_s=0.05)
+    poller = Poller(app, stop, checkpoint_every_s=0.05)
     poller.start([HOUSEKEEPING])
     with app.app_context():
         mine = a_tenant()
@@ -171,7 +171,7 @@ def test_a_worker_and_beat_append_to_the_file_that_is_set(
         add_entry(mine)
         celery = app.extensions["celery"]
         celery.loader.import_default_modules()
-        celery.tasks[Job.SEAL_EVENTS.value]()
+        celery.tasks[Job.WRITE_CHECKPOINTS.value]()
     assert heads_in(file)[-1][:2] == (mine.id, 2)
 
 
@@ -292,5 +292,5 @@ def test_what_is_not_even_an_object_is_no_head(line: str) -> None:
 
 
 def survey_of_entries() -> float:
-    (found,) = [one for one in survey.survey() if one.name == "audit_entries"]
+    (found,) = [one for one in gauges.read_gauges() if one.name == "audit_entries"]
     return found.values[""]

@@ -9,9 +9,9 @@ import pytest
 from flask import Flask
 
 from payments_app.audit.queries import latest_entries
-from payments_app.payments.breaks import release_tenant
 from payments_app.payments.processor import HELD_LOOK
 from payments_app.payments.states import Stage, Status
+from payments_app.payments.violations import release_tenant
 from payments_app.tenants.errors import ReasonMissing, TenantHeld
 from payments_app.tenants.holds import held_tenants, hold_tenant
 from payments_app.tenants.registry import find_tenant
@@ -34,42 +34,42 @@ def hold(tenant_id: UUID) -> bool:
 
 def test_what_waits_is_not_sent_until_the_brake_is_let_go(app: Flask) -> None:
     provider = ScriptedProvider()
-    rails, caller = rails_of(app, provider), a_caller()
-    held = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    other = an_accepted_payment(rails).payment_id
+    gateway, caller = rails_of(app, provider), a_caller()
+    held = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    other = an_accepted_payment(gateway).payment_id
     hold(caller.tenant_id)
 
-    advance(rails)
+    advance(gateway)
     assert provider.submissions == [payment_row(other).reference]
     assert payment_row(held).stage == Stage.ACCEPTED
     assert 0 < due_in_s(held) <= HELD_LOOK.total_seconds()
 
     release_tenant(caller.tenant_id, actor="cli:test")
     make_due(held)
-    advance(rails)
+    advance(gateway)
     assert provider.submissions[-1] == payment_row(held).reference
 
 
 def test_what_was_sent_is_asked_about_to_its_end(app: Flask) -> None:
-    rails, caller = rails_of(app, ScriptedProvider()), a_caller()
-    sent = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    advance(rails)
+    gateway, caller = rails_of(app, ScriptedProvider()), a_caller()
+    sent = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    advance(gateway)
     hold(caller.tenant_id)
 
     make_due(sent)
-    advance(rails)
+    advance(gateway)
     assert payment_row(sent).status == Status.SUCCESSFUL
 
 
 def test_nothing_new_is_taken_and_a_key_that_has_its_answer_gets_it(app: Flask) -> None:
-    rails, caller, key = rails_of(app, ScriptedProvider()), a_caller(), uuid4()
-    first = an_accepted_payment(rails, asker=an_asker(caller=caller, key=key))
+    gateway, caller, key = rails_of(app, ScriptedProvider()), a_caller(), uuid4()
+    first = an_accepted_payment(gateway, context=an_asker(caller=caller, key=key))
     held = replace(caller, held=True)
 
-    again = an_accepted_payment(rails, asker=an_asker(caller=held, key=key))
+    again = an_accepted_payment(gateway, context=an_asker(caller=held, key=key))
     assert again.answer == first.answer
     with pytest.raises(TenantHeld):
-        an_accepted_payment(rails, asker=an_asker(caller=held, key=uuid4()))
+        an_accepted_payment(gateway, context=an_asker(caller=held, key=uuid4()))
 
 
 @pytest.mark.usefixtures("app")

@@ -15,6 +15,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 
 from payments_app.kernel import idempotency, stored_answers
 from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.kernel.encryption import DataKey
 from payments_app.kernel.idempotency import (
     Attempt,
     Earlier,
@@ -23,9 +24,8 @@ from payments_app.kernel.idempotency import (
     StoredAnswer,
     fingerprint,
 )
-from payments_app.kernel.one_statement import ALONE, execute_alone
-from payments_app.kernel.vault import Box
-from payments_app.payments import birth
+from payments_app.kernel.one_statement import WITH_TENANT, execute_autocommit
+from payments_app.payments import insertion
 from payments_app.tenants.caller import Caller
 from tests.builders import (
     ScriptedProvider,
@@ -42,7 +42,7 @@ FIELDS: Final = {"method": "POST", "amount": "1000", "currency": "UGX", "payer":
 
 
 def digest(plain: bytes) -> bytes:
-    return Box(b"k" * 32).digest(plain, about="request")
+    return DataKey(b"k" * 32).digest(plain, about="request")
 
 
 @pytest.fixture
@@ -59,8 +59,8 @@ def attempt(caller: Caller) -> Attempt:
 @pytest.fixture
 def payment_id(app: Flask, caller: Caller) -> UUID:
     """Something for a key to stand for."""
-    rails = rails_of(app, ScriptedProvider())
-    return an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    gateway = rails_of(app, ScriptedProvider())
+    return an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
 
 
 def claim(
@@ -75,14 +75,14 @@ def claim(
     values = idempotency.claim_values(
         attempt, resource_id=payment_id, answer=answer, keep_for=keep_for
     )
-    claimed = f"{ALONE}, claimed AS ({idempotency.claim_from('wall')})"
+    claimed = f"{WITH_TENANT}, claimed AS ({idempotency.claim_from('tenant_scope')})"
     statement = f"{claimed} SELECT count(*) / {also} AS made FROM claimed"  # noqa: S608  our own
-    (made,) = execute_alone(attempt.tenant_id, statement, values)
+    (made,) = execute_autocommit(attempt.tenant_id, statement, values)
     return None if made else find(attempt)
 
 
 def find(attempt: Attempt) -> Earlier | None:
-    row = birth.find_earlier(attempt)
+    row = insertion.find_earlier(attempt)
     return None if row is None else idempotency.earlier_of(attempt, row.key)
 
 

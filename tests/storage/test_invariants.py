@@ -13,11 +13,11 @@ from sqlalchemy import text
 
 from payments_app.kernel.database import transaction
 from payments_app.kernel.secrets import Cipher
-from payments_app.payments.breaks import list_breaks, release_tenant, resolve_break
-from payments_app.payments.errors import BreakNotFound
+from payments_app.payments.errors import ViolationNotFound
 from payments_app.payments.invariants import Invariant, check_everything
 from payments_app.payments.model import Payment
-from payments_app.tenants.errors import BreaksOpen, ReasonMissing
+from payments_app.payments.violations import list_violations, release_tenant, resolve_violation
+from payments_app.tenants.errors import ReasonMissing, ViolationsOpen
 from payments_app.tenants.holds import held_tenants
 from tests.builders import (
     ANSWERS,
@@ -48,11 +48,11 @@ def check_all() -> int:
 
 
 def an_ended_payment(app: Flask, answer: str = "paid") -> Payment:
-    rails = rails_of(app, ScriptedProvider(checks=[ANSWERS[answer]]))
-    accepted = an_accepted_payment(rails)
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider(checks=[ANSWERS[answer]]))
+    accepted = an_accepted_payment(gateway)
+    advance(gateway)
     make_due(accepted.payment_id)
-    advance(rails)
+    advance(gateway)
     return payment_row(accepted.payment_id)
 
 
@@ -126,7 +126,7 @@ def test_a_break_is_found_and_puts_its_tenants_brake_on(
 
     look()
 
-    found = [one for one in list_breaks(None, resolved=False) if one.invariant == invariant]
+    found = [one for one in list_violations(None, resolved=False) if one.invariant == invariant]
     assert [(one.tenant_id, one.subject) for one in found] == [(broken.tenant_id, str(broken.id))]
     held = held_tenants()
     assert [tenant.id for tenant in held if invariant in (tenant.held_why or "")] == [
@@ -140,7 +140,7 @@ def test_what_is_well_breaks_nothing(app: Flask, look: Callable[[], int]) -> Non
     an_ended_payment(app)
     an_accepted_payment(rails_of(app, ScriptedProvider()))
     look()
-    assert list_breaks(None, resolved=True) == []
+    assert list_violations(None, resolved=True) == []
     assert held_tenants() == []
 
 
@@ -148,7 +148,7 @@ def test_one_transaction_of_the_provider_ends_one_payment(app: Flask, superuser:
     first, second = an_ended_payment(app), an_ended_payment(app)
     superuser.run("UPDATE payments SET mode = 'live', provider_transaction_id = '77'")
     check_all()
-    found = list_breaks(None, resolved=False)
+    found = list_violations(None, resolved=False)
     shared = [one for one in found if one.invariant == Invariant.ONE_PAYMENT_A_TRANSACTION]
     assert {one.subject for one in shared} == {str(first.id), str(second.id)}
     assert len(held_tenants()) == 2
@@ -167,7 +167,7 @@ def test_the_same_number_elsewhere_is_another_transaction(
     superuser.run(f"UPDATE payments SET {differs} WHERE id = %s", first.id)  # noqa: S608  ours
     with app.app_context():
         check_all()
-        found = list_breaks(None, resolved=False)
+        found = list_violations(None, resolved=False)
     assert Invariant.ONE_PAYMENT_A_TRANSACTION not in {one.invariant for one in found}
 
 
@@ -177,7 +177,7 @@ def test_a_bent_record_is_a_break_of_its_tenant(app: Flask, superuser: Superuser
     check_all()
     record = {
         one.tenant_id
-        for one in list_breaks(None, resolved=False)
+        for one in list_violations(None, resolved=False)
         if one.invariant == Invariant.RECORD_UNBENT
     }
     assert record == {bent.tenant_id}
@@ -190,17 +190,18 @@ def test_open_payments_that_nobody_can_read_are_named_and_hold_nobody(
     app: Flask, superuser: Superuser
 ) -> None:
     """As a downgrade leaves them, which drops the column of the tenants' data keys."""
-    rails = rails_of(app, ScriptedProvider())
+    gateway = rails_of(app, ScriptedProvider())
     lost, whole = a_caller(), a_caller()
     oldest, _, _ = (
-        an_accepted_payment(rails, asker=an_asker(caller=caller)) for caller in (lost, lost, whole)
+        an_accepted_payment(gateway, context=an_asker(caller=caller))
+        for caller in (lost, lost, whole)
     )
     an_ended_payment(app)
     superuser.run("UPDATE tenants SET data_key = NULL WHERE id = %s", lost.tenant_id)
 
     assert check_all() == 1
 
-    (found,) = list_breaks(None, resolved=False)
+    (found,) = list_violations(None, resolved=False)
     assert found.invariant == Invariant.OPEN_PAYMENT_READABLE
     assert (found.tenant_id, found.subject) == (lost.tenant_id, str(oldest.payment_id))
     assert found.detail.startswith("2 open payments can't be read (data_key_unreadable)")
@@ -211,7 +212,7 @@ def test_open_payments_that_nobody_can_read_are_named_and_hold_nobody(
 def test_a_process_with_anothers_secret_keys_finds_no_break(app: Flask) -> None:
     an_accepted_payment(rails_of(app, ScriptedProvider()))
     check_everything(Cipher((Fernet.generate_key().decode(),)))
-    assert list_breaks(None, resolved=True) == []
+    assert list_violations(None, resolved=True) == []
 
 
 def broken_tenant(app: Flask, superuser: Superuser) -> UUID:
@@ -223,26 +224,26 @@ def broken_tenant(app: Flask, superuser: Superuser) -> UUID:
 
 def test_the_brake_is_let_go_once_each_break_is_resolved(app: Flask, superuser: Superuser) -> None:
     tenant_id = broken_tenant(app, superuser)
-    (found,) = list_breaks(tenant_id, resolved=False)
-    with pytest.raises(BreaksOpen):
+    (found,) = list_violations(tenant_id, resolved=False)
+    with pytest.raises(ViolationsOpen):
         release_tenant(tenant_id, actor="cli:test")
     with pytest.raises(ReasonMissing):
-        resolve_break(found.id, why=" ", actor="cli:test")
+        resolve_violation(found.id, why=" ", actor="cli:test")
 
-    resolve_break(found.id, why="the provider was asked on the phone", actor="cli:test")
-    with pytest.raises(BreakNotFound):
-        resolve_break(found.id, why="again", actor="cli:test")
+    resolve_violation(found.id, why="the provider was asked on the phone", actor="cli:test")
+    with pytest.raises(ViolationNotFound):
+        resolve_violation(found.id, why="again", actor="cli:test")
     assert release_tenant(tenant_id, actor="cli:test")
 
     check_all()
-    assert list_breaks(tenant_id, resolved=False) == [], "what is resolved isn't found again"
+    assert list_violations(tenant_id, resolved=False) == [], "what is resolved isn't found again"
     assert held_tenants() == []
 
 
 def test_a_break_is_never_rewritten(app: Flask, superuser: Superuser) -> None:
     tenant_id = broken_tenant(app, superuser)
-    (found,) = list_breaks(tenant_id, resolved=False)
-    resolve_break(found.id, why="looked at", actor="cli:test")
+    (found,) = list_violations(tenant_id, resolved=False)
+    resolve_violation(found.id, why="looked at", actor="cli:test")
     for change, refused in (
         ("detail = 'nothing'", "permission denied"),
         ("resolution = 'otherwise'", "resolved once"),

@@ -35,11 +35,11 @@ from tests.builders import (
     due_in_s,
     events_of,
     exchanges_of,
+    keyring,
     let_time_pass,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 
 OPEN: Final = "PENDING"
@@ -74,7 +74,7 @@ FAILURES: Final = {
 
 def said(exchange: ProviderExchange) -> bytes | None:
     """What the provider said, as it was before it was sealed."""
-    payer = payer_of(vault(), payment_row(exchange.payment_id))
+    payer = payer_of(keyring(), payment_row(exchange.payment_id))
     return opened_body(payer, generation=exchange.generation, body=exchange.body)
 
 
@@ -84,26 +84,26 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
-def submitted(provider: ScriptedProvider, rails: PaymentGateway, answer: Observation) -> Payment:
+def submitted(provider: ScriptedProvider, gateway: PaymentGateway, answer: Observation) -> Payment:
     """A payment after one submission that was answered so."""
     # What is due at once is asked about in the same round: that answer shall not matter.
     provider.submits, provider.checks = [answer], [ANSWERS["not_sent"]]
-    payment_id = an_accepted_payment(rails).payment_id
-    advance(rails)
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance(gateway)
     return payment_row(payment_id)
 
 
 def asked(
-    provider: ScriptedProvider, rails: PaymentGateway, payment: Payment, answer: Observation
+    provider: ScriptedProvider, gateway: PaymentGateway, payment: Payment, answer: Observation
 ) -> None:
     """One question about it that is answered so, a second after the last act."""
     provider.checks = [answer]
     make_due(payment.id)
-    assert advance(rails) >= 1
+    assert advance(gateway) >= 1
 
 
 def delay_s(row: Payment) -> float:
@@ -119,10 +119,10 @@ def delay_s(row: Payment) -> float:
 
 @pytest.mark.parametrize("answer", TO_SUBMISSION)
 def test_the_answer_to_a_submission_sets_stage_step_and_story(
-    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+    provider: ScriptedProvider, gateway: PaymentGateway, answer: str
 ) -> None:
     after, step, next_s, line = TO_SUBMISSION[answer]
-    row = submitted(provider, rails, ANSWERS[answer])
+    row = submitted(provider, gateway, ANSWERS[answer])
     assert (row.status, row.stage) == after
     assert row.is_final == (step is None)
     if next_s == 0.0:
@@ -137,7 +137,7 @@ def test_the_answer_to_a_submission_sets_stage_step_and_story(
 
 @pytest.mark.parametrize("answer", TO_SUBMISSION)
 def test_the_answer_to_a_submission_is_kept_in_the_row_that_was_there_before_it(
-    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+    provider: ScriptedProvider, gateway: PaymentGateway, answer: str
 ) -> None:
     before: list[tuple[object, object]] = []
 
@@ -146,8 +146,8 @@ def test_the_answer_to_a_submission_is_kept_in_the_row_that_was_there_before_it(
         return ANSWERS[answer]
 
     provider.submits, provider.checks = [answered], [ANSWERS["not_sent"]]
-    row = payment_row(an_accepted_payment(rails).payment_id)
-    advance(rails)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
+    advance(gateway)
     assert before == [(row.reference, None)]
     (exchange,) = exchanges_of(row.id)
     seen = ANSWERS[answer]
@@ -162,9 +162,9 @@ def test_the_answer_to_a_submission_is_kept_in_the_row_that_was_there_before_it(
 
 @pytest.mark.parametrize("answer", ["paid", "declined", "refused"])
 def test_an_end_points_to_the_answer_that_said_so(
-    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+    provider: ScriptedProvider, gateway: PaymentGateway, answer: str
 ) -> None:
-    row = submitted(provider, rails, ANSWERS[answer])
+    row = submitted(provider, gateway, ANSWERS[answer])
     (exchange,) = exchanges_of(row.id)
     assert row.evidence_id == exchange.id
     assert (row.failure_code, row.failure_provider_code) == FAILURES.get(answer, (None, None))
@@ -174,12 +174,12 @@ def test_an_end_points_to_the_answer_that_said_so(
 
 
 def test_a_word_that_names_the_payer_rests_sealed_and_is_told_to_nobody(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     word = "Payer 256772123456 has no wallet"
     failure = Failure(FailureCode.PAYER_NOT_FOUND, word)
     body = f'{{"status":"FAILED","reason":"{word}"}}'.encode()
-    row = submitted(provider, rails, replace(ANSWERS["declined"], failure=failure, body=body))
+    row = submitted(provider, gateway, replace(ANSWERS["declined"], failure=failure, body=body))
     (exchange,) = exchanges_of(row.id)
     assert (row.status, row.failure_code) == ("FAILED", "payer_not_found")
     assert (row.failure_provider_code, exchange.failure_provider_code) == ("unreadable",) * 2
@@ -188,14 +188,14 @@ def test_a_word_that_names_the_payer_rests_sealed_and_is_told_to_nobody(
 
 
 def test_a_failure_that_the_provider_does_not_explain_is_other(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = submitted(provider, rails, replace(ANSWERS["declined"], failure=None))
+    row = submitted(provider, gateway, replace(ANSWERS["declined"], failure=None))
     assert (row.status, row.failure_code) == ("FAILED", "other")
 
 
 def test_the_provider_is_told_what_was_accepted_and_no_transaction_waits_for_it(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     told: list[tuple[PaymentOrder, bool]] = []
 
@@ -205,10 +205,10 @@ def test_the_provider_is_told_what_was_accepted_and_no_transaction_waits_for_it(
 
     provider.submits = provider.checks = [answered]
     order = replace(an_order(amount="12.50"), payer_message="hello", payee_note="fee")
-    row = payment_row(an_accepted_payment(rails, order=order).payment_id)
-    advance(rails)
+    row = payment_row(an_accepted_payment(gateway, order=order).payment_id)
+    advance(gateway)
     make_due(row.id)
-    advance(rails)
+    advance(gateway)
     expected = PaymentOrder(
         reference=row.reference,
         payment_id=row.id,
@@ -225,19 +225,19 @@ def test_the_provider_is_told_what_was_accepted_and_no_transaction_waits_for_it(
 
 @pytest.mark.parametrize("where", ["prepare", "submit"])
 def test_what_was_not_sent_is_handed_back_and_tried_again_ever_later(
-    provider: ScriptedProvider, rails: PaymentGateway, where: str
+    provider: ScriptedProvider, gateway: PaymentGateway, where: str
 ) -> None:
     provider.submits = [ANSWERS["not_sent"]]
     provider.not_ready = ANSWERS["not_sent"] if where == "prepare" else None
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     for tries, next_s in enumerate([1, 2, 4, 8], start=1):
-        advance(rails)
+        advance(gateway)
         now = payment_row(row.id)
         assert (now.stage, now.next_step, now.submissions) == ("accepted", "submit", tries)
         assert delay_s(now) == pytest.approx(next_s, rel=0.25)
         make_due(row.id)
     provider.not_ready, provider.submits = None, [ANSWERS["accepted"]]
-    advance(rails)
+    advance(gateway)
     assert payment_row(row.id).stage == "awaiting_payer"
     assert set(provider.submissions) == {row.reference}
     assert provider.questions == []
@@ -247,9 +247,9 @@ def test_what_was_not_sent_is_handed_back_and_tried_again_ever_later(
 @pytest.mark.parametrize("verdict", [Verdict.NOT_SENT, Verdict.UNKNOWN, Verdict.NOT_FOUND])
 @pytest.mark.parametrize("wanted_s", [120.0, 1e9, float("inf"), float("nan"), -60.0])
 def test_a_provider_may_ask_for_patience_within_bounds(
-    provider: ScriptedProvider, rails: PaymentGateway, verdict: Verdict, wanted_s: float
+    provider: ScriptedProvider, gateway: PaymentGateway, verdict: Verdict, wanted_s: float
 ) -> None:
-    row = submitted(provider, rails, Observation(verdict, "busy", retry_after_s=wanted_s))
+    row = submitted(provider, gateway, Observation(verdict, "busy", retry_after_s=wanted_s))
     assert delay_s(row) <= retry.RETRY_AFTER_MAX_S
     if wanted_s > 0:
         assert delay_s(row) > min(wanted_s, retry.RETRY_AFTER_MAX_S) - 1
@@ -259,16 +259,16 @@ def test_a_provider_may_ask_for_patience_within_bounds(
 
 @pytest.mark.parametrize("first", ["unknown", "not_sent"])
 def test_a_provider_may_ask_for_patience_at_a_later_submission_too(
-    provider: ScriptedProvider, rails: PaymentGateway, first: str
+    provider: ScriptedProvider, gateway: PaymentGateway, first: str
 ) -> None:
-    row = submitted(provider, rails, ANSWERS[first])
+    row = submitted(provider, gateway, ANSWERS[first])
     provider.checks = [ANSWERS["not_found"]]
     # Without an HTTP status: it is about this payment, and closes no account for other tests.
     provider.submits = [replace(ANSWERS["not_sent"], retry_after_s=120.0)]
     while len(provider.submissions) < 2:
         let_time_pass(seconds=4)
         make_due(row.id, forget_lease=True)
-        advance(rails)
+        advance(gateway)
     assert due_in_s(row.id) > 115
 
 
@@ -278,10 +278,10 @@ def test_a_provider_may_ask_for_patience_at_a_later_submission_too(
 @pytest.mark.parametrize("answer", TO_QUESTION)
 @pytest.mark.parametrize(("before", "column"), [("accepted", 0), ("unknown", 1)])
 def test_the_answer_to_a_question_sets_stage_and_next_question(
-    provider: ScriptedProvider, rails: PaymentGateway, answer: str, before: str, column: int
+    provider: ScriptedProvider, gateway: PaymentGateway, answer: str, before: str, column: int
 ) -> None:
-    row = submitted(provider, rails, ANSWERS[before])
-    asked(provider, rails, row, ANSWERS[answer])
+    row = submitted(provider, gateway, ANSWERS[before])
+    asked(provider, gateway, row, ANSWERS[answer])
     after = payment_row(row.id)
     assert (after.status, after.stage) == TO_QUESTION[answer][column]
     assert after.lease_until is None
@@ -295,30 +295,30 @@ def test_the_answer_to_a_question_sets_stage_and_next_question(
 
 @pytest.mark.parametrize("answer", TO_QUESTION)
 def test_the_answer_to_a_question_is_kept_unless_nothing_was_asked(
-    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+    provider: ScriptedProvider, gateway: PaymentGateway, answer: str
 ) -> None:
-    row = submitted(provider, rails, ANSWERS["accepted"])
-    asked(provider, rails, row, ANSWERS[answer])
+    row = submitted(provider, gateway, ANSWERS["accepted"])
+    asked(provider, gateway, row, ANSWERS[answer])
     kept = [(e.kind, e.verdict) for e in exchanges_of(row.id)][1:]
     assert kept == ([] if answer == "not_sent" else [("check", ANSWERS[answer].verdict)])
 
 
 def test_evidence_is_kept_up_to_its_bound(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     long = replace(ANSWERS["paid"], body=b"x" * (EVIDENCE_BYTES_MAX + 1), elapsed_s=1.2345)
-    row = submitted(provider, rails, long)
+    row = submitted(provider, gateway, long)
     (exchange,) = exchanges_of(row.id)
     assert said(exchange) == b"x" * EVIDENCE_BYTES_MAX
     assert exchange.elapsed_ms in (1234, 1235)
 
 
 def test_the_story_has_one_line_for_each_change_and_none_for_no_news(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = submitted(provider, rails, ANSWERS["unknown"])
+    row = submitted(provider, gateway, ANSWERS["unknown"])
     for answer in ("unknown", "not_found", "pending", "pending", "unknown", "not_found", "paid"):
-        asked(provider, rails, row, ANSWERS[answer])
+        asked(provider, gateway, row, ANSWERS[answer])
     events = events_of(row.id)
     assert [(e.sequence, e.type, e.data.get("reason")) for e in events] == [
         (1, "payment.accepted", None),
@@ -333,45 +333,45 @@ def test_the_story_has_one_line_for_each_change_and_none_for_no_news(
 
 @pytest.mark.parametrize("answer", ["pending", "unknown", "not_sent"])
 def test_no_age_ends_a_payment(
-    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+    provider: ScriptedProvider, gateway: PaymentGateway, answer: str
 ) -> None:
-    row = submitted(provider, rails, ANSWERS["accepted"])
+    row = submitted(provider, gateway, ANSWERS["accepted"])
     for _ in range(3):
         let_time_pass(seconds=timedelta(days=30).total_seconds())
-        asked(provider, rails, row, ANSWERS[answer])
+        asked(provider, gateway, row, ANSWERS[answer])
         assert (payment_row(row.id).status, payment_row(row.id).next_step) == (OPEN, "check")
         assert 60 < due_in_s(row.id) < retry.CHECK_MAX_S * 1.3
-    asked(provider, rails, row, ANSWERS["paid"])
+    asked(provider, gateway, row, ANSWERS["paid"])
     assert payment_row(row.id).status == "SUCCESSFUL"
 
 
 @pytest.mark.parametrize("answer", ["paid", "declined"])
 def test_a_final_payment_is_never_taken_up_again(
-    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+    provider: ScriptedProvider, gateway: PaymentGateway, answer: str
 ) -> None:
-    row = submitted(provider, rails, ANSWERS[answer])
+    row = submitted(provider, gateway, ANSWERS[answer])
     let_time_pass(seconds=1e6)
     make_due(row.id, forget_lease=True)
-    assert advance(rails) == 0
+    assert advance(gateway) == 0
     assert provider.questions == []
     assert payment_row(row.id).generation == row.generation
 
 
 def test_a_question_that_may_not_leave_yet_is_not_claimed(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     class Crowded(AccountPace):
         def grant(self, wanted: Mapping[AccountKey, int]) -> dict[AccountKey, int]:
             return dict.fromkeys(wanted, 0)
 
     redis = current_app.extensions["maramoja"].redis
-    row = submitted(provider, rails, ANSWERS["accepted"])
+    row = submitted(provider, gateway, ANSWERS["accepted"])
     make_due(row.id)
-    assert advance(replace(rails, pace=Crowded(redis, ceiling=100))) == 0
+    assert advance(replace(gateway, pace=Crowded(redis, ceiling=100))) == 0
     assert provider.questions == []
     assert len(exchanges_of(row.id)) == 1
     assert payment_row(row.id).generation == row.generation
-    asked(provider, rails, row, ANSWERS["paid"])
+    asked(provider, gateway, row, ANSWERS["paid"])
     assert payment_row(row.id).status == "SUCCESSFUL"
 
 
@@ -380,21 +380,21 @@ def test_a_question_that_may_not_leave_yet_is_not_claimed(
 
 @pytest.mark.parametrize("amount", [Money(99_999, "EUR"), Money(0, "EUR"), Money(100_000, "KES")])
 def test_another_amount_than_was_asked_settles_nothing(
-    provider: ScriptedProvider, rails: PaymentGateway, amount: Money
+    provider: ScriptedProvider, gateway: PaymentGateway, amount: Money
 ) -> None:
     odd = replace(ANSWERS["paid"], amount=amount)
-    row = submitted(provider, rails, ANSWERS["accepted"])
-    asked(provider, rails, row, odd)
+    row = submitted(provider, gateway, ANSWERS["accepted"])
+    asked(provider, gateway, row, odd)
     after = payment_row(row.id)
     assert (after.status, after.stage, after.evidence_id) == (OPEN, "unknown", None)
     assert events_of(row.id)[-1].data == {"reason": "amount_contradicted"}
     assert exchanges_of(row.id)[-1].verdict == "SUCCESSFUL"
-    asked(provider, rails, row, replace(odd, amount=row.money))
+    asked(provider, gateway, row, replace(odd, amount=row.money))
     assert payment_row(row.id).status == "SUCCESSFUL"
 
 
 def test_a_submission_answered_with_another_amount_settles_nothing_either(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = submitted(provider, rails, replace(ANSWERS["paid"], amount=Money(1, "EUR")))
+    row = submitted(provider, gateway, replace(ANSWERS["paid"], amount=Money(1, "EUR")))
     assert (row.status, row.stage, row.next_step) == (OPEN, "unknown", "check")

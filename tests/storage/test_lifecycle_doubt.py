@@ -8,8 +8,8 @@ from typing import Any, Final
 import pytest
 from flask import Flask
 
+from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, NoResponse
 from payments_app.kernel.transport import Transport
-from payments_app.kernel.wire import Answer, Call, Silence, Wire
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.processor import LEASE
@@ -52,7 +52,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -66,10 +66,10 @@ def capable(**changed: Any) -> Capabilities:
     return replace(usual, **changed)
 
 
-def submitted(provider: ScriptedProvider, rails: PaymentGateway, answer: str) -> Payment:
+def submitted(provider: ScriptedProvider, gateway: PaymentGateway, answer: str) -> Payment:
     provider.submits = [ANSWERS[answer]]
-    payment_id = an_accepted_payment(rails).payment_id
-    assert advance(rails) == 1
+    payment_id = an_accepted_payment(gateway).payment_id
+    assert advance(gateway) == 1
     return payment_row(payment_id)
 
 
@@ -77,16 +77,16 @@ def submitted(provider: ScriptedProvider, rails: PaymentGateway, answer: str) ->
 
 
 def test_after_a_crash_in_the_middle_of_a_submission_the_next_worker_asks_first(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     provider.checks = [ANSWERS["pending"]]
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     a_claim()
-    assert advance(rails) == 0, "the lease of the dead holds"
+    assert advance(gateway) == 0, "the lease of the dead holds"
     let_time_pass(seconds=LEASE.total_seconds() - 5)
-    assert advance(rails) == 0
+    assert advance(gateway) == 0
     let_time_pass(seconds=6)
-    assert advance(rails) == 1
+    assert advance(gateway) == 1
     assert (provider.questions, provider.submissions) == ([row.reference], [])
     assert [(e.type, e.data.get("reason")) for e in events_of(row.id)] == [
         ("payment.accepted", None),
@@ -99,27 +99,27 @@ def test_after_a_crash_in_the_middle_of_a_submission_the_next_worker_asks_first(
 
 
 def test_after_a_crash_before_the_first_byte_the_same_reference_goes_out_later(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = payment_row(an_accepted_payment(rails).payment_id)
+    row = payment_row(an_accepted_payment(gateway).payment_id)
     a_claim()
     let_time_pass(seconds=LEASE.total_seconds() + 1)
-    advance(rails)
+    advance(gateway)
     assert provider.submissions == [row.reference]
     assert payment_row(row.id).stage == "awaiting_payer"
     assert [e.kind for e in exchanges_of(row.id)] == ["submit", "check", "submit"]
 
 
 def test_a_crash_in_the_middle_of_a_question_costs_one_lease_and_nothing_else(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = submitted(provider, rails, "accepted")
+    row = submitted(provider, gateway, "accepted")
     provider.checks = [ANSWERS["paid"]]
     make_due(row.id)
     a_claim()
-    assert advance(rails) == 0
+    assert advance(gateway) == 0
     let_time_pass(seconds=LEASE.total_seconds() + 1)
-    advance(rails)
+    advance(gateway)
     assert payment_row(row.id).status == "SUCCESSFUL"
     assert [e.generation for e in exchanges_of(row.id)] == [1, 3]
 
@@ -128,17 +128,17 @@ def test_a_crash_in_the_middle_of_a_question_costs_one_lease_and_nothing_else(
 
 
 def test_what_is_not_found_is_sent_again_under_the_same_reference_ever_later(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = submitted(provider, rails, "unknown")
+    row = submitted(provider, gateway, "unknown")
     for sent, wait_s in enumerate([3, 6, 12, 24], start=1):
         let_time_pass(seconds=wait_s - 1)
         make_due(row.id)
-        assert advance(rails) == 1
+        assert advance(gateway) == 1
         assert len(provider.submissions) == sent, "too early"
         let_time_pass(seconds=1.1)
         make_due(row.id)
-        assert advance(rails) == 2
+        assert advance(gateway) == 2
         assert len(provider.submissions) == sent + 1
     assert set(provider.submissions) == {row.reference}
     assert payment_row(row.id).status == "PENDING"
@@ -146,60 +146,60 @@ def test_what_is_not_found_is_sent_again_under_the_same_reference_ever_later(
 
 
 def test_submissions_that_never_left_do_not_put_off_the_resend_of_one_that_did(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = submitted(provider, rails, "not_sent")
+    row = submitted(provider, gateway, "not_sent")
     for _ in range(5):
         make_due(row.id)
-        assert advance(rails) == 1
+        assert advance(gateway) == 1
     provider.submits = [ANSWERS["unknown"]]
     make_due(row.id)
-    assert advance(rails) == 1
+    assert advance(gateway) == 1
     sent = len(provider.submissions)
     let_time_pass(seconds=4)
     make_due(row.id)
-    assert advance(rails) == 2
+    assert advance(gateway) == 2
     assert len(provider.submissions) == sent + 1
 
 
 def test_what_a_rail_may_charge_twice_is_never_sent_again(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     provider.capabilities = capable(idempotent_submit=False)
-    row = submitted(provider, rails, "unknown")
+    row = submitted(provider, gateway, "unknown")
     for _ in range(5):
         let_time_pass(seconds=86_400)
-        advance(rails)
+        advance(gateway)
     assert provider.submissions == [row.reference]
     after = payment_row(row.id)
     assert (after.status, after.stage, after.next_step) == ("PENDING", "unknown", "check")
     provider.checks = [ANSWERS["paid"]]
     make_due(row.id)
-    advance(rails)
+    advance(gateway)
     assert payment_row(row.id).status == "SUCCESSFUL"
 
 
 def test_after_a_crash_too_it_is_not_sent_again_where_that_may_charge_twice(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     provider.capabilities = capable(idempotent_submit=False)
-    payment_id = an_accepted_payment(rails).payment_id
+    payment_id = an_accepted_payment(gateway).payment_id
     a_claim()
     for _ in range(3):
         let_time_pass(seconds=86_400)
-        advance(rails)
+        advance(gateway)
     assert provider.submissions == []
     assert payment_row(payment_id).stage == "unknown"
 
 
 def test_a_payment_that_was_seen_and_is_not_found_any_more_has_not_failed(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     provider.capabilities = capable(idempotent_submit=False)
-    row = submitted(provider, rails, "accepted")
+    row = submitted(provider, gateway, "accepted")
     for _ in range(3):
         let_time_pass(seconds=10 * VISIBLE_AFTER_S)
-        advance(rails)
+        advance(gateway)
     assert (payment_row(row.id).status, payment_row(row.id).stage) == ("PENDING", "unknown")
 
 
@@ -207,13 +207,13 @@ def test_a_payment_that_was_seen_and_is_not_found_any_more_has_not_failed(
 
 
 @pytest.fixture
-def refused_after_doubt(provider: ScriptedProvider, rails: PaymentGateway) -> Payment:
+def refused_after_doubt(provider: ScriptedProvider, gateway: PaymentGateway) -> Payment:
     """The first submission was not answered, the second was refused."""
     provider.capabilities = capable(resend_after_s=10)
-    row = submitted(provider, rails, "unknown")
+    row = submitted(provider, gateway, "unknown")
     provider.submits = [ANSWERS["refused"]]
     let_time_pass(seconds=11)
-    assert advance(rails) == 2
+    assert advance(gateway) == 2
     # No third: it would have to wait longer than this test lasts.
     provider.capabilities = capable(resend_after_s=1_000)
     return payment_row(row.id)
@@ -228,16 +228,16 @@ def test_a_refusal_after_a_submission_in_doubt_fails_nothing_yet(
 
 
 def test_the_refusal_ends_it_once_the_provider_has_long_had_nothing_else(
-    rails: PaymentGateway, refused_after_doubt: Payment
+    gateway: PaymentGateway, refused_after_doubt: Payment
 ) -> None:
     row = refused_after_doubt
     let_time_pass(seconds=VISIBLE_AFTER_S - 5)
     make_due(row.id)
-    advance(rails)
+    advance(gateway)
     assert payment_row(row.id).status == "PENDING"
     let_time_pass(seconds=6)
     make_due(row.id)
-    advance(rails)
+    advance(gateway)
     after = payment_row(row.id)
     assert (after.status, after.failure_code) == ("FAILED", "request_refused")
     evidence = next(e for e in exchanges_of(row.id) if e.id == after.evidence_id)
@@ -247,117 +247,119 @@ def test_the_refusal_ends_it_once_the_provider_has_long_had_nothing_else(
 
 @pytest.mark.parametrize("answer", ["pending", "unknown", "not_sent", "duplicate", "refused"])
 def test_without_a_not_found_the_refusal_ends_nothing(
-    provider: ScriptedProvider, rails: PaymentGateway, refused_after_doubt: Payment, answer: str
+    provider: ScriptedProvider, gateway: PaymentGateway, refused_after_doubt: Payment, answer: str
 ) -> None:
     provider.checks = [ANSWERS[answer]]
     let_time_pass(seconds=30 * 86_400)
-    advance(rails)
+    advance(gateway)
     assert payment_row(refused_after_doubt.id).status == "PENDING"
 
 
 def test_the_first_submission_may_turn_out_paid_after_the_refusal(
-    provider: ScriptedProvider, rails: PaymentGateway, refused_after_doubt: Payment
+    provider: ScriptedProvider, gateway: PaymentGateway, refused_after_doubt: Payment
 ) -> None:
     provider.checks = [ANSWERS["paid"]]
     let_time_pass(seconds=30 * 86_400)
-    advance(rails)
+    advance(gateway)
     assert payment_row(refused_after_doubt.id).status == "SUCCESSFUL"
 
 
 @pytest.mark.parametrize("third", ["unknown", "accepted", "not_sent"])
 def test_a_refusal_that_is_not_the_last_word_ends_nothing(
-    provider: ScriptedProvider, rails: PaymentGateway, refused_after_doubt: Payment, third: str
+    provider: ScriptedProvider, gateway: PaymentGateway, refused_after_doubt: Payment, third: str
 ) -> None:
     row = refused_after_doubt
     provider.submits = [ANSWERS[third]]
     provider.capabilities = capable(resend_after_s=10)
     let_time_pass(seconds=41)
-    advance(rails)
+    advance(gateway)
     assert len(provider.submissions) == 3
     provider.capabilities = capable(resend_after_s=1_000)
     let_time_pass(seconds=2 * VISIBLE_AFTER_S)
-    advance(rails)
+    advance(gateway)
     assert payment_row(row.id).status == "PENDING"
 
 
 # --- a refusal of another request than the only one ---------------------------------------------
 
 
-def sent_twice(_order: PaymentOrder, wire: Wire) -> Observation:
+def sent_twice(_order: PaymentOrder, http_client: HttpClient) -> Observation:
     """The provider takes the first and answers 401; it refuses the second. As MTN's adapter sends."""
     for _ in range(2):
-        wire.send(Call("POST", "http://rail.test/", {}, b"{}"))
+        http_client.send(HttpRequest("POST", "http://rail.test/", {}, b"{}"))
     return ANSWERS["refused"]
 
 
 class AnsweringTransport(Transport):
     """Every request is answered by a 401, without a network."""
 
-    def exchange(self, _call: Call, *, leave_before: float | None) -> Answer | Silence:
+    def exchange(
+        self, _call: HttpRequest, *, leave_before: float | None
+    ) -> HttpResponse | NoResponse:
         assert leave_before is not None, "a submission has a lease"
-        return Answer(401, {}, b"")
+        return HttpResponse(401, {}, b"")
 
 
 def test_a_refusal_of_the_second_request_of_a_submission_ends_nothing(
     app: Flask, provider: ScriptedProvider
 ) -> None:
-    rails = replace(rails_of(app, provider), transport=AnsweringTransport(user_agent="test"))
+    gateway = replace(rails_of(app, provider), transport=AnsweringTransport(user_agent="test"))
     provider.submits = [sent_twice]
     provider.checks = [ANSWERS["paid"]]
-    payment_id = an_accepted_payment(rails).payment_id
-    assert advance(rails) == 1
+    payment_id = an_accepted_payment(gateway).payment_id
+    assert advance(gateway) == 1
     row = payment_row(payment_id)
     assert (row.status, row.stage, row.next_step) == ("PENDING", "unknown", "check")
     (sent,) = exchanges_of(payment_id)
     assert (sent.verdict, sent.reason, sent.requests_left) == ("UNKNOWN", "sent_more_than_once", 2)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     assert payment_row(payment_id).status == "SUCCESSFUL"
 
 
 @pytest.mark.parametrize("answer", ["refused", "declined"])
 def test_a_refusal_after_a_submission_that_was_answered_ends_nothing_yet(
-    provider: ScriptedProvider, rails: PaymentGateway, answer: str
+    provider: ScriptedProvider, gateway: PaymentGateway, answer: str
 ) -> None:
     provider.submits = [ANSWERS["throttled"], ANSWERS[answer]]
-    payment_id = an_accepted_payment(rails).payment_id
+    payment_id = an_accepted_payment(gateway).payment_id
     for _ in range(2):
         make_due(payment_id)
-        assert advance(rails) == 1
+        assert advance(gateway) == 1
     row = payment_row(payment_id)
     assert (row.status, row.stage, row.next_step) == ("PENDING", "unknown", "check")
     assert events_of(payment_id)[-1].data == {"reason": "sent_before"}
     let_time_pass(seconds=VISIBLE_AFTER_S + 1)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     # A refusal and a late "not found" end it; "failed" was the answer to a request, and is asked for.
     assert payment_row(payment_id).status == ("FAILED" if answer == "refused" else "PENDING")
 
 
 def test_a_failure_told_of_a_resend_is_asked_for_before_it_is_believed(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = submitted(provider, rails, "unknown")
+    row = submitted(provider, gateway, "unknown")
     provider.submits = [ANSWERS["declined"]]
     let_time_pass(seconds=5)
     make_due(row.id)
-    advance(rails)
+    advance(gateway)
     assert len(provider.submissions) == 2
     assert payment_row(row.id).status == "PENDING"
     provider.checks = [ANSWERS["declined"]]
     make_due(row.id)
-    advance(rails)
+    advance(gateway)
     assert payment_row(row.id).status == "FAILED"
 
 
 def test_a_refusal_after_submissions_that_never_left_ends_the_payment(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     provider.submits = [ANSWERS["not_sent"], ANSWERS["not_sent"], ANSWERS["refused"]]
-    payment_id = an_accepted_payment(rails).payment_id
+    payment_id = an_accepted_payment(gateway).payment_id
     for _ in range(3):
         make_due(payment_id)
-        assert advance(rails) == 1
+        assert advance(gateway) == 1
     assert payment_row(payment_id).status == "FAILED"
 
 
@@ -388,27 +390,27 @@ def neighbour() -> ScriptedProvider:
     return ScriptedProvider(code="neighbour", checks=[ANSWERS["pending"]])
 
 
-def with_other_merchant(rails: PaymentGateway, app: Flask) -> PaymentGateway:
+def with_other_merchant(gateway: PaymentGateway, app: Flask) -> PaymentGateway:
     accounts = tuple(
         ProviderAccount(
             *(None, code, Mode.TEST, "http://127.0.0.1:1", "sandbox"),
             {"merchant": "another"} if code == SCRIPTED else {},
         )
-        for code in rails.registry.codes()
+        for code in gateway.registry.codes()
     )
     cipher = app.extensions["maramoja"].cipher
-    return replace(rails, accounts=ProviderAccounts(accounts, cipher))
+    return replace(gateway, accounts=ProviderAccounts(accounts, cipher))
 
 
-def without_account(rails: PaymentGateway, app: Flask) -> PaymentGateway:
-    accounts = tuple(a for a in rails.accounts.platform() if a.provider != SCRIPTED)
+def without_account(gateway: PaymentGateway, app: Flask) -> PaymentGateway:
+    accounts = tuple(a for a in gateway.accounts.platform() if a.provider != SCRIPTED)
     cipher = app.extensions["maramoja"].cipher
-    return replace(rails, accounts=ProviderAccounts(accounts, cipher))
+    return replace(gateway, accounts=ProviderAccounts(accounts, cipher))
 
 
-def without_adapter(rails: PaymentGateway, _app: Flask) -> PaymentGateway:
-    codes = [code for code in rails.registry.codes() if code != SCRIPTED]
-    return replace(rails, registry=Registry({code: rails.registry.get(code) for code in codes}))
+def without_adapter(gateway: PaymentGateway, _app: Flask) -> PaymentGateway:
+    codes = [code for code in gateway.registry.codes() if code != SCRIPTED]
+    return replace(gateway, registry=Registry({code: gateway.registry.get(code) for code in codes}))
 
 
 GONE: Final = [with_other_merchant, without_account, without_adapter]
@@ -442,21 +444,21 @@ def test_a_payment_whose_rail_is_gone_is_kept_and_the_others_go_on(
 
 
 def test_another_merchants_word_that_a_payment_is_there_counts(
-    app: Flask, provider: ScriptedProvider, rails: PaymentGateway
+    app: Flask, provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    row = submitted(provider, rails, "accepted")
+    row = submitted(provider, gateway, "accepted")
     provider.checks = [ANSWERS["paid"]]
     make_due(row.id)
-    advance(with_other_merchant(rails, app))
+    advance(with_other_merchant(gateway, app))
     assert payment_row(row.id).status == "SUCCESSFUL"
 
 
 def test_a_worker_that_remembers_an_older_account_reads_it_anew_before_it_waits(
-    app: Flask, provider: ScriptedProvider, rails: PaymentGateway
+    app: Flask, provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     """Else the first payments after a change would wait a minute for somebody to act."""
     tenant, cipher = a_tenant(), app.extensions["maramoja"].cipher
-    worker = replace(rails, accounts=ProviderAccounts((), cipher))
+    worker = replace(gateway, accounts=ProviderAccounts((), cipher))
     own = NewAccount(SCRIPTED, Mode.LIVE, "http://127.0.0.1:1", "real", {"merchant": "first"})
     with pytest.raises(ProviderNotEnabled):
         worker.accounts.find(tenant_id=tenant.id, provider=SCRIPTED, mode=Mode.LIVE)
@@ -467,8 +469,8 @@ def test_a_worker_that_remembers_an_older_account_reads_it_anew_before_it_waits(
             cipher=cipher,
             actor="cli:test",
         )
-        acceptor = replace(rails, accounts=ProviderAccounts((), cipher))
-        an_accepted_payment(acceptor, asker=an_asker(caller=a_caller(tenant=tenant)))
+        acceptor = replace(gateway, accounts=ProviderAccounts((), cipher))
+        an_accepted_payment(acceptor, context=an_asker(caller=a_caller(tenant=tenant)))
         provider.submissions.clear()
         assert advance(worker) == 1
         assert len(provider.submissions) == 1, merchant
@@ -479,15 +481,15 @@ def test_a_faulty_adapter_ends_no_payment_and_stops_no_other(
     app: Flask, neighbour: ScriptedProvider, fault: str
 ) -> None:
     provider = Faulty(checks=[ANSWERS["unknown"]])
-    rails = rails_of(app, provider, neighbour)
-    row = payment_row(an_accepted_payment(rails, order=an_order(provider=SCRIPTED)).payment_id)
+    gateway = rails_of(app, provider, neighbour)
+    row = payment_row(an_accepted_payment(gateway, order=an_order(provider=SCRIPTED)).payment_id)
     if fault == "check":
-        advance(rails)
+        advance(gateway)
     provider.fault = fault
     for _ in range(3):
-        other = an_accepted_payment(rails, order=an_order(provider="neighbour")).payment_id
+        other = an_accepted_payment(gateway, order=an_order(provider="neighbour")).payment_id
         let_time_pass(seconds=400)
-        advance(rails)
+        advance(gateway)
         assert payment_row(other).stage == "awaiting_payer"
     after = payment_row(row.id)
     # A fault before it is asked to submit: nothing has left.
@@ -498,6 +500,6 @@ def test_a_faulty_adapter_ends_no_payment_and_stops_no_other(
     provider.fault, provider.checks = "", [ANSWERS["paid"]]
     for _ in range(2):
         make_due(row.id)
-        advance(rails)
+        advance(gateway)
     assert payment_row(row.id).status == "SUCCESSFUL"
     assert len(provider.submissions) <= 1

@@ -43,25 +43,25 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
 @pytest.fixture
-def row(rails: PaymentGateway) -> Payment:
+def row(gateway: PaymentGateway) -> Payment:
     """A payment that the provider has accepted."""
-    payment_id = an_accepted_payment(rails).payment_id
-    advance(rails)
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance(gateway)
     return payment_row(payment_id)
 
 
 def asked(
-    provider: ScriptedProvider, rails: PaymentGateway, row: Payment, *answers: Observation
+    provider: ScriptedProvider, gateway: PaymentGateway, row: Payment, *answers: Observation
 ) -> None:
     for answer in answers:
         provider.checks = [answer]
         make_due(row.id)
-        advance(rails)
+        advance(gateway)
 
 
 def story(row: Payment) -> list[tuple[str, str]]:
@@ -73,48 +73,48 @@ ACCEPTED = ("payment.pending", "accepted")
 
 @pytest.mark.parametrize("reason", UNREAD)
 def test_answers_that_stay_unreadable_make_a_payment_unknown_once(
-    provider: ScriptedProvider, rails: PaymentGateway, row: Payment, reason: str
+    provider: ScriptedProvider, gateway: PaymentGateway, row: Payment, reason: str
 ) -> None:
-    asked(provider, rails, row, UNREAD[reason])
+    asked(provider, gateway, row, UNREAD[reason])
     assert payment_row(row.id).stage == "awaiting_payer", "one may be garbled on its way"
-    asked(provider, rails, row, UNREAD[reason], UNREAD[reason])
+    asked(provider, gateway, row, UNREAD[reason], UNREAD[reason])
     assert payment_row(row.id).stage == "unknown"
     assert story(row) == [ACCEPTED, ("payment.unknown", reason)]
-    asked(provider, rails, row, ANSWERS["pending"])
+    asked(provider, gateway, row, ANSWERS["pending"])
     assert payment_row(row.id).stage == "awaiting_payer"
 
 
 @pytest.mark.parametrize("silence", NO_NEWS)
 def test_silence_between_unreadable_answers_hides_them_not(
-    provider: ScriptedProvider, rails: PaymentGateway, row: Payment, silence: str
+    provider: ScriptedProvider, gateway: PaymentGateway, row: Payment, silence: str
 ) -> None:
-    asked(provider, rails, row, UNREAD["unreadable"], NO_NEWS[silence], UNREAD["unreadable"])
+    asked(provider, gateway, row, UNREAD["unreadable"], NO_NEWS[silence], UNREAD["unreadable"])
     assert story(row) == [ACCEPTED, ("payment.unknown", "unreadable")]
 
 
 @pytest.mark.parametrize("silence", NO_NEWS)
 def test_no_news_changes_nothing(
-    provider: ScriptedProvider, rails: PaymentGateway, row: Payment, silence: str
+    provider: ScriptedProvider, gateway: PaymentGateway, row: Payment, silence: str
 ) -> None:
-    asked(provider, rails, row, *[NO_NEWS[silence]] * 3)
+    asked(provider, gateway, row, *[NO_NEWS[silence]] * 3)
     assert (payment_row(row.id).stage, story(row)) == ("awaiting_payer", [ACCEPTED])
 
 
 def test_every_second_answer_unreadable_is_no_news(
-    provider: ScriptedProvider, rails: PaymentGateway, row: Payment
+    provider: ScriptedProvider, gateway: PaymentGateway, row: Payment
 ) -> None:
-    asked(provider, rails, row, *[UNREAD["unreadable"], ANSWERS["pending"]] * 3)
+    asked(provider, gateway, row, *[UNREAD["unreadable"], ANSWERS["pending"]] * 3)
     assert story(row) == [ACCEPTED]
 
 
 def test_an_unreadable_answer_is_logged_and_counted(
     provider: ScriptedProvider,
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
     row: Payment,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     before = figures_here()
-    asked(provider, rails, row, UNREAD["amount_unreadable"], NO_NEWS["timeout"])
+    asked(provider, gateway, row, UNREAD["amount_unreadable"], NO_NEWS["timeout"])
     said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
     (line,) = [one for one in said if one["event"] == "provider.answer_unread"]
     assert line["level"] == "warning"
@@ -127,17 +127,17 @@ def test_an_unreadable_answer_is_logged_and_counted(
 
 
 def test_a_duplicate_that_is_not_found_makes_one_event(
-    provider: ScriptedProvider, rails: PaymentGateway, row: Payment
+    provider: ScriptedProvider, gateway: PaymentGateway, row: Payment
 ) -> None:
     provider.submits, provider.checks = [ANSWERS["duplicate"]], [ANSWERS["not_found"]]
     for _ in range(4):
         let_time_pass(seconds=700)
-        advance(rails)
+        advance(gateway)
     assert len(provider.submissions) >= 4
     assert payment_row(row.id).stage == "unknown"
     assert story(row) == [ACCEPTED, ("payment.unknown", "not_found")]
     provider.checks = [ANSWERS["pending"]]
     let_time_pass(seconds=700)
-    advance(rails)
+    advance(gateway)
     assert payment_row(row.id).stage == "awaiting_payer"
     assert story(row)[2:] == [("payment.pending", "pending")]

@@ -39,9 +39,9 @@ def payment(installation_of_its_own: Installation) -> Payment:
     """One that the provider has, in a database of its own."""
     with installation_of_its_own.app.app_context():
         provider = ScriptedProvider(checks=[ANSWERS["pending"]])
-        rails = rails_of(installation_of_its_own.app, provider)
-        accepted = an_accepted_payment(rails)
-        advance(rails)
+        gateway = rails_of(installation_of_its_own.app, provider)
+        accepted = an_accepted_payment(gateway)
+        advance(gateway)
         row = payment_row(accepted.payment_id)
         db.engine.dispose()
     return row

@@ -12,11 +12,11 @@ from flask import Flask
 from sqlalchemy import text
 
 from payments_app.kernel.database import EVERY_TENANT, transaction
+from payments_app.kernel.encryption import DataKeyUnreadable, TenantKeyring
 from payments_app.kernel.idempotency import KeyExpired, KeyReused
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.vault import Vault, VaultClosed
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.erasure import erase_old_payers, erase_payer, payments_of_payer
 from payments_app.payments.evidence import opened_body
 from payments_app.payments.gateway import PaymentGateway
@@ -35,10 +35,10 @@ from tests.builders import (
     an_asker,
     an_order,
     exchanges_of,
+    keyring,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 
 NUMBER = Msisdn(PAYER)
@@ -51,7 +51,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -67,19 +67,19 @@ def everything_at_rest(table: str) -> str:
     return repr([tuple(row) for row in rows])
 
 
-def test_the_number_rests_nowhere_in_the_clear(rails: PaymentGateway, caller: Caller) -> None:
-    asker = an_asker(caller=caller, key=uuid4())
-    payment_id = an_accepted_payment(rails, asker=asker).payment_id
-    advance(rails)
+def test_the_number_rests_nowhere_in_the_clear(gateway: PaymentGateway, caller: Caller) -> None:
+    context = an_asker(caller=caller, key=uuid4())
+    payment_id = an_accepted_payment(gateway, context=context).payment_id
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     reference = payment_row(payment_id).reference
     body = b'{"payer":{"partyId":"256772123456"}}'
-    note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, None), vault())
+    record_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, None), keyring())
     for table in ("payments", "idempotency_keys", "provider_exchanges", "callbacks", "tenants"):
         assert PAYER not in everything_at_rest(table), table
     row = payment_row(payment_id)
-    payer = payer_of(vault(), row)
+    payer = payer_of(keyring(), row)
     assert payer is not None
     assert (payer.msisdn.digits, row.payer_masked) == (PAYER, "*********456")
     last = exchanges_of(payment_id)[-1]
@@ -87,102 +87,102 @@ def test_the_number_rests_nowhere_in_the_clear(rails: PaymentGateway, caller: Ca
 
 
 def test_one_payments_seal_is_worth_nothing_on_another(
-    rails: PaymentGateway, caller: Caller
+    gateway: PaymentGateway, caller: Caller
 ) -> None:
     one, two = (
-        payment_row(an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id)
+        payment_row(an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id)
         for _ in range(2)
     )
     assert one.payer != two.payer
     assert one.payer_index == two.payer_index
     two.payer = one.payer
-    with pytest.raises(VaultClosed):
-        payer_of(vault(), two)
+    with pytest.raises(DataKeyUnreadable):
+        payer_of(keyring(), two)
 
 
-def test_two_tenants_indexes_of_one_number_tell_nothing(rails: PaymentGateway) -> None:
-    rows = [payment_row(an_accepted_payment(rails).payment_id) for _ in range(2)]
+def test_two_tenants_indexes_of_one_number_tell_nothing(gateway: PaymentGateway) -> None:
+    rows = [payment_row(an_accepted_payment(gateway).payment_id) for _ in range(2)]
     assert rows[0].tenant_id != rows[1].tenant_id
     assert rows[0].payer_index != rows[1].payer_index
 
 
 def test_erasing_forgets_who_paid_and_keeps_what_was_paid(
-    rails: PaymentGateway, provider: ScriptedProvider, caller: Caller
+    gateway: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
-    asker = an_asker(caller=caller, key=uuid4())
-    payment_id = an_accepted_payment(rails, asker=asker).payment_id
-    advance(rails)
+    context = an_asker(caller=caller, key=uuid4())
+    payment_id = an_accepted_payment(gateway, context=context).payment_id
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     before = payment_row(payment_id)
-    assert [p.id for p in payments_of_payer(caller.tenant_id, NUMBER, vault())] == [payment_id]
-    done = erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    assert [p.id for p in payments_of_payer(caller.tenant_id, NUMBER, keyring())] == [payment_id]
+    done = erase_payer(caller.tenant_id, NUMBER, keyring(), actor="cli:test")
     assert (done.erased, done.open) == (1, 0)
     after = payment_row(payment_id)
     assert (after.payer, after.payer_index, after.payer_masked) == (None, None, None)
     assert (after.status, after.amount_minor, after.evidence_id, after.sequence) == (
         *(before.status, before.amount_minor, before.evidence_id, before.sequence),
     )
-    assert payments_of_payer(caller.tenant_id, NUMBER, vault()) == []
-    assert payer_of(vault(), after) is None
+    assert payments_of_payer(caller.tenant_id, NUMBER, keyring()) == []
+    assert payer_of(keyring(), after) is None
     last = exchanges_of(payment_id)[-1]
     assert opened_body(None, generation=last.generation, body=last.body) is None
     # The key still can't pay a second time, and says so; nor does it hide another request.
     with pytest.raises(KeyExpired):
-        an_accepted_payment(rails, asker=asker)
+        an_accepted_payment(gateway, context=context)
     with pytest.raises(KeyReused):
-        an_accepted_payment(rails, order=an_order(amount="1001"), asker=asker)
+        an_accepted_payment(gateway, order=an_order(amount="1001"), context=context)
     assert len(provider.submissions) == 1
     # And once more changes nothing.
-    again = erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    again = erase_payer(caller.tenant_id, NUMBER, keyring(), actor="cli:test")
     assert (again.erased, again.open) == (0, 0)
 
 
-def test_the_record_verifies_after_an_erasure(rails: PaymentGateway, caller: Caller) -> None:
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    advance(rails)
+def test_the_record_verifies_after_an_erasure(gateway: PaymentGateway, caller: Caller) -> None:
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
-    erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    advance(gateway)
+    erase_payer(caller.tenant_id, NUMBER, keyring(), actor="cli:test")
     assert verify_record(caller.tenant_id, on_row=lambda: None).fault is None
 
 
 def test_an_open_payment_keeps_its_payer_until_it_has_ended(
-    rails: PaymentGateway, caller: Caller
+    gateway: PaymentGateway, caller: Caller
 ) -> None:
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    done = erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    done = erase_payer(caller.tenant_id, NUMBER, keyring(), actor="cli:test")
     assert (done.erased, done.open) == (0, 1)
-    advance(rails)
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     assert payment_row(payment_id).status == "SUCCESSFUL"
-    assert erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test").erased == 1
+    assert erase_payer(caller.tenant_id, NUMBER, keyring(), actor="cli:test").erased == 1
 
 
 def test_another_number_and_another_tenant_are_left_alone(
-    rails: PaymentGateway, caller: Caller
+    gateway: PaymentGateway, caller: Caller
 ) -> None:
     other = an_order(payer="256772000001")
-    mine = an_accepted_payment(rails, order=other, asker=an_asker(caller=caller)).payment_id
-    theirs = an_accepted_payment(rails).payment_id
+    mine = an_accepted_payment(gateway, order=other, context=an_asker(caller=caller)).payment_id
+    theirs = an_accepted_payment(gateway).payment_id
     for _ in range(2):
-        advance(rails)
+        advance(gateway)
         make_due(mine)
         make_due(theirs)
-    assert erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test").erased == 0
+    assert erase_payer(caller.tenant_id, NUMBER, keyring(), actor="cli:test").erased == 0
     assert payment_row(mine).payer is not None
     assert payment_row(theirs).payer is not None
 
 
 def test_what_ended_long_ago_is_forgotten_and_what_is_young_or_open_is_not(
-    rails: PaymentGateway, caller: Caller
+    gateway: PaymentGateway, caller: Caller
 ) -> None:
-    ended = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    advance(rails)
+    ended = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    advance(gateway)
     make_due(ended)
-    advance(rails)
-    waiting = an_accepted_payment(rails).payment_id
+    advance(gateway)
+    waiting = an_accepted_payment(gateway).payment_id
     assert erase_old_payers(1) == erase_old_payers(None) == 0
     assert payment_row(ended).payer is not None
     assert erase_old_payers(0) == 1
@@ -191,15 +191,15 @@ def test_what_ended_long_ago_is_forgotten_and_what_is_young_or_open_is_not(
 
 
 def test_a_late_callback_for_a_forgotten_payer_leaves_nothing(
-    rails: PaymentGateway, caller: Caller
+    gateway: PaymentGateway, caller: Caller
 ) -> None:
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    advance(rails)
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
-    erase_payer(caller.tenant_id, NUMBER, vault(), actor="cli:test")
+    advance(gateway)
+    erase_payer(caller.tenant_id, NUMBER, keyring(), actor="cli:test")
     late = ReceivedCallback(SCRIPTED, payment_row(payment_id).reference, "PUT", b"{}", None)
-    assert not note_callback(late, vault())
+    assert not record_callback(late, keyring())
     assert everything_at_rest("callbacks") == "[]"
 
 
@@ -213,12 +213,12 @@ def test_a_late_callback_for_a_forgotten_payer_leaves_nothing(
     ],
 )
 def test_the_database_lets_a_payer_go_whole_and_nothing_else_with_it(
-    rails: PaymentGateway, caller: Caller, migration_database_url: str, change: str
+    gateway: PaymentGateway, caller: Caller, migration_database_url: str, change: str
 ) -> None:
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    advance(rails)
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     url = migration_database_url.replace("+psycopg", "")
     with (
         psycopg.connect(url, options="-c maramoja.tenant=*") as connection,
@@ -228,9 +228,9 @@ def test_the_database_lets_a_payer_go_whole_and_nothing_else_with_it(
 
 
 def test_the_database_keeps_an_open_payments_payer(
-    rails: PaymentGateway, caller: Caller, database_url: str
+    gateway: PaymentGateway, caller: Caller, database_url: str
 ) -> None:
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
     url = database_url.replace("+psycopg", "")
     with (
         psycopg.connect(url, options="-c maramoja.tenant=*") as connection,
@@ -244,17 +244,17 @@ def test_the_database_keeps_an_open_payments_payer(
 
 
 def test_without_the_key_nothing_is_sent_and_nothing_is_guessed(
-    rails: PaymentGateway, provider: ScriptedProvider, caller: Caller
+    gateway: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    lost = Vault(Cipher([Fernet.generate_key().decode()]), StoredDataKeys())
-    advance(replace(rails, vault=lost))
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    lost = TenantKeyring(Cipher([Fernet.generate_key().decode()]), StoredDataKeys())
+    advance(replace(gateway, keyring=lost))
     row = payment_row(payment_id)
     assert (row.status, row.stage) == ("PENDING", "accepted")
     assert provider.submissions == []
-    with pytest.raises(VaultClosed):
-        an_accepted_payment(replace(rails, vault=lost), asker=an_asker(caller=caller))
+    with pytest.raises(DataKeyUnreadable):
+        an_accepted_payment(replace(gateway, keyring=lost), context=an_asker(caller=caller))
     # The key is back: the payment goes on.
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     assert len(provider.submissions) == 1

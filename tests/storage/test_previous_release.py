@@ -126,9 +126,9 @@ def caller() -> Caller:
 @pytest.fixture
 def like(app: Flask, caller: Caller) -> UUID:
     """A payment of this release's, with two events that are not published yet."""
-    rails = rails_of(app, ScriptedProvider())
-    payment_id = an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider())
+    payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+    advance(gateway)
     return payment_id
 
 

@@ -33,10 +33,10 @@ from tests.builders import (
     an_accepted_payment,
     an_asker,
     an_order,
+    keyring,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 
 ALL: Final = PaymentFilter()
@@ -48,7 +48,7 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
@@ -57,15 +57,17 @@ def caller() -> Caller:
     return a_caller()
 
 
-def paid_into(rails: PaymentGateway, caller: Caller, **order: str) -> UUID:
-    accepted = an_accepted_payment(rails, order=an_order(**order), asker=an_asker(caller=caller))
+def paid_into(gateway: PaymentGateway, caller: Caller, **order: str) -> UUID:
+    accepted = an_accepted_payment(
+        gateway, order=an_order(**order), context=an_asker(caller=caller)
+    )
     return accepted.payment_id
 
 
 def listed(caller: Caller, wanted: PaymentFilter = ALL, *, limit: int = 100) -> list[UUID]:
     return [
         p.id
-        for p in list_payments(caller, wanted, limit=limit, cursor=None, vault=vault()).payments
+        for p in list_payments(caller, wanted, limit=limit, cursor=None, keyring=keyring()).payments
     ]
 
 
@@ -74,7 +76,7 @@ def walked(caller: Caller, wanted: PaymentFilter = ALL, *, limit: int) -> list[l
     pages: list[list[UUID]] = []
     cursor: str | None = None
     while not pages or cursor is not None:
-        page = list_payments(caller, wanted, limit=limit, cursor=cursor, vault=vault())
+        page = list_payments(caller, wanted, limit=limit, cursor=cursor, keyring=keyring())
         pages.append([payment.id for payment in page.payments])
         cursor = page.next_cursor
     return pages
@@ -84,9 +86,9 @@ def walked(caller: Caller, wanted: PaymentFilter = ALL, *, limit: int) -> list[l
 
 
 def test_another_tenants_and_another_modes_payments_look_like_none(
-    rails: PaymentGateway, caller: Caller
+    gateway: PaymentGateway, caller: Caller
 ) -> None:
-    own = paid_into(rails, caller)
+    own = paid_into(gateway, caller)
     assert find_payment(caller, own).id == own
     for stranger in (a_caller(), replace(caller, mode=Mode.TEST)):
         said = []
@@ -104,13 +106,13 @@ def test_another_tenants_and_another_modes_payments_look_like_none(
 
 
 def test_each_filter_keeps_what_it_names_and_together_they_keep_what_all_name(
-    rails: PaymentGateway, provider: ScriptedProvider, caller: Caller
+    gateway: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
     provider.submits = [ANSWERS["paid"], ANSWERS["declined"], ANSWERS["accepted"]]
-    paid = paid_into(rails, caller, amount="10", external_id="a")
-    declined = paid_into(rails, caller, amount="10", currency="KES", external_id="b")
-    waiting = paid_into(rails, caller, amount="20", payer="256772000000")
-    advance(rails)
+    paid = paid_into(gateway, caller, amount="10", external_id="a")
+    declined = paid_into(gateway, caller, amount="10", currency="KES", external_id="b")
+    waiting = paid_into(gateway, caller, amount="20", payer="256772000000")
+    advance(gateway)
     created = payment_row(declined).created_at
     kept: dict[str, tuple[dict[str, Any], list[UUID]]] = {
         "status": ({"status": "PENDING"}, [waiting]),
@@ -145,10 +147,10 @@ def created_at_once(url: str, caller: Caller) -> None:
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8])
 @pytest.mark.parametrize("at_once", [0, 1])
 def test_pages_hold_everything_once_newest_first(
-    rails: PaymentGateway, caller: Caller, administrator_url: str, limit: int, at_once: int
+    gateway: PaymentGateway, caller: Caller, administrator_url: str, limit: int, at_once: int
 ) -> None:
-    ids = [paid_into(rails, caller) for _ in range(7)]
-    paid_into(rails, a_caller())
+    ids = [paid_into(gateway, caller) for _ in range(7)]
+    paid_into(gateway, a_caller())
     if at_once:
         created_at_once(administrator_url, caller)
     pages = walked(caller, limit=limit)
@@ -157,29 +159,29 @@ def test_pages_hold_everything_once_newest_first(
     assert 1 <= len(pages[-1]) <= limit
 
 
-def test_what_is_created_meanwhile_shifts_no_page(rails: PaymentGateway, caller: Caller) -> None:
-    first = [paid_into(rails, caller) for _ in range(4)]
-    page = list_payments(caller, ALL, limit=2, cursor=None, vault=vault())
-    paid_into(rails, caller)
-    rest = list_payments(caller, ALL, limit=2, cursor=page.next_cursor, vault=vault())
+def test_what_is_created_meanwhile_shifts_no_page(gateway: PaymentGateway, caller: Caller) -> None:
+    first = [paid_into(gateway, caller) for _ in range(4)]
+    page = list_payments(caller, ALL, limit=2, cursor=None, keyring=keyring())
+    paid_into(gateway, caller)
+    rest = list_payments(caller, ALL, limit=2, cursor=page.next_cursor, keyring=keyring())
     assert [p.id for p in [*page.payments, *rest.payments]] == first[::-1]
     assert rest.next_cursor is None
 
 
-def test_a_cursor_of_another_tenant_opens_nothing(rails: PaymentGateway, caller: Caller) -> None:
+def test_a_cursor_of_another_tenant_opens_nothing(gateway: PaymentGateway, caller: Caller) -> None:
     stranger = a_caller()
-    mine = paid_into(rails, caller)
+    mine = paid_into(gateway, caller)
     for _ in range(3):
-        paid_into(rails, stranger)
-    cursor = list_payments(stranger, ALL, limit=1, cursor=None, vault=vault()).next_cursor
-    page = list_payments(caller, ALL, limit=10, cursor=cursor, vault=vault())
+        paid_into(gateway, stranger)
+    cursor = list_payments(stranger, ALL, limit=1, cursor=None, keyring=keyring()).next_cursor
+    page = list_payments(caller, ALL, limit=10, cursor=cursor, keyring=keyring())
     assert [p.id for p in page.payments] == [mine]
 
 
-def test_filters_hold_on_every_page(rails: PaymentGateway, caller: Caller) -> None:
-    wanted = [paid_into(rails, caller, payer="256772000000") for _ in range(3)]
+def test_filters_hold_on_every_page(gateway: PaymentGateway, caller: Caller) -> None:
+    wanted = [paid_into(gateway, caller, payer="256772000000") for _ in range(3)]
     for _ in range(3):
-        paid_into(rails, caller)
+        paid_into(gateway, caller)
     pages = walked(caller, PaymentFilter(payer=Msisdn("256772000000")), limit=2)
     assert pages == [[wanted[2], wanted[1]], [wanted[0]]]
 
@@ -206,7 +208,7 @@ def encoded(text: str) -> str:
 )
 def test_a_made_up_cursor_is_refused(caller: Caller, cursor: str) -> None:
     with pytest.raises(CursorInvalid):
-        list_payments(caller, ALL, limit=1, cursor=cursor, vault=vault())
+        list_payments(caller, ALL, limit=1, cursor=cursor, keyring=keyring())
 
 
 @pytest.mark.parametrize("when", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59.999999-14:00"])
@@ -214,21 +216,21 @@ def test_a_cursor_at_the_edge_of_time_is_a_position_like_any_other(
     caller: Caller, when: str
 ) -> None:
     cursor = encoded(f"{when}|{UUID(int=0)}")
-    assert list_payments(caller, ALL, limit=1, cursor=cursor, vault=vault()).payments == []
+    assert list_payments(caller, ALL, limit=1, cursor=cursor, keyring=keyring()).payments == []
 
 
 # --- the story ----------------------------------------------------------------------------------
 
 
 def test_a_story_is_read_in_its_order_from_any_line_on(
-    rails: PaymentGateway, provider: ScriptedProvider, caller: Caller
+    gateway: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
     provider.submits = [ANSWERS["unknown"]]
-    payment_id = paid_into(rails, caller)
-    paid_into(rails, caller)
-    advance(rails)
+    payment_id = paid_into(gateway, caller)
+    paid_into(gateway, caller)
+    advance(gateway)
     make_due(payment_id)
-    advance(rails)
+    advance(gateway)
     types = ["payment.accepted", "payment.unknown", "payment.successful"]
     story = find_events(caller, payment_id, after=0, limit=10)
     assert [(e.sequence, e.type) for e in story] == list(enumerate(types, start=1))

@@ -66,11 +66,11 @@ def paid(app: Flask) -> Payment:
 
 
 def a_paid_payment(app: Flask) -> Payment:
-    rails = rails_of(app, ScriptedProvider())
-    accepted = an_accepted_payment(rails)
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider())
+    accepted = an_accepted_payment(gateway)
+    advance(gateway)
     make_due(accepted.payment_id)
-    advance(rails)
+    advance(gateway)
     publish_outbox()
     return payment_row(accepted.payment_id)
 

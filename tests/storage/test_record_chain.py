@@ -24,7 +24,7 @@ from payments_app.payments.verification import Verdict, verify_record
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.model import Tenant
-from payments_app.worker.poller import SEAL_EVERY_S, Poller
+from payments_app.worker.poller import CHECKPOINT_EVERY_S, Poller
 from tests.builders import (
     ScriptedProvider,
     a_tenant,
@@ -154,9 +154,9 @@ def test_an_event_that_leaves_a_gap_is_refused(
 
 
 def test_each_event_is_sealed_once_however_many_seal(app: Flask) -> None:
-    rails = rails_of(app, ScriptedProvider())
+    gateway = rails_of(app, ScriptedProvider())
     for _ in range(5):
-        an_accepted_payment(rails)
+        an_accepted_payment(gateway)
     at_once(app, publish_and_checkpoint)
     assert sealed_events() == 5
     assert publish_and_checkpoint() == 0
@@ -167,8 +167,8 @@ def test_each_event_is_sealed_once_however_many_seal(app: Flask) -> None:
 def test_an_event_is_not_overtaken_by_a_later_one_that_is_there_first(
     app: Flask, superuser: psycopg.Connection
 ) -> None:
-    rails = rails_of(app, ScriptedProvider())
-    slow = an_accepted_payment(rails).payment_id
+    gateway = rails_of(app, ScriptedProvider())
+    slow = an_accepted_payment(gateway).payment_id
     superuser.execute("UPDATE payments SET sequence = 2 WHERE id = %s", (slow,))
     superuser.execute(
         "INSERT INTO events (tenant_id, mode, payment_id, sequence, type, status, stage, actor)"
@@ -176,7 +176,7 @@ def test_an_event_is_not_overtaken_by_a_later_one_that_is_there_first(
         " WHERE id = %s",
         (slow,),
     )
-    an_accepted_payment(rails)
+    an_accepted_payment(gateway)
     timer = threading.Timer(0.5, superuser.commit)
     timer.start()
     assert publish_and_checkpoint() == 1, "it waits for the transaction that is open"
@@ -188,20 +188,22 @@ def test_an_event_is_not_overtaken_by_a_later_one_that_is_there_first(
 
 def test_events_are_sealed_each_minute(app: Flask) -> None:
     beat = app.extensions["celery"].conf.beat_schedule.values()
-    (every_s,) = [entry["schedule"] for entry in beat if entry["task"] == Job.SEAL_EVENTS.value]
-    assert every_s == SEAL_EVERY_S == 60
+    (every_s,) = [
+        entry["schedule"] for entry in beat if entry["task"] == Job.WRITE_CHECKPOINTS.value
+    ]
+    assert every_s == CHECKPOINT_EVERY_S == 60
 
 
 def test_a_worker_seals_without_a_broker(app: Flask) -> None:
     an_accepted_payment(rails_of(app, ScriptedProvider()))
     stop = threading.Event()
-    clockwork = Poller(app, stop, seal_every_s=0.05)
-    clockwork.start()
+    poller = Poller(app, stop, checkpoint_every_s=0.05)
+    poller.start()
     deadline = time.monotonic() + 10
     while not sealed_events() and time.monotonic() < deadline:
         time.sleep(0.05)
-    clockwork.stop()
-    clockwork.join()
+    poller.stop()
+    poller.join()
     assert sealed_events() == 1
 
 

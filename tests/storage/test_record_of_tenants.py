@@ -23,7 +23,8 @@ from payments_app.settings import Settings
 from payments_app.tenants.holds import hold_tenant
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import configure_tenant, suspend_tenant
-from payments_app.tenants.rotation import SHELVES, rotate_secrets
+from payments_app.tenants.rotation import ENCRYPTED_COLUMNS, rotate_secrets
+from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 from payments_app.webhooks.endpoints import (
     Owner,
     SecretRotation,
@@ -33,8 +34,7 @@ from payments_app.webhooks.endpoints import (
     rotate_secret,
 )
 from payments_app.webhooks.model import EndpointStatus, WebhookEndpoint
-from payments_app.webhooks.shelves import WEBHOOK_SHELVES
-from tests.builders import a_tenant, an_endpoint, vault
+from tests.builders import a_tenant, an_endpoint, keyring
 from tests.storage.bending import LAWLESS, Superuser, another
 
 TENANTS = "tenants"
@@ -63,7 +63,7 @@ def tenant() -> Tenant:
     configure_tenant(
         tenant, require_idempotency_key=True, default_provider="mtn_momo", actor="cli:ada"
     )
-    vault().box_of(tenant.id)
+    keyring().key_for(tenant.id)
     suspend_tenant(tenant, actor="cli:ada")
     hold_tenant(tenant.id, why="a test", actor="cli:ada")
     begin_recovery(actor="cli:ada")
@@ -271,7 +271,12 @@ def test_secrets_that_were_closed_anew_are_whole_and_watched(
     settings: Settings, superuser: Superuser, endpoint: WebhookEndpoint
 ) -> None:
     newer = Cipher([Fernet.generate_key().decode(), *settings.secret_keys])
-    assert rotate_secrets(newer, (*SHELVES, *WEBHOOK_SHELVES), actor="cli:ada").rewrapped >= 2
+    assert (
+        rotate_secrets(
+            newer, (*ENCRYPTED_COLUMNS, *WEBHOOK_ENCRYPTED_COLUMNS), actor="cli:ada"
+        ).rewrapped
+        >= 2
+    )
     assert fault() is None
     for column in ("secret", "previous_secret"):
         closed = superuser.row(ENDPOINTS, endpoint.id)[column]

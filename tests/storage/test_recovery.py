@@ -9,12 +9,12 @@ from flask import Flask
 
 from payments_app.audit.queries import latest_entries
 from payments_app.payments.acceptance import reference_for
-from payments_app.payments.breaks import release_tenant
 from payments_app.payments.errors import RecoveryUnfinished
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.outbox import publish_outbox
 from payments_app.payments.recovery import begin_recovery, finish_recovery, progress
 from payments_app.payments.states import Stage, Status, Step
+from payments_app.payments.violations import release_tenant
 from payments_app.providers.contract import Mode
 from payments_app.tenants.holds import RESTORED, held_tenants, hold_tenant
 from payments_app.webhooks.endpoints import Owner
@@ -30,11 +30,11 @@ from tests.builders import (
     an_asker,
     claims,
     events_of,
+    keyring,
     make_due,
     payment_row,
     rails_of,
     record,
-    vault,
 )
 
 
@@ -42,16 +42,16 @@ def begin() -> None:
     begin_recovery(actor="cli:test")
 
 
-def go_on(rails: PaymentGateway, payment_id: UUID) -> None:
+def go_on(gateway: PaymentGateway, payment_id: UUID) -> None:
     make_due(payment_id, forget_lease=True)
-    advance(rails)
+    advance(gateway)
 
 
 def test_a_payment_that_the_backup_calls_unsent_is_asked_about_first(app: Flask) -> None:
     ledger = Ledger()
     provider = ledger.provider()
-    rails = rails_of(app, provider)
-    accepted = an_accepted_payment(rails)
+    gateway = rails_of(app, provider)
+    accepted = an_accepted_payment(gateway)
     reference = payment_row(accepted.payment_id).reference
     # What the backup doesn't know: it was sent, and paid.
     ledger.truths[reference] = "paid"
@@ -59,7 +59,7 @@ def test_a_payment_that_the_backup_calls_unsent_is_asked_about_first(app: Flask)
     begin()
     assert payment_row(accepted.payment_id).stage == Stage.UNKNOWN
     assert events_of(accepted.payment_id)[-1].data == {"reason": "restored"}
-    advance(rails)
+    advance(gateway)
     assert payment_row(accepted.payment_id).status == Status.SUCCESSFUL
     assert provider.submissions == []
 
@@ -67,46 +67,46 @@ def test_a_payment_that_the_backup_calls_unsent_is_asked_about_first(app: Flask)
 def test_one_that_was_never_sent_is_sent_once_the_brake_is_let_go(app: Flask) -> None:
     ledger = Ledger()
     provider = ledger.provider()
-    rails = rails_of(app, provider)
-    payment_id = an_accepted_payment(rails).payment_id
+    gateway = rails_of(app, provider)
+    payment_id = an_accepted_payment(gateway).payment_id
     begin()
     for _ in range(3):
         age_submission(payment_id, seconds=3600)
-        go_on(rails, payment_id)
+        go_on(gateway, payment_id)
     assert provider.submissions == [], "the brake is on"
     assert [(one.open, one.waiting) for one in progress() if one.open] == [(1, 0)]
 
     finish_recovery(actor="cli:test")
     assert held_tenants() == []
-    go_on(rails, payment_id)
+    go_on(gateway, payment_id)
     assert len(ledger.arrivals) == 1
     ledger.truths[payment_row(payment_id).reference] = "paid"
-    go_on(rails, payment_id)
+    go_on(gateway, payment_id)
     assert payment_row(payment_id).status == Status.SUCCESSFUL
 
 
 def test_it_is_not_finished_while_the_provider_has_not_answered(app: Flask) -> None:
     provider = ScriptedProvider(checks=[ANSWERS["unknown"]])
-    rails = rails_of(app, provider)
-    payment_id = an_accepted_payment(rails).payment_id
+    gateway = rails_of(app, provider)
+    payment_id = an_accepted_payment(gateway).payment_id
     without = a_caller().tenant_id
     begin()
-    advance(rails)
+    advance(gateway)
     with pytest.raises(RecoveryUnfinished, match=r"\(1\)"):
         finish_recovery(actor="cli:test")
     assert {tenant.id for tenant in held_tenants(RESTORED)} == {payment_row(payment_id).tenant_id}
     assert without not in {tenant.id for tenant in held_tenants()}, "it has nothing to wait for"
 
     provider.checks = [ANSWERS["pending"]]
-    go_on(rails, payment_id)
+    go_on(gateway, payment_id)
     assert len(finish_recovery(actor="cli:test")) == 1
 
 
 def test_an_answer_from_before_the_restore_is_none(app: Flask) -> None:
-    rails = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
-    payment_id = an_accepted_payment(rails).payment_id
-    advance(rails)
-    go_on(rails, payment_id)
+    gateway = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance(gateway)
+    go_on(gateway, payment_id)
     begin()
     assert [one.waiting for one in progress()] == [1]
 
@@ -154,11 +154,11 @@ def test_who_is_held_for_a_restore_is_let_go_by_its_end_only() -> None:
 
 def test_who_had_a_payment_in_hand_when_it_begins_records_nothing(app: Flask) -> None:
     """Its answer is of before the restore. The payment is asked about by somebody else."""
-    rails = rails_of(app, ScriptedProvider())
-    payment_id = an_accepted_payment(rails).payment_id
+    gateway = rails_of(app, ScriptedProvider())
+    payment_id = an_accepted_payment(gateway).payment_id
     (in_hand,) = claims(1)
     begin()
-    record(in_hand, ANSWERS["accepted"], rails)
+    record(in_hand, ANSWERS["accepted"], gateway)
     row = payment_row(payment_id)
     assert (row.stage, row.next_step) == (Stage.SUBMITTING, Step.CHECK)
     assert row.generation > in_hand.generation
@@ -166,23 +166,23 @@ def test_who_had_a_payment_in_hand_when_it_begins_records_nothing(app: Flask) ->
 
 def test_to_begin_again_asks_again(app: Flask) -> None:
     """As after a backup that was taken during a recovery: what was heard before it is old."""
-    rails = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
-    payment_id = an_accepted_payment(rails).payment_id
+    gateway = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
+    payment_id = an_accepted_payment(gateway).payment_id
     begin()
-    go_on(rails, payment_id)
+    go_on(gateway, payment_id)
     assert [one.waiting for one in progress() if one.open] == [0]
     begin()
     assert [one.waiting for one in progress() if one.open] == [1]
-    go_on(rails, payment_id)
+    go_on(gateway, payment_id)
     assert [one.waiting for one in progress() if one.open] == [0]
 
 
 @pytest.mark.usefixtures("app")
 def test_a_key_has_one_reference_that_nobody_foresees() -> None:
     caller, key = a_caller(), uuid4()
-    asker = an_asker(caller=caller, key=key)
-    reference = reference_for(asker, vault())
-    assert reference == reference_for(asker, vault())
+    context = an_asker(caller=caller, key=key)
+    reference = reference_for(context, keyring())
+    assert reference == reference_for(context, keyring())
     assert (reference.version, reference.variant) == (4, "specified in RFC 4122")
     others = [
         an_asker(caller=caller, key=uuid4()),
@@ -191,13 +191,13 @@ def test_a_key_has_one_reference_that_nobody_foresees() -> None:
         an_asker(caller=caller),
         an_asker(caller=caller),
     ]
-    assert len({reference, *(reference_for(other, vault()) for other in others)}) == 6
+    assert len({reference, *(reference_for(other, keyring()) for other in others)}) == 6
 
 
 def test_the_feed_goes_on_behind_all_that_readers_can_have_seen(app: Flask) -> None:
     caller = a_caller()
     owner = Owner(caller.tenant_id, caller.mode)
-    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+    an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
     publish_outbox()
     assert last_position(owner) == 1
     begin()

@@ -13,7 +13,7 @@ from flask import Flask
 from psycopg.errors import CheckViolation
 
 from payments_app.kernel.errors import GatewayError
-from payments_app.kernel.wire import Wire
+from payments_app.kernel.http import HttpClient
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.recovery import begin_recovery, finish_recovery
@@ -42,20 +42,20 @@ def provider() -> ScriptedProvider:
 
 
 @pytest.fixture
-def rails(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
+def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
     return rails_of(app, provider)
 
 
-def act(rails: PaymentGateway, payment: Payment, *, after_s: float = 0.0) -> Payment:
+def act(gateway: PaymentGateway, payment: Payment, *, after_s: float = 0.0) -> Payment:
     """Whatever is next for it, now; the row after it."""
     let_time_pass(seconds=after_s)
     make_due(payment.id, forget_lease=True)
-    advance(rails)
+    advance(gateway)
     return payment_row(payment.id)
 
 
-def accepted(rails: PaymentGateway) -> Payment:
-    return payment_row(an_accepted_payment(rails).payment_id)
+def accepted(gateway: PaymentGateway) -> Payment:
+    return payment_row(an_accepted_payment(gateway).payment_id)
 
 
 # --- the provider has shown the payment ---------------------------------------------------------
@@ -63,25 +63,25 @@ def accepted(rails: PaymentGateway) -> Payment:
 
 @pytest.mark.parametrize("shown_by", ["accepted", "pending", "duplicate"])
 def test_what_the_provider_has_shown_is_not_ended_by_a_refusal_and_one_not_found(
-    provider: ScriptedProvider, rails: PaymentGateway, shown_by: str
+    provider: ScriptedProvider, gateway: PaymentGateway, shown_by: str
 ) -> None:
     provider.submits = [
         ANSWERS["accepted" if shown_by == "accepted" else "unknown"],
         ANSWERS["refused"],
     ]
     provider.checks = [ANSWERS["not_found"]]
-    row = act(rails, accepted(rails))
-    row = act(rails, row, after_s=5)
+    row = act(gateway, accepted(gateway))
+    row = act(gateway, row, after_s=5)
     assert len(provider.submissions) == 2
     provider.capabilities = replace(provider.capabilities, resend_after_s=10_000)
     if shown_by != "accepted":
         provider.checks = [ANSWERS[shown_by]]
-        act(rails, row)
+        act(gateway, row)
     provider.checks = [ANSWERS["not_found"]]
-    row = act(rails, row, after_s=VISIBLE_AFTER_S + 1)
+    row = act(gateway, row, after_s=VISIBLE_AFTER_S + 1)
     assert (row.status, row.stage) == ("PENDING", "unknown")
     provider.checks = [ANSWERS["paid"]]
-    assert act(rails, row).status == "SUCCESSFUL"
+    assert act(gateway, row).status == "SUCCESSFUL"
 
 
 @pytest.mark.parametrize(
@@ -92,53 +92,53 @@ def test_what_the_provider_has_shown_is_not_ended_by_a_refusal_and_one_not_found
     ],
 )
 def test_a_duplicate_shows_the_payment_only_if_we_had_sent_it(
-    provider: ScriptedProvider, rails: PaymentGateway, submits: tuple[str, ...], status: str
+    provider: ScriptedProvider, gateway: PaymentGateway, submits: tuple[str, ...], status: str
 ) -> None:
     provider.submits = [ANSWERS[one] for one in submits]
     provider.checks = [ANSWERS["not_found"]]
-    row = act(rails, accepted(rails))
+    row = act(gateway, accepted(gateway))
     while len(provider.submissions) < len(submits):
-        row = act(rails, row, after_s=4)
+        row = act(gateway, row, after_s=4)
     provider.capabilities = replace(provider.capabilities, resend_after_s=10_000)
-    assert act(rails, row, after_s=VISIBLE_AFTER_S + 1).status == status
+    assert act(gateway, row, after_s=VISIBLE_AFTER_S + 1).status == status
 
 
 # --- a request that was counted -----------------------------------------------------------------
 
 
 def test_a_request_that_was_counted_has_left_whatever_the_adapter_says_of_its_answer(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    def throttled(_order: PaymentOrder, wire: Wire) -> Observation:
-        wire.send(SUBMISSION)
+    def throttled(_order: PaymentOrder, http_client: HttpClient) -> Observation:
+        http_client.send(SUBMISSION)
         return Observation(Verdict.NOT_SENT, "throttled")
 
     provider.submits = [throttled, ANSWERS["refused"]]
-    row = act(rails, accepted(rails))
-    row = act(rails, row)
+    row = act(gateway, accepted(gateway))
+    row = act(gateway, row)
     assert len(provider.submissions) == 2
     assert (row.status, row.stage) == ("PENDING", "unknown")
 
 
 def test_a_token_that_was_refused_is_no_request_for_money(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     provider.submits = [ANSWERS["refused"]]
     provider.not_ready = Observation(Verdict.NOT_SENT, "token_unavailable", http_status=503)
-    row = act(rails, accepted(rails))
+    row = act(gateway, accepted(gateway))
     provider.not_ready = None
-    assert act(rails, row).status == "FAILED"
+    assert act(gateway, row).status == "FAILED"
     assert [one.requests_left for one in exchanges_of(row.id)] == [0, 1]
 
 
 def test_a_throttled_request_is_not_repeated_where_that_may_charge_twice(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
     provider.capabilities = replace(provider.capabilities, idempotent_submit=False)
     provider.submits = [ANSWERS["throttled"], ANSWERS["accepted"]]
-    row = accepted(rails)
+    row = accepted(gateway)
     for _ in range(3):
-        row = act(rails, row, after_s=VISIBLE_AFTER_S)
+        row = act(gateway, row, after_s=VISIBLE_AFTER_S)
     assert provider.submissions == [row.reference]
     assert (row.stage, row.next_step) == ("unknown", "check")
 
@@ -149,85 +149,85 @@ def test_a_throttled_request_is_not_repeated_where_that_may_charge_twice(
 class Preparing(ScriptedProvider):
     """Does this in `prepare`."""
 
-    act: Callable[[Wire], Observation | None] = staticmethod(lambda _wire: None)
+    act: Callable[[HttpClient], Observation | None] = staticmethod(lambda _wire: None)
 
-    def prepare(self, _account: ProviderAccount, wire: Wire) -> Observation | None:
-        return self.act(wire)
+    def prepare(self, _account: ProviderAccount, http_client: HttpClient) -> Observation | None:
+        return self.act(http_client)
 
 
-def prepared(app: Flask, does: Callable[[Wire], Observation | None], *submits: str) -> Any:
+def prepared(app: Flask, does: Callable[[HttpClient], Observation | None], *submits: str) -> Any:
     provider = Preparing(submits=[ANSWERS[one] for one in submits], checks=[ANSWERS["unknown"]])
     provider.act = does
     return provider, rails_of(app, provider)
 
 
 def test_a_request_that_leaves_while_an_adapter_prepares_counts(app: Flask) -> None:
-    def sends(wire: Wire) -> None:
-        wire.send(SUBMISSION)
+    def sends(http_client: HttpClient) -> None:
+        http_client.send(SUBMISSION)
 
-    _, rails = prepared(app, sends, "refused")
-    row = act(rails, accepted(rails))
+    _, gateway = prepared(app, sends, "refused")
+    row = act(gateway, accepted(gateway))
     assert (row.status, row.stage) == ("PENDING", "unknown")
     assert [one.requests_left for one in exchanges_of(row.id)] == [2]
 
 
 def test_an_error_after_a_request_that_left_in_prepare_is_unknown(app: Flask) -> None:
-    def fails(wire: Wire) -> None:
-        wire.send(SUBMISSION)
+    def fails(http_client: HttpClient) -> None:
+        http_client.send(SUBMISSION)
         raise GatewayError("no account")
 
-    _, rails = prepared(app, fails, "refused")
-    assert act(rails, accepted(rails)).stage == "unknown"
+    _, gateway = prepared(app, fails, "refused")
+    assert act(gateway, accepted(gateway)).stage == "unknown"
 
 
 @pytest.mark.parametrize("says", ["refused", "declined", "not_found", "paid", "accepted"])
 def test_an_adapter_that_prepares_says_nothing_of_a_payment(app: Flask, says: str) -> None:
-    provider, rails = prepared(app, lambda _wire: ANSWERS[says], "accepted")
-    row = act(rails, accepted(rails))
+    provider, gateway = prepared(app, lambda _wire: ANSWERS[says], "accepted")
+    row = act(gateway, accepted(gateway))
     assert (row.status, row.stage) == ("PENDING", "accepted")
     provider.act = lambda _wire: None
-    row = act(rails, row)
+    row = act(gateway, row)
     assert row.stage == "awaiting_payer"
     provider.act = lambda _wire: ANSWERS[says]
-    assert act(rails, row).stage == "awaiting_payer"
+    assert act(gateway, row).stage == "awaiting_payer"
 
 
 def test_a_wire_that_is_kept_sends_nothing_once_the_submission_was_judged(
-    provider: ScriptedProvider, rails: PaymentGateway
+    provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    kept: list[Wire] = []
+    kept: list[HttpClient] = []
 
-    def keeps(_order: PaymentOrder, wire: Wire) -> Observation:
-        kept.append(wire)
-        wire.send(SUBMISSION)
+    def keeps(_order: PaymentOrder, http_client: HttpClient) -> Observation:
+        kept.append(http_client)
+        http_client.send(SUBMISSION)
         return ANSWERS["refused"]
 
     provider.submits = [keeps]
-    assert act(rails, accepted(rails)).status == "FAILED"
+    assert act(gateway, accepted(gateway)).status == "FAILED"
     with pytest.raises(RuntimeError):
         kept[0].send(SUBMISSION)
 
 
 @pytest.mark.parametrize("status", [0, 99_999_999_999])
 def test_a_status_that_is_none_of_https_does_not_keep_an_answer_from_being_stored(
-    provider: ScriptedProvider, rails: PaymentGateway, status: int
+    provider: ScriptedProvider, gateway: PaymentGateway, status: int
 ) -> None:
     provider.checks = [replace(ANSWERS["paid"], http_status=status, requests_left=2)]
-    row = act(rails, accepted(rails))
-    assert act(rails, row).status == "SUCCESSFUL"
+    row = act(gateway, accepted(gateway))
+    assert act(gateway, row).status == "SUCCESSFUL"
 
 
 # --- after a restore --------------------------------------------------------------------------------
 
 
 def test_a_refusal_soon_after_a_restore_may_not_be_of_the_only_request(
-    provider: ScriptedProvider, rails: PaymentGateway, past_rules: psycopg.Connection
+    provider: ScriptedProvider, gateway: PaymentGateway, past_rules: psycopg.Connection
 ) -> None:
     """The provider took the first, the backup does not know it, and the client sends its key again."""
     provider.submits = [ANSWERS["accepted"], ANSWERS["refused"]]
-    asker = an_asker(key=uuid4())
-    first = payment_row(an_accepted_payment(rails, asker=asker).payment_id)
-    act(rails, first)
+    context = an_asker(key=uuid4())
+    first = payment_row(an_accepted_payment(gateway, context=context).payment_id)
+    act(gateway, first)
     tables = (
         "provider_exchanges",
         "events",
@@ -238,12 +238,12 @@ def test_a_refusal_soon_after_a_restore_may_not_be_of_the_only_request(
         past_rules.execute(f"DELETE FROM {table}")  # noqa: S608  names of ours
     begin_recovery(actor="cli:test")
     finish_recovery(actor="cli:test")
-    again = payment_row(an_accepted_payment(rails, asker=asker).payment_id)
+    again = payment_row(an_accepted_payment(gateway, context=context).payment_id)
     assert again.reference == first.reference
-    row = act(rails, again)
+    row = act(gateway, again)
     assert (row.status, row.stage) == ("PENDING", "unknown")
     provider.checks = [ANSWERS["paid"]]
-    assert act(rails, row).status == "SUCCESSFUL"
+    assert act(gateway, row).status == "SUCCESSFUL"
 
 
 # --- the database says it too -----------------------------------------------------------------------
@@ -286,13 +286,13 @@ def stored(
 @pytest.mark.parametrize("then_not_found", [False, True])
 def test_the_database_refuses_an_end_by_an_answer_that_proves_nothing(
     attacker: Attacker,
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
     earlier: list[tuple[str, str, int]],
     ending: str,
     *,
     then_not_found: bool,
 ) -> None:
-    payment = accepted(rails)
+    payment = accepted(gateway)
     for generation, (verdict, kind, left) in enumerate(earlier, start=1):
         stored(attacker, payment, generation, verdict, kind=kind, left=left)
     evidence = stored(attacker, payment, 8, ending)
@@ -308,7 +308,7 @@ def test_the_database_refuses_an_end_by_an_answer_that_proves_nothing(
 
 
 def test_the_database_counts_no_less_than_nothing(
-    attacker: Attacker, rails: PaymentGateway
+    attacker: Attacker, gateway: PaymentGateway
 ) -> None:
     with pytest.raises(CheckViolation):
-        stored(attacker, accepted(rails), 1, "REFUSED", left=-1)
+        stored(attacker, accepted(gateway), 1, "REFUSED", left=-1)

@@ -14,9 +14,9 @@ from sqlalchemy import select
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.payments import retention
-from payments_app.payments.acceptance import Asker
+from payments_app.payments.acceptance import AcceptContext
 from payments_app.payments.gateway import PaymentGateway
-from payments_app.payments.retention import expire_answers
+from payments_app.payments.retention import purge_responses
 from tests.builders import (
     ANSWERS,
     ScriptedProvider,
@@ -38,7 +38,7 @@ COPIES: Final = (
 
 
 @pytest.fixture
-def rails(app: Flask) -> PaymentGateway:
+def gateway(app: Flask) -> PaymentGateway:
     return rails_of(app, ScriptedProvider(submits=[ANSWERS["paid"]]))
 
 
@@ -47,75 +47,75 @@ def keys() -> list[IdempotencyKey]:
         return list(session.scalars(select(IdempotencyKey)))
 
 
-def a_past_asker() -> Asker:
+def a_past_asker() -> AcceptContext:
     return an_asker(key=uuid4(), kept_for=PAST)
 
 
 def test_an_answer_goes_when_its_time_is_over_and_its_payment_has_ended(
-    rails: PaymentGateway,
+    gateway: PaymentGateway,
 ) -> None:
-    an_accepted_payment(rails, asker=a_past_asker())
+    an_accepted_payment(gateway, context=a_past_asker())
     (before,) = keys()
-    advance(rails)
-    assert expire_answers() == 1
+    advance(gateway)
+    assert purge_responses() == 1
     (after,) = keys()
     assert (after.body, after.headers, after.field_digests) == (None, None, None)
     for column in ("key", "fingerprint", "fingerprint_version", "resource_id", "status"):
         assert getattr(after, column) == getattr(before, column)
-    assert expire_answers() == 0
+    assert purge_responses() == 0
 
 
 @pytest.mark.parametrize("answer", ["accepted", "unknown", "not_sent"])
 def test_an_answer_stays_while_money_may_be_in_flight(app: Flask, answer: str) -> None:
-    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
-    an_accepted_payment(rails, asker=a_past_asker())
-    assert expire_answers() == 0
-    advance(rails)
-    assert expire_answers() == 0
+    gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
+    an_accepted_payment(gateway, context=a_past_asker())
+    assert purge_responses() == 0
+    advance(gateway)
+    assert purge_responses() == 0
     assert keys()[0].body is not None
 
 
-def test_an_answer_whose_time_is_not_over_stays(rails: PaymentGateway) -> None:
-    an_accepted_payment(rails, asker=an_asker(key=uuid4()))
-    advance(rails)
-    assert expire_answers() == 0
+def test_an_answer_whose_time_is_not_over_stays(gateway: PaymentGateway) -> None:
+    an_accepted_payment(gateway, context=an_asker(key=uuid4()))
+    advance(gateway)
+    assert purge_responses() == 0
     assert keys()[0].body is not None
 
 
 def test_a_backlog_of_several_batches_is_worked_off_in_one_go(
-    rails: PaymentGateway, database_url: str
+    gateway: PaymentGateway, database_url: str
 ) -> None:
-    an_accepted_payment(rails, asker=a_past_asker())
-    advance(rails)
+    an_accepted_payment(gateway, context=a_past_asker())
+    advance(gateway)
     with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         connection.execute(COPIES, [retention.BATCH + 10])
-    assert expire_answers() == retention.BATCH + 11
+    assert purge_responses() == retention.BATCH + 11
     assert {key.body for key in keys()} == {None}
 
 
 def test_two_sweeps_at_once_drop_each_answer_once(
-    app: Flask, rails: PaymentGateway, database_url: str
+    app: Flask, gateway: PaymentGateway, database_url: str
 ) -> None:
-    an_accepted_payment(rails, asker=a_past_asker())
-    advance(rails)
+    an_accepted_payment(gateway, context=a_past_asker())
+    advance(gateway)
     with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         connection.execute(COPIES, [59])
-    dropped = in_threads(app, expire_answers, times=4)
+    dropped = in_threads(app, purge_responses, times=4)
     assert sum(count for count in dropped if isinstance(count, int)) == 60
     assert {key.body for key in keys()} == {None}
 
 
 def test_a_key_that_somebody_holds_is_left_for_the_next_sweep(
-    rails: PaymentGateway, database_url: str
+    gateway: PaymentGateway, database_url: str
 ) -> None:
     caller = a_caller()
     askers = [an_asker(caller=caller, key=uuid4(), kept_for=PAST) for _ in range(3)]
-    for asker in askers:
-        an_accepted_payment(rails, asker=asker)
-    advance(rails)
+    for context in askers:
+        an_accepted_payment(gateway, context=context)
+    advance(gateway)
     with psycopg.connect(database_url, options=EVERY_ROW) as connection:
         connection.execute(
             "SELECT FROM idempotency_keys WHERE key = %s FOR UPDATE", [askers[0].idempotency_key]
         )
-        assert expire_answers() == 2
-    assert expire_answers() == 1
+        assert purge_responses() == 2
+    assert purge_responses() == 1

@@ -40,14 +40,14 @@ def a_told_tenant(
     """A tenant with an endpoint and a payment in each trace; payment's id → its traceparent."""
     caller = a_caller()
     an_endpoint(Owner(caller.tenant_id, caller.mode), receiver.url)
-    rails = rails_of(app, ScriptedProvider())
+    gateway = rails_of(app, ScriptedProvider())
     told = {}
     for traceparent in traceparents:
-        asker = replace(an_asker(caller=caller), traceparent=traceparent)
-        told[str(an_accepted_payment(rails, asker=asker).payment_id)] = traceparent
-    advance(rails)
+        context = replace(an_asker(caller=caller), traceparent=traceparent)
+        told[str(an_accepted_payment(gateway, context=context).payment_id)] = traceparent
+    advance(gateway)
     let_time_pass(seconds=60)
-    advance(rails)
+    advance(gateway)
     return told
 
 

@@ -17,10 +17,10 @@ from sqlalchemy import event, text
 from devstack.supervisor import wait_until
 from payments_app import Parts
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
-from payments_app.kernel.wire import Wire
+from payments_app.kernel.http import HttpClient
 from payments_app.payments import processor
 from payments_app.payments.account_slots import ACCOUNT_LIMITS, AccountSlots
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.due import due_payments, waiting_queues
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.rate_limit import AccountPace
@@ -35,22 +35,24 @@ from tests.builders import (
     an_asker,
     an_order,
     exchanges_of,
+    keyring,
     let_time_pass,
     make_due,
     payment_row,
     rails_of,
-    vault,
 )
 
 QUICK: Final = "quick"
 PATIENCE_S: Final = 30.0
 
 
-def accepted(rails: PaymentGateway, provider: str, count: int = 1) -> list[UUID]:
+def accepted(gateway: PaymentGateway, provider: str, count: int = 1) -> list[UUID]:
     """So many payments of a tenant of its own, through this rail."""
-    asker = an_asker()
+    context = an_asker()
     order = an_order(provider=provider)
-    return [an_accepted_payment(rails, asker=asker, order=order).payment_id for _ in range(count)]
+    return [
+        an_accepted_payment(gateway, context=context, order=order).payment_id for _ in range(count)
+    ]
 
 
 class Hanging:
@@ -59,7 +61,7 @@ class Hanging:
     def __init__(self) -> None:
         self.released = threading.Event()
 
-    def __call__(self, _order: PaymentOrder, _wire: Wire) -> Observation:
+    def __call__(self, _order: PaymentOrder, _wire: HttpClient) -> Observation:
         assert self.released.wait(PATIENCE_S)
         return ANSWERS["accepted"]
 
@@ -76,14 +78,14 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
 ) -> None:
     silent = ScriptedProvider(submits=[hanging], checks=[hanging])
     quick = ScriptedProvider(checks=[ANSWERS["paid"]], code=QUICK)
-    rails = rails_of(app, silent, quick)
-    accepted(rails, SCRIPTED, 100)
+    gateway = rails_of(app, silent, quick)
+    accepted(gateway, SCRIPTED, 100)
     # Fewer slots than the backlog could take: what is left is nobody's but the others'.
     pool = ThreadExchangePool(app, ACCOUNT_LIMITS.first + 2)
 
     def work() -> None:
         with app.app_context():
-            processor.process_due(rails, pool, slots)
+            processor.process_due(gateway, pool, slots)
 
     slots = AccountSlots()
     worker = threading.Thread(target=work)
@@ -91,7 +93,7 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
     try:
         wait_until(lambda: len(silent.submissions) > 0, what="nothing hangs", limit_s=PATIENCE_S)
         for _ in range(3):
-            (payment_id,) = accepted(rails, QUICK)
+            (payment_id,) = accepted(gateway, QUICK)
             pool.wake()
             wait_until(
                 lambda one=payment_id: payment_row(one).stage == "awaiting_payer",
@@ -115,26 +117,26 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
 
 
 def test_a_tenants_first_payment_is_claimed_with_the_first_of_anothers_backlog(app: Flask) -> None:
-    rails = rails_of(app, ScriptedProvider())
-    accepted(rails, SCRIPTED, 50)
-    (late,) = accepted(rails, SCRIPTED)
-    claimed = processor._claim_due(2, rails, AccountSlots())
+    gateway = rails_of(app, ScriptedProvider())
+    accepted(gateway, SCRIPTED, 50)
+    (late,) = accepted(gateway, SCRIPTED)
+    claimed = processor._claim_due(2, gateway, AccountSlots())
     assert late in {claim.payment.id for claim in claimed}
 
 
 def hint(payment_id: UUID, body: bytes) -> None:
     reference = payment_row(payment_id).reference
-    note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, None), vault())
+    record_callback(ReceivedCallback(SCRIPTED, reference, "PUT", body, None), keyring())
 
 
 def test_a_hinted_question_goes_before_those_that_are_due_longer(app: Flask) -> None:
     provider = ScriptedProvider(checks=[ANSWERS["pending"]])
-    rails = rails_of(app, provider)
-    ids = accepted(rails, SCRIPTED, 5)
-    advance(rails, hands=5)
+    gateway = rails_of(app, provider)
+    ids = accepted(gateway, SCRIPTED, 5)
+    advance(gateway, hands=5)
     let_time_pass(seconds=60)
     hint(ids[-1], b"1")
-    (claim,) = processor._claim_due(1, rails, AccountSlots())
+    (claim,) = processor._claim_due(1, gateway, AccountSlots())
     assert claim.payment.id == ids[-1]
     assert not payment_row(ids[-1]).hinted
 
@@ -151,21 +153,21 @@ def limited(app: Flask) -> tuple[PaymentGateway, Limited]:
     """With a rate of its own: what other tests have taught Redis is another account's."""
     provider = Limited(checks=[ANSWERS["pending"]], code=f"limited-{uuid4().hex[:8]}")
     parts: Parts = app.extensions["maramoja"]
-    rails = rails_of(app, provider)
-    return replace(rails, pace=AccountPace(parts.redis, ceiling=10)), provider
+    gateway = rails_of(app, provider)
+    return replace(gateway, pace=AccountPace(parts.redis, ceiling=10)), provider
 
 
 @pytest.mark.usefixtures("quiet")
 def test_each_question_is_one_claim_however_many_wait_for_the_rate(
     limited: tuple[PaymentGateway, Limited],
 ) -> None:
-    rails, provider = limited
-    accepted(rails, provider.code, 60)
-    advance(rails, hands=60)
+    gateway, provider = limited
+    accepted(gateway, provider.code, 60)
+    advance(gateway, hands=60)
     let_time_pass(seconds=20)
 
     def asked_enough() -> bool:
-        advance(rails, hands=60)
+        advance(gateway, hands=60)
         return len(provider.questions) >= 25
 
     wait_until(asked_enough, what="they are not asked", limit_s=PATIENCE_S)
@@ -179,39 +181,41 @@ def test_each_question_is_one_claim_however_many_wait_for_the_rate(
 def test_callbacks_open_no_account_that_was_closed_by_retry_after(
     limited: tuple[PaymentGateway, Limited],
 ) -> None:
-    rails, provider = limited
+    gateway, provider = limited
     too_many = replace(ANSWERS["unknown"], reason="throttled", http_status=429, retry_after_s=60.0)
     provider.checks = [too_many]
-    first, second = accepted(rails, provider.code, 2)
-    advance(rails, hands=2)
+    first, second = accepted(gateway, provider.code, 2)
+    advance(gateway, hands=2)
     make_due(first)
-    advance(rails)
+    advance(gateway)
     assert len(provider.questions) == 1
     for number in range(20):
         for payment_id in (first, second):
             reference = payment_row(payment_id).reference
             body = b"forged %d" % number
-            note_callback(ReceivedCallback(provider.code, reference, "PUT", body, None), vault())
-        advance(rails, hands=2)
+            record_callback(
+                ReceivedCallback(provider.code, reference, "PUT", body, None), keyring()
+            )
+        advance(gateway, hands=2)
     assert len(provider.questions) == 1
     assert len(exchanges_of(first)) == 2
     # And nothing of that holds up what is to be submitted.
-    (third,) = accepted(rails, provider.code)
-    advance(rails)
+    (third,) = accepted(gateway, provider.code)
+    advance(gateway)
     assert payment_row(third).stage == "awaiting_payer"
 
 
 def test_what_is_refused_for_now_is_asked_again_and_nothing_is_lost(
     limited: tuple[PaymentGateway, Limited],
 ) -> None:
-    rails, provider = limited
+    gateway, provider = limited
     too_many = replace(ANSWERS["unknown"], reason="throttled", http_status=429, retry_after_s=0.2)
     provider.checks = [too_many, too_many, ANSWERS["paid"]]
-    ids = accepted(rails, provider.code, 4)
-    advance(rails, hands=4)
+    ids = accepted(gateway, provider.code, 4)
+    advance(gateway, hands=4)
 
     def all_have_ended() -> bool:
-        advance(rails, hands=4)
+        advance(gateway, hands=4)
         return all(payment_row(each).is_final for each in ids)
 
     wait_until(all_have_ended, what="some are never asked again", limit_s=PATIENCE_S)
@@ -220,11 +224,11 @@ def test_what_is_refused_for_now_is_asked_again_and_nothing_is_lost(
 def test_a_throttled_submission_has_the_others_of_its_account_wait(
     limited: tuple[PaymentGateway, Limited],
 ) -> None:
-    rails, provider = limited
+    gateway, provider = limited
     provider.submits = [replace(ANSWERS["throttled"], retry_after_s=60.0)]
-    accepted(rails, provider.code, 3)
-    advance(rails)
-    advance(rails, hands=3)
+    accepted(gateway, provider.code, 3)
+    advance(gateway)
+    advance(gateway, hands=3)
     assert len(provider.submissions) == 1
 
 
@@ -269,10 +273,10 @@ def pages_of_a_look() -> int:
 def test_a_look_costs_the_same_beside_a_deep_backlog_and_many_ended_payments(
     app: Flask, past_rules: psycopg.Connection
 ) -> None:
-    rails = rails_of(app, ScriptedProvider())
-    (deep,) = accepted(rails, SCRIPTED)
+    gateway = rails_of(app, ScriptedProvider())
+    (deep,) = accepted(gateway, SCRIPTED)
     for _ in range(2):
-        accepted(rails, SCRIPTED)
+        accepted(gateway, SCRIPTED)
     few = pages_of_a_look()
     past_rules.execute(COPIES, ("{}", 20_000, deep))
     past_rules.execute(COPIES, (ENDED, 20_000, deep))

@@ -16,7 +16,7 @@ from devstack.supervisor import wait_until
 from payments_app.kernel.database import db
 from payments_app.webhooks.concurrency import FIRST_LIMIT, LIMIT_MAX
 from payments_app.webhooks.endpoints import Owner
-from payments_app.worker.pulse import Pulse
+from payments_app.worker.heartbeat import Heartbeat
 from payments_app.worker.webhook_dispatcher import WebhookDispatcher
 from tests.builders import ScriptedProvider, a_caller, an_accepted_payment, an_asker, rails_of
 from tests.webhooks.backlogs import Backlogs
@@ -41,7 +41,7 @@ class Running:
     failed: list[Exception] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.dispatcher = WebhookDispatcher(self.app, self.stop, Pulse())
+        self.dispatcher = WebhookDispatcher(self.app, self.stop, Heartbeat())
         self._threads: list[threading.Thread] = []
 
     def start(self) -> threading.Thread:
@@ -178,7 +178,7 @@ def test_what_happens_meanwhile_is_published_when_the_dispatcher_is_called(
     caller = a_caller()
     owner = Owner(caller.tenant_id, caller.mode)
     a_backlog(backlogs, holding.receiver.url, payments=0, owner=owner)
-    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+    an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
     # It returns at once: the loop is at it.
     running.start().join()
     holding.await_received(2)

@@ -24,7 +24,7 @@ from payments_app.payments import outbox
 from payments_app.payments.verification import verify_record
 from payments_app.tenants.caller import Caller
 from payments_app.webhooks import concurrency, deliveries, endpoints, feed
-from payments_app.webhooks.deliveries import Span
+from payments_app.webhooks.deliveries import ResendRange
 from payments_app.webhooks.endpoints import NewEndpoint, Owner, SecretRotation, Wanted
 from payments_app.webhooks.errors import EndpointDisabled, EndpointsTooMany
 from payments_app.webhooks.model import DeliveryStatus, EndpointStatus
@@ -63,13 +63,14 @@ def owner_of(caller: Caller) -> Owner:
 
 def pay(app: Flask, caller: Caller, times: int = 1) -> list[UUID]:
     """Payments of the caller's, driven to their end: accepted, pending, successful."""
-    rails = rails_of(app, ScriptedProvider())
+    gateway = rails_of(app, ScriptedProvider())
     paid = [
-        an_accepted_payment(rails, asker=an_asker(caller=caller)).payment_id for _ in range(times)
+        an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
+        for _ in range(times)
     ]
-    advance(rails)
+    advance(gateway)
     let_time_pass(seconds=60)
-    advance(rails)
+    advance(gateway)
     return paid
 
 
@@ -320,14 +321,16 @@ def test_an_endpoint_enabled_again_is_offered_what_it_missed(
     paid = pay(app, caller, times=3)
     assert deliver_due(app) == 0
     with pytest.raises(EndpointDisabled):
-        deliveries.resend_span(owner_of(caller), new.endpoint.id, Span(since), actor="cli:test")
+        deliveries.resend_range(
+            owner_of(caller), new.endpoint.id, ResendRange(since), actor="cli:test"
+        )
     set_status(caller, new, EndpointStatus.ENABLED)
 
     assert deliveries.missed(owner_of(caller), new.endpoint.id, since) == 3
     monkeypatch.setattr(deliveries, "MISSED_AMONG", 2)
     assert deliveries.missed(owner_of(caller), new.endpoint.id, since) == 2
-    resent = deliveries.resend_span(
-        owner_of(caller), new.endpoint.id, Span(since), actor="cli:test"
+    resent = deliveries.resend_range(
+        owner_of(caller), new.endpoint.id, ResendRange(since), actor="cli:test"
     )
     assert (resent, deliver_due(app)) == (3, 3)
     told = {one.document["data"]["payment_id"] for one in receiver.received}
@@ -348,8 +351,8 @@ def test_what_waits_for_its_next_try_is_sent_at_once_when_its_span_is_resent(
     assert deliver_due(app) == 0
     given = {one.message_id: one.body for one in receiver.received}
 
-    span = Span(since)
-    assert deliveries.resend_span(owner_of(caller), new.endpoint.id, span, actor="cli:test") == 9
+    span = ResendRange(since)
+    assert deliveries.resend_range(owner_of(caller), new.endpoint.id, span, actor="cli:test") == 9
     while deliver_due(app):
         pass
     after = {one.message_id: one.body for one in receiver.received}
@@ -425,8 +428,8 @@ def test_what_is_given_up_is_resent_alone_or_with_all_that_failed(
 
     deliveries.resend_one(owner, failed[0].id, actor="cli:test")
     assert deliver_due(app) == 1
-    span = Span(failed_only=True)
-    assert deliveries.resend_span(owner, new.endpoint.id, span, actor="cli:test") == 3
+    span = ResendRange(failed_only=True)
+    assert deliveries.resend_range(owner, new.endpoint.id, span, actor="cli:test") == 3
     assert deliver_due(app) == 3
     assert {one.message_id: one.body for one in receiver.received} == before
     assert one_delivery(caller, new).attempts[-1].trigger == "manual"
@@ -504,7 +507,7 @@ def test_a_removal_ends_a_part_of_a_large_backlog_at_once_and_the_rest_is_ended_
 
     assert sorted(pending()) == sorted([(new.endpoint.id, 17), (other.endpoint.id, 18)])
     assert WorkerProcess().claim(64) != []
-    deliveries.forget_deliveries()
+    deliveries.purge_deliveries()
     assert pending() == [(other.endpoint.id, 18)]
 
 
@@ -536,12 +539,12 @@ def test_other_tenants_and_the_other_mode_are_told_nothing(
 @pytest.mark.usefixtures("quiet")
 def test_a_reader_of_the_feed_misses_nothing_of_200_writers(app: Flask, caller: Caller) -> None:
     """Writers commit in any order while publishers number and the reader follows."""
-    rails = rails_of(app, ScriptedProvider())
+    gateway = rails_of(app, ScriptedProvider())
     written, ended = threading.Event(), threading.Event()
     seen: list[tuple[int, UUID | None]] = []
 
     def write() -> None:
-        an_accepted_payment(rails, asker=an_asker(caller=caller))
+        an_accepted_payment(gateway, context=an_asker(caller=caller))
 
     def publish() -> None:
         while not written.is_set():
@@ -619,11 +622,11 @@ def test_what_ended_a_month_ago_is_dropped_with_its_attempts(
             "UPDATE webhook_deliveries SET created_at = created_at - interval '31 days'"
         )
 
-    assert deliveries.forget_deliveries() == 2
+    assert deliveries.purge_deliveries() == 2
     left = deliveries.list_deliveries(owner_of(caller), new.endpoint.id, limit=9).deliveries
     assert [one.status for one in left] == ["pending", "pending"]
     set_status(caller, new, EndpointStatus.DISABLED)
-    assert deliveries.forget_deliveries() == 2
+    assert deliveries.purge_deliveries() == 2
     assert len(feed.read_events(owner_of(caller), after=0, limit=99).events) == 6
 
 
@@ -661,8 +664,8 @@ def test_any_number_of_failed_deliveries_is_sent_again(
             " FROM events",
             [endpoint.id],
         )
-    span = Span(failed_only=True)
-    assert deliveries.resend_span(owner_of(caller), endpoint.id, span, actor="cli:test") == 70_000
+    span = ResendRange(failed_only=True)
+    assert deliveries.resend_range(owner_of(caller), endpoint.id, span, actor="cli:test") == 70_000
 
 
 def test_what_is_in_hand_is_not_counted_as_sent_again(app: Flask, caller: Caller) -> None:

@@ -65,7 +65,7 @@ def told_of_a_payment(app: Flask) -> UUID:
     """An endpoint that has one delivery due: which endpoint."""
     caller = a_caller()
     endpoint = an_endpoint(Owner(caller.tenant_id, caller.mode)).endpoint
-    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+    an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
     outbox.publish_outbox()
     return endpoint.id
 
@@ -93,10 +93,10 @@ def test_an_endpoint_that_is_down_slows_nobody(app: Flask, past_rules: psycopg.C
 
 def test_what_waited_goes_as_soon_as_the_one_before_has_ended(app: Flask) -> None:
     caller = a_caller()
-    rails = rails_of(app, ScriptedProvider())
+    gateway = rails_of(app, ScriptedProvider())
     an_endpoint(Owner(caller.tenant_id, caller.mode))
-    an_accepted_payment(rails, asker=an_asker(caller=caller))
-    advance(rails)
+    an_accepted_payment(gateway, context=an_asker(caller=caller))
+    advance(gateway)
     outbox.publish_outbox()
 
     process = WorkerProcess()
@@ -141,7 +141,7 @@ def test_what_is_just_being_sent_again_is_not_dropped(
 
     def forget() -> None:
         with app.app_context():
-            deliveries.forget_deliveries()
+            deliveries.purge_deliveries()
             db.session.remove()
 
     forgetting = threading.Thread(target=forget)
@@ -161,7 +161,7 @@ def test_what_happened_before_an_endpoint_was_disabled_waits_for_it(app: Flask) 
     caller = a_caller()
     whose = Owner(caller.tenant_id, caller.mode)
     endpoint_id = an_endpoint(whose).endpoint.id
-    an_accepted_payment(rails_of(app, ScriptedProvider()), asker=an_asker(caller=caller))
+    an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
     with transaction(whose.tenant_id) as session:
         endpoint = session.get_one(WebhookEndpoint, endpoint_id)
         since = session.execute(select(func.clock_timestamp())).scalar_one()

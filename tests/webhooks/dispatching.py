@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from flask import Flask, current_app
 
 from payments_app.kernel.egress import Egress, EgressRules
+from payments_app.kernel.http import HttpResponse, NoResponse
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.wire import Answer, Silence
 from payments_app.payments import outbox
 from payments_app.webhooks import dispatcher
 from payments_app.webhooks.claims import DeliveryClaim, DeliveryClaims
@@ -72,12 +72,12 @@ def answered(
     headers: Mapping[str, str] | None = None,
 ) -> DeliveryResult:
     """A result as if the receiver had answered so."""
-    return DeliveryResult(claim, Answer(status, headers or {}, b"", elapsed_s))
+    return DeliveryResult(claim, HttpResponse(status, headers or {}, b"", elapsed_s))
 
 
 def unanswered(claim: DeliveryClaim, why: str = "timeout") -> DeliveryResult:
     """A result as if nothing had come back."""
-    return DeliveryResult(claim, Silence(why, sent=True))
+    return DeliveryResult(claim, NoResponse(why, sent=True))
 
 
 def deliver_due(_app: Flask) -> int:

@@ -1,6 +1,6 @@
-"""Fields that read a value into its type, and say in one sentence what is wrong with it.
+"""Field types that parse a value, and explain in one sentence what is wrong with it.
 
-What a field takes is also what openapi.json says of it: patterns and bounds stand here once.
+openapi.json shows the same patterns and bounds: they are defined here once.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from payments_app.api.v1.invisible import (
 )
 from payments_app.kernel.msisdn import Msisdn
 
-# Major units below 10^13 stay within what Money holds, whatever the currency's decimals. Zero
-# doesn't match: nobody asks for nothing.
+# Major units below 10^13 fit into Money, whatever the currency's decimals. Zero doesn't match: an
+# amount is never zero.
 AMOUNT_PATTERN: Final = (
     r"^([1-9][0-9]{0,12}(\.[0-9]{1,2})?|0\.(0[1-9]|[1-9][0-9]?))$"  # 1, 1.5, 1.50; 0.05, 0.5, 0.50
 )
@@ -35,14 +35,14 @@ CURSOR_PATTERN: Final = r"^[A-Za-z0-9_-]+$"
 CURSOR_LENGTH_MAX: Final = 200
 METADATA_BYTES_MAX: Final = 4096
 METADATA_DEPTH_MAX: Final = 5
-# Beyond it JSON's readers disagree about what number it is (RFC 7493).
+# Beyond it, JSON readers disagree about the value (RFC 7493).
 METADATA_NUMBER_MAX: Final = 2**53 - 1
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
 
 
 def whole(pattern: str) -> re.Pattern[str]:
-    """The pattern of JSON Schema, where $ is the very end, for Python, where it isn't."""
+    """A JSON Schema pattern, where $ is the very end, for Python, where it isn't."""
     return re.compile(pattern.removeprefix("^").removesuffix("$"))
 
 
@@ -70,7 +70,7 @@ class Amount(ma.fields.Field[int | str]):
 
 
 class AmountText(Amount):
-    """The same in an address, where everything is text."""
+    """The same in a query, where every value is text."""
 
 
 class MsisdnField(ma.fields.Field[Msisdn]):
@@ -80,7 +80,7 @@ class MsisdnField(ma.fields.Field[Msisdn]):
     _FORM: Final = whole(MSISDN_PATTERN)
 
     def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> Msisdn:
-        # In an address, a + that nobody has escaped arrives as a space.
+        # In a query, an unescaped + arrives as a space.
         if not isinstance(value, str) or not self._FORM.fullmatch(value.strip(" ")):
             unseen = objection_to_reference(value.strip(" ")) if isinstance(value, str) else None
             raise ma.ValidationError(unseen or self._WANTED)
@@ -91,7 +91,7 @@ class MsisdnField(ma.fields.Field[Msisdn]):
 
 
 class Text(ma.fields.String):
-    """Text of a line, without control characters, not empty. Kept as it is."""
+    """One line of text without control characters, not empty. Stored unchanged."""
 
     def __init__(self, *, longest: int, **options: Any) -> None:
         """`longest`: characters."""
@@ -106,14 +106,14 @@ class Text(ma.fields.String):
 
 
 class Reference(Text):
-    """A text that is unique: no other one looks like it, as it holds nothing that doesn't show."""
+    """A text that must be unique: without invisible characters, so that no other looks the same."""
 
     def _objection(self, value: str) -> str | None:
         return objection_to_reference(value)
 
 
 class Flag(ma.fields.Field[bool]):
-    """true or false, and nothing that could be taken for one."""
+    """true or false, and no value that could be taken for one."""
 
     def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> bool:
         if not isinstance(value, bool):
@@ -122,7 +122,7 @@ class Flag(ma.fields.Field[bool]):
 
 
 class Instant(ma.fields.Field[datetime]):
-    """A moment with its offset from UTC (RFC 3339)."""
+    """An instant with its offset from UTC (RFC 3339)."""
 
     _WANTED: Final = (
         "must be a moment with its offset, such as 2026-01-31T12:00:00Z"
@@ -140,7 +140,7 @@ class Instant(ma.fields.Field[datetime]):
 
 
 class Metadata(ma.fields.Dict):
-    """The tenant's own JSON object: bounded, and storable as it is."""
+    """The tenant's own JSON object: limited in size, and storable unchanged."""
 
     def _deserialize(self, value: Any, *args: Any, **options: Any) -> dict[str, Any]:
         found: dict[str, Any] = super()._deserialize(value, *args, **options)  # type: ignore[no-untyped-call]
@@ -152,31 +152,31 @@ class Metadata(ma.fields.Dict):
 
 
 class Limit(ma.fields.Field[int]):
-    """How many rows a page has."""
+    """The number of rows on a page."""
 
     _FORM: Final = whole("^[0-9]{1,3}$")
 
     def __init__(self, **options: Any) -> None:
-        """A default and bounds for all lists."""
+        """Set the default of all lists."""
         super().__init__(load_default=PAGE_DEFAULT, **options)
 
     def _deserialize(self, value: Any, *_args: Any, **_options: Any) -> int:
-        # int() would read other alphabets' digits and 1_0 too.
+        # int() would also read digits of other alphabets, and 1_0.
         if not self._FORM.fullmatch(value) or not 1 <= int(value) <= PAGE_MAX:
             raise ma.ValidationError(f"must be a whole number from 1 to {PAGE_MAX}")
         return int(value)
 
 
 class Cursor(ma.fields.String):
-    """Where the next page begins; whether it is one of ours, its list says."""
+    """Where the next page begins. The list that uses it checks if it is one of ours."""
 
     def __init__(self, **options: Any) -> None:
-        """Absent: from the beginning."""
+        """Without a cursor, the list starts at its beginning."""
         super().__init__(load_default=None, allow_none=False, **options)
 
 
 def _objection(document: dict[str, Any]) -> str | None:
-    """What is wrong inside the document: level by level, so that depth costs no recursion."""
+    """What is wrong inside the document. It goes level by level, so depth needs no recursion."""
     level: list[Any] = [document]
     for _ in range(METADATA_DEPTH_MAX):
         inside = [value for container in level for value in _members(container)]
@@ -192,7 +192,7 @@ def _objection(document: dict[str, Any]) -> str | None:
 
 
 def _members(container: dict[str, Any] | list[Any]) -> list[Any]:
-    """All that is in it, names too."""
+    """All values in it, and an object's names."""
     return [*container, *container.values()] if isinstance(container, dict) else container
 
 
@@ -225,9 +225,9 @@ _ATTRIBUTES: Final[dict[type[ma.fields.Field[Any]], dict[str, Any]]] = {
 def describe(
     _converter: object, field: ma.fields.Field[Any], *, ret: dict[str, Any]
 ) -> dict[str, Any]:
-    """What openapi.json says of such a field, beyond what apispec finds (`ret`)."""
+    """What openapi.json shows for such a field, in addition to what apispec finds (`ret`)."""
     if ret.get("default", "") is None:
-        # Absent is absent.
+        # An absent field is not shown as null.
         del ret["default"]
     said = dict(_ATTRIBUTES.get(type(field), {}))
     if field.allow_none and "type" in said:

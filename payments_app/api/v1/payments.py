@@ -1,4 +1,4 @@
-"""Payments over HTTP: take one, show one, list them, tell one's story."""
+"""The payment routes: accept one, show one, list them, list a payment's events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask import Response, current_app, g
 
 from payments_app.api.authentication import caller, needs, require
 from payments_app.api.blueprint import ApiBlueprint
-from payments_app.api.idempotent import await_first, idempotent, key_of_request
+from payments_app.api.idempotent import idempotent, key_of_request, wait_for_original
 from payments_app.api.json import json_response
 from payments_app.api.v1.schemas import (
     AN_ORDER,
@@ -28,15 +28,15 @@ from payments_app.api.v1.views import (
     payment_document,
 )
 from payments_app.kernel import tracing
+from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.idempotency import StoredAnswer
-from payments_app.kernel.vault import Vault
 from payments_app.payments import acceptance, queries
-from payments_app.payments.acceptance import Accepted, Asker
-from payments_app.payments.birth import Newborn
+from payments_app.payments.acceptance import AcceptContext, Accepted
 from payments_app.payments.errors import CursorInvalid
+from payments_app.payments.insertion import PaymentInsert
 from payments_app.payments.model import Payment
-from payments_app.payments.order import NewPayment
 from payments_app.payments.payers import payer_of
+from payments_app.payments.routing import NewPayment
 from payments_app.tenants.scopes import Scope
 
 blp = ApiBlueprint("payments", __name__, url_prefix="/api/v1/payments", description="Collections")
@@ -77,17 +77,17 @@ def create_payment(order: NewPayment) -> Response:
     Idempotency-Key with the same request gives the same bytes again and charges nothing.
     """
     settings = current_app.extensions["maramoja"].settings
-    asker = Asker(
+    context = AcceptContext(
         caller=caller(),
         request_id=g.request_id,
         idempotency_key=key_of_request(required=caller().require_idempotency_key),
         answer_kept_for=timedelta(hours=settings.idempotency_ttl_hours),
         traceparent=tracing.here(),
     )
-    rails = current_app.extensions["maramoja"].gateway
-    # A second request with a key waits here and not in PostgreSQL.
-    earlier = await_first(lambda: acceptance.replay_payment(order, asker, rails.vault))
-    return _answer(earlier or acceptance.accept_payment(order, asker, rails, _render))
+    gateway = current_app.extensions["maramoja"].gateway
+    # A second request with the same key waits here, not in PostgreSQL.
+    earlier = wait_for_original(lambda: acceptance.replay_payment(order, context, gateway.keyring))
+    return _answer(earlier or acceptance.accept_payment(order, context, gateway, _render))
 
 
 @blp.route("", methods=["GET"])
@@ -105,7 +105,7 @@ def list_payments(query: dict[str, Any]) -> Response:
     """
     if query["wanted"].payer is not None:
         require(Scope.PAYERS_READ)
-    page = queries.list_payments(caller(), vault=_vault(), **query)
+    page = queries.list_payments(caller(), keyring=_vault(), **query)
     return json_response(
         {
             "data": [_shown(payment) for payment in page.payments],
@@ -150,20 +150,20 @@ def list_events(query: dict[str, Any], payment_id: UUID) -> Response:
 
 
 def _shown(payment: Payment) -> dict[str, Any]:
-    """The payment as this key may see it."""
+    """The payment with the fields that this key may read."""
     if Scope.PAYERS_READ not in caller().scopes:
         return payment_document(payment, payer=payment.payer_masked)
     payer = payer_of(_vault(), payment)
     return payment_document(payment, payer=payer and payer.msisdn.digits)
 
 
-def _vault() -> Vault:
-    found: Vault = current_app.extensions["maramoja"].vault
+def _vault() -> TenantKeyring:
+    found: TenantKeyring = current_app.extensions["maramoja"].keyring
     return found
 
 
-def _render(payment: Newborn, order: NewPayment) -> StoredAnswer:
-    # Whole for every key: who asks for this answer, first or again, has sent the number.
+def _render(payment: PaymentInsert, order: NewPayment) -> StoredAnswer:
+    # The payer's number is complete for every key: each caller that gets this answer has sent it.
     body = orjson.dumps(newborn_document(payment, order))
     return StoredAnswer(201, {"Location": f"/api/v1/payments/{payment.id}"}, body)
 

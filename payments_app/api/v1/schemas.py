@@ -1,4 +1,4 @@
-"""What requests about payments may say. What openapi.json tells of them comes from here."""
+"""Schemas of requests about payments, for parsing and for openapi.json."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from payments_app.api.v1.fields import (
     Text,
 )
 from payments_app.kernel.money import EXPONENTS, Money
-from payments_app.payments.order import NewPayment
 from payments_app.payments.queries import PaymentFilter
+from payments_app.payments.routing import NewPayment
 from payments_app.payments.states import Status
 
 CURRENCIES: Final = sorted(EXPONENTS)
@@ -35,7 +35,7 @@ _PLAIN: Final = (
 
 
 class NewPaymentSchema(RequestSchema):
-    """A collection that is asked for."""
+    """A new payment: a collection from a payer."""
 
     amount = Amount(
         required=True,
@@ -114,11 +114,11 @@ class NewPaymentSchema(RequestSchema):
 
     @ma.post_load
     def make(self, data: dict[str, Any], **_options: Any) -> NewPayment:
-        """The typed order; amount and currency only mean something together."""
+        """The typed order; amount and currency are parsed together."""
         return NewPayment(money=_money(data.pop("amount"), data.pop("currency")), **data)
 
 
-# What /docs sends as it stands, as often as one likes: any account that is for trying takes it.
+# The example that /docs sends, any number of times: every test account accepts it.
 AN_ORDER: Final = {
     "amount": 1000,
     "currency": "EUR",
@@ -129,7 +129,7 @@ AN_ORDER: Final = {
 
 
 class PaymentQuerySchema(RequestSchema):
-    """What to list."""
+    """The filters of a payment list."""
 
     limit = Limit(metadata={"description": "How many payments a page has."})
     cursor = Cursor(metadata={"description": "`next_cursor` of the page before."})
@@ -178,13 +178,13 @@ class PaymentQuerySchema(RequestSchema):
 
     @ma.post_load
     def make(self, data: dict[str, Any], **_options: Any) -> dict[str, Any]:
-        """The page that is wanted, and the typed filter."""
+        """The requested page, and the typed filter."""
         limit, cursor = data.pop("limit"), data.pop("cursor")
         return {"limit": limit, "cursor": cursor, "wanted": _filter(data)}
 
 
 class EventQuerySchema(RequestSchema):
-    """Which part of the story."""
+    """The requested page of a payment's events."""
 
     limit = Limit(metadata={"description": "How many lines a page has."})
     cursor = Cursor(metadata={"description": "`next_cursor` of the page before."})

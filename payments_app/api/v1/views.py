@@ -1,4 +1,4 @@
-"""What is shown of a payment. The documents are built by hand, and the schemas describe them."""
+"""Payments as the API shows them: functions build the documents, and the schemas describe them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import marshmallow as ma
 
 from payments_app.api.v1.fields import PAGE_MAX
 from payments_app.kernel.money import EXPONENTS
-from payments_app.payments.birth import Newborn
+from payments_app.payments.insertion import PaymentInsert
 from payments_app.payments.model import Payment
-from payments_app.payments.order import NewPayment
+from payments_app.payments.routing import NewPayment
 from payments_app.payments.states import Event, Stage, Status
 from payments_app.providers.contract import FailureCode, Mode
 from payments_app.providers.failures import FAILURES, Actor, failure_document
@@ -19,7 +19,7 @@ from payments_app.webhooks.model import PaymentEvent
 
 
 def payment_document(payment: Payment, *, payer: str | None) -> dict[str, Any]:
-    """A payment as the API shows it. `payer`: as the one who asks may see it; None if erased."""
+    """A payment as the API shows it. `payer`: as the caller may see it; None if erased."""
     return {
         "id": str(payment.id),
         "status": payment.status,
@@ -43,8 +43,8 @@ def payment_document(payment: Payment, *, payer: str | None) -> dict[str, Any]:
     }
 
 
-def newborn_document(payment: Newborn, order: NewPayment) -> dict[str, Any]:
-    """The same of a payment that is being accepted."""
+def newborn_document(payment: PaymentInsert, order: NewPayment) -> dict[str, Any]:
+    """The same document for a payment that is being accepted."""
     accepted_at = _instant(payment.created_at)
     return {
         "id": str(payment.id),
@@ -70,7 +70,7 @@ def newborn_document(payment: Newborn, order: NewPayment) -> dict[str, Any]:
 
 
 def event_document(event: PaymentEvent) -> dict[str, Any]:
-    """One line of a payment's story."""
+    """One event of a payment's history."""
     return {
         "sequence": event.sequence,
         "type": event.type,
@@ -94,7 +94,7 @@ class FailureSchema(ma.Schema):
     """Why a payment failed. docs/errors.md explains each code."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -137,10 +137,10 @@ class FailureSchema(ma.Schema):
 
 
 class PaymentSchema(ma.Schema):
-    """A payment. `status` is the promise; `stage` tells where it is on its way."""
+    """A payment. `status` is what tenants rely on; `stage` is the step that it has reached."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -260,7 +260,7 @@ class PaymentPageSchema(ma.Schema):
     """A page of payments, newest first."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -274,10 +274,10 @@ class PaymentPageSchema(ma.Schema):
 
 
 class EventSchema(ma.Schema):
-    """One line of a payment's story."""
+    """One event of a payment's history."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -314,10 +314,10 @@ class EventSchema(ma.Schema):
 
 
 class EventPageSchema(ma.Schema):
-    """A part of a payment's story, from its beginning."""
+    """A page of a payment's events, oldest first."""
 
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 

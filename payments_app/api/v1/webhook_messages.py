@@ -1,6 +1,6 @@
-"""What is sent to webhook endpoints, as openapi.json tells it. The words are made in payments/outbox.py.
+"""Webhook bodies, as openapi.json describes them. payments/outbox.py builds the payload.
 
-An event says what it was published with, for good: what a later release adds is not required here.
+An event keeps the payload that it was published with: fields of later releases are not required.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from payments_app.webhooks.feed import API_VERSION, RESTORED_EVENT
 from payments_app.webhooks.patterns import TEST_EVENT
 
 _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913+00:00"}
-# What each tells; docs/webhooks.md has the same rows.
+# What each event means; docs/webhooks.md has the same rows.
 PAYMENT_EVENTS: Final = {
     "payment.accepted": "The order was taken: the payment is stored.",
     "payment.pending": "The provider has it, and waits for the payer.",
@@ -29,13 +29,13 @@ PAYMENT_EVENTS: Final = {
 
 class _Strict(ma.Schema):
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
 
 class PaymentNewsSchema(_Strict):
-    """A payment as it was when the event happened."""
+    """A payment at the time of the event."""
 
     payment_id = ma.fields.UUID(required=True, metadata={"description": "The payment's id."})
     sequence = ma.fields.Integer(
@@ -107,7 +107,7 @@ class PaymentNewsSchema(_Strict):
 
 
 class RestoredNewsSchema(_Strict):
-    """Where the feed was set back to."""
+    """The position to which a restore set the feed back."""
 
     restored_to_position = ma.fields.Integer(
         required=True,
@@ -116,7 +116,7 @@ class RestoredNewsSchema(_Strict):
 
 
 class NoNewsSchema(_Strict):
-    """Nothing."""
+    """An empty object."""
 
 
 class _MessageSchema(_Strict):
@@ -152,7 +152,7 @@ class _MessageSchema(_Strict):
 
 
 class PaymentMessageSchema(_MessageSchema):
-    """What a webhook about a payment says."""
+    """The webhook body for an event of a payment."""
 
     type = ma.fields.String(
         required=True,
@@ -165,7 +165,7 @@ class PaymentMessageSchema(_MessageSchema):
 
 
 class RestoredMessageSchema(_MessageSchema):
-    """What a webhook says after a backup was restored."""
+    """The webhook body after a backup was restored."""
 
     type = ma.fields.String(
         required=True, metadata={"description": "What happened.", "enum": [RESTORED_EVENT]}
@@ -176,7 +176,7 @@ class RestoredMessageSchema(_MessageSchema):
 
 
 class TestMessageSchema(_MessageSchema):
-    """What a test webhook says."""
+    """The webhook body of a test event."""
 
     type = ma.fields.String(
         required=True, metadata={"description": "What happened.", "enum": [TEST_EVENT]}
@@ -200,7 +200,7 @@ _HEADERS: Final = {
 
 
 def webhooks() -> dict[str, Any]:
-    """openapi.json's `webhooks`: one for each type of event."""
+    """The `webhooks` section of openapi.json: one entry for each event type."""
     told = {name: ("PaymentMessage", sentence) for name, sentence in PAYMENT_EVENTS.items()}
     told[TEST_EVENT] = ("TestMessage", "You asked for it; it means nothing.")
     told[RESTORED_EVENT] = (

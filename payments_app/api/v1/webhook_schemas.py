@@ -1,4 +1,4 @@
-"""What requests about webhooks may say."""
+"""Schemas of requests about webhooks."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import marshmallow as ma
 from payments_app.api.request_schema import RequestSchema
 from payments_app.api.v1.fields import Cursor, Flag, Instant, Limit, Text, whole
 from payments_app.webhooks import endpoints, patterns
-from payments_app.webhooks.deliveries import Span
-from payments_app.webhooks.endpoints import SecretRotation, Wanted
+from payments_app.webhooks.deliveries import ResendRange
+from payments_app.webhooks.endpoints import EndpointChanges, SecretRotation
 from payments_app.webhooks.model import (
     DeliveryStatus,
     EndpointStatus,
 )
 
 URL_MAX: Final = 2048
-# It names no host here: the sentence of the refusal does. A scheme's case is nothing (RFC 3986, 3.1).
+# The host is checked later, with its own message. A scheme ignores case (RFC 3986, 3.1).
 _URL_PATTERN: Final = r"^[Hh][Tt][Tt][Pp][Ss]?:[!-~]{3,2040}$"
 _URL: Final = {
     "pattern": _URL_PATTERN,
     "maxLength": URL_MAX,
-    # `make run` takes it; with a name that is nobody's, /docs would show what is refused.
+    # `make run` accepts it. An example with an unknown host would show a refusal in /docs.
     "example": "http://localhost:3000/webhooks",
 }
 _URL_FORM: Final = whole(_URL_PATTERN)
@@ -55,7 +55,7 @@ def _types(**options: Any) -> ma.fields.List[str]:
 
 
 class NewEndpointSchema(RequestSchema):
-    """A webhook endpoint to be."""
+    """A new webhook endpoint."""
 
     url = ma.fields.String(
         required=True,
@@ -74,13 +74,13 @@ class NewEndpointSchema(RequestSchema):
     event_types = _types(load_default=None)
 
     @ma.post_load
-    def make(self, data: dict[str, Any], **_options: Any) -> Wanted:
-        """As a value of ours."""
-        return Wanted(**data)
+    def make(self, data: dict[str, Any], **_options: Any) -> EndpointChanges:
+        """Return our own type."""
+        return EndpointChanges(**data)
 
 
 class EndpointChangeSchema(RequestSchema):
-    """What is to be different; what isn't named stays."""
+    """Changes to an endpoint; absent fields keep their values."""
 
     url = ma.fields.String(
         validate=_check_url,
@@ -96,10 +96,10 @@ class EndpointChangeSchema(RequestSchema):
     )
 
     @ma.post_load
-    def make(self, data: dict[str, Any], **_options: Any) -> Wanted:
-        """As a value of ours."""
+    def make(self, data: dict[str, Any], **_options: Any) -> EndpointChanges:
+        """Return our own type."""
         status = data.pop("status", None)
-        return Wanted(**data, status=EndpointStatus(status) if status else None)
+        return EndpointChanges(**data, status=EndpointStatus(status) if status else None)
 
 
 class RotationSchema(RequestSchema):
@@ -122,12 +122,12 @@ class RotationSchema(RequestSchema):
 
     @ma.post_load
     def make(self, data: dict[str, Any], **_options: Any) -> SecretRotation:
-        """As a value of ours."""
+        """Return our own type."""
         return SecretRotation(timedelta(hours=data["overlap_hours"]), data["discard_current"])
 
 
 class SpanSchema(RequestSchema):
-    """Which events to send again."""
+    """Selects the events to send again."""
 
     since = Instant(
         load_default=None, metadata={"description": "From then on, itself included.", **_INSTANT}
@@ -141,10 +141,10 @@ class SpanSchema(RequestSchema):
     )
 
     @ma.post_load
-    def make(self, data: dict[str, Any], **_options: Any) -> Span:
-        """As a value of ours. All that ever happened is no span that saying nothing asks for."""
-        span = Span(**data)
-        if span == Span():
+    def make(self, data: dict[str, Any], **_options: Any) -> ResendRange:
+        """Return our own type. An empty request must not resend the whole history: refuse it."""
+        span = ResendRange(**data)
+        if span == ResendRange():
             raise ma.ValidationError("Say what: since, until, or failed_only: true.", "since")
         return span
 

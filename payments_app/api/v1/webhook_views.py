@@ -1,4 +1,4 @@
-"""Webhooks as the API shows them."""
+"""Schemas and documents for webhooks as the API shows them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import marshmallow as ma
 
 from payments_app.api.v1.fields import PAGE_MAX
 from payments_app.providers.contract import Mode
-from payments_app.webhooks.deliveries import Told
+from payments_app.webhooks.deliveries import DeliveryDetail
 from payments_app.webhooks.endpoints import NewEndpoint
 from payments_app.webhooks.feed import event_id, words_of
 from payments_app.webhooks.model import (
@@ -28,7 +28,7 @@ _INSTANT: Final = {"format": "date-time", "example": "2026-01-31T09:12:33.482913
 
 class _Strict(ma.Schema):
     class Meta:
-        """Nothing but this."""
+        """Unknown fields are an error."""
 
         unknown = ma.RAISE
 
@@ -79,7 +79,7 @@ class EndpointSchema(_Strict):
 
 
 class EndpointWithSecretSchema(EndpointSchema):
-    """The same, with what proves a delivery: shown now and never again."""
+    """The same, with the secret that verifies deliveries: it is shown only once."""
 
     secret = ma.fields.String(
         required=True,
@@ -138,7 +138,7 @@ class AttemptSchema(_Strict):
 
 
 class DeliverySchema(_Strict):
-    """Telling one endpoint of one event."""
+    """The delivery of one event to one endpoint."""
 
     id = ma.fields.UUID(required=True, metadata={"description": "Its id."})
     message_id = ma.fields.String(
@@ -186,7 +186,7 @@ class DeliveryPageSchema(_Strict):
 
 
 class WholeDeliverySchema(DeliverySchema):
-    """A delivery with what was sent and what came back."""
+    """A delivery with the sent body and the responses."""
 
     body = ma.fields.String(
         required=True, metadata={"description": "The bytes of every attempt, as text."}
@@ -199,7 +199,7 @@ class WholeDeliverySchema(DeliverySchema):
 
 
 class ResentSchema(_Strict):
-    """How much is sent again."""
+    """How many deliveries are sent again."""
 
     deliveries = ma.fields.Integer(required=True, metadata={"description": "How many."})
 
@@ -230,7 +230,7 @@ class FeedEventSchema(_Strict):
 
 
 class FeedPageSchema(_Strict):
-    """A part of the feed, oldest first."""
+    """A page of the feed, oldest first."""
 
     data = ma.fields.List(
         ma.fields.Nested(FeedEventSchema),
@@ -250,7 +250,7 @@ class FeedPageSchema(_Strict):
 
 
 def endpoint_document(endpoint: WebhookEndpoint) -> dict[str, Any]:
-    """As the API shows it."""
+    """An endpoint as the API shows it."""
     return {
         "id": str(endpoint.id),
         "url": endpoint.url,
@@ -266,12 +266,12 @@ def endpoint_document(endpoint: WebhookEndpoint) -> dict[str, Any]:
 
 
 def endpoint_with_secret(new: NewEndpoint) -> dict[str, Any]:
-    """The one time that it is shown."""
+    """An endpoint with its secret, which is shown only once."""
     return {**endpoint_document(new.endpoint), "secret": new.secret}
 
 
 def delivery_document(delivery: WebhookDelivery) -> dict[str, Any]:
-    """As lists show it."""
+    """A delivery as lists show it."""
     pending = delivery.status == DeliveryStatus.PENDING
     return {
         "id": str(delivery.id),
@@ -288,8 +288,8 @@ def delivery_document(delivery: WebhookDelivery) -> dict[str, Any]:
     }
 
 
-def whole_delivery_document(told: Told) -> dict[str, Any]:
-    """With its bytes and attempts."""
+def whole_delivery_document(told: DeliveryDetail) -> dict[str, Any]:
+    """A delivery with its body and attempts."""
     return {
         **delivery_document(told.delivery),
         "body": told.delivery.body.decode(),

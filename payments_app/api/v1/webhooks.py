@@ -1,4 +1,4 @@
-"""Webhooks over HTTP: endpoints, what was delivered to them, and the feed of events."""
+"""The webhook routes: endpoints, their deliveries, and the event feed."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ from payments_app.api.v1.webhook_views import (
 from payments_app.payments.errors import CursorInvalid
 from payments_app.tenants.scopes import Scope
 from payments_app.webhooks import deliveries, endpoints, feed
-from payments_app.webhooks.deliveries import Span
-from payments_app.webhooks.endpoints import Keep, NewEndpoint, Owner, SecretRotation, Wanted
+from payments_app.webhooks.deliveries import ResendRange
+from payments_app.webhooks.endpoints import EndpointChanges, Keep, NewEndpoint, Owner
 from payments_app.webhooks.model import (
     DeliveryStatus,
     EndpointStatus,
@@ -86,7 +86,7 @@ REPLAYED = {"Idempotent-Replayed": "Idempotent-Replayed"}
 @blp.header_parameter("Idempotency-Key")
 @idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
-def create_endpoint(wanted: Wanted) -> Response:
+def create_endpoint(wanted: EndpointChanges) -> Response:
     """Add a webhook endpoint.
 
     Of the key's tenant and mode, at most 16. From now on it is sent the events that it asks for.
@@ -146,7 +146,7 @@ def show_endpoint(endpoint_id: UUID) -> Response:
 @blp.header_parameter("Idempotency-Key")
 @idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
-def change_endpoint(wanted: Wanted, endpoint_id: UUID) -> Response:
+def change_endpoint(wanted: EndpointChanges, endpoint_id: UUID) -> Response:
     """Change a webhook endpoint.
 
     Enabled again, it goes on with what is pending, and `missed` says how many events it was not
@@ -208,7 +208,7 @@ def remove_endpoint(endpoint_id: UUID) -> Response:
 @blp.header_parameter("Idempotency-Key")
 @idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
-def rotate_secret(rotation: SecretRotation, endpoint_id: UUID) -> Response:
+def rotate_secret(rotation: endpoints.SecretRotation, endpoint_id: UUID) -> Response:
     """Give a webhook endpoint a new secret.
 
     For the overlap each delivery carries two signatures, one by each secret. Another rotation in
@@ -265,14 +265,14 @@ def send_test(endpoint_id: UUID) -> Response:
 @blp.header_parameter("Idempotency-Key")
 @idempotent
 @needs(Scope.WEBHOOKS_MANAGE)
-def resend_span(span: Span, endpoint_id: UUID) -> Response:
+def resend_range(span: ResendRange, endpoint_id: UUID) -> Response:
     """Send events again.
 
     Of a span of time, or all that were given up: one of the two must be said. What was sent before has
     the same id and bytes; what waits for its next attempt is sent now; what the endpoint was never
     sent, though it asks for it, is sent too.
     """
-    change = partial(deliveries.resend_span, _owner(), endpoint_id, span, actor=_actor())
+    change = partial(deliveries.resend_range, _owner(), endpoint_id, span, actor=_actor())
     return change_once(
         asdict(span),
         change,
@@ -353,7 +353,7 @@ def list_events(query: dict[str, Any]) -> Response:
     """
     page = feed.read_events(_owner(), after=_position(query["cursor"]), limit=query["limit"])
     if not page.events and page.last_position > feed.last_position(_owner()):
-        # Who reads on from there would miss all that comes until then, and never know.
+        # A client that reads on from there would miss the events up to it without noticing.
         raise CursorInvalid("The feed doesn't reach that far: this position was never told.")
     more = len(page.events) == query["limit"] and feed.last_position(_owner()) > page.last_position
     return json_response(

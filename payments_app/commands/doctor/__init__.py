@@ -1,1 +1,1 @@
-"""`flask doctor`: a whole installation looked at, and what to do about what isn't well."""
+"""`flask doctor`: checks a whole installation, and says how to fix what is wrong."""

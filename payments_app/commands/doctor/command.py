@@ -1,4 +1,4 @@
-"""The command: every check in turn; what one of them can't look at is a finding too."""
+"""The command: runs every check in turn. A check that can't run is a finding too."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from payments_app.commands.doctor import (
     environment,
     functions,
     rights,
+    row_security,
     sessions,
-    walls,
 )
 from payments_app.commands.doctor.finding import Check, Finding, Level, ok, problem
 from payments_app.commands.group import GatewayCommand
@@ -28,12 +28,12 @@ from payments_app.kernel.logs import masked
 CHECKS: Final[dict[str, Check]] = {
     "settings": environment.check_settings,
     "PostgreSQL": database.check_version,
-    "database role": walls.check_role,
+    "database role": row_security.check_role,
     "migrations": database.check_migrations,
-    "tenant walls": walls.check_walls,
-    "triggers": walls.check_triggers,
+    "tenant walls": row_security.check_walls,
+    "triggers": row_security.check_triggers,
     "functions": functions.check_functions,
-    "rights": walls.check_rights,
+    "rights": row_security.check_rights,
     "columns": rights.check_columns,
     "sessions": sessions.check_sessions,
     "durability": database.check_word,
@@ -44,7 +44,7 @@ CHECKS: Final[dict[str, Check]] = {
     "redis": environment.check_redis,
     "broker": environment.check_broker,
 }
-# These leave the machine.
+# These send requests to other hosts.
 ONLINE: Final[dict[str, Check]] = {
     "providers": environment.check_providers,
     "callbacks": environment.check_callbacks,
@@ -66,7 +66,7 @@ def doctor(*, offline: bool) -> Report:
         for name, one in found
     ]
     rows = [
-        # A database that is away is away for each check: said in full once.
+        # If the database is down, every check finds it so: the full text is shown once.
         (one.level, name, "as above", "")
         if one == before
         else (one.level, name, one.said, one.remedy)
@@ -88,13 +88,13 @@ def _looked_at(check: Check) -> Iterator[Finding]:
 
 def _unanswered(error: BaseException) -> Finding:
     if isinstance(error, psycopg.OperationalError) and error.sqlstate is None:
-        # No connection: libpq says which server and why, and never the password.
+        # No connection: libpq's message names the server and the reason, and never the password.
         why = masked(" ".join(str(error).split("\n", 1)[0].split()))
         return problem(
             f"the database can't be reached: {why}",
             "see DATABASE_URL, and whether PostgreSQL is up",
         )
-    # Its own message holds the statement with its values.
+    # SQLAlchemy's message holds the statement with its values.
     cause = type(error).__name__
     if isinstance(error, psycopg.errors.InsufficientPrivilege):
         return problem(f"our role may not ask this ({cause})", "see rights")

@@ -1,4 +1,4 @@
-"""PostgreSQL: its schema, its word, its clock, and the work that waits in it."""
+"""Checks of PostgreSQL: its schema, its durability, its clock, and the work that waits in it."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ from payments_app.kernel.schema import (
     version_name,
     why_too_old,
 )
-from payments_app.payments.breaks import list_breaks
-from payments_app.payments.overdue import lingering_payments, overdue_work, refused_by_setup
+from payments_app.payments.backlog import lingering_payments, overdue_work, refused_by_setup
 from payments_app.payments.unreadable import unreadable_payments
+from payments_app.payments.violations import list_violations
 from payments_app.tenants.holds import RESTORED, held_tenants
-from payments_app.tenants.rotation import SHELVES, look_at_secrets
-from payments_app.webhooks.shelves import WEBHOOK_SHELVES
+from payments_app.tenants.rotation import ENCRYPTED_COLUMNS, look_at_secrets
+from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 
-# Stamps and leases are the database's; what is this machine's is only a little wrong below this.
+# Timestamps and leases use the database's clock. Below this skew, those of this machine are only
+# slightly wrong.
 SKEW_WARNING_S: Final = 2.0
 SKEW_PROBLEM_S: Final = 30.0
 
-# What the server and our role say: what our own connection then asks for is not in it.
+# The settings of the server and our role, without those that our own connection requests.
 _SETTINGS: Final = text(
     "SELECT name, reset_val FROM pg_settings"
     " WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit')"
@@ -39,20 +40,20 @@ _SETTINGS: Final = text(
 
 
 def check_version() -> Iterator[Finding]:
-    """PostgreSQL has all that the schema uses."""
+    """PostgreSQL is new enough for the schema."""
     with snapshot() as connection:
         yield judge_version(connection.execute(SERVER_VERSION).scalar_one())
 
 
 def judge_version(number: int) -> Finding:
-    """What to say of a server with this `server_version_num`."""
+    """The finding for a server with this `server_version_num`."""
     if (why := why_too_old(number)) is not None:
         return problem(why, "move the database to a newer server: docs/systemd.md#postgresql")
     return ok(f"PostgreSQL {version_name(number)}")
 
 
 def check_migrations() -> Iterator[Finding]:
-    """The schema is the one that this code was written for."""
+    """The schema is at the version that this code needs."""
     present = present_versions()
     named = ", ".join(sorted(present)) or "nothing"
     if is_behind(current_app.extensions["migrate"].directory, present):
@@ -62,7 +63,7 @@ def check_migrations() -> Iterator[Finding]:
 
 
 def check_word() -> Iterator[Finding]:
-    """A commit that PostgreSQL has confirmed is on disk."""
+    """PostgreSQL writes a commit to disk before it confirms it."""
     with snapshot() as connection:
         loose = [
             f"{name} is {value}"
@@ -79,7 +80,7 @@ def check_word() -> Iterator[Finding]:
 
 
 def check_clock() -> Iterator[Finding]:
-    """This machine's clock against the database's."""
+    """Compares this machine's clock with the database's."""
     with snapshot() as connection:
         before = utc_now()
         there = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
@@ -97,8 +98,8 @@ def check_clock() -> Iterator[Finding]:
 
 
 def check_secrets() -> Iterator[Finding]:
-    """SECRET_KEYS opens all that is stored, each secret in its own place only."""
-    stored = look_at_secrets(cipher(), (*SHELVES, *WEBHOOK_SHELVES))
+    """SECRET_KEYS decrypts all stored secrets, and each is bound to its own row."""
+    stored = look_at_secrets(cipher(), (*ENCRYPTED_COLUMNS, *WEBHOOK_ENCRYPTED_COLUMNS))
     if stored.unreadable:
         yield problem(
             f"SECRET_KEYS opens {_counted(stored.unreadable)} not",
@@ -120,7 +121,7 @@ def _counted(secrets: list[tuple[str, UUID]]) -> str:
 
 
 def check_payments() -> Iterator[Finding]:
-    """Each open payment can be read, none is open for too long, and no account is set up wrong."""
+    """All open payments are readable, none is open too long, and all accounts are set up right."""
     lingering, refused = lingering_payments(), refused_by_setup()
     unreadable = unreadable_payments(cipher())
     for some in unreadable:
@@ -150,7 +151,7 @@ def check_payments() -> Iterator[Finding]:
 
 
 def check_work() -> Iterator[Finding]:
-    """Nothing waits for longer than it should, and nothing is broken or held."""
+    """No work is overdue, no invariant is violated, and no tenant is held."""
     waiting, held = overdue_work(), held_tenants()
     if waiting.payments:
         yield problem(f"{waiting.payments} payments are overdue", "see that a worker runs")
@@ -158,7 +159,7 @@ def check_work() -> Iterator[Finding]:
         yield problem(f"{waiting.events} events wait to be published", "see that a worker runs")
     if waiting.seals:
         yield warning(f"{waiting.seals} events aren't sealed", "see that beat and a worker run")
-    if breaks := list_breaks(None, resolved=False):
+    if breaks := list_violations(None, resolved=False):
         yield problem(f"{len(breaks)} invariants are broken", "flask invariants list")
     for tenant in held:
         remedy = f"flask tenants release {tenant.slug}, when it may go on"

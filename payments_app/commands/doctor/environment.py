@@ -1,4 +1,4 @@
-"""The settings, and what they point to beside the database."""
+"""Checks of the settings, and of the services that they name, other than the database."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from kombu.exceptions import OperationalError
 from redis import RedisError
 
 from payments_app.commands.doctor.finding import Finding, ok, problem, warning
-from payments_app.commands.parts import rails, redis, settings
+from payments_app.commands.parts import gateway, redis, settings
 from payments_app.commands.probes import check_accounts, platform_accounts
-from payments_app.kernel.wire import Answer, Call
+from payments_app.kernel.http import HttpRequest, HttpResponse
 
 _CALLBACK_MAX_S: Final = 5.0
-# A proxy lets callbacks through, and maybe nothing else of ours: the way that a provider goes is
-# asked, with a method that changes nothing. Only the gateway answers so.
+# A proxy may let only callbacks through to us. So the request uses a provider's path, with a method
+# that changes nothing. Only the gateway answers like this.
 _CALLBACK_PATH: Final = "/callbacks/doctor/check"
 _CALLBACK_ANSWER: Final = (405, "application/problem+json")
-# With so much of its room used, Redis soon refuses what is written.
+# With this share of its memory used, Redis will soon refuse writes.
 _FULL: Final = 0.9
 
 
 def check_settings() -> Iterator[Finding]:
-    """What is right for a developer's machine and wrong for money."""
+    """Finds settings that are right for a developer's machine and wrong for money."""
     found = settings()
     url = found.public_base_url
     if url is None:
@@ -54,9 +54,9 @@ def check_settings() -> Iterator[Finding]:
 
 
 def check_redis() -> Iterator[Finding]:
-    """It is there, keeps what it was given, and refuses rather than forgets."""
+    """Redis answers, persists its data, and refuses writes rather than evicts keys."""
     try:
-        # redis-py's types leave open whether its client is an asynchronous one.
+        # redis-py's types leave open whether the client is asynchronous.
         said: Any = redis().info()
     except RedisError as error:
         yield warning(
@@ -80,7 +80,7 @@ def check_redis() -> Iterator[Finding]:
 
 
 def check_broker() -> Iterator[Finding]:
-    """Workers are rung through it; without it they look each second."""
+    """The broker carries notifications to the workers; without it they poll each second."""
     celery = current_app.extensions["celery"]
     try:
         with celery.connection_for_write() as connection:
@@ -99,14 +99,14 @@ def check_broker() -> Iterator[Finding]:
 def _memory(connection: Connection) -> dict[str, Any]:
     if connection.transport.driver_type != "redis":
         return {}
-    # kombu's types know only what all its transports have.
+    # kombu's types know only what all its transports have in common.
     channel: Any = connection.default_channel
     found: dict[str, Any] = channel.client.info("memory")
     return found
 
 
 def _room(said: dict[str, Any], named: str) -> Iterator[Finding]:
-    """Of a Redis that was given a bound and evicts nothing."""
+    """The memory use of a Redis that has a limit and evicts nothing."""
     most = said.get("maxmemory", 0)
     if not most or said.get("maxmemory_policy", "noeviction") != "noeviction":
         return
@@ -120,7 +120,7 @@ def _room(said: dict[str, Any], named: str) -> Iterator[Finding]:
 
 
 def check_providers() -> Iterator[Finding]:
-    """The platform's own accounts, with a token of theirs; no money moves."""
+    """Requests a token with each of the platform's own accounts; no money moves."""
     reached = platform_accounts()
     if not reached:
         yield warning(
@@ -139,13 +139,13 @@ def check_providers() -> Iterator[Finding]:
 
 
 def check_callbacks() -> Iterator[Finding]:
-    """Whether PUBLIC_BASE_URL leads back to a gateway, as far as that is seen from here."""
+    """Whether PUBLIC_BASE_URL leads to a gateway, as far as this host can see."""
     url = settings().public_base_url
     if url is None:
         return
-    call = Call("GET", f"{url}{_CALLBACK_PATH}", {}, None, _CALLBACK_MAX_S)
-    answer = rails().transport.unleased().send(call)
-    if isinstance(answer, Answer):
+    call = HttpRequest("GET", f"{url}{_CALLBACK_PATH}", {}, None, _CALLBACK_MAX_S)
+    answer = gateway().transport.unleased().send(call)
+    if isinstance(answer, HttpResponse):
         if (answer.status, answer.headers.get("content-type")) == _CALLBACK_ANSWER:
             yield ok(f"{url} leads callbacks to a gateway")
             return

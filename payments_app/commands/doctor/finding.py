@@ -1,4 +1,4 @@
-"""What a check has to say."""
+"""The result of a check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 
 class Level(StrEnum):
-    """OK; WARNING: it works, and should be mended; PROBLEM: money or service is at stake."""
+    """OK; WARNING: it works, but should be fixed; PROBLEM: money or service is at risk."""
 
     OK = "ok"
     WARNING = "warning"
@@ -16,7 +16,7 @@ class Level(StrEnum):
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. `remedy`: what to do, empty when all is well."""
+    """One result of a check. `remedy`: what to do, empty if all is well."""
 
     level: Level
     said: str
@@ -32,10 +32,10 @@ def ok(said: str) -> Finding:
 
 
 def warning(said: str, remedy: str) -> Finding:
-    """It works, and should be mended."""
+    """It works, but should be fixed."""
     return Finding(Level.WARNING, said, remedy)
 
 
 def problem(said: str, remedy: str) -> Finding:
-    """Money or service is at stake."""
+    """Money or service is at risk."""
     return Finding(Level.PROBLEM, said, remedy)

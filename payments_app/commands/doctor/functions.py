@@ -1,4 +1,4 @@
-"""Our functions in PostgreSQL: where they look for names, and who may call them."""
+"""Checks of our functions in PostgreSQL: their search path, and who may call them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sqlalchemy import text
 from payments_app.commands.doctor.finding import Finding, ok, problem
 from payments_app.kernel.database import snapshot
 
-# What PostgreSQL itself knows comes first, and what a session has made for itself comes last.
+# PostgreSQL's own schema comes first, and a session's temporary one last.
 PATH: Final = "pg_catalog, public, pg_temp"
-# A function whose body was parsed as it was made looks for nothing when it is called. An extension's
-# are not ours. Without an entry of its own a function has PostgreSQL's default: EXECUTE for everybody.
+# A body that was parsed at creation looks up no names at a call. Functions of extensions are not
+# ours. Without an ACL, a function has PostgreSQL's default: EXECUTE for PUBLIC.
 _FUNCTIONS: Final = text(
     """
     SELECT p.oid::regprocedure::text,
@@ -30,7 +30,7 @@ _FUNCTIONS: Final = text(
     ORDER BY 1
     """
 )
-# The owners of our tables, of whom one makes the functions of the next migration.
+# The owners of our tables; one of them creates the functions of the next migration.
 _OPEN_BY_DEFAULT: Final = text(
     """
     SELECT DISTINCT pg_get_userbyid(c.relowner) FROM pg_class c
@@ -46,7 +46,7 @@ _OPEN_BY_DEFAULT: Final = text(
 
 
 def check_functions() -> Iterator[Finding]:
-    """Each looks for names in our own schemas, temporary ones last, and is no stranger's to call."""
+    """Each function looks in our own schemas, temporary ones last; PUBLIC may call none."""
     with snapshot() as connection:
         functions = connection.execute(_FUNCTIONS, {"path": PATH}).all()
         open_by_default = list(connection.execute(_OPEN_BY_DEFAULT).scalars())

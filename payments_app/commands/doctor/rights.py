@@ -1,4 +1,4 @@
-"""Which columns our role may change: those that the gateway has a reason to change, and no others."""
+"""Checks which columns our role may update: those that the gateway updates, and no others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sqlalchemy import text
 from payments_app.commands.doctor.finding import Finding, ok, problem, warning
 from payments_app.kernel.database import snapshot
 
-# As migration 0016 and those after it grant them. Of a table that isn't here: none.
+# As migration 0016 and later ones grant them. For a table that isn't here: none.
 MAY_CHANGE: Final[Mapping[str, frozenset[str]]] = {
     table: frozenset(columns.split())
     for table, columns in {
@@ -32,12 +32,12 @@ MAY_CHANGE: Final[Mapping[str, frozenset[str]]] = {
         "webhook_deliveries": "status trigger attempts next_attempt_at lease_until generation"
         " delivered_at",
         "webhook_attempts": "finished_at outcome http_status answer elapsed_ms",
-        # The release before this one publishes through this view.
+        # The previous release publishes through this view.
         "webhook_events": "position data",
     }.items()
 }
-# An owner may change everything, and is named by the check of the role. Partitions are looked at
-# too, and may be changed through their table only.
+# An owner may update everything; the role's check reports it. Partitions are checked too: they may
+# be updated only through their table.
 _COLUMNS: Final = text(
     """
     SELECT c.relname, a.attname FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
@@ -53,7 +53,7 @@ _OWNS: Final = text(
 
 
 def check_columns() -> Iterator[Finding]:
-    """Our role may change what it changes, and nothing else."""
+    """Our role may update the columns that the gateway updates, and no others."""
     with snapshot() as connection:
         owns = connection.scalar(_OWNS)
         may = {(table, column) for table, column in connection.execute(_COLUMNS)}

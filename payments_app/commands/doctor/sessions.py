@@ -1,4 +1,4 @@
-"""What sessions begin with: nobody has bent it for our role, and our connections get what they ask for."""
+"""Checks of session settings: nothing overrides them for our role, and connections keep them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from payments_app.commands.doctor.finding import Finding, ok, problem
 from payments_app.kernel.database import snapshot
 from payments_app.kernel.session_settings import SESSION
 
-# Of our role, of the tables' owners, of this database, and of everybody.
+# Stored settings of our role, of the tables' owners, of this database, and of all roles.
 _KEPT: Final = text(
     """
     SELECT quote_ident(r.rolname), quote_ident(d.datname), split_part(one, '=', 1) AS name,
@@ -27,18 +27,18 @@ _KEPT: Final = text(
     ORDER BY 1 NULLS LAST, 2 NULLS FIRST, 3
     """
 )
-# A pooler may drop what a connection asks for.
+# A pooler may drop the options that a connection requests.
 _NOT_OURS: Final = text(
     "SELECT name FROM pg_settings WHERE lower(name) IN :names AND source <> 'client' ORDER BY 1"
 ).bindparams(bindparam("names", expanding=True))
-# These are about what the server writes into its log, and bend nothing.
+# These settings control only what the server logs.
 _LOGGING: Final = ("log_", "auto_explain.", "pg_stat_statements.", "pgaudit.")
-# Neither loses a commit that the server's own word would keep.
+# Neither value loses a commit that the server has confirmed.
 _SAFE_COMMITS: Final = ("on", "remote_apply")
 
 
 def check_sessions() -> Iterator[Finding]:
-    """No role's or database's own settings, and what our connection asked for is what it has."""
+    """No role or database has its own settings, and our connection has those that it requested."""
     with snapshot() as connection:
         kept = connection.execute(_KEPT).all()
         dropped = list(connection.execute(_NOT_OURS, {"names": list(SESSION)}).scalars())
@@ -69,7 +69,7 @@ def _plain(value: str | None) -> str | None:
 
 
 def _whose(role: str | None, database: str | None) -> str:
-    """As `ALTER` names them."""
+    """In the syntax of `ALTER`."""
     if role is None:
         return "ROLE ALL" if database is None else f"DATABASE {database}"
     return f"ROLE {role}" if database is None else f"ROLE {role} IN DATABASE {database}"

@@ -1,6 +1,6 @@
-"""What the rows say at this moment: how much is open, what is due and how late. Names no tenant.
+"""Gauges from the rows: how much is open, what is due and how late. They name no tenant.
 
-Each question is answered by an index over what is open: what has ended costs nothing.
+Each query uses an index over open rows: final payments cost nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from payments_app.payments.states import Stage
 
 log = structlog.get_logger(__name__)
 
-# A scraper gives up after ten seconds, and what takes longer than this is itself the trouble.
+# A scraper gives up after ten seconds; a query that takes longer than this is itself a problem.
 STATEMENT_MAX_MS: Final = 1_000
-# One look at a time in a process, or a scraper that comes often could take all connections.
+# One read at a time per process, or a frequent scraper could take all connections.
 TURN_MAX_S: Final = 2.0
 _turn = Lock()
 
@@ -41,12 +41,12 @@ _BOUNDED: Final = text(
     f" set_config('statement_timeout', '{STATEMENT_MAX_MS}', true)"
 )
 _STAGES: Final = tuple(stage for stage in Stage if stage is not Stage.FINAL)
-# A column for each and no GROUP BY, which would sort all that is open.
+# A column for each stage and no GROUP BY, which would sort all open payments.
 _OPEN: Final = text(
     f"SELECT {', '.join(_count_and_age(stage) for stage in _STAGES)}"  # noqa: S608  our words
     " FROM payments WHERE status = 'PENDING'"
 )
-# Of the queues, submissions and questions apart: what is due longest stands first in each.
+# Submissions and status checks apart. In each queue, the payment due longest comes first.
 _DUE_LAG: Final = text(
     f"""{QUEUES}
     SELECT extract(epoch FROM statement_timestamp() - min(d.at) FILTER (WHERE q.lane = 0)),
@@ -57,7 +57,7 @@ _DUE_LAG: Final = text(
     ) d
     """  # noqa: S608  our own words
 )
-# The last position of each chain, by its index: as many as there ever were, if none was removed.
+# The last position of each chain, by its index: the number of entries ever, if none was removed.
 _AUDITED: Final = text(
     """
     SELECT sum(e.position) FROM tenants t CROSS JOIN LATERAL (
@@ -71,7 +71,7 @@ _UNPUBLISHED: Final = text(
     FROM events WHERE feed_data IS NULL
     """
 )
-# What waits at an endpoint that is disabled waits for its tenant.
+# Without those of a disabled endpoint: they wait for its tenant.
 _WEBHOOKS_PENDING: Final = text(
     """
     SELECT count(*) FROM webhook_endpoints e
@@ -79,7 +79,7 @@ _WEBHOOKS_PENDING: Final = text(
     WHERE e.status = 'enabled'
     """
 )
-# As webhooks/claims.py claims: what an earlier one of its payment holds up is not due.
+# As webhooks/claims.py claims: a delivery behind an earlier one of its payment is not due.
 _WEBHOOK_LAG: Final = text(
     """
     SELECT extract(epoch FROM statement_timestamp() - min(d.next_attempt_at))
@@ -103,7 +103,7 @@ _BREAKS: Final = text(
 )
 _HELD: Final = text("SELECT count(*) FROM tenants WHERE held_at IS NOT NULL")
 _SIZE: Final = text("SELECT pg_database_size(current_database())")
-# Of the newest exchanges those of the last minutes: how many there were, and how many told something.
+# Exchanges of the last 5 minutes, among the newest 100, by provider: how many proved something.
 _HEARD: Final = text(
     """
     SELECT p.provider, count(*) FILTER (WHERE x.verdict NOT IN ('UNKNOWN', 'NOT_SENT')) AS told
@@ -116,20 +116,20 @@ _HEARD: Final = text(
 )
 
 
-class Heard(StrEnum):
-    """How a provider is, by what it was heard to say in the last minutes."""
+class ProviderHealth(StrEnum):
+    """A provider's health, by its answers of the last minutes."""
 
     ANSWERS = "answers"
-    # It was asked, and nothing came of it.
+    # Requests were made, and none proved anything.
     SILENT = "silent"
-    # Nobody has asked.
+    # No request was made.
     IDLE = "idle"
-    # The database could not be asked.
+    # The database could not be queried.
     NOT_KNOWN = "not known"
 
 
-def survey() -> list[Reading]:
-    """All of it as of one transaction, or only that it could not be had: nothing stale."""
+def read_gauges() -> list[Reading]:
+    """All gauges as of one transaction, or only that the database failed: nothing stale."""
     if not _turn.acquire(timeout=TURN_MAX_S):
         return [_up(0)]
     try:
@@ -143,20 +143,22 @@ def survey() -> list[Reading]:
         _turn.release()
 
 
-def providers_heard(codes: Iterable[str]) -> dict[str, Heard]:
-    """How each provider is."""
+def provider_health(codes: Iterable[str]) -> dict[str, ProviderHealth]:
+    """The health of each provider."""
     try:
         with transaction(EVERY_TENANT) as session:
             session.execute(_BOUNDED)
             told: dict[str, int] = {row.provider: row.told for row in session.execute(_HEARD)}
     except SQLAlchemyError:
-        return dict.fromkeys(codes, Heard.NOT_KNOWN)
-    words = {code: Heard.ANSWERS if told.get(code) else Heard.SILENT for code in codes}
-    return {code: word if code in told else Heard.IDLE for code, word in words.items()}
+        return dict.fromkeys(codes, ProviderHealth.NOT_KNOWN)
+    words = {
+        code: ProviderHealth.ANSWERS if told.get(code) else ProviderHealth.SILENT for code in codes
+    }
+    return {code: word if code in told else ProviderHealth.IDLE for code, word in words.items()}
 
 
 def _read(session: Session) -> list[Reading]:
-    """A line for each question, or for several that one look answers."""
+    """One query gives one gauge, or several."""
     return [
         *_open_payments(session),
         *_unpublished(session),
@@ -206,7 +208,7 @@ def _breaks(session: Session) -> Reading:
 
 
 def _one(session: Session, name: str, words: str, question: TextClause) -> Reading:
-    """The answer is one number; none at all is nought."""
+    """For a query that returns one number; null counts as 0."""
     return _plain(name, words, session.scalar(question) or 0)
 
 

@@ -71,7 +71,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Disaster:
+class ProcessFault:
     """One act against one process."""
 
     at_s: float
@@ -85,7 +85,7 @@ class Disaster:
         return KINDS[self.name]
 
 
-def choose_disasters(draw: Random, *, seconds: float, redis: bool) -> tuple[Disaster, ...]:
+def choose_process_faults(draw: Random, *, seconds: float, redis: bool) -> tuple[ProcessFault, ...]:
     """Every kind once in each minute, at moments of its own; in a short run some of them."""
     kinds = kinds_for(seconds=seconds, redis=redis)
     if seconds < ALL_KINDS_FROM_S:
@@ -95,7 +95,7 @@ def choose_disasters(draw: Random, *, seconds: float, redis: bool) -> tuple[Disa
     lasting = {name: KINDS[name].lasts_s for name in wanted}
     # The long ones first: the short ones find a place between them.
     drawn = [(round(draw.uniform(*lasting[name]), 2), draw.random(), name) for name in wanted]
-    placed: list[Disaster] = []
+    placed: list[ProcessFault] = []
     for lasts_s, _, name in sorted(drawn, reverse=True):
         placed.append(_place(draw, name, lasts_s, placed, seconds))
     return tuple(sorted(placed, key=lambda disaster: (disaster.at_s, disaster.name)))
@@ -112,19 +112,19 @@ def kinds_for(*, seconds: float, redis: bool) -> tuple[str, ...]:
 
 
 def _place(
-    draw: Random, name: str, lasts_s: float, placed: Sequence[Disaster], seconds: float
-) -> Disaster:
+    draw: Random, name: str, lasts_s: float, placed: Sequence[ProcessFault], seconds: float
+) -> ProcessFault:
     latest = max(QUIET_START_S, seconds - QUIET_END_S - lasts_s)
     for _ in range(_TRIES_MAX):
         target = draw.choice(KINDS[name].targets)
-        one = Disaster(round(draw.uniform(QUIET_START_S, latest), 2), name, target, lasts_s)
+        one = ProcessFault(round(draw.uniform(QUIET_START_S, latest), 2), name, target, lasts_s)
         if not any(_meet(one, other) for other in placed):
             return one
     # No room left: they meet, and whoever comes second waits for the first to be over.
     return one
 
 
-def _meet(one: Disaster, other: Disaster) -> bool:
+def _meet(one: ProcessFault, other: ProcessFault) -> bool:
     return one.target == other.target and (
         one.at_s < other.at_s + other.lasts_s + RECOVERY_S
         and other.at_s < one.at_s + one.lasts_s + RECOVERY_S

@@ -18,8 +18,8 @@ from werkzeug.test import TestResponse
 
 from payments_app.tenants.key_format import CHECKSUM_LENGTH, checksum
 from tests.api.http_caller import HttpCaller, an_order
-from tests.wall.rules import IMPLIED, ROUTES, Rule
-from tests.wall.scene import INTRUDERS, Scene, likeness
+from tests.isolation.rules import IMPLIED, ROUTES, Rule
+from tests.isolation.scene import INTRUDERS, Scene, likeness
 
 _PARAMETER = re.compile(r"<uuid:(\w+)>")
 NOBODYS_PAYER = "256772111222"

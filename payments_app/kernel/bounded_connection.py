@@ -1,6 +1,6 @@
-"""A request leaves only when it still may: asked after connecting, before the first byte.
+"""HTTP connections that check the lease after connecting, before the first byte is sent.
 
-The connections of `transport` and `egress` know whether a byte has left, and are bounded whole.
+`transport` and `egress` use them. They know whether a byte was sent, and limit the whole exchange.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from payments_app.kernel.clock import boot_seconds
+from payments_app.kernel.http import LeaseLost
 from payments_app.kernel.response_head import read_head
-from payments_app.kernel.wire import LeaseLost
 
 
 @dataclass(slots=True)
-class Departure:
-    """One exchange on its way: may it begin, has it begun, how long may it still take.
+class ExchangeDeadline:
+    """The state of one exchange: may it begin, has it begun, how long may it still take.
 
-    Instants are of `boot_seconds`; `leave_before` None means that no lease ends it.
+    Instants are of `boot_seconds`; `leave_before` None means that it has no lease.
     `idle_max_s`: a connection that was not used for this long is not used again.
-    `bytes_left`: how much of the answer may still be read, its head and its framing included.
+    `bytes_left`: how much of the response may still be read, its head and its framing included.
     """
 
     leave_before: float | None
@@ -39,7 +39,7 @@ class Departure:
     answered: bool = False
 
     def check_lease(self) -> None:
-        """Raises LeaseLost."""
+        """Raises LeaseLost if the lease is over."""
         if self.leave_before is not None and self.leave_before <= boot_seconds():
             raise LeaseLost("the lease ended before the call began")
 
@@ -51,17 +51,17 @@ class Departure:
         return left
 
 
-# How a connection, deep inside the library, finds the exchange that it serves.
-current: Final[ContextVar[Departure]] = ContextVar("departure")
+# A connection, deep inside the library, finds its exchange here.
+current: Final[ContextVar[ExchangeDeadline]] = ContextVar("exchange_deadline")
 
 
 class _BoundedReader(io.RawIOBase):
-    """Each read waits only as long as the exchange still may, so drips can't prolong it."""
+    """Each read waits only until the exchange's deadline, so a slow sender can't prolong it."""
 
     def __init__(self, raw: io.RawIOBase, sock: socket.socket) -> None:
         self._raw = raw
         self._sock = sock
-        self._departure = current.get()
+        self._deadline = current.get()
         self._is_stopped = False
 
     def readable(self) -> bool:
@@ -74,11 +74,11 @@ class _BoundedReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         if self._is_stopped:
             return 0
-        self._sock.settimeout(self._departure.remaining_s())
-        if self._departure.bytes_left <= 0:
+        self._sock.settimeout(self._deadline.remaining_s())
+        if self._deadline.bytes_left <= 0:
             raise HTTPException("the answer is longer than may be read")
-        count = self._raw.readinto(memoryview(buffer)[: self._departure.bytes_left])
-        self._departure.bytes_left -= count or 0
+        count = self._raw.readinto(memoryview(buffer)[: self._deadline.bytes_left])
+        self._deadline.bytes_left -= count or 0
         return count
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ class BoundedResponse(HTTPResponse):
         self._to_head = options.get("method") == "HEAD"
 
     def begin(self) -> None:
-        """Reads the head, and says how the body is framed. Raises HTTPException."""
+        """Reads the head, and sets how the body is framed. Raises HTTPException."""
         head = read_head(self.fp)
         # house: allow status because it is HTTP's
         self.version, self.status, self.reason = head.version, head.status, head.reason
@@ -110,10 +110,10 @@ class BoundedResponse(HTTPResponse):
 
 
 class Bounded(http.client.HTTPConnection):
-    """Asks for leave between "connected" and "first byte out", so `begun` is exact.
+    """Checks the lease between "connected" and "first byte sent", so `begun` is exact.
 
-    Only a suspension of the process between those two lines can still let a call begin late;
-    against that stands the provider's own refusal of a reference that it has seen.
+    Only if the process is suspended between those two lines can a call still begin late. Then the
+    provider itself refuses a reference that it has seen before.
     """
 
     response_class = BoundedResponse
@@ -121,13 +121,13 @@ class Bounded(http.client.HTTPConnection):
 
     def send(self, data: Any) -> None:
         """Raises LeaseLost or TimeoutError."""
-        departure = current.get()
+        deadline = current.get()
         if self.sock is None:
             self.connect()
-        self.sock.settimeout(departure.remaining_s())
-        if not departure.begun:
-            departure.check_lease()
-            departure.begun = True
+        self.sock.settimeout(deadline.remaining_s())
+        if not deadline.begun:
+            deadline.check_lease()
+            deadline.begun = True
         self._used_at = boot_seconds()
         super().send(data)
 
@@ -135,7 +135,7 @@ class Bounded(http.client.HTTPConnection):
 class _Connection(Bounded, HTTPConnection):
     @property
     def is_connected(self) -> bool:
-        """The pool asks this before it uses a connection again."""
+        """The pool reads this before it uses a connection again."""
         idle_s = boot_seconds() - self._used_at
         return super().is_connected and idle_s < current.get().idle_max_s
 

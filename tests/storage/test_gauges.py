@@ -13,10 +13,10 @@ from flask import Flask
 from sqlalchemy import TextClause, text
 
 from payments_app.kernel.database import EVERY_TENANT, transaction
-from payments_app.payments import outbox, survey
+from payments_app.payments import gauges, outbox
 from payments_app.payments.counters import count_fenced
-from payments_app.payments.survey import providers_heard
-from payments_app.payments.survey import survey as look
+from payments_app.payments.gauges import provider_health
+from payments_app.payments.gauges import read_gauges as look
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import (
     ANSWERS,
@@ -32,7 +32,7 @@ from tests.builders import (
 )
 from tests.metrics.figures import figures_here
 
-QUESTIONS = {name: found for name, found in vars(survey).items() if isinstance(found, TextClause)}
+QUESTIONS = {name: found for name, found in vars(gauges).items() if isinstance(found, TextClause)}
 # Copies of a payment that has ended, past the rules, with what hangs on them.
 ENDED = 20_000
 COPIES = """
@@ -69,10 +69,10 @@ def test_nothing_is_nought(app: Flask) -> None:
 
 def test_what_is_open_by_its_stage_and_age(app: Flask) -> None:
     for answer in ("accepted", "unknown"):
-        rails = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
-        an_accepted_payment(rails)
-        advance(rails)
-    an_accepted_payment(rails)
+        gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
+        an_accepted_payment(gateway)
+        advance(gateway)
+    an_accepted_payment(gateway)
     # The two that were sent are due again in some seconds; a minute later, for most of it.
     let_time_pass(seconds=60)
 
@@ -88,9 +88,9 @@ def test_what_is_open_by_its_stage_and_age(app: Flask) -> None:
 
 
 def test_what_has_ended_is_in_none(app: Flask) -> None:
-    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
-    an_accepted_payment(rails)
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
+    an_accepted_payment(gateway)
+    advance(gateway)
 
     figures = read()
 
@@ -102,11 +102,11 @@ def test_what_has_ended_is_in_none(app: Flask) -> None:
     ("answer", "word"), [("accepted", "answers"), ("unknown", "silent"), ("not_sent", "silent")]
 )
 def test_what_was_heard_of_a_provider(app: Flask, answer: str, word: str) -> None:
-    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
-    an_accepted_payment(rails)
-    assert providers_heard([SCRIPTED]) == {SCRIPTED: "idle"}
-    advance(rails)
-    assert providers_heard([SCRIPTED, "other"]) == {SCRIPTED: word, "other": "idle"}
+    gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
+    an_accepted_payment(gateway)
+    assert provider_health([SCRIPTED]) == {SCRIPTED: "idle"}
+    advance(gateway)
+    assert provider_health([SCRIPTED, "other"]) == {SCRIPTED: word, "other": "idle"}
 
 
 def test_of_a_provider_nothing_is_known_while_the_database_is_away(
@@ -114,15 +114,15 @@ def test_of_a_provider_nothing_is_known_while_the_database_is_away(
 ) -> None:
     app = make_app(database_url="postgresql+psycopg://maramoja_app@127.0.0.1:1/maramoja")
     with app.app_context():
-        assert providers_heard(["mtn_momo"]) == {"mtn_momo": "not known"}
+        assert provider_health(["mtn_momo"]) == {"mtn_momo": "not known"}
 
 
 def test_news_and_deliveries_until_they_are_out(app: Flask) -> None:
     caller = a_caller()
     endpoint = an_endpoint(Owner(caller.tenant_id, caller.mode)).endpoint
-    rails = rails_of(app, ScriptedProvider())
-    an_accepted_payment(rails, asker=an_asker(caller=caller))
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider())
+    an_accepted_payment(gateway, context=an_asker(caller=caller))
+    advance(gateway)
     assert read()["unpublished_events"] == {"": 2}
     assert read()["oldest_unpublished_seconds"][""] > 0
 
@@ -186,9 +186,9 @@ def test_each_question_is_answered_by_an_index_over_what_is_open(
 ) -> None:
     caller = a_caller()
     an_endpoint(Owner(caller.tenant_id, caller.mode))
-    rails = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
-    an_accepted_payment(rails, asker=an_asker(caller=caller))
-    advance(rails)
+    gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS["declined"]]))
+    an_accepted_payment(gateway, context=an_asker(caller=caller))
+    advance(gateway)
     outbox.publish_outbox()
     past_the_rules = "-c session_replication_role=replica"
     with psycopg.connect(administrator_url, autocommit=True, options=past_the_rules) as filler:

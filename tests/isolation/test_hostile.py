@@ -15,7 +15,7 @@ import requests
 
 from devstack.stack import Stack
 from tests.api.http_caller import PAYMENTS
-from tests.wall.hostile import GOOD, corpus
+from tests.isolation.hostile import GOOD, corpus
 
 REQUESTS_MIN = 500
 # On two idle cores it takes some ten.

@@ -1,6 +1,6 @@
 """Whose each route and each command is. One that is missing here fails the suite.
 
-A new route gets a rule, and with it the attacks of tests/wall/attacks.py; one that none of them
+A new route gets a rule, and with it the attacks of tests/isolation/attacks.py; one that none of them
 fits gets a new kind of rule, with attacks of its own.
 """
 

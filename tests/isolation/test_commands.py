@@ -9,9 +9,9 @@ import pytest
 from flask import Flask
 
 from tests.api.http_caller import NOBODYS
+from tests.isolation.rules import COMMANDS, NOT_OURS, Of
+from tests.isolation.scene import INTRUDERS, Scene
 from tests.nobodys_addresses import NOBODYS_URL
-from tests.wall.rules import COMMANDS, NOT_OURS, Of
-from tests.wall.scene import INTRUDERS, Scene
 
 # What names a tenant, and what names one thing.
 TENANT_PARAMETERS = {"slug", "tenant"}
@@ -39,7 +39,7 @@ def commands(group: click.Group, *above: str) -> Iterator[tuple[str, click.Comma
 
 
 def test_each_command_has_a_rule(app: Flask) -> None:
-    assert {name for name, _ in commands(app.cli)} == set(COMMANDS), "see tests/wall/rules.py"
+    assert {name for name, _ in commands(app.cli)} == set(COMMANDS), "see tests/isolation/rules.py"
 
 
 def test_the_rules_fit_what_the_commands_take(app: Flask) -> None:

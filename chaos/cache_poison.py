@@ -21,7 +21,7 @@ _NONSENSE: Final = "\x00nonsense"
 _FAR: Final = str(9 * 10**15)
 
 
-def tell_lies(client: redis.Redis, keys: Sequence[str]) -> bool:
+def poison_cache(client: redis.Redis, keys: Sequence[str]) -> bool:
     """Plant them, none with an end; False when no lock of the gateway's was seen to copy."""
     seen = _watch_locks(client)
     _overwrite(client)

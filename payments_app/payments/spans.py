@@ -1,4 +1,4 @@
-"""The trail of an engine's step: its log lines and its span say which payment it is about."""
+"""The span of a payment step: its log lines and the span name the payment."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from payments_app.providers.contract import Observation
 
 
 @contextmanager
-def on_trail_of(claim: Claim, *, caused_by: str | None) -> Iterator[Span]:
-    """Do a claimed step. Its place in a trace is the row's, whichever doorbell or clock came first."""
+def payment_span(claim: Claim, *, caused_by: str | None) -> Iterator[Span]:
+    """The span of a claimed step. Its trace is the payment's, whatever started the step."""
     payment = claim.payment
     with (
         structlog.contextvars.bound_contextvars(**_ids(payment)),
@@ -36,8 +36,8 @@ def on_trail_of(claim: Claim, *, caused_by: str | None) -> Iterator[Span]:
 
 
 @contextmanager
-def back_on_trail_of(finding: ExchangeResult) -> Iterator[None]:
-    """Tell of the step once more, when it has ended."""
+def resume_span(finding: ExchangeResult) -> Iterator[None]:
+    """Log in the step's span once more, after it has ended."""
     ids = _ids(finding.claim.payment)
     with structlog.contextvars.bound_contextvars(**ids), tracing.under(finding.span):
         yield
@@ -48,6 +48,6 @@ def _ids(payment: Payment) -> dict[str, str]:
 
 
 def note_outcome(seen: Observation) -> None:
-    """What the step learned: two constant words."""
+    """Add the step's outcome to the span: two constant words."""
     words = {tracing.OUTCOME: str(seen.verdict), "maramoja.reason": seen.reason}
     tracing.current().note(words)

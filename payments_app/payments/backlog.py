@@ -1,4 +1,4 @@
-"""What should have been done by now: no worker runs, an account is set up wrong, nothing is told."""
+"""Overdue work: no worker runs, an account is set up wrong, or events are not published."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.providers.failures import FAILURES, Actor
 
-# What is due is taken up within a second or two.
+# Due work is claimed within a second or two.
 _WORK: Final = "clock_timestamp() - interval '1 minute'"
-# Seals come each minute, and wait for transactions that are open.
+# Checkpoints are written each minute, and wait for open transactions.
 _SEALS: Final = "clock_timestamp() - interval '10 minutes'"
-# A question may wait for its account's rate, or for as long as a provider may ask us to come back
-# later: that nobody works shows in that no answer has come.
+# A status check may wait for its account's rate, or for as long as a provider's Retry-After: that
+# no worker runs shows in that no exchange has finished.
 _ANSWERED: Final = "clock_timestamp() - interval '6 minutes'"
 _OVERDUE: Final = text(f"""
 SELECT (SELECT count(*) FROM payments WHERE status = 'PENDING' AND next_action_at < {_WORK}
@@ -32,7 +32,7 @@ SELECT (SELECT count(*) FROM payments WHERE status = 'PENDING' AND next_action_a
 """)  # noqa: S608  constants
 
 
-# A payment leaves within seconds, a payer has minutes, and a provider that works knows within hours.
+# A payment is sent within seconds, a payer has minutes, a working provider knows within hours.
 UNSENT_LONG_S: Final = 300.0
 OPEN_LONG_S: Final = 86_400.0
 REFUSED_WITHIN: Final = timedelta(days=1)
@@ -55,7 +55,7 @@ GROUP BY 1, 2, 3, 4 ORDER BY payments DESC
 
 
 class Lingering(NamedTuple):
-    """A tenant's open payments at a provider: never sent for minutes, or sent and open for a day."""
+    """A tenant's open payments at a provider: unsent for minutes, or sent and open for a day."""
 
     slug: str
     provider: str
@@ -65,7 +65,7 @@ class Lingering(NamedTuple):
 
 
 class Refused(NamedTuple):
-    """A tenant's payments of late that failed for how the account is set up."""
+    """A tenant's recent payments that failed because of the account's setup."""
 
     slug: str
     provider: str
@@ -75,7 +75,7 @@ class Refused(NamedTuple):
 
 
 class Overdue(NamedTuple):
-    """How many: payments that nobody acts on, events not published, events not sealed."""
+    """How many: unprocessed due payments, unpublished events, events without a checkpoint."""
 
     payments: int
     events: int
@@ -83,20 +83,20 @@ class Overdue(NamedTuple):
 
 
 def overdue_work() -> Overdue:
-    """Count what waits for longer than it ever should."""
+    """Count the work that waits for longer than it ever should."""
     with transaction(EVERY_TENANT) as session:
         return Overdue(*session.execute(_OVERDUE).one())
 
 
 def lingering_payments() -> list[Lingering]:
-    """The oldest first. Those of a tenant that is held wait for that."""
+    """The oldest first. Without held tenants: their payments wait for the release."""
     values = {"unsent_s": UNSENT_LONG_S, "open_s": OPEN_LONG_S}
     with transaction(EVERY_TENANT) as session:
         return [Lingering(*row) for row in session.execute(_LINGERING, values)]
 
 
 def refused_by_setup() -> list[Refused]:
-    """Of the last day, by what the operator has to set right: most payments first."""
+    """Of the last day, by what the operator must fix: most payments first."""
     since_ms = int((utc_now() - REFUSED_WITHIN).timestamp() * 1000)
     codes = [code.value for code, meaning in FAILURES.items() if meaning.actor is Actor.OPERATOR]
     values = {"since": UUID(int=since_ms << 80), "codes": codes}

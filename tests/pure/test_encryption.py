@@ -1,4 +1,4 @@
-"""The vault's box: what it seals opens in its own place only, and its digests need its key."""
+"""The vault's data_key: what it seals opens in its own place only, and its digests need its key."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from uuid import uuid4
 import pytest
 from cryptography.fernet import Fernet
 
+from payments_app.kernel.encryption import DataKey, DataKeyUnreadable, TenantKeyring, unwrap, wrap
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.vault import Box, Vault, VaultClosed, unwrap, wrap
 
 KEY = b"k" * 32
 
@@ -28,11 +28,11 @@ class Drawer:
 
 
 def test_what_is_sealed_opens_again_and_never_looks_the_same_twice() -> None:
-    box = Box(KEY)
-    sealed = box.seal(b"256772123456", about="payer 1")
-    assert Box(KEY).open(sealed, about="payer 1") == b"256772123456"
+    data_key = DataKey(KEY)
+    sealed = data_key.encrypt(b"256772123456", about="payer 1")
+    assert DataKey(KEY).decrypt(sealed, about="payer 1") == b"256772123456"
     assert b"256772123456" not in sealed
-    assert box.seal(b"256772123456", about="payer 1") != sealed
+    assert data_key.encrypt(b"256772123456", about="payer 1") != sealed
 
 
 @pytest.mark.parametrize(
@@ -49,21 +49,21 @@ def test_what_is_sealed_opens_again_and_never_looks_the_same_twice() -> None:
 def test_another_key_another_place_or_one_other_bit_opens_nothing(
     key: bytes, about: str, change: object
 ) -> None:
-    sealed = Box(KEY).seal(b"secret", about="payer 1")
+    sealed = DataKey(KEY).encrypt(b"secret", about="payer 1")
     assert callable(change)
-    with pytest.raises(VaultClosed):
-        Box(key).open(change(sealed), about=about)
+    with pytest.raises(DataKeyUnreadable):
+        DataKey(key).decrypt(change(sealed), about=about)
 
 
 def test_a_digest_needs_the_key_and_the_purpose() -> None:
-    digest = Box(KEY).digest(b"256772123456", about="payer")
-    assert digest == Box(KEY).digest(b"256772123456", about="payer")
+    digest = DataKey(KEY).digest(b"256772123456", about="payer")
+    assert digest == DataKey(KEY).digest(b"256772123456", about="payer")
     assert len(digest) == 32
     others = {
-        Box(b"o" * 32).digest(b"256772123456", about="payer"),
-        Box(KEY).digest(b"256772123456", about="request"),
-        Box(KEY).digest(b"r256772123456", about="paye"),
-        Box(KEY).digest(b"256772123457", about="payer"),
+        DataKey(b"o" * 32).digest(b"256772123456", about="payer"),
+        DataKey(KEY).digest(b"256772123456", about="request"),
+        DataKey(KEY).digest(b"r256772123456", about="paye"),
+        DataKey(KEY).digest(b"256772123457", about="payer"),
     }
     assert digest not in others
     assert len(others) == 4
@@ -71,11 +71,11 @@ def test_a_digest_needs_the_key_and_the_purpose() -> None:
 
 def test_a_tenant_has_one_data_key_whoever_made_it_first() -> None:
     drawer, cipher, tenant = Drawer(), Cipher([Fernet.generate_key().decode()]), uuid4()
-    one, two = Vault(cipher, drawer), Vault(cipher, drawer)
-    sealed = one.box_of(tenant).seal(b"x", about="y")
-    assert two.box_of(tenant).open(sealed, about="y") == b"x"
-    with pytest.raises(VaultClosed):
-        one.box_of(uuid4()).open(sealed, about="y")
+    one, two = TenantKeyring(cipher, drawer), TenantKeyring(cipher, drawer)
+    sealed = one.key_for(tenant).encrypt(b"x", about="y")
+    assert two.key_for(tenant).decrypt(sealed, about="y") == b"x"
+    with pytest.raises(DataKeyUnreadable):
+        one.key_for(uuid4()).decrypt(sealed, about="y")
 
 
 def test_a_data_key_serves_its_own_tenant_only_and_needs_the_key_that_wrapped_it() -> None:
@@ -83,7 +83,7 @@ def test_a_data_key_serves_its_own_tenant_only_and_needs_the_key_that_wrapped_it
     wrapped = wrap(cipher, tenant, KEY)
     assert base64.b64encode(KEY).decode() not in wrapped
     assert unwrap(cipher, tenant, wrapped) == KEY
-    with pytest.raises(VaultClosed):
+    with pytest.raises(DataKeyUnreadable):
         unwrap(cipher, uuid4(), wrapped)
-    with pytest.raises(VaultClosed):
+    with pytest.raises(DataKeyUnreadable):
         unwrap(Cipher([Fernet.generate_key().decode()]), tenant, wrapped)

@@ -1,4 +1,4 @@
-"""PostgreSQL's walls: our role, row-level security, the triggers that keep the record, our rights."""
+"""Checks of tenant isolation: our role, row-level security, the audit triggers, our privileges."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ _ROLE: Final = text(
     " AND relkind IN ('r', 'p') AND pg_has_role(relowner, 'MEMBER'))"
     " FROM pg_roles WHERE rolname = current_user"
 )
-# A wall is one policy, for everybody and everything, that asks for the transaction's tenant. All say
-# the same of their column with it; a second policy would let more through.
+# A table is isolated by one policy, for all roles and commands, that compares with the
+# transaction's tenant. All have the same expression on their column; a second one would permit more
+# rows.
 _UNWALLED: Final = text(
     r"""
     WITH walls AS (
@@ -36,7 +37,8 @@ _UNWALLED: Final = text(
     ORDER BY relname
     """
 )
-# Those of foreign keys too. A restore by hand leaves them so, or a session that calls itself a replica.
+# Triggers of foreign keys too. A restore by hand, or session_replication_role = replica, disables
+# them.
 _ASLEEP: Final = text(
     """
     SELECT DISTINCT relname FROM pg_trigger t JOIN pg_class c ON c.oid = tgrelid
@@ -46,7 +48,7 @@ _ASLEEP: Final = text(
     ORDER BY relname
     """
 )
-# Partitions are reached through their table. What is forgotten in its time may be deleted.
+# Partitions are reached through their table. Rows of purged tables may be deleted.
 _RIGHTS: Final = text(
     """
     SELECT relname,
@@ -60,8 +62,8 @@ _RIGHTS: Final = text(
     ORDER BY relname
     """
 )
-# Whoever makes objects in a database can have them taken for others of their name. One that owns
-# the tables has more than this, and is named above.
+# A role that may create objects can create one that is used instead of ours of the same name. A
+# role that owns the tables may do more, and is reported above.
 _MAKES: Final = text(
     """
     SELECT what FROM (VALUES
@@ -77,7 +79,7 @@ _MAKES: Final = text(
 
 
 def check_role() -> Iterator[Finding]:
-    """A plain role, which row-level security holds, and which owns nothing."""
+    """Our role is subject to row-level security, and owns nothing."""
     with snapshot() as connection:
         name, unsafe, owner = connection.execute(_ROLE).one()
     if unsafe:
@@ -92,7 +94,7 @@ def check_role() -> Iterator[Finding]:
 
 
 def check_walls() -> Iterator[Finding]:
-    """Each table has row-level security, forced, with its policy and no other."""
+    """Each table has row-level security, forced, with its own policy and no other."""
     with snapshot() as connection:
         bare = list(connection.execute(_UNWALLED).scalars())
     if bare:
@@ -105,7 +107,7 @@ def check_walls() -> Iterator[Finding]:
 
 
 def check_triggers() -> Iterator[Finding]:
-    """The triggers that keep the record, and those of foreign keys, are awake."""
+    """The triggers that protect the record, and those of foreign keys, are enabled."""
     with snapshot() as connection:
         asleep = list(connection.execute(_ASLEEP).scalars())
     if asleep:
@@ -118,7 +120,7 @@ def check_triggers() -> Iterator[Finding]:
 
 
 def check_rights() -> Iterator[Finding]:
-    """Our role may do what it must, and take nothing away."""
+    """Our role has the privileges that it needs, and can't remove anything."""
     with snapshot() as connection:
         rows = connection.execute(_RIGHTS).all()
         makes = list(connection.execute(_MAKES).scalars())

@@ -116,7 +116,7 @@ class ProviderFault:
 
 
 @dataclass(frozen=True, slots=True)
-class Weather:
+class ProviderFaultPlan:
     """How the provider behaves in this run."""
 
     settings: Mapping[str, str | float]
@@ -136,9 +136,9 @@ def fault_name(operation: str, kind: str, parameters: Mapping[str, object]) -> s
     return f"{operation} {kind}"
 
 
-def choose_weather(draw: Random, *, seconds: float) -> Weather:
+def choose_provider_faults(draw: Random, *, seconds: float) -> ProviderFaultPlan:
     """Draw the provider's settings, its background faults and the sure strikes."""
-    return Weather(
+    return ProviderFaultPlan(
         settings={
             "approval_delay_s": round(draw.uniform(0.1, 1.2), 2),
             "delayed_success_s": round(draw.uniform(3, 8), 1),

@@ -18,8 +18,8 @@ from typing import Final
 import psutil
 import redis
 
-from chaos.disasters import Disaster
-from chaos.lies import tell_lies
+from chaos.cache_poison import poison_cache
+from chaos.process_faults import ProcessFault
 from chaos.provider import Storm
 from chaos.stage import Stage
 from devstack.postgres_server import PostgresServer
@@ -45,11 +45,11 @@ class Met:
     error: str = ""
 
 
-class Nemesis:
+class FaultInjector:
     """The threads that wait for the moments."""
 
     def __init__(
-        self, stage: Stage, storm: Storm, disasters: Sequence[Disaster], keys: Sequence[str]
+        self, stage: Stage, storm: Storm, disasters: Sequence[ProcessFault], keys: Sequence[str]
     ) -> None:
         """`keys`: idempotency keys that clients will use, for Redis to lie about."""
         self._stage = stage
@@ -60,9 +60,9 @@ class Nemesis:
         # Forks and the supervisor's list are one thread's business at a time.
         self._supervisor = threading.Lock()
         self.met: list[Met] = []
-        self.now: dict[Disaster, str] = {}
+        self.now: dict[ProcessFault, str] = {}
         self._threads: list[threading.Thread] = []
-        self._acts: dict[str, Callable[[Disaster], bool]] = {
+        self._acts: dict[str, Callable[[ProcessFault], bool]] = {
             "kill": self._kill,
             "kill_child": self._kill_child,
             "freeze": self._freeze,
@@ -87,7 +87,7 @@ class Nemesis:
         for thread in self._threads:
             thread.join()
 
-    def _carry_out(self, disaster: Disaster, started: float) -> None:
+    def _carry_out(self, disaster: ProcessFault, started: float) -> None:
         time.sleep(max(0.0, disaster.at_s - (time.monotonic() - started)))
         with self._lanes[disaster.target]:
             began_at, acted, error = time.time(), False, ""
@@ -101,7 +101,7 @@ class Nemesis:
                 Met(disaster.name, disaster.target, began_at, time.time(), acted, error)
             )
 
-    def _kill(self, disaster: Disaster) -> bool:
+    def _kill(self, disaster: ProcessFault) -> bool:
         with self._provider_away(disaster.target):
             process = self._process(disaster.target)
             pid = process.pid
@@ -112,7 +112,7 @@ class Nemesis:
             self._start(disaster.target)
             return gone
 
-    def _kill_child(self, disaster: Disaster) -> bool:
+    def _kill_child(self, disaster: ProcessFault) -> bool:
         # What it starts before it listens is no worker: without that it would not come up at all.
         if not _soon(lambda: self._listens(disaster.target), limit_s=START_MAX_S):
             return False
@@ -122,7 +122,7 @@ class Nemesis:
         os.kill(children[0], signal.SIGKILL)
         return _soon(lambda: not _runs(children[0]))
 
-    def _freeze(self, disaster: Disaster) -> bool:
+    def _freeze(self, disaster: ProcessFault) -> bool:
         process = self._process(disaster.target)
         # PostgreSQL's children are groups of their own.
         tree = [process.pid, *process.children()]
@@ -132,7 +132,7 @@ class Nemesis:
         _signal_all(reversed(tree), signal.SIGCONT)
         return frozen
 
-    def _restart_immediate(self, disaster: Disaster) -> bool:
+    def _restart_immediate(self, disaster: ProcessFault) -> bool:
         postgres = self._postgres()
         pid = postgres.process.pid
         with self._supervisor:
@@ -142,16 +142,16 @@ class Nemesis:
         self._start(disaster.target)
         return gone
 
-    def _flush(self, disaster: Disaster) -> bool:
+    def _flush(self, disaster: ProcessFault) -> bool:
         with self._redis(disaster.target).client() as client:
             client.flushall()
             return bool(client.ping())
 
-    def _lie(self, disaster: Disaster) -> bool:
+    def _lie(self, disaster: ProcessFault) -> bool:
         with self._redis(disaster.target).client() as client:
-            return tell_lies(client, self._keys)
+            return poison_cache(client, self._keys)
 
-    def _move_clock(self, disaster: Disaster) -> bool:
+    def _move_clock(self, disaster: ProcessFault) -> bool:
         pid = self._process(disaster.target).pid
         file = self._stage.clocks / str(pid)
         file.write_text(str(disaster.kind.clock_s), encoding="ascii")

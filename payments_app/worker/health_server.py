@@ -1,6 +1,6 @@
-"""A port for the processes that answer nobody: /health/live for probes, /metrics for Prometheus.
+"""A small HTTP server of the worker and of beat: /health/live for probes, /metrics for Prometheus.
 
-On the standard library's server: the framework and its hooks are the API's.
+It uses the standard library's server, without the API's framework and hooks.
 """
 
 from __future__ import annotations
@@ -23,49 +23,49 @@ from payments_app.kernel import metrics
 from payments_app.kernel.networks import Network, is_forwarded, is_within
 from payments_app.settings import Settings
 from payments_app.worker.poller import Poller
-from payments_app.worker.scheduler import PULSE
+from payments_app.worker.scheduler import BEAT_HEARTBEAT
 
 log = structlog.get_logger(__name__)
 
-# Of those who ask at once; a probe and a scraper or two are few.
+# Connections at once. A probe and one or two scrapers need only a few.
 CONNECTIONS_MAX: Final = 32
-# Whoever says nothing for this long has nothing to ask.
+# A connection that is silent for this long is closed.
 SILENCE_MAX_S: Final = 5.0
 _PLAIN: Final = "text/plain; charset=utf-8"
 
 
 def open_ports(settings: Settings, poller: Poller) -> None:
-    """Have the worker or the beat of this process open its port when it starts, if it has one."""
+    """Have this process's worker or beat open its port when it starts, if one is configured."""
     networks = settings.metrics_networks
     ports = (
         ("WORKER_PORT", worker_init, settings.worker_port, poller.is_alive),
-        ("BEAT_PORT", beat_init, settings.beat_port, PULSE.is_felt),
+        ("BEAT_PORT", beat_init, settings.beat_port, BEAT_HEARTBEAT.is_fresh),
     )
     for name, signal, port, is_alive in ports:
         if port:
-            signal.connect(partial(_open, name, Port(port, networks, is_alive)), weak=False)
+            signal.connect(partial(_open, name, HealthServer(port, networks, is_alive)), weak=False)
 
 
-def _open(name: str, port: Port, **_signal: Any) -> None:
+def _open(name: str, port: HealthServer, **_signal: Any) -> None:
     try:
         port.open()
     except OSError as error:
         raise SystemExit(f"{name}: this port can't be opened: {error.strerror}.") from None
 
 
-class Port:
-    """Answers in threads of its own, for as long as the process lives."""
+class HealthServer:
+    """Answers in its own threads, as long as the process lives."""
 
     def __init__(
         self, number: int, networks: tuple[Network, ...], is_alive: Callable[[], bool]
     ) -> None:
-        """`networks`: from where /metrics may be read. 0 as `number` takes any port."""
+        """`networks`: the networks that may read /metrics. `number` 0 takes any free port."""
         self._number = number
         self._networks = networks
         self._is_alive = is_alive
 
     def open(self) -> _Server:
-        """Begin to answer. Raises OSError if somebody else has the port."""
+        """Start to answer. Raises OSError if another process has the port."""
         server = _Server(self._number, self._networks, self._is_alive)
         threading.Thread(target=server.serve_forever, name="port", daemon=True).start()
         log.info("port.open", port=server.server_address[1])
@@ -97,7 +97,7 @@ class _Server(ThreadingTCPServer):
     def handle_error(
         self, _request: socket.socket | tuple[bytes, socket.socket], _from: Any
     ) -> None:
-        # Mostly a peer that has gone away.
+        # Mostly a peer that has closed its connection.
         log.warning("port.failed", exc_info=sys.exception())
 
 
@@ -119,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(HTTPStatus.NOT_FOUND, _PLAIN, b"Not found.\n")
 
     def log_message(self, *_words: Any) -> None:
-        """Probes and scrapes are no news."""
+        """Log no probes and scrapes."""
 
     def _is_the_operators(self, networks: tuple[Network, ...]) -> bool:
         forwarded = is_forwarded(self.headers)

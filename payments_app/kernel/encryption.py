@@ -1,7 +1,7 @@
-"""What is personal rests sealed: under a data key for each tenant, and a key for each payment.
+"""Personal data is stored encrypted: with a data key for each tenant, and a key for each payment.
 
-AES-256-GCM with random nonces (NIST SP 800-38D), which holds for 2^32 values under one key. What
-a value is about is sealed with it, so that it opens in its own place only.
+AES-256-GCM with random nonces (NIST SP 800-38D), which is safe for 2^32 values of one key. A
+value's context (`about`) is additional authenticated data: it decrypts in its own row only.
 """
 
 from __future__ import annotations
@@ -24,99 +24,103 @@ from payments_app.kernel.secrets import Cipher, SecretUnreadable
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
-# Data keys remembered at once; more only means more reads.
+# Data keys cached at once; beyond that they are read from the database more often.
 REMEMBERED_MAX: Final = 4096
 
 
-class VaultClosed(GatewayError):
-    """What is sealed can't be opened: the key is missing from SECRET_KEYS, or the bytes are wrong."""
+class DataKeyUnreadable(GatewayError):
+    """A value can't be decrypted: the key is missing from SECRET_KEYS, or the bytes are wrong."""
 
     code = "data_key_unreadable"
 
 
-class Box:
-    """One key: it seals, it opens, and it makes digests that nobody makes without it."""
+class DataKey:
+    """One key: it encrypts, decrypts, and makes digests that need the key."""
 
     def __init__(self, key: bytes) -> None:
         """`key`: 32 random bytes."""
         self._key = key
-        self._sealer = AESGCM(_derived(key, b"seal"))
+        self._aead = AESGCM(_derived(key, b"seal"))
 
     @cached_property
     def _mac(self) -> bytes:
-        # A payment's own box makes no digests.
+        # Derived on first use: a payment's own key makes no digests.
         return _derived(self._key, b"digest")
 
-    def seal(self, plain: bytes, *, about: str) -> bytes:
+    def encrypt(self, plain: bytes, *, about: str) -> bytes:
         """The nonce, then the ciphertext with its tag: 28 bytes more than `plain`."""
         nonce = os.urandom(_NONCE_BYTES)
-        return nonce + self._sealer.encrypt(nonce, plain, about.encode())
+        return nonce + self._aead.encrypt(nonce, plain, about.encode())
 
-    def open(self, sealed: bytes, *, about: str) -> bytes:
-        """Raises VaultClosed unless this key sealed these bytes about the same."""
+    def decrypt(self, ciphertext: bytes, *, about: str) -> bytes:
+        """Raises DataKeyUnreadable unless this key encrypted these bytes with the same `about`."""
         try:
-            return self._sealer.decrypt(
-                sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], about.encode()
+            return self._aead.decrypt(
+                ciphertext[:_NONCE_BYTES], ciphertext[_NONCE_BYTES:], about.encode()
             )
         except (InvalidTag, ValueError):
-            raise VaultClosed("A sealed value doesn't open under the key that it names.") from None
+            raise DataKeyUnreadable(
+                "A stored value can't be decrypted with the key that it names."
+            ) from None
 
     def digest(self, plain: bytes, *, about: str) -> bytes:
-        """HMAC-SHA256: 32 bytes that tell equal from different, and nothing else."""
+        """HMAC-SHA256: 32 bytes that show only whether two values are equal."""
         return hmac.digest(self._mac, _named(about) + plain, "sha256")
 
 
 class DataKeys(Protocol):
-    """Where the tenants' data keys rest, wrapped."""
+    """Storage of the tenants' data keys, each encrypted (wrapped)."""
 
     def find(self, tenant_id: UUID) -> str | None:
-        """The tenant's, if it has one."""
+        """The tenant's wrapped data key, if it has one."""
         ...
 
     def keep(self, tenant_id: UUID, wrapped: str) -> None:
-        """Keep this one, unless it has one by now."""
+        """Store this data key, unless the tenant has one by now."""
         ...
 
 
-class Vault:
-    """Each tenant's box. A tenant gets its data key with its first payment."""
+class TenantKeyring:
+    """Each tenant's data key. It is created with the tenant's first payment."""
 
     def __init__(self, cipher: Cipher, data_keys: DataKeys) -> None:
         self._cipher = cipher
         self._data_keys = data_keys
-        self._boxes: dict[UUID, Box] = {}
+        self._keys: dict[UUID, DataKey] = {}
 
-    def box_of(self, tenant_id: UUID) -> Box:
-        """Raises VaultClosed when none of SECRET_KEYS opens the tenant's data key."""
-        box = self._boxes.get(tenant_id)
-        if box is None:
-            if len(self._boxes) >= REMEMBERED_MAX:
-                self._boxes.clear()
-            box = self._boxes[tenant_id] = Box(self._data_key(tenant_id))
-        return box
+    def key_for(self, tenant_id: UUID) -> DataKey:
+        """Raises DataKeyUnreadable when none of SECRET_KEYS decrypts the tenant's data key."""
+        key = self._keys.get(tenant_id)
+        if key is None:
+            if len(self._keys) >= REMEMBERED_MAX:
+                self._keys.clear()
+            key = self._keys[tenant_id] = DataKey(self._data_key(tenant_id))
+        return key
 
     def _data_key(self, tenant_id: UUID) -> bytes:
         wrapped = self._data_keys.find(tenant_id)
         if wrapped is None:
-            # Of two who make one at once, the first to be kept is the tenant's.
+            # If two processes create one at once, the first that is stored is the tenant's.
             self._data_keys.keep(tenant_id, wrap(self._cipher, tenant_id, os.urandom(KEY_BYTES)))
             wrapped = self._data_keys.find(tenant_id)
         return unwrap(self._cipher, tenant_id, wrapped or "")
 
 
 def wrap(cipher: Cipher, tenant_id: UUID, data_key: bytes) -> str:
-    """The data key as it rests: it names its tenant, so that no row can borrow another's."""
+    """The data key as stored: encrypted with its tenant's id, so no other tenant can use it."""
     return cipher.encrypt(f"{tenant_id}:{base64.b64encode(data_key).decode()}")
 
 
 def unwrap(cipher: Cipher, tenant_id: UUID, wrapped: str) -> bytes:
-    """Raises VaultClosed."""
+    """Raises DataKeyUnreadable."""
     try:
         owner, _, data_key = cipher.decrypt(wrapped).partition(":")
     except SecretUnreadable:
         owner, data_key = "", ""
     if owner != str(tenant_id):
-        raise VaultClosed("None of SECRET_KEYS opens this tenant's data key. Put the old key back.")
+        raise DataKeyUnreadable(
+            "None of SECRET_KEYS decrypts this tenant's data key. Put the old key back."
+        )
     return base64.b64decode(data_key)
 
 

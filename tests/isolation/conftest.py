@@ -14,7 +14,7 @@ from devstack.servers import Servers
 from payments_app import create_app
 from payments_app.kernel.database import db
 from payments_app.settings import Settings
-from tests.wall.scene import Scene, set_up
+from tests.isolation.scene import Scene, set_up
 
 MakeApp = Callable[[str], Flask]
 

@@ -6,9 +6,9 @@ import pytest
 from flask import Flask
 
 from tests.api.http_caller import NOBODYS, PAYMENTS, HttpCaller
-from tests.wall.attacks import ATTACKS, Case, Pair, cases
-from tests.wall.rules import IMPLIED, ROUTES, Rule
-from tests.wall.scene import INTRUDERS, Scene, set_up
+from tests.isolation.attacks import ATTACKS, Case, Pair, cases
+from tests.isolation.rules import IMPLIED, ROUTES, Rule
+from tests.isolation.scene import INTRUDERS, Scene, set_up
 
 CASES = cases()
 # As many as there are: fewer mean that a route or an attack has silently gone.
@@ -22,7 +22,7 @@ def test_each_route_and_verb_has_a_rule(app: Flask) -> None:
         for method in (rule.methods or set()) - IMPLIED
     }
 
-    assert there == set(ROUTES), "say in tests/wall/rules.py whose it is"
+    assert there == set(ROUTES), "say in tests/isolation/rules.py whose it is"
 
 
 def test_each_rule_has_its_attacks_and_none_has_gone() -> None:

@@ -13,10 +13,10 @@ from sqlalchemy import func, select
 from payments_app.payments import queries
 from payments_app.webhooks import deliveries, endpoints, feed
 from tests.api.http_caller import PAYMENTS
+from tests.isolation.attacks import cases
+from tests.isolation.conftest import MakeApp
+from tests.isolation.scene import INTRUDERS, Scene, set_up
 from tests.simulation.rewriting import Edit, rewritten
-from tests.wall.attacks import cases
-from tests.wall.conftest import MakeApp
-from tests.wall.scene import INTRUDERS, Scene, set_up
 
 # The same key's mode is the code's own business: row-level security knows tenants only.
 NO_FILTERS = (

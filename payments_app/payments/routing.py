@@ -1,4 +1,4 @@
-"""What a tenant asks for, and whether a rail takes it. No transaction is open here."""
+"""A tenant's order, and which provider (rail) takes it. No transaction is open here."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from payments_app.tenants.caller import Caller
 
 
 class ProviderAmbiguous(GatewayError):
-    """More than one rail could take the payment and the request doesn't say which."""
+    """More than one provider could take the payment and the request doesn't say which."""
 
     code = "provider_required"
 
 
 @dataclass(frozen=True, slots=True)
 class NewPayment:
-    """A collection that a tenant asks for, read and typed."""
+    """A tenant's request for a collection, parsed."""
 
     money: Money
     payer: Msisdn = field(repr=False)
@@ -35,7 +35,7 @@ class NewPayment:
     metadata: dict[str, Any] | None = field(default=None, repr=False)
 
     def fields(self) -> dict[str, str]:
-        """The request in one canonical form, for the fingerprint; what isn't given isn't in it."""
+        """The request in one canonical form, for the fingerprint; omitted fields are left out."""
         texts = {
             "amount": str(self.money.minor),
             "currency": self.money.currency,
@@ -52,37 +52,37 @@ class NewPayment:
 
 
 class Route(NamedTuple):
-    """The rail that takes a payment, and the account it goes through."""
+    """The provider that takes a payment, and the account it goes through."""
 
     provider: Provider
     account: ProviderAccount
 
 
-def choose_route(order: NewPayment, caller: Caller, rails: PaymentGateway) -> Route:
-    """The rail for this order: as asked, else by the tenant's setting, else the one that fits.
+def select_provider(order: NewPayment, caller: Caller, gateway: PaymentGateway) -> Route:
+    """The provider for this order: the requested one, else the tenant's default, else what fits.
 
-    Raises FieldsInvalid when the rail doesn't take this order, ProviderAmbiguous when several
+    Raises FieldsInvalid when the provider doesn't take this order, ProviderAmbiguous when several
     would, and the registry's and the accounts' own errors.
     """
     asked = order.provider or caller.default_provider
     if asked is not None:
-        route = _route(asked, caller, rails)
-        if errors := _objections(order, route):
+        route = _route(asked, caller, gateway)
+        if errors := _violations(order, route):
             raise FieldsInvalid(errors)
         return route
-    return _only_fitting(order, caller, rails)
+    return _only_fitting(order, caller, gateway)
 
 
-def _only_fitting(order: NewPayment, caller: Caller, rails: PaymentGateway) -> Route:
+def _only_fitting(order: NewPayment, caller: Caller, gateway: PaymentGateway) -> Route:
     enabled, fitting, refusal = [], [], None
-    for code in rails.registry.codes():
+    for code in gateway.registry.codes():
         try:
-            route = _route(code, caller, rails)
+            route = _route(code, caller, gateway)
         except GatewayError as error:
             refusal = error
             continue
         enabled.append(route)
-        if not _objections(order, route):
+        if not _violations(order, route):
             fitting.append(route)
     if len(fitting) == 1:
         return fitting[0]
@@ -90,17 +90,17 @@ def _only_fitting(order: NewPayment, caller: Caller, rails: PaymentGateway) -> R
         codes = ", ".join(route.provider.code for route in fitting)
         raise ProviderAmbiguous(f"Say which provider the payment is for: {codes} would take it.")
     if enabled:
-        raise FieldsInvalid(_objections(order, enabled[0]))
+        raise FieldsInvalid(_violations(order, enabled[0]))
     raise refusal or ProviderAmbiguous("This installation has no provider.")
 
 
-def _route(code: str, caller: Caller, rails: PaymentGateway) -> Route:
-    provider = rails.registry.get(code)
-    account = rails.accounts.find(tenant_id=caller.tenant_id, provider=code, mode=caller.mode)
+def _route(code: str, caller: Caller, gateway: PaymentGateway) -> Route:
+    provider = gateway.registry.get(code)
+    account = gateway.accounts.find(tenant_id=caller.tenant_id, provider=code, mode=caller.mode)
     return Route(provider, account)
 
 
-def _objections(order: NewPayment, route: Route) -> dict[str, list[str]]:
+def _violations(order: NewPayment, route: Route) -> dict[str, list[str]]:
     terms = route.provider.terms(route.account)
     environment = route.account.target_environment
     errors: dict[str, list[str]] = {}

@@ -1,4 +1,4 @@
-"""Breaks of invariants, and letting a tenant go again once each has been resolved."""
+"""Violations of invariants, and the release of a tenant once each has been resolved."""
 
 from __future__ import annotations
 
@@ -7,41 +7,41 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 
 from payments_app.audit.record import record
-from payments_app.kernel.database import EVERY_TENANT, database_now, narrow, transaction
-from payments_app.payments.errors import BreakNotFound, RecoveryUnfinished
-from payments_app.payments.model import InvariantBreak
-from payments_app.tenants.errors import BreaksOpen
+from payments_app.kernel.database import EVERY_TENANT, database_now, set_tenant, transaction
+from payments_app.payments.errors import RecoveryUnfinished, ViolationNotFound
+from payments_app.payments.model import InvariantViolation
+from payments_app.tenants.errors import ViolationsOpen
 from payments_app.tenants.holds import RESTORED, checked_reason, release_in
 from payments_app.tenants.model import Tenant
 
 
-def list_breaks(tenant_id: UUID | None, *, resolved: bool) -> list[InvariantBreak]:
-    """Of one tenant or of all, newest first; those that are resolved too if wanted."""
-    wanted = select(InvariantBreak).order_by(InvariantBreak.id.desc())
+def list_violations(tenant_id: UUID | None, *, resolved: bool) -> list[InvariantViolation]:
+    """Of one tenant or of all, newest first; resolved ones too if wanted."""
+    wanted = select(InvariantViolation).order_by(InvariantViolation.id.desc())
     if tenant_id is not None:
-        wanted = wanted.where(InvariantBreak.tenant_id == tenant_id)
+        wanted = wanted.where(InvariantViolation.tenant_id == tenant_id)
     if not resolved:
-        wanted = wanted.where(InvariantBreak.resolved_at.is_(None))
+        wanted = wanted.where(InvariantViolation.resolved_at.is_(None))
     with transaction(tenant_id or EVERY_TENANT) as session:
         return list(session.scalars(wanted))
 
 
-def resolve_break(break_id: int, *, why: str, actor: str) -> InvariantBreak:
-    """A person has looked at it; it is never found again. The brake stays on.
+def resolve_violation(break_id: int, *, why: str, actor: str) -> InvariantViolation:
+    """Record that a person resolved it; it is not reported again. The tenant stays held.
 
-    Raises BreakNotFound, ReasonMissing.
+    Raises ViolationNotFound, ReasonMissing.
     """
     why = checked_reason(why)
     with transaction(EVERY_TENANT) as session:
-        resolved: InvariantBreak | None = session.scalar(
-            update(InvariantBreak)
-            .where(InvariantBreak.id == break_id, InvariantBreak.resolved_at.is_(None))
+        resolved: InvariantViolation | None = session.scalar(
+            update(InvariantViolation)
+            .where(InvariantViolation.id == break_id, InvariantViolation.resolved_at.is_(None))
             .values(resolved_at=database_now(), resolution=why)
-            .returning(InvariantBreak)
+            .returning(InvariantViolation)
         )
         if resolved is None:
-            raise BreakNotFound(f"There is no open break with the number {break_id}.")
-        narrow(session, resolved.tenant_id)
+            raise ViolationNotFound(f"There is no open break with the number {break_id}.")
+        set_tenant(session, resolved.tenant_id)
         record(
             session,
             tenant_id=resolved.tenant_id,
@@ -55,15 +55,15 @@ def resolve_break(break_id: int, *, why: str, actor: str) -> InvariantBreak:
 
 
 def release_tenant(tenant_id: UUID, *, actor: str) -> bool:
-    """Let the brake go; False if it wasn't on. Raises BreaksOpen, RecoveryUnfinished."""
+    """Release the tenant; False if it wasn't held. Raises ViolationsOpen, RecoveryUnfinished."""
     unresolved = (
         select(func.count())
-        .select_from(InvariantBreak)
-        .where(InvariantBreak.tenant_id == tenant_id, InvariantBreak.resolved_at.is_(None))
+        .select_from(InvariantViolation)
+        .where(InvariantViolation.tenant_id == tenant_id, InvariantViolation.resolved_at.is_(None))
     )
     with transaction(tenant_id) as session:
         if count := session.execute(unresolved).scalar_one():
-            raise BreaksOpen(
+            raise ViolationsOpen(
                 f"{count} of its breaks are open: look at each with flask invariants list,"
                 " then flask invariants resolve ID --why …"
             )

@@ -12,8 +12,8 @@ import pytest
 
 from devstack.servers import Servers
 from payments_app.tenants.model import Tenant
-from tests.wall.conftest import MakeApp
-from tests.wall.rows import NO_TENANTS, Forgetful, fill
+from tests.isolation.conftest import MakeApp
+from tests.isolation.rows import NO_TENANTS, Forgetful, fill
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def test_nothing_else_leads_around_the_wall(ground: Ground) -> None:
 def test_the_victim_has_rows_in_every_table(ground: Ground) -> None:
     empty = leaks(ground, lambda table, _: not ground.of(ground.victim.id).seen(table))
 
-    assert empty == [], "give it a row in tests/wall/rows.py"
+    assert empty == [], "give it a row in tests/isolation/rows.py"
 
 
 def theirs_seen(ground: Ground, whose: UUID | None) -> list[str]:

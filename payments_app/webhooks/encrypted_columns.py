@@ -1,14 +1,14 @@
-"""Endpoints' secrets, for `flask secrets rotate`."""
+"""The encrypted columns with endpoints' secrets, for `flask secrets rotate`."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from payments_app.tenants.rotation import Shelf
+from payments_app.tenants.rotation import EncryptedColumn
 from payments_app.webhooks.model import WebhookEndpoint, about_secret
 
-WEBHOOK_SHELVES: Final = tuple(
-    Shelf(
+WEBHOOK_ENCRYPTED_COLUMNS: Final = tuple(
+    EncryptedColumn(
         "webhook_endpoint",
         WebhookEndpoint,
         WebhookEndpoint.id,

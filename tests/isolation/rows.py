@@ -12,8 +12,8 @@ from psycopg import sql
 
 from payments_app.kernel.database import transaction
 from payments_app.kernel.secrets import Cipher
-from payments_app.payments.callbacks import ReceivedCallback, note_callback
-from payments_app.payments.model import InvariantBreak
+from payments_app.payments.callbacks import ReceivedCallback, record_callback
+from payments_app.payments.model import InvariantViolation
 from payments_app.providers.contract import Mode
 from payments_app.tenants.accounts import NewAccount, set_account
 from payments_app.tenants.model import Tenant
@@ -28,9 +28,9 @@ from tests.builders import (
     an_accepted_payment,
     an_asker,
     an_endpoint,
+    keyring,
     payment_row,
     rails_of,
-    vault,
 )
 from tests.webhooks.dispatching import WorkerProcess, answered
 
@@ -51,15 +51,15 @@ def fill(app: Flask) -> Tenant:
         )
         cipher: Cipher = app.extensions["maramoja"].cipher
         set_account(tenant, account, cipher=cipher, actor="cli:test")
-        rails = rails_of(app, ScriptedProvider())
+        gateway = rails_of(app, ScriptedProvider())
         caller = a_caller(tenant=tenant)
-        asker = an_asker(caller=caller, key=uuid4())
-        payment_id = an_accepted_payment(rails, asker=asker).payment_id
-        advance(rails)
+        context = an_asker(caller=caller, key=uuid4())
+        payment_id = an_accepted_payment(gateway, context=context).payment_id
+        advance(gateway)
         reference = payment_row(payment_id).reference
-        note_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), vault())
+        record_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), keyring())
         # And one as it begins: a copy of another would be refused for what it is.
-        an_accepted_payment(rails, asker=an_asker(caller=caller))
+        an_accepted_payment(gateway, context=an_asker(caller=caller))
         owner = Owner(tenant.id, caller.mode)
         send_test(owner, an_endpoint(owner).endpoint.id)
         # A failure, so that it stays pending.
@@ -67,7 +67,9 @@ def fill(app: Flask) -> Tenant:
         process.record(answered(process.claim_one(), 503))
         with transaction(tenant.id) as session:
             session.add(
-                InvariantBreak(tenant_id=tenant.id, invariant="end_stands", subject="x", detail="x")
+                InvariantViolation(
+                    tenant_id=tenant.id, invariant="end_stands", subject="x", detail="x"
+                )
             )
     return tenant
 
