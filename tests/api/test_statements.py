@@ -21,7 +21,7 @@ from tests.api.http_caller import HttpCaller, an_order, await_known
 # The key's owner: one read, which commits nothing, and is remembered for KNOWN_FOR_S.
 AUTHENTICATION = ["SELECT key_and_tenant"]
 # A transaction by itself.
-ONE_STATEMENT = ["WITH wall"]
+ONE_STATEMENT = ["WITH tenant_scope"]
 
 
 @contextmanager
