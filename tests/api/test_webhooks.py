@@ -17,7 +17,7 @@ from payments_app.payments.payment_events import PaymentEvent
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.scopes import Scope
-from payments_app.webhooks.deliveries import Span, resend_range
+from payments_app.webhooks.deliveries import ResendRange, resend_range
 from payments_app.webhooks.endpoints import Owner
 from tests.api.http_caller import NOBODYS, Engine, HttpCaller, new_caller
 from tests.builders import an_endpoint
@@ -265,10 +265,10 @@ def test_what_is_sent_again_begins_with_one_moment_and_ends_before_another(
         times = list(session.scalars(select(PaymentEvent.created_at).order_by(PaymentEvent.id)))
     assert len(set(times)) == 3
     for span, again in (
-        (Span(since=times[1]), [second, third]),
-        (Span(since=times[1], until=times[2]), [second]),
-        (Span(until=times[1]), [first]),
-        (Span(since=times[1], until=times[1]), []),
+        (ResendRange(since=times[1]), [second, third]),
+        (ResendRange(since=times[1], until=times[2]), [second]),
+        (ResendRange(until=times[1]), [first]),
+        (ResendRange(since=times[1], until=times[1]), []),
     ):
         before = len(receiver.received)
         with engine.app.app_context():

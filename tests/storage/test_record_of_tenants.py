@@ -26,9 +26,9 @@ from payments_app.tenants.registry import configure_tenant, suspend_tenant
 from payments_app.tenants.rotation import ENCRYPTED_COLUMNS, rotate_secrets
 from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 from payments_app.webhooks.endpoints import (
+    EndpointChanges,
     Owner,
     SecretRotation,
-    Wanted,
     change_endpoint,
     remove_endpoint,
     rotate_secret,
@@ -76,11 +76,11 @@ def endpoint(cipher: Cipher) -> WebhookEndpoint:
     owner = Owner(a_tenant().id, "live")
     made = an_endpoint(owner, WITHOUT_QUERY + QUERY, "payment.successful").endpoint
     rotate_secret(owner, made.id, SecretRotation(), cipher=cipher, actor="cli:ada")
-    change(made, Wanted(description="The shop", status=EndpointStatus.DISABLED))
+    change(made, EndpointChanges(description="The shop", status=EndpointStatus.DISABLED))
     return made
 
 
-def change(endpoint: WebhookEndpoint, wanted: Wanted) -> None:
+def change(endpoint: WebhookEndpoint, wanted: EndpointChanges) -> None:
     owner, rules = Owner(endpoint.tenant_id, endpoint.mode), EgressRules(allow_private=True)
     change_endpoint(owner, endpoint.id, wanted, rules=rules, actor="cli:ada")
 
@@ -245,13 +245,15 @@ def test_each_change_of_an_endpoint_is_whole(cipher: Cipher) -> None:
     owner = Owner(a_tenant().id, "test")
     endpoint = an_endpoint(owner, WITHOUT_QUERY).endpoint
     for wanted in (
-        Wanted(),
-        Wanted(url=WITHOUT_QUERY + QUERY),
-        Wanted(url=WITHOUT_QUERY + "?key=two"),
-        Wanted(status=EndpointStatus.DISABLED),
-        Wanted(status=EndpointStatus.DISABLED, event_types=["payment.failed", "payment.*"]),
-        Wanted(status=EndpointStatus.ENABLED, description="The shop"),
-        Wanted(url="http://127.0.0.1:9/"),
+        EndpointChanges(),
+        EndpointChanges(url=WITHOUT_QUERY + QUERY),
+        EndpointChanges(url=WITHOUT_QUERY + "?key=two"),
+        EndpointChanges(status=EndpointStatus.DISABLED),
+        EndpointChanges(
+            status=EndpointStatus.DISABLED, event_types=["payment.failed", "payment.*"]
+        ),
+        EndpointChanges(status=EndpointStatus.ENABLED, description="The shop"),
+        EndpointChanges(url="http://127.0.0.1:9/"),
     ):
         change(endpoint, wanted)
         assert fault() is None, wanted
@@ -262,7 +264,7 @@ def test_each_change_of_an_endpoint_is_whole(cipher: Cipher) -> None:
     ):
         rotate_secret(owner, endpoint.id, rotation, cipher=cipher, actor="cli:ada")
         assert fault() is None, rotation
-    change(endpoint, Wanted(status=EndpointStatus.DISABLED))
+    change(endpoint, EndpointChanges(status=EndpointStatus.DISABLED))
     remove_endpoint(owner, endpoint.id, actor="cli:ada")
     assert fault() is None
 

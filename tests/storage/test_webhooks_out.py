@@ -25,7 +25,7 @@ from payments_app.payments.verification import verify_record
 from payments_app.tenants.caller import Caller
 from payments_app.webhooks import concurrency, deliveries, endpoints, feed
 from payments_app.webhooks.deliveries import ResendRange
-from payments_app.webhooks.endpoints import NewEndpoint, Owner, SecretRotation, Wanted
+from payments_app.webhooks.endpoints import EndpointChanges, NewEndpoint, Owner, SecretRotation
 from payments_app.webhooks.errors import EndpointDisabled, EndpointsTooMany
 from payments_app.webhooks.model import DeliveryStatus, EndpointStatus
 from tests.builders import (
@@ -641,7 +641,11 @@ def set_status(
     caller: Caller, new: NewEndpoint, status: EndpointStatus
 ) -> endpoints.WebhookEndpoint:
     return endpoints.change_endpoint(
-        owner_of(caller), new.endpoint.id, Wanted(status=status), rules=ANYWHERE, actor="cli:test"
+        owner_of(caller),
+        new.endpoint.id,
+        EndpointChanges(status=status),
+        rules=ANYWHERE,
+        actor="cli:test",
     )
 
 
