@@ -44,6 +44,7 @@ from payments_app.providers.contract import (
     PaymentOrder,
     Verdict,
 )
+from payments_app.providers.submission import SubmissionClient
 from payments_app.tenants.caller import Caller
 from tests.builders import (
     ANSWERS,
@@ -262,7 +263,8 @@ class Life(RuleBasedStateMachine):
             return
         self.provider.to_submission, self.provider.to_question = to_submission, to_question
         try:
-            seen = processor._observe(claim, self.gateway)
+            counted = SubmissionClient(self.gateway.http_client(claim.lease))
+            seen = processor._observe(claim, self.gateway, counted)
         except LeaseLost:
             self.reached["lease lost"] += 1
             seen = Observation(Verdict.NOT_SENT, "lease_lost")
