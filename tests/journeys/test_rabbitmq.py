@@ -65,6 +65,7 @@ def test_payments_are_rung_for_and_reach_their_end(gateway: Gateway, rabbit: Rab
     gateway.await_end(*payments)
     assert_one_payment_a_key(gateway, *payments)
     assert_all_charged_once(gateway, payments, looked_at=5)
+    assert "notification.lost" not in gateway.stack.processes["api"].log_text()
     assert "notification.failed" not in gateway.stack.processes["api"].log_text()
     assert "access_refused" not in rabbit.process.log_text(), "the page's rights are too few"
 
