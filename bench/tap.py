@@ -2,6 +2,7 @@
 
 It stands on a Unix socket of its own and hands every byte on. A sync is answered by one
 ReadyForQuery; a statement by one CommandComplete, also inside a pipeline or a text of several. A
+sync for which the server only parsed prepares a statement, once for each connection: it is not counted. A
 client that sends its next message only once every sync is answered has waited: a round trip. Without
 a pipeline each sync is one; inside a pipeline, how many are depends on who is faster.
 """
@@ -26,6 +27,8 @@ _HEAD = 5
 _START_HEAD = 4
 # Sync, and a simple query, which is one by itself.
 _SYNCS = (b"S", b"Q")
+# ParseComplete and nothing else: what is prepared on its own.
+_ONLY_PARSED = {b"1"}
 
 
 @dataclass
@@ -186,7 +189,15 @@ class _Server(_Side):
     ) -> None:
         super().__init__(source, sink, tap)
         self._asker = context
+        # The kinds of the server's messages since the last sync was answered.
+        self._kinds: set[bytes] = set()
 
     def see(self, kind: bytes, content: bytes) -> None:  # noqa: ARG002
-        self._asker.open_syncs -= kind == b"Z" and self._asker.open_syncs > 0
-        self._tap.answered(kind)
+        if kind != b"Z":
+            self._kinds.add(kind)
+            self._tap.answered(kind)
+            return
+        self._asker.open_syncs -= self._asker.open_syncs > 0
+        if self._kinds != _ONLY_PARSED:
+            self._tap.answered(kind)
+        self._kinds.clear()
