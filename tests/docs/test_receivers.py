@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from uuid import uuid4
 import pytest
 import requests
 
+from devstack.places import free_port
 from devstack.supervisor import wait_until
 from payments_app.webhooks.signature import signed_headers
 from tests.docs.conftest import Site
@@ -54,12 +54,6 @@ def running(program: list[str], path: Path, port: int, secret: str) -> Iterator[
             process.wait()
 
 
-def a_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def endpoint(site: Site, tenant: str, url: str) -> dict[str, Any]:
     site.key_of(tenant)
     found: dict[str, Any] = json.loads(site.flask("webhooks", "add", tenant, url, "--json"))
@@ -81,7 +75,7 @@ def sent(url: str, body: bytes, secret: str, *, at: float) -> int:
 def test_a_receiver_of_the_page_takes_real_deliveries_and_nothing_else(
     site: Site, tmp_path: Path, name: str
 ) -> None:
-    port, tenant = a_free_port(), f"told-{name.partition('.')[2]}"
+    port, tenant = free_port(), f"told-{name.partition('.')[2]}"
     url = f"http://127.0.0.1:{port}/webhooks"
     secret = endpoint(site, tenant, url)["secret"]
     with running(PROGRAMS[name], written(name, tmp_path), port, secret) as output:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import tomllib
 from functools import partial
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 import requests
 import yaml
 
+from devstack.places import free_port
 from devstack.stack import Stack
 from payments_app.providers import contract, tokens
 from tests.docs.conftest import NEVER_ANSWERS, Site
@@ -122,9 +122,7 @@ def defined(block: Block) -> dict[str, Any]:
 
 def _things(page: str, site: Site, folder: Path) -> dict[str, str]:
     """What a page's commands speak of as if it were there."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        things = {"A_FREE_PORT": str(probe.getsockname()[1])}
+    things = {"A_FREE_PORT": str(free_port())}
     if page == "docs/cli.md":
         order = {"amount": 1, "currency": "EUR", "payer": NEVER_ANSWERS}
         headers = {"X-API-Key": site.key_of("other")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import ExitStack
+from pathlib import Path
 
 import psutil
 
@@ -30,3 +31,15 @@ def connect(stack: Stack, open_until: ExitStack) -> socket.socket:
     host, _, port = stack.api_url.removeprefix("http://").partition(":")
     peer = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
     return open_until.enter_context(peer)
+
+
+def unread_from(port: int) -> int | None:
+    """How many bytes of the client at this port the server has not read; None without such a client.
+
+    The columns of /proc/net/tcp are in proc_pid_net(5): addresses, and the queues of both ways, in hexadecimal.
+    """
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, _, client, _, queues, *_ = line.split()
+        if int(client.rpartition(":")[2], 16) == port:
+            return int(queues.rpartition(":")[2], 16)
+    return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import struct
-import time
 from collections.abc import Iterator
 from functools import partial
 from urllib.parse import urlsplit
@@ -14,6 +13,7 @@ import pytest
 
 from devstack.stack import Stack
 from devstack.supervisor import wait_until
+from tests.journeys.connections import unread_from
 
 GOOD = b'{"amount": 1000, "currency": "EUR", "payer": "256772123456"}'
 CHUNKED = "Transfer-Encoding: chunked"
@@ -126,8 +126,8 @@ def test_a_client_that_hangs_up_in_its_body_is_no_alarm(stack: Stack) -> None:
     )
     with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
         peer.sendall(head.encode() + GOOD)
-        # The request has been read so far, and waits for the rest.
-        time.sleep(0.5)
+        mine: int = peer.getsockname()[1]
+        wait_until(lambda: unread_from(mine) == 0, what="it has not read so far", limit_s=20)
         # A reset, and no orderly end.
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import cast
@@ -35,11 +34,9 @@ from tests.providers.minting import (
 def test_without_redis_each_process_mints_for_itself() -> None:
     fetch_token = CountingMint(takes_s=0.1)
     cache = away()
-    started = time.monotonic()
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: cache.token(ACCOUNT, "collection", fetch_token), range(50)))
-    assert found == ["token-1"] * 50
-    assert time.monotonic() - started < 1
+    assert (found, fetch_token.calls) == (["token-1"] * 50, 1)
     assert away().token(ACCOUNT, "collection", fetch_token) == "token-2"
 
 
@@ -192,9 +189,8 @@ def test_who_takes_over_a_token_leaves_the_turn_to_the_next(process: Process) ->
     other = process()
     other.token(ACCOUNT, "collection", fetch_token)
     other.discard(ACCOUNT, "collection", "token-1")
-    started = time.monotonic()
+    # Were the turn still taken, this would be an answer that says to come back: see test_tokens.
     assert process().token(ACCOUNT, "collection", fetch_token) == "token-2"
-    assert time.monotonic() - started < 1
 
 
 def test_eight_refusals_at_once_mint_one_new_token(process: Process) -> None:

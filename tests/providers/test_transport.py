@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 
+from devstack.places import free_port
 from payments_app.kernel import tracing
 from payments_app.kernel.http import HttpRequest, HttpResponse, NoResponse
 from payments_app.kernel.response_head import HEAD_BYTES_MAX
@@ -381,12 +382,6 @@ def test_a_lost_or_broken_answer_may_have_had_an_effect(
 # --- proven not to have left ---------------------------------------------------------------------
 
 
-def a_free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
-
-
 @pytest.mark.parametrize(
     ("url", "headers", "why"),
     [
@@ -400,7 +395,7 @@ def a_free_port() -> int:
 def test_what_never_left_is_known_not_to_have_left(
     transport: Transport, url: str, headers: dict[str, str], why: str
 ) -> None:
-    call = HttpRequest("POST", url.format(port=a_free_port()), headers, b"{}")
+    call = HttpRequest("POST", url.format(port=free_port()), headers, b"{}")
     silence = transport.unleased().send(call)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == (why, False)

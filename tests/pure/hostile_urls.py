@@ -250,6 +250,11 @@ class Hanging(Names):
         self._over.wait(30)
         return []
 
+    @property
+    def is_asked_still(self) -> bool:
+        """Whether some lookup has had no answer yet."""
+        return any(thread.is_alive() for thread in self._threads)
+
     def __enter__(self) -> Self:
         return self
 
