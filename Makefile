@@ -1,4 +1,4 @@
-# The verbs. Each sets up what it needs first; CI calls the same ones.
+# The commands. Each installs what it needs first; CI runs the same ones.
 .DEFAULT_GOAL := help
 .PHONY: help run down reset test test-fast check audit fix migrate flask openapi requirements clean environment chaos drill simulate bench
 
@@ -8,46 +8,46 @@ export PORT AUDIT
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
-run: environment ## everything on this machine, with a demo payment; Ctrl-C ends it (PORT=8000)
+run: environment ## run everything on this machine, with a demo payment; Ctrl-C ends it (PORT=8000)
 	@exec $(VENV)/python -m devstack up
 
 test: environment ## every check: format, lint, types, import contracts, secrets, deploy files, audit, all tests
 	@exec $(VENV)/python -m devstack.checks format lint types imports secrets deploy audit tests
 
-check: environment ## what needs no server: format, lint, types, import contracts, secrets, deploy files, audit
+check: environment ## the checks that need no server: format, lint, types, import contracts, secrets, deploy files, audit
 	@exec $(VENV)/python -m devstack.checks format lint types imports secrets deploy audit
 
-audit: environment ## known vulnerabilities in what is pinned (AUDIT=required fails without a network)
+audit: environment ## find known vulnerabilities in the pinned packages (AUDIT=required fails without a network)
 	@exec $(VENV)/python -m devstack.checks audit
 
 test-fast: environment ## the tests without whole stacks (no journeys, no devstack)
 	@exec $(VENV)/python -m devstack.checks tests-fast
 
-chaos: environment ## everything under faults, and a verdict for each key (SEED=1 MINUTES=1 REDIS=absent)
+chaos: environment ## run the stack under faults, and check each key (SEED=1 MINUTES=1 REDIS=absent)
 	@exec $(VENV)/python -m chaos $(if $(SEED),--seed $(SEED)) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(REDIS),--redis $(REDIS))
 
-drill: environment ## a backup under load, all lost, restored, judged key by key (SECONDS=15)
+drill: environment ## back up under load, lose all data, restore it, and check each key (SECONDS=15)
 	@exec $(VENV)/python -m chaos.drill $(if $(SECONDS),--seconds $(SECONDS))
 
-simulate: environment ## the engine on a virtual clock, seed by seed (SEEDS=1000 SEED= START= MUTANT=)
+simulate: environment ## run the engine on a virtual clock, seed by seed (SEEDS=1000 SEED= START= MUTANT=)
 	@exec $(VENV)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SEED),--seed $(SEED)) $(if $(START),--start $(START)) $(if $(MUTANT),--mutant $(MUTANT))
 
-bench: environment ## what it costs, beside a floor and a plain service (ROUNDS=4 SECONDS=4 ONLY="endtoend counts" ROWS="one|plain" PAYMENTS=3000)
+bench: environment ## measure the cost, compared with a floor and a plain service (ROUNDS=4 SECONDS=4 ONLY="endtoend counts" ROWS="one|plain" PAYMENTS=3000)
 	@exec $(VENV)/python -m bench $(ONLY) --keep $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(ROWS),--rows "$(ROWS)") $(if $(PAYMENTS),--payments $(PAYMENTS))
 
-flask: environment ## a command of the running stack: make flask ARGS="payments list"
+flask: environment ## run a command of the running stack: make flask ARGS="payments list"
 	@$(VENV)/python -m devstack flask $(ARGS)
 
-fix: environment ## format, and repair what the linter can
+fix: environment ## format, and fix what the linter can fix
 	@$(VENV)/ruff check --fix --quiet . ; $(VENV)/ruff format .
 
-migrate: environment ## bring the schema of DATABASE_URL, or of the running stack, to the newest
+migrate: environment ## migrate the schema of DATABASE_URL, or of the running stack, to the newest version
 	@$(VENV)/python -m devstack flask db upgrade
 
-openapi: environment ## write openapi.json anew from the code
+openapi: environment ## write openapi.json from the code
 	@$(VENV)/python -m devstack flask openapi write openapi.json
 
-requirements: ## pin anew, with hashes, what requirements*.in ask for (UPGRADE=1 for the newest)
+requirements: ## pin the packages of requirements*.in, with hashes (UPGRADE=1 for the newest)
 	@VERB="$(firstword $(MAKECMDGOALS))" sh devstack/bootstrap.sh
 	@for name in requirements requirements-dev; do \
 		$(VENV)/uv pip compile --universal --python-version 3.11 --no-header --no-emit-index-url --generate-hashes \
@@ -57,7 +57,7 @@ requirements: ## pin anew, with hashes, what requirements*.in ask for (UPGRADE=1
 down: environment ## end the stack of `make run` that runs in another terminal
 	@$(VENV)/python -m devstack down
 
-reset: environment ## forget the data of `make run`
+reset: environment ## delete the data of `make run`
 	@$(VENV)/python -m devstack reset
 
 clean: ## remove the environment, caches and the data of `make run`

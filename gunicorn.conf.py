@@ -51,10 +51,10 @@ threads = 8
 files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
 worker_connections = 1000 if files == resource.RLIM_INFINITY else min(1000, max(files - 128, 64))
 
-# How long a process that has just accepted a connection leaves the next one to the others.
+# How long a process pauses after it has accepted a connection, so that others accept the next one.
 TURN_S = 0.0005
 # Time limits: for a client's first byte, before its thread is freed; for a whole request; for that
-# and reading the response; for closing after the last one, and bytes that are read until then.
+# and reading the response; for the client to close after it, and the bytes that are read until then.
 SILENT_MAX_S = 0.05
 REQUEST_MAX_S = 20.0
 EXCHANGE_MAX_S = 30.0
@@ -64,11 +64,11 @@ DROPPED = "X-DROPPED-HEADERS"  # For payments_app/api/near_misses.py.
 
 
 class Worker(gthread.ThreadWorker):
-    """gthread that shares connections and waits long for no client (docs/decisions/0030, 0032)."""
+    """gthread that shares connections fairly and bounds each wait (docs/decisions/0030, 0032)."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
-        # Connections in a thread, with their start; those whose time is over are never used again.
+        # Connections in a thread, with their start; those past their time limit are not used again.
         self.handled = {}
         self.over = set()
         # Connections with their last response sent, and how many more bytes are read. Oldest first.
@@ -77,7 +77,7 @@ class Worker(gthread.ThreadWorker):
             self.cfg.set("header_map", "dangerous")  # handle_request drops them instead.
 
     def accept(self, listener: socket.socket) -> None:
-        """Accept one and pause; else the first process to wake would accept and serve all alone."""
+        """Accept one and pause; else the first process to wake would accept all connections."""
         before = self.nr_conns
         super().accept(listener)
         if self.nr_conns > before and self.cfg.workers > 1:
@@ -106,7 +106,7 @@ class Worker(gthread.ThreadWorker):
         return super().handle(conn)
 
     def handle_request(self, req: Request, conn: gthread.TConn) -> bool:
-        """Call the app. WSGI can't tell _ from - in a header: one with _ is passed by name only."""
+        """Call the app. WSGI maps - to _ in header names: of one with _, only its name is passed."""
         conn.request = req
         dropped = ",".join(name for name, _ in req.headers if "_" in name)
         kept = [one for one in req.headers if "_" not in one[0] and one[0] != DROPPED]
@@ -167,7 +167,7 @@ class Worker(gthread.ThreadWorker):
         conn.close()
 
     def murder_pending(self) -> None:
-        """Runs once a second or more often: close connections whose time is over."""
+        """Runs once a second or more often: close connections past their time limit."""
         if self.nr_conns >= self.worker_connections:
             self.make_room()
         super().murder_pending()
@@ -197,9 +197,9 @@ class Worker(gthread.ThreadWorker):
 
 worker_class = Worker
 
-timeout = 30  # No request of ours calls a provider, so one that takes longer is stuck.
-graceful_timeout = 30  # How long running requests may go on in a deploy, before it ends them.
-# How long a process serves on after SIGTERM while /health/ready says no, so that a load balancer
+timeout = 30  # No request calls a provider, so one that takes longer is stuck.
+graceful_timeout = 30  # How long running requests may go on in a deploy before they are ended.
+# How long a process still serves after SIGTERM while /health/ready fails, so that a load balancer
 # stops sending requests. 0 if no balancer checks it, or if something waits before SIGTERM
 # (Kubernetes' preStop). A second SIGTERM ends the wait at once; SIGINT does not wait.
 drain_s = float(os.environ.get("DRAIN_SECONDS") or 0)
@@ -296,10 +296,10 @@ util.write_error = refuse
 
 
 def on_starting(server: object) -> None:
-    """End the start with one line if a setting or the database role is wrong.
+    """Stop the start with one line if a setting or the database role is wrong.
 
-    A worker that ended so would be restarted for ever. Checked in its own process, because what is
-    imported here would outlive a reload (SIGHUP).
+    A worker that stopped so would be restarted for ever. A separate process checks, because modules
+    that are imported here would stay loaded over a reload (SIGHUP).
     """
     program = "import payments_app, wsgi; payments_app.refuse_unsafe_role(wsgi.app)"
     environment = {name: value for name, value in os.environ.items() if name != COUNTS}
@@ -347,7 +347,7 @@ def leaving_file() -> Path:
 
 
 def child_exit(server: object, worker: object) -> None:
-    """After a worker has ended for any reason, drop its gauges and keep its counters."""
+    """After a worker has ended for any reason, delete its gauges and keep its counters."""
     mark_process_dead(worker.pid)
     try:
         gather_counts(Path(os.environ[COUNTS]), alive=server.WORKERS)
@@ -374,7 +374,7 @@ def make_folder(folder: Path) -> object:
 def remove_orphans() -> None:
     """Remove the folders of masters that were killed."""
     for owner in MEMORY.glob(f"{FOLDERS}*/owner"):
-        # The error is that its master is alive, or that it is another user's.
+        # An error means that its master is alive, or that it is another user's.
         with suppress(OSError), owner.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(owner.parent)

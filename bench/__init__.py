@@ -1,1 +1,1 @@
-"""Measures, as ratios within one run. No part of production."""
+"""Benchmarks: they measure ratios within one run. They are not part of production."""

@@ -1,4 +1,4 @@
-"""`python -m bench`: what `make bench` runs, part by part."""
+"""`python -m bench`: `make bench` runs it. Measures one part after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from devstack.servers import Servers
 
 @dataclass(frozen=True)
 class Wanted:
-    """What was asked for, beyond which parts."""
+    """The options of the command, without the list of parts."""
 
     rounds: int
     seconds: float
@@ -82,7 +82,7 @@ PARTS = {
     "growth": _growth,
     "memory": _memory,
 }
-# It takes half an hour: only when it is named.
+# Takes half an hour: runs only when it is named.
 LONG = ("memory",)
 
 
@@ -122,7 +122,7 @@ def main(
 
 
 def _command(context: click.Context, part: str) -> str:
-    """What gives the same again, with every option that isn't as it comes."""
+    """Return the command that repeats this run, with every option that was given."""
     given = [
         f" --{name.replace('_', '-')} {quote(value if isinstance(value, str) else _listed(value))}"
         for name, value in context.params.items()

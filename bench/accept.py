@@ -1,6 +1,6 @@
-"""Taking payments: requests/s, waits and processor time, ours beside its rivals, in one run.
+"""Accepting payments: requests/s, latency and CPU time of ours and of its rivals, in one run.
 
-Who is measured takes turns, round by round, so that whatever else the machine does meets all alike.
+The rows take turns, round by round, so that other load on the machine affects all of them alike.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from devstack.servers import Servers
 from devstack.stack import Stack
 
 CONNECTIONS = (1, 16, 64)
-# Backends at rest hand in what they counted within ten seconds.
+# An idle PostgreSQL backend reports its statistics within ten seconds.
 STATISTICS_S = 11.0
 PAYMENTS = "/api/v1/payments"
-# Every floor there is: the best of them at each number of connections is the floor.
+# All floors: the fastest of them at each number of connections is the floor.
 FLOORS = ("floor", "floor, sync workers")
-# As many as keep the API busy.
+# Enough to keep the API busy.
 _THREADS = 8
 _SENT = {"Content-Type": "application/json"}
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much is done. `known`: keys to give again and payments to look at, more than are under way at once."""
+    """How much is measured. `known`: how many keys to replay and payments to read, more than run at once."""
 
     rounds: int = 4
     seconds: float = 4.0
@@ -48,7 +48,7 @@ class Effort:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: whom, and with what."""
+    """One line of the table: the site and the request."""
 
     name: str
     site: Site
@@ -65,41 +65,41 @@ class Taken:
 
     @property
     def per_s(self) -> float:
-        """Requests a second."""
+        """Requests per second."""
         return self.load.requests / self.load.seconds
 
     @property
     def processor_ms(self) -> float:
-        """Of the app, PostgreSQL and Redis together, for each request."""
+        """CPU time of the app, PostgreSQL and Redis together, per request."""
         return self.ms_of(self.spent.app_s + self.spent.postgres_s + self.spent.redis_s)
 
     def ms_of(self, seconds: float) -> float:
-        """Milliseconds for each request."""
+        """Milliseconds per request."""
         return seconds * 1000 / max(1, self.load.requests)
 
 
 @dataclass
 class Accepting:
-    """All measurements: by row and connections, one for each round; and rows written."""
+    """All measurements by row and connections, one per round; and the rows written."""
 
     rounds: dict[tuple[str, int], list[Taken]] = field(default_factory=dict)
     written: dict[str, Rows] = field(default_factory=dict)
 
     def median(self, name: str, connections: int) -> float:
-        """Requests a second."""
+        """Median of the requests per second."""
         return statistics.median(one.per_s for one in self.rounds[name, connections])
 
     def floor(self, connections: int) -> str | None:
-        """The faster one of the floors that were measured."""
+        """The fastest of the floors that were measured."""
         measured = [name for name in FLOORS if (name, connections) in self.rounds]
         return max(measured, key=lambda name: self.median(name, connections), default=None)
 
     def ratio(self, name: str, other: str | None, connections: int) -> float | None:
-        """Of their requests/s: the median over the rounds of what is within one round."""
+        """Ratio of their requests/s: within each round, then the median over the rounds."""
         return self._ratio(name, other, connections, lambda one: one.per_s)
 
     def processor_ratio(self, name: str, other: str | None, connections: int) -> float | None:
-        """Of their processor time. Whoever else uses the machine disturbs this less."""
+        """Ratio of their CPU time, which other load on the machine disturbs less."""
         return self._ratio(name, other, connections, lambda one: one.processor_ms)
 
     def _ratio(
@@ -112,14 +112,14 @@ class Accepting:
 
 
 def measure(row: Row, *, connections: int, seconds: float) -> Taken:
-    """Fire at it once."""
+    """Send load to the row's site once."""
     before = row.site.spent()
     load = fire(row.shot, connections=connections, seconds=seconds)
     return Taken(load, row.site.spent() - before)
 
 
 def run(effort: Effort, *, only: str = "", servers: Servers | None = None) -> Accepting:
-    """Measure the rows whose names are in `only`, with | between them, or all."""
+    """Measure the rows whose names are in `only`, separated by |, or all rows."""
     with durable_servers(servers) as running, contestants(running, effort.known) as rows:
         chosen = [row for row in rows if not only or row.name in only.split("|")]
         before = {row.name: row.site.rows() for row in chosen}
@@ -130,12 +130,12 @@ def run(effort: Effort, *, only: str = "", servers: Servers | None = None) -> Ac
 
 
 def in_turn(rows: Sequence[Row], effort: Effort) -> Accepting:
-    """Measure them, round by round."""
+    """Measure the rows, round by round."""
     done = Accepting()
     for row in rows if effort.warm_s else ():
         measure(row, connections=max(effort.connections), seconds=effort.warm_s)
     for number in range(effort.rounds):
-        # Who goes first changes each time: the second finds the machine warmer.
+        # The order changes each round: the machine is warmer for the second row.
         for row in rows if number % 2 == 0 else rows[::-1]:
             for many in effort.connections:
                 taken = measure(row, connections=many, seconds=effort.seconds)
@@ -146,14 +146,14 @@ def in_turn(rows: Sequence[Row], effort: Effort) -> Accepting:
 
 @contextmanager
 def contestants(servers: Servers, known: int) -> Iterator[list[Row]]:
-    """Everybody, up and ready."""
+    """Start all rows' sites."""
     ours = Stack(workers=WORKERS, celery_workers=0, beats=0, settings=SETTINGS, servers=servers)
     with Rivals(servers) as rivals, ours as stack:
         yield [*rival_rows(rivals), *our_rows(stack, stack.issue_key("bench"), known)]
 
 
 def rival_rows(rivals: Rivals) -> list[Row]:
-    """Those that ours is compared with."""
+    """The rows that ours is compared with."""
     floor = rivals.start("floor")
     listed = (
         ("bare Flask view", rivals.start("bare"), "/payments"),
@@ -169,7 +169,7 @@ def rival_rows(rivals: Rivals) -> list[Row]:
 
 
 def our_rows(stack: Stack, key: str, known: int) -> list[Row]:
-    """Ours: a new payment, the same again, one, a page."""
+    """Our rows: a new payment, its replay, a read of one payment, a read of a page."""
     site = site_of(stack)
     keys, paths = known_payments(site.url, key, known)
     accept = accept_shot(site.url, key)
@@ -205,7 +205,7 @@ def accept_shot(url: str, key: str, *, path: str = PAYMENTS) -> Shot:
 def known_payments(
     url: str, key: str, count: int, *, order: Mapping[str, object] = ORDER
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """So many payments, no more and no less, are there from now on: their keys and their paths."""
+    """Create exactly `count` payments; return their keys and paths."""
     keys = tuple(str(uuid4()) for _ in range(count))
 
     def accept(some: Sequence[str]) -> list[str]:

@@ -1,14 +1,14 @@
-"""What a part costs `POST /payments`: the same app with it against without it.
+"""What a part costs `POST /payments`: the same app with the part and without it.
 
     python -m bench.accept_cost --of walls --rounds 8 --seconds 3
 
 `walls` is row-level security; `traces` is tracing, each request sampled and sent to a receiver on
-this machine; `metrics` is counting, with a scraper beside it; `sealing` is the encryption of payers
-and of what names them.
-Two databases on one PostgreSQL, gunicorn with two workers on each, and rounds that take turns, so
-that whatever else the machine does meets both alike. The figures are the ratios of requests/s, and
-of processor time for a request, which a machine that others use disturbs less: the API's, and that of
-the PostgreSQL processes which serve it.
+this machine; `metrics` is the metrics, with a scraper; `sealing` is the encryption of payers and
+of the data that identifies them.
+There are two databases on one PostgreSQL, and gunicorn with two workers for each. They take turns, so
+that other load on the machine affects both alike. The results are the ratio of requests/s and the
+ratio of CPU time per request, of the API and of the PostgreSQL processes that serve it. Other load
+disturbs the CPU time less.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ ORDER = {"amount": 1000, "currency": "EUR", "payer": "256772123456"}
 CONNECTIONS = 16
 SCRAPE_EVERY_S = 5.0
 SETTINGS = {"RATE_LIMIT_DEFAULT": "100000000 per minute", "LOG_LEVEL": "WARNING"}
-# wrk's own language; each request without an Idempotency-Key is a payment of its own.
+# Lua, for wrk; each request without an Idempotency-Key is a new payment.
 SCRIPT = """wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["X-API-Key"] = "{key}"
@@ -48,7 +48,7 @@ wrk.body = '{body}'
 
 
 class _Sink(BaseHTTPRequestHandler):
-    """Takes spans, and forgets them."""
+    """Receives spans and discards them."""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -57,12 +57,12 @@ class _Sink(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def sink() -> Iterator[str]:
-    """The address of a receiver of spans."""
+    """Run a receiver of spans; gives its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Sink)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever)
@@ -87,16 +87,16 @@ def open_walls(stack: Stack) -> None:
             connection.execute(statement.format(sql.Identifier(table)))
 
 
-# gunicorn's settings of an app without the part.
+# gunicorn's settings file of an app without the part.
 _WITHOUT = {"metrics": "uncounted.py", "sealing": "unsealed.py"}
-# What is done to the second database.
+# The change to the second database.
 _UNDONE = {"walls": open_walls}
 PARTS = ("walls", "traces", "metrics", "sealing")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One round: accepted payments a second, and the milliseconds of processor for each."""
+    """One round: accepted payments per second, and milliseconds of CPU time for each."""
 
     per_s: float
     cpu_ms: float
@@ -104,7 +104,7 @@ class Measured:
 
 
 def measure(stack: Stack, key: str, seconds: int) -> Measured:
-    """Accept as many as can be."""
+    """Accept as many payments as possible."""
     url = f"{stack.api_url}/api/v1/payments"
     before, started = accepted(stack), time.monotonic()
     cpu_s, database_s = processor_s(stack), backends_s(stack)
@@ -123,15 +123,15 @@ def measure(stack: Stack, key: str, seconds: int) -> Measured:
 
 
 def processor_s(stack: Stack) -> float:
-    """What gunicorn's workers have used of the processor so far."""
+    """CPU time of gunicorn's workers so far."""
     used = [psutil.Process(pid).cpu_times() for pid in stack.processes["api"].children()]
     return sum(times.user + times.system for times in used)
 
 
 def backends_s(stack: Stack) -> float:
-    """What the database's processes that serve this stack have used of the processor so far.
+    """CPU time so far of the PostgreSQL backends that serve this stack.
 
-    Connections stay: what ends in between is missing from the sum.
+    Connections stay open; a backend that ends during the measurement is missing from the sum.
     """
     with psycopg.connect(stack.administrator_url) as connection:
         pids = connection.execute(
@@ -143,7 +143,7 @@ def backends_s(stack: Stack) -> float:
 
 
 def accepted(stack: Stack) -> int:
-    """How many payments the database really has."""
+    """How many payments the database has."""
     with psycopg.connect(stack.administrator_url) as connection:
         row = connection.execute("SELECT count(*) FROM payments").fetchone()
     return int(row[0]) if row else 0
@@ -163,7 +163,7 @@ def _send_for(url: str, key: str, seconds: int) -> None:
 
 @contextmanager
 def scraped(stack: Stack) -> Iterator[None]:
-    """Read /metrics meanwhile, at once and then three times as often as Prometheus does."""
+    """Read /metrics during the block, at once and then three times as often as Prometheus does."""
     ended = threading.Event()
 
     def scrape() -> None:
@@ -182,7 +182,7 @@ def scraped(stack: Stack) -> Iterator[None]:
 
 
 def settings_of(part: str, *, whole: bool, spans_to: str) -> dict[str, str]:
-    """For the app with the part, or without it."""
+    """Settings of the app with the part, or without it."""
     if part == "traces" and whole:
         return {**SETTINGS, "OTEL_EXPORTER_OTLP_ENDPOINT": spans_to}
     if part in _WITHOUT and not whole:
@@ -220,7 +220,7 @@ def main(of: str, rounds: int, seconds: int) -> None:
             measure(stack, key, 1)
         rounds_of: list[tuple[Measured, Measured]] = []
         for number in range(rounds):
-            # Who goes first changes each time: the second finds the machine warmer.
+            # The order changes each round: the machine is warmer for the second stack.
             order = pairs if number % 2 == 0 else pairs[::-1]
             measured = {}
             for stack, key in order:
@@ -234,7 +234,7 @@ def main(of: str, rounds: int, seconds: int) -> None:
 
 
 def tell_all(rounds: list[tuple[Measured, Measured]]) -> None:
-    """What is with the part, in parts of what is without."""
+    """Print the ratios: with the part, divided by without it."""
     tell("the rate without", [one.per_s / other.per_s for one, other in rounds])
     tell("the processor time", [one.cpu_ms / other.cpu_ms for one, other in rounds])
     served = [one.database_ms / other.database_ms for one, other in rounds]
@@ -246,7 +246,7 @@ def _shown(one: Measured) -> str:
 
 
 def tell(of_what: str, ratios: list[float]) -> None:
-    """The median, and how far the rounds were apart."""
+    """Print the median and the range of the rounds."""
     spread = f"{min(ratios):.3f} to {max(ratios):.3f}"
     print(f"median {statistics.median(ratios):.3f} of {of_what} ({spread})")
 

@@ -1,4 +1,4 @@
-"""The measurements of `bench/accept.py` as tables to read."""
+"""The measurements of `bench/accept.py` as Markdown tables."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from bench.accept import Accepting, Taken
 from bench.load import BUSY, generator
 
-# The budgets, at 16 connections: what is compared with what, and what it is to reach.
+# The budgets, at 16 connections: the two rows that are compared, and the ratio to reach.
 _AT = 16
 _HEAD = (
     "| {many} connections | req/s | of the floor | p50 ms | p99 ms | p99 ÷ p50 | errors"

@@ -1,4 +1,4 @@
-"""The load generator where there is no wrk: raw sockets in one process, no HTTP library in between.
+"""The load generator if wrk is not installed: raw sockets in one process, without an HTTP library.
 
 echo '{"url": "http://127.0.0.1:8000", "paths": ["/"]}' | python -m bench.client 16 3
 """
@@ -21,14 +21,14 @@ from bench.load import ANSWER_MAX_S, Shot
 
 @dataclass
 class Tally:
-    """What all connections have seen."""
+    """The results of all connections."""
 
     waits_s: list[float] = field(default_factory=list)
     errors: int = 0
 
 
 def bytes_of(shot: Shot) -> Iterator[bytes]:
-    """One request after the other, whole."""
+    """Yield one complete request after the other."""
     keys = itertools.cycle(shot.keys) if shot.keys else None
     body = shot.body.encode()
     fixed = "".join(f"{name}: {value}\r\n" for name, value in shot.headers.items())
@@ -42,7 +42,7 @@ def bytes_of(shot: Shot) -> Iterator[bytes]:
 
 
 async def read_answer(reader: asyncio.StreamReader) -> tuple[bool, bool]:
-    """Whether it was 2xx, and whether the connection stays."""
+    """Whether the response was 2xx, and whether the connection stays open."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     length = head.partition(b"content-length:")[2].partition(b"\r\n")[0]
     await reader.readexactly(int(length or 0))
@@ -50,7 +50,7 @@ async def read_answer(reader: asyncio.StreamReader) -> tuple[bool, bool]:
 
 
 async def keep_busy(shot: Shot, requests: Iterator[bytes], tally: Tally, deadline: float) -> None:
-    """One connection: a request, its answer, the next."""
+    """Use one connection: send a request, wait for its response, send the next."""
     address = urlsplit(shot.url)
     writer = None
     while (started := time.perf_counter()) < deadline:
@@ -73,7 +73,7 @@ async def keep_busy(shot: Shot, requests: Iterator[bytes], tally: Tally, deadlin
 
 
 async def measure(shot: Shot, connections: int, seconds: float) -> dict[str, float]:
-    """Fire, and sum up in wrk's units."""
+    """Send the load, and sum up in wrk's units."""
     tally, requests, started = Tally(), bytes_of(shot), time.perf_counter()
     each = (keep_busy(shot, requests, tally, started + seconds) for _ in range(connections))
     await asyncio.gather(*each)

@@ -1,4 +1,4 @@
-"""What a payment costs in round trips and statements: counts, which no other load disturbs."""
+"""Round trips and statements per payment: counts, which no other load disturbs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from devstack.servers import Servers
 from devstack.stack import Stack
 from devstack.supervisor import Command
 
-# Enough for psycopg to have prepared each statement, which it does at the sixth time.
+# Enough for psycopg to prepare each statement, which it does at the sixth execution.
 WARM = 12
 COUNTED = 10
 TRIES = 3
@@ -37,7 +37,7 @@ DRAIN_MAX_S = 60.0
 
 @dataclass(frozen=True)
 class Count:
-    """For each payment: round trips to PostgreSQL, syncs, statements; Redis's reads."""
+    """Per payment: round trips to PostgreSQL, syncs, statements; Redis's reads."""
 
     trips: float
     syncs: float
@@ -47,20 +47,20 @@ class Count:
 
 
 class Counter:
-    """Counts over a block, divided by what was done in it."""
+    """Counts during a piece of work, divided by how much was done in it."""
 
     def __init__(self, tap: Tap, redis: RedisServer) -> None:
         self._tap, self._redis = tap, redis
 
     def over(self, work: Callable[[], None], *, done: int) -> Count:
-        """What the work costs."""
+        """Run the work and return its counts, divided by `done`."""
         earlier = self._reads()
         before = self._reads()
         self._tap.clear()
         work()
         tap = self._tap
         counts = tap.trips / done, tap.syncs / done, tap.statements / done
-        # To ask costs some reads itself.
+        # Reading the counter itself costs some reads.
         reads = self._reads() - before - (before - earlier)
         return Count(*counts, reads / done, tuple(tap.texts))
 
@@ -70,14 +70,14 @@ class Counter:
 
 
 def count_ours(servers: Servers) -> dict[str, Count]:
-    """A payment accepted, given again, brought to its end, and a look for one when there is none."""
+    """Count an accepted payment, its replay, its processing to the end, and an idle worker pass."""
     ours = Stack(workers=1, celery_workers=0, beats=0, settings=SILENT, servers=servers)
     with ours as stack, tapped(stack.database_url) as tap:
         return _of_ours(stack, servers, tap)
 
 
 def count_rivals(servers: Servers) -> dict[str, Count]:
-    """A payment accepted."""
+    """Count an accepted payment, for each rival."""
     with Rivals(servers) as rivals, tapped(rivals.addresses()["DATABASE_URL"]) as tap:
         return _of_rivals(rivals, servers, tap)
 
@@ -98,7 +98,7 @@ def _of_ours(stack: Stack, servers: Servers, tap: Tap) -> dict[str, Count]:
             for _ in range(TRIES):
                 caller.accept(COUNTED)
                 tries.append(counter.over(lambda: drain(stack, look), done=COUNTED))
-            # On a slow machine some are due again before the first look is over: more looks.
+            # On a slow machine some are due again before the first pass ends, which costs more passes.
             drained = min(tries, key=lambda count: count.syncs)
             idle = counter.over(lambda: _discard(look(COUNTED)), done=COUNTED)
     return {"accept": accept, "replay": replay, "drain": drained, "look": idle}
@@ -125,7 +125,7 @@ def _of_rivals(rivals: Rivals, servers: Servers, tap: Tap) -> dict[str, Count]:
 
 
 class Caller:
-    """One request after the other, over one connection."""
+    """Sends one request after the other over one connection."""
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         self._url, self._session = url, requests.Session()
@@ -133,13 +133,13 @@ class Caller:
         self._last = ""
 
     def accept(self, times: int) -> None:
-        """New payments."""
+        """Create new payments."""
         for _ in range(times):
             self._last = str(uuid4())
             self._post()
 
     def replay(self, times: int) -> None:
-        """The last one again."""
+        """Send the last payment's request again."""
         for _ in range(times):
             self._post()
 
@@ -150,7 +150,7 @@ class Caller:
 
 @contextmanager
 def serving(servers: Servers, command: Callable[[int], Command]) -> Iterator[str]:
-    """A gunicorn of its own, which ends with the block."""
+    """Run a separate gunicorn for the block."""
     port = free_port()
     described = command(port)
     process = servers.supervisor.start(described)
@@ -163,7 +163,7 @@ def serving(servers: Servers, command: Callable[[int], Command]) -> Iterator[str
 
 @contextmanager
 def looking(environment: Mapping[str, str]) -> Iterator[Callable[[int], list[float]]]:
-    """A worker that takes so many looks when called, and says how long each took."""
+    """Run a worker; gives a function that makes it run so many passes and returns their seconds."""
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.steps"],
         cwd=ROOT,
@@ -192,7 +192,7 @@ def looking(environment: Mapping[str, str]) -> Iterator[Callable[[int], list[flo
 
 
 def drain(stack: Stack, look: Callable[[int], list[float]]) -> None:
-    """Bring every payment to its end, each look only once something is due."""
+    """Process every payment to its end; each pass starts only once something is due."""
     deadline = time.monotonic() + DRAIN_MAX_S
     with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
 
@@ -213,7 +213,7 @@ def _discard(_took: list[float]) -> None: ...
 
 
 def table(found: Mapping[str, Count], *, texts: bool = False) -> str:
-    """To read; with `texts` also what was sent."""
+    """A Markdown table; with `texts` also the statements that were sent."""
     lines = [
         "| for each payment or request | round trips to PostgreSQL | syncs | statements | Redis reads |",
         "|---|--:|--:|--:|--:|",

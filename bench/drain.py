@@ -1,7 +1,7 @@
-"""Bringing payments to their end: from accepted to SUCCESSFUL, through workers and the simulator.
+"""Processing payments from accepted to SUCCESSFUL, through workers and the simulator.
 
-The workers are frozen while payments are accepted, then let go; the time is from there to the last
-payment's end. What each kind of process used of the processor is counted over the same time.
+The workers are frozen while payments are accepted, then continued; the time is from there to the last
+payment's end. The CPU time of each kind of process is measured over the same time.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from devstack.stack import Stack
 from devstack.supervisor import Process
 
 CELERY_WORKERS = 2
-# Without callbacks: the engine asks by itself, which is the dearer way.
+# Without callbacks: the engine polls the provider's status, which costs more.
 SILENT = {**SETTINGS, "PUBLIC_BASE_URL": ""}
-# What isn't at its end by then isn't counted.
+# Payments that have not ended by then are not counted.
 DRAIN_MAX_S = 600.0
 LOOK_EVERY_S = 0.25
 _OPEN = "SELECT count(*) FROM payments WHERE status = 'PENDING'"
@@ -43,19 +43,19 @@ class Drained:
 
     payments: int
     seconds: float
-    # Processor time for each payment in milliseconds, by kind of process.
+    # CPU time per payment in milliseconds, by kind of process.
     cpu_ms: dict[str, float]
     wal_bytes: float
 
     @property
     def per_s(self) -> float:
-        """Payments a second."""
+        """Payments per second."""
         return self.payments / self.seconds
 
 
 @dataclass(frozen=True)
 class Draining:
-    """All rounds, and what is left of a payment on the disk."""
+    """All rounds, and the bytes that an ended payment takes on disk."""
 
     rounds: list[Drained]
     bytes_each: float
@@ -63,19 +63,19 @@ class Draining:
 
 @dataclass(frozen=True)
 class Plant:
-    """A running stack whose workers can be held back."""
+    """A running stack whose workers can be frozen."""
 
     stack: Stack
     site: Site
     key: str
 
     def hold(self) -> None:
-        """Freeze the workers and their clock."""
+        """Freeze the workers and beat."""
         for process in self._workers():
             process.stop()
 
     def go(self) -> None:
-        """Let them go on."""
+        """Continue the workers and beat."""
         for process in self._workers():
             process.cont()
 
@@ -84,11 +84,11 @@ class Plant:
         return [process for name, process in named if name.startswith(("worker-", "beat-"))]
 
     def accept(self, payments: int) -> None:
-        """So many more are open."""
+        """Create so many more open payments."""
         known_payments(self.site.url, self.key, payments)
 
     def processor_s(self) -> dict[str, float]:
-        """By kind of process."""
+        """CPU time so far, by kind of process."""
         used = dict.fromkeys(_KINDS, 0.0)
         for name, process in self.stack.processes.items():
             used[name.partition("-")[0]] += processor_s(process.pid)
@@ -97,7 +97,7 @@ class Plant:
         return used
 
     def resident_mb(self) -> dict[str, float]:
-        """The largest process of each kind."""
+        """Resident memory of the largest process of each kind."""
         sizes = dict.fromkeys(_KINDS, 0.0)
         for name, process in self.stack.processes.items():
             kind = name.partition("-")[0]
@@ -109,7 +109,7 @@ class Plant:
 
 @contextmanager
 def plant(servers: Servers | None = None) -> Iterator[Plant]:
-    """The stack, up, with an API key."""
+    """Start the stack and issue an API key."""
     with (
         durable_servers(servers) as running,
         Stack(
@@ -120,10 +120,10 @@ def plant(servers: Servers | None = None) -> Iterator[Plant]:
 
 
 def run(*, payments: int, rounds: int, servers: Servers | None = None) -> Draining:
-    """Accept and drain, again and again."""
+    """Accept and drain in each round."""
     done = []
     with plant(servers) as running:
-        # Tokens are fetched, connections are open, statements are prepared.
+        # Warm up: fetch tokens, open connections, prepare statements.
         drain(running, min(payments, 100))
         for number in range(rounds):
             done.append(drain(running, payments))
@@ -133,7 +133,7 @@ def run(*, payments: int, rounds: int, servers: Servers | None = None) -> Draini
 
 
 def drain(running: Plant, payments: int) -> Drained:
-    """Accept so many with the workers frozen, and see how long they take."""
+    """Accept so many with the workers frozen, and measure how long their processing takes."""
     site = running.site
     running.hold()
     running.accept(payments)
@@ -153,7 +153,7 @@ def drain(running: Plant, payments: int) -> Drained:
 
 
 def memory(*, payments: int, steps: int = 10) -> list[tuple[int, dict[str, float]]]:
-    """The resident memory of each kind of process as payments go through: (so many so far, MB)."""
+    """Resident memory of each kind of process over time: (payments so far, MB)."""
     seen = []
     with plant() as running:
         drain(running, 100)
@@ -166,7 +166,7 @@ def memory(*, payments: int, steps: int = 10) -> list[tuple[int, dict[str, float
 
 
 def table(done: Draining) -> str:
-    """To read."""
+    """A Markdown table."""
     rates = sorted(one.per_s for one in done.rounds)
     kinds = done.rounds[0].cpu_ms
     cpu = {kind: statistics.median(one.cpu_ms[kind] for one in done.rounds) for kind in kinds}
@@ -191,7 +191,7 @@ def table(done: Draining) -> str:
 
 
 def memory_table(seen: list[tuple[int, dict[str, float]]]) -> str:
-    """To read."""
+    """A Markdown table."""
     kinds = list(seen[0][1])
     lines = [f"| RSS in MB after payments | {' | '.join(kinds)} |", f"|--:{'|--:' * len(kinds)}|"]
     lines += [

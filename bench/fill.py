@@ -1,8 +1,8 @@
-"""Ended payments in bulk, as copies of one that a worker has really brought to its end.
+"""Inserts ended payments in bulk, as copies of one that a worker has really processed.
 
-Whatever columns there are, each row has what its template has, moved in time, under ids of its own;
-who pays is sealed anew, so that it can be read. Triggers are off while they are written. Only the
-hashes of the story are the template's: `flask audit verify` would refuse them.
+Each row has its template's values in all columns, moved in time, and its own ids. The payer is
+encrypted for each payment, so that it can be decrypted. Triggers are off during the inserts. Only the
+hashes of the events are the template's: `flask audit verify` would refuse them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from payments_app.kernel.secrets import Cipher
 from payments_app.payments.payers import encrypt_payer
 
 BATCH = 20_000
-# How far payments are apart: a million lie in twelve days.
+# The time between two payments: a million are spread over twelve days.
 APART_S = 1.0
 TEMPLATE_MAX_S = 60.0
 PAYERS = 10_000
-# Each table, by what its rows belong to a payment, and which of their columns are not copied.
+# Per table: the column that refers to the payment, and the columns that are not copied.
 # `n` is the new payment, `t` the template's row, `k` its place among the template's rows.
 _TABLES = {
     "payments": (
@@ -42,7 +42,7 @@ _TABLES = {
             "evidence_id": "%(first)s + n.n * 8 + %(evidence)s",
         },
     ),
-    # Only of a tenant with an endpoint.
+    # Rows exist only for a tenant with an endpoint.
     "webhook_deliveries": (
         "payment_id",
         {
@@ -70,7 +70,7 @@ _TABLES = {
     ),
     "idempotency_keys": ("resource_id", {"key": "n.key", "resource_id": "n.id"}),
 }
-# Behind all numbers that sequences have given.
+# Above all numbers that sequences have given out.
 FIRST = 1_000_000
 _EVIDENCE = """
 SELECT count(*) FROM provider_exchanges e JOIN payments p ON p.id = e.payment_id
@@ -89,7 +89,7 @@ WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerat
 
 
 def fill(stack: Stack, key: str, count: int) -> tuple[str, ...]:
-    """Make so many; returns the ids of some."""
+    """Insert `count` payments; returns the ids of some."""
     template = ended_payment(stack, key)
     keyring = _vault_of(stack)
     with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
@@ -112,7 +112,7 @@ def fill(stack: Stack, key: str, count: int) -> tuple[str, ...]:
 
 
 def ended_payment(stack: Stack, key: str) -> UUID:
-    """One that the stack's worker has brought to its end, and whose events are published and delivered."""
+    """A payment that the stack's worker has processed, and whose events are published and delivered."""
     known_payments(stack.api_url, key, 1)
     deadline = time.monotonic() + TEMPLATE_MAX_S
     with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
@@ -130,7 +130,7 @@ def ended_payment(stack: Stack, key: str) -> UUID:
 
 
 def _statement(connection: psycopg.Connection, table: str, template: UUID) -> bytes:
-    """How copies of the template's rows in this table are written; they are set aside for that."""
+    """Store the template's rows in a temporary table; returns the INSERT that copies them."""
     owner, own = _TABLES[table]
     expressions = {}
     for column, kind in connection.execute(_COLUMNS, [table]).fetchall():
@@ -170,7 +170,7 @@ def _write_new(
 
 
 def _times(batch: range) -> Iterator[tuple[int, datetime, UUID]]:
-    """From an hour ago backwards."""
+    """Yield times from an hour ago backwards, with ids of these times."""
     latest = datetime.now(UTC) - timedelta(hours=1)
     for n in batch:
         at = latest - timedelta(seconds=APART_S * n)
@@ -184,7 +184,7 @@ def _vault_of(stack: Stack) -> TenantKeyring:
 
 
 class _DataKeys:
-    """See kernel.vault.DataKeys: a tenant has one since its first payment."""
+    """See kernel.encryption.DataKeys: a tenant has a data key since its first payment."""
 
     def __init__(self, url: str) -> None:
         self._url = url

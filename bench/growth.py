@@ -1,7 +1,7 @@
-"""Whether it stays as fast: the same requests with few, more and a million payments in the tables.
+"""Whether speed stays the same: the same requests with few, more and a million payments in the tables.
 
-Each size is a database of its own with an API of its own, and the sizes take turns: a machine that
-is slow for a while is slow for all.
+Each size has its own database and its own API. The sizes take turns, so that other load on the machine
+affects all of them alike.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from devstack.stack import Stack
 
 SIZES = (10_000, 100_000, 1_000_000)
 LOOKS = 200
-# psycopg has prepared its statements by then, and PostgreSQL has settled on a plan.
+# Enough for psycopg to prepare its statements, and for PostgreSQL to choose a generic plan.
 WARM = 12
 
 
 @dataclass(frozen=True)
 class Grown:
-    """One size: how long a look for due work takes when nothing is due, and what is read for what."""
+    """One size: how long a worker pass takes when nothing is due, and the plans of a pass and a list."""
 
     looks_s: list[float]
     look_plans: list[Plan]
@@ -48,7 +48,7 @@ class Growth:
 
 
 def run(effort: Effort, sizes: Sequence[int] = SIZES, *, servers: Servers | None = None) -> Growth:
-    """Fill, look, and then measure in turns."""
+    """Fill the tables, time worker passes, and then measure the sizes in turns."""
     rows, grown = [], {}
     with ExitStack() as cleanup:
         running = cleanup.enter_context(durable_servers(servers))
@@ -59,7 +59,7 @@ def run(effort: Effort, sizes: Sequence[int] = SIZES, *, servers: Servers | None
             cleanup.enter_context(stack)
             key = stack.issue_key("bench")
             ids = fill(stack, key, size)
-            # It has made the template; from here on nobody works.
+            # The worker was needed for the template only.
             stack.processes["worker-1"].terminate()
             click.echo(f"{size} payments are there", err=True)
             grown[size] = look_at(stack, running, key)
@@ -68,7 +68,7 @@ def run(effort: Effort, sizes: Sequence[int] = SIZES, *, servers: Servers | None
 
 
 def rows_at(stack: Stack, key: str, size: int, ids: Sequence[str], known: int) -> list[Row]:
-    """Ours, on what was filled: any payment, the newest page, and a page from the middle."""
+    """Our rows on the filled tables: any payment, the newest page, and a page from the middle."""
     site = site_of(stack)
     asks = {"X-API-Key": key}
     paths = tuple(f"{PAYMENTS}/{one}" for one in ids[: known * 4])
@@ -82,7 +82,7 @@ def rows_at(stack: Stack, key: str, size: int, ids: Sequence[str], known: int) -
 
 
 def _cursors(url: str, asks: dict[str, str], ids: Sequence[str]) -> tuple[str, ...]:
-    """Pages that begin at some of the payments, by the time of these."""
+    """Paths of pages that begin at the times of some payments."""
     some = ids[:: max(1, len(ids) // 20)]
     times = [
         requests.get(f"{url}{PAYMENTS}/{one}", headers=asks, timeout=30).json()["created_at"]
@@ -92,7 +92,7 @@ def _cursors(url: str, asks: dict[str, str], ids: Sequence[str]) -> tuple[str, .
 
 
 def look_at(stack: Stack, servers: Servers, key: str) -> Grown:
-    """Time looks for due work, and read the plans of one and of a page."""
+    """Time worker passes, and read the plans of a pass and of a page."""
     with looking(stack.environment) as look:
         look(WARM)
         looks_s = look(LOOKS)
@@ -114,7 +114,7 @@ def look_at(stack: Stack, servers: Servers, key: str) -> Grown:
 
 
 def tables(done: Growth) -> str:
-    """To read."""
+    """Markdown tables."""
     return "\n\n".join([_requests(done), _looks(done), _plans(done)])
 
 

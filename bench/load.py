@@ -1,4 +1,4 @@
-"""Load on one address: wrk where it is on the PATH, else a Python client that is kept here."""
+"""Load on one address: by wrk if it is on the PATH, else by bench/client.py."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from pathlib import Path
 from devstack.programs import ROOT
 
 ORDER = {"amount": 1000, "currency": "EUR", "payer": "256772123456"}
-# An answer that takes longer is an error.
+# A response that takes longer is an error.
 ANSWER_MAX_S = 10
-# A generator that uses more than this of one core may be what is measured.
+# A generator that uses more than this share of one core may itself limit the result.
 BUSY = 0.7
-# wrk's own language. LuaJIT's chance has 32 bits at once, and a UUID's last part 48.
+# Lua, for wrk. LuaJIT's random numbers have 32 bits, and a UUID's last part has 48.
 _SCRIPT = """local spec = {{
   method = "{method}", body = {body}, fresh = {fresh},
   paths = {{{paths}}}, keys = {{{keys}}}
@@ -56,7 +56,7 @@ end
 
 @dataclass(frozen=True)
 class Shot:
-    """A request to repeat. `fresh_keys`: each has an Idempotency-Key of its own; else `keys` take turns."""
+    """A request to repeat. `fresh_keys`: a new Idempotency-Key each time; else `keys` in turn."""
 
     url: str
     method: str = "GET"
@@ -69,19 +69,19 @@ class Shot:
 
 @dataclass(frozen=True)
 class Load:
-    """What came of it. `errors` are answers that are not 2xx, and connections that broke."""
+    """The result. `errors` are responses that are not 2xx, and connections that broke."""
 
     requests: int
     seconds: float
     p50_ms: float
     p99_ms: float
     errors: int
-    # How much of one core the generator used.
+    # The share of one core that the generator used.
     busy: float = 0.0
 
 
 def generator() -> str:
-    """Its name, for the report."""
+    """The load generator's name, for the report."""
     return "wrk" if shutil.which("wrk") else "the Python client in bench/client.py"
 
 

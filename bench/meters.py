@@ -1,4 +1,4 @@
-"""What is used while something runs: processor time by kind of process, write-ahead log, rows."""
+"""Use of resources during a run: CPU time by kind of process, write-ahead log, rows."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from devstack.supervisor import Process
 
 @dataclass(frozen=True)
 class Spent:
-    """Between two readings."""
+    """Resources used: the difference of two readings."""
 
     app_s: float
     postgres_s: float
@@ -44,7 +44,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Site:
-    """Something that takes payments: its processes, its database, its Redis, its address."""
+    """A service that accepts payments: its processes, its database, its Redis, its address."""
 
     name: str
     processes: tuple[Process, ...]
@@ -54,7 +54,7 @@ class Site:
     url: str
 
     def spent(self) -> Spent:
-        """All so far."""
+        """Resources used so far."""
         return Spent(
             sum(processor_s(process.pid) for process in self.processes),
             processor_s(self.postgres.process.pid),
@@ -63,7 +63,7 @@ class Site:
         )
 
     def rows(self) -> Rows:
-        """As PostgreSQL's own statistics have it; backends hand theirs in after a second or ten."""
+        """From PostgreSQL's statistics, which backends report after one to ten seconds."""
         written = "sum(n_tup_ins + n_tup_upd + n_tup_del)"
         payments = "sum(n_tup_ins) FILTER (WHERE relname = 'payments')"
         return Rows(
@@ -73,20 +73,20 @@ class Site:
 
 
 def ask(site: Site, question: str) -> float:
-    """One number from the database, by a superuser."""
+    """Query one number from the database, as superuser."""
     with psycopg.connect(site.postgres.administrator_url(site.database)) as connection:
         row = connection.execute(question.encode()).fetchone()
     return float(row[0] or 0) if row else 0.0
 
 
 def processor_s(pid: int) -> float:
-    """What a process and all below it have used, also those that have ended since."""
+    """CPU time of a process and its descendants, also of those that have ended."""
     root = psutil.Process(pid)
     return sum(_own_s(process) for process in (root, *root.children(recursive=True)))
 
 
 def resident_mb(pid: int) -> list[float]:
-    """The memory of a process and of each below it."""
+    """Resident memory of a process and of each of its descendants."""
     root = psutil.Process(pid)
     return [one.memory_info().rss / 1e6 for one in (root, *root.children(recursive=True))]
 
@@ -94,6 +94,6 @@ def resident_mb(pid: int) -> list[float]:
 def _own_s(process: psutil.Process) -> float:
     with suppress(psutil.NoSuchProcess):
         used = process.cpu_times()
-        # What its ended children used is in its own books.
+        # Its counters include its ended children's CPU time.
         return float(used.user + used.system + used.children_user + used.children_system)
     return 0.0

@@ -1,6 +1,6 @@
-"""What PostgreSQL does for a request: its plans as they ran, with the pages that they touched.
+"""What PostgreSQL does for a request: the plans that ran, with the pages that they read.
 
-auto_explain writes them into the server's log, for the role that asks and behind its walls.
+auto_explain writes them into the server's log, for the app's own role, with row-level security.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PLAN = re.compile(r"duration: [\d.]+ ms  plan:\n((?:\t.*\n)+)")
 
 @dataclass(frozen=True)
 class Plan:
-    """One statement. `pages`: of 8 kB, whether they were in memory or had to be fetched."""
+    """One statement. `pages`: of 8 kB, read from memory or from disk."""
 
     text: str
     pages: int
@@ -38,7 +38,7 @@ class Plan:
 
 @contextmanager
 def explained(stack: Stack) -> Iterator[None]:
-    """Whoever connects to the stack's database from here on is explained."""
+    """Explain all statements of connections that are opened during the block."""
     database = stack.database
     with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
         for name, value in _SETTINGS.items():
@@ -50,7 +50,7 @@ def explained(stack: Stack) -> Iterator[None]:
 
 
 def plans_of(stack: Stack, work: Callable[[], object]) -> list[Plan]:
-    """What was planned and run meanwhile."""
+    """The plans that ran during the work."""
     process = stack.postgres.process
     before = len(process.log_text())
     work()

@@ -25,7 +25,7 @@ _PACKAGES = ("flask", "gunicorn", "sqlalchemy", "psycopg", "redis", "celery", "e
 
 
 def keep(part: str, tables: str, command: str, *, path: Path = RESULTS) -> None:
-    """Put the part in the place of its last run's."""
+    """Replace the part's last results."""
     text = path.read_text(encoding="utf-8") if path.exists() else _HEAD
     section = f"## {part}\n\n{circumstances(command)}\n\n{tables}\n"
     found = re.search(rf"^## {re.escape(part)}\n.*?(?=^## |\Z)", text, re.DOTALL | re.MULTILINE)
@@ -37,7 +37,7 @@ def keep(part: str, tables: str, command: str, *, path: Path = RESULTS) -> None:
 
 
 def circumstances(command: str) -> str:
-    """Where, when, of what and how."""
+    """The machine, the time, the commit, the versions and the command."""
     one, five, _ = os.getloadavg()
     memory_gb = psutil.virtual_memory().total / 1e9
     packages = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)

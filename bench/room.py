@@ -1,11 +1,12 @@
-"""What an ended payment takes on the disk: the tables with their indexes, divided by payments.
+"""What an ended payment takes on disk: the tables with their indexes, divided by payments.
 
     python -m bench.room --payments 3000
 
-Real payments, through the API, the workers and the simulator, of one tenant without a webhook endpoint and
-then of one with one endpoint on `payment.*`. Each time until all have ended and all is published and
-delivered. What is divided is what `pg_total_relation_size` of all tables has grown by since a
-`VACUUM FULL`: as it is then, with what autovacuum has left of old rows, and after another `VACUUM FULL`.
+The payments are real: they go through the API, the workers and the simulator, of one tenant without a
+webhook endpoint and then of one with one endpoint on `payment.*`. Each time it waits until all payments
+have ended and all events are published and delivered. It divides the growth of all tables'
+`pg_total_relation_size` since a `VACUUM FULL`: first as it is then, with the old rows that autovacuum
+has left, and then after another `VACUUM FULL`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from devstack.servers import Servers
 WARM = 50
 ENDED_MAX_S = 900.0
 LOOK_EVERY_S = 0.5
-# Partitions are tables of their own here; each counts with its indexes and what is stored out of line.
+# Partitions count for their parent, each with its indexes and its TOAST table.
 _SIZES = """
 SELECT coalesce(parent.relname, c.relname) AS name, sum(pg_total_relation_size(c.oid))::bigint
 FROM pg_class c
@@ -43,7 +44,7 @@ SELECT (SELECT count(*) FROM payments WHERE status = 'PENDING')
 
 @dataclass(frozen=True)
 class Room:
-    """Of payments of one kind: bytes for each, by table."""
+    """Bytes per payment by table, for payments of one kind."""
 
     name: str
     payments: int
@@ -51,12 +52,12 @@ class Room:
 
     @property
     def bytes_each(self) -> float:
-        """All tables together."""
+        """Bytes per payment in all tables together."""
         return sum(self.tables.values())
 
 
 def run(*, payments: int, servers: Servers | None = None) -> list[Room]:
-    """Without an endpoint, then with one."""
+    """Measure without an endpoint, then with one."""
     with durable_servers(servers) as running, installed(running) as site:
         plain = site.tenant("plain", path=None)
         told = site.tenant("told")
@@ -67,7 +68,7 @@ def run(*, payments: int, servers: Servers | None = None) -> list[Room]:
 
 
 def measured(site: Installation, tenant: Tenant, name: str, payments: int) -> tuple[Room, Room]:
-    """Bring so many of this tenant's to their end: the tables as they are then, and compacted."""
+    """Process so many of this tenant's payments; the tables as they are then, and compacted."""
     _bring(site, tenant, min(WARM, payments))
     before = _compacted(site)
     _bring(site, tenant, payments)
@@ -84,7 +85,7 @@ def measured(site: Installation, tenant: Tenant, name: str, payments: int) -> tu
 
 
 def _bring(site: Installation, tenant: Tenant, payments: int) -> None:
-    """Raises TimeoutError when they have not ended in time."""
+    """Create payments and wait for their end. Raises TimeoutError if they take too long."""
     known_payments(site.stack.api_url, tenant.key, payments)
     deadline = time.monotonic() + ENDED_MAX_S
     with psycopg.connect(site.stack.administrator_url, autocommit=True) as connection:
@@ -106,7 +107,7 @@ def _compacted(site: Installation) -> dict[str, int]:
 
 
 def table(done: list[Room]) -> str:
-    """To read; without tables that did not grow by a byte for each payment."""
+    """A Markdown table, without tables that grew by less than a byte per payment."""
     names = sorted({name for room in done for name, each in room.tables.items() if each >= 1})
     lines = [
         f"| bytes for each ended payment | {' | '.join(room.name for room in done)} |",

@@ -1,4 +1,4 @@
-"""Everybody who takes payments in a bench: ours, and the rivals under the same gunicorn."""
+"""The services under measurement: ours, and the rivals under the same gunicorn."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from devstack.stack import Stack
 from devstack.supervisor import Command, Process, wait_until
 
 WORKERS = 2
-# As production runs, but for limits that nobody is to meet here: the simulator sends all callbacks from one address.
+# As in production, but without rate limits: the simulator sends all callbacks from one address.
 _NO_LIMIT = "100000000 per minute"
 SETTINGS = {
     "RATE_LIMIT_DEFAULT": _NO_LIMIT,
     "RATE_LIMIT_CALLBACKS": _NO_LIMIT,
     "LOG_LEVEL": "WARNING",
 }
-# On a machine under load, an app takes long to be imported.
+# On a machine under load, importing an app takes long.
 START_MAX_S = 100.0
 _RIVALS = Path(__file__).parent / "rivals"
 
 
 def site_of(stack: Stack) -> Site:
-    """Ours, as accept, replay and reads see it: the API's processes."""
+    """Our site for accept, replay and reads: the API's processes."""
     return Site(
         name="ours",
         processes=(stack.processes["api"],),
@@ -46,15 +46,15 @@ def site_of(stack: Stack) -> Site:
 
 
 def durable_servers(given: Servers | None) -> AbstractContextManager[Servers]:
-    """Those that are given, or new ones that wait for their disk."""
+    """The given servers, or new ones with fsync."""
     return Servers(durable=True) if given is None else nullcontext(given)
 
 
 class Rivals:
-    """The rivals' database and Redis, and as many of them as are started; all end with the block."""
+    """The rivals' database and Redis, and the rivals that are started; all end with the block."""
 
     def __init__(self, servers: Servers) -> None:
-        """Make their tables."""
+        """Create the database, its tables and Redis."""
         self._servers = servers
         self._started: list[Process] = []
         self.database = servers.postgres.create_database(f"rivals_{secrets.token_hex(4)}")
@@ -64,18 +64,18 @@ class Rivals:
             connection.execute(tables)
 
     def __enter__(self) -> Self:
-        """Hand them out."""
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End them and remove their database."""
+        """End the rivals and remove their database."""
         for process in self._started:
             process.terminate()
         self.redis.stop()
         self._servers.postgres.drop_database(self.database)
 
     def start(self, module: str, *, worker_class: str | None = None) -> Site:
-        """Serve `bench/rivals/<module>.py`; without a class, by the same as ours."""
+        """Serve `bench/rivals/<module>.py`; without a worker class, by the same class as ours."""
         port = free_port()
         command = self.command(module, port=port, workers=WORKERS, worker_class=worker_class)
         process = self._servers.supervisor.start(command)
@@ -99,10 +99,10 @@ class Rivals:
         worker_class: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Command:
-        """How it is served."""
+        """The gunicorn command that serves a rival."""
         options = ["--bind", f"127.0.0.1:{port}", "--workers", str(workers)]
         if worker_class is not None:
-            # gunicorn makes threads of "sync" as soon as there are more than one.
+            # With more than one thread, gunicorn turns "sync" into "gthread".
             options += ["--worker-class", worker_class, "--threads", "1"]
         return Command(
             name=f"{module}-{worker_class or 'as-ours'}-{port}",
@@ -115,7 +115,7 @@ class Rivals:
         )
 
     def addresses(self) -> dict[str, str]:
-        """Where their things are."""
+        """The rivals' database and Redis URLs, as environment variables."""
         return {
             "DATABASE_URL": self._servers.postgres.application_url(self.database),
             "REDIS_URL": self.redis.url,
@@ -123,7 +123,7 @@ class Rivals:
 
 
 def await_port(process: Process, port: int) -> None:
-    """Wait until it answers, whatever it answers."""
+    """Wait until the port answers with any status."""
 
     def answers() -> bool:
         try:

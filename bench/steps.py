@@ -1,7 +1,7 @@
-"""A worker that works when it is told: one process, one look at what is due for each line of input.
+"""A worker that runs on command: each line of input is a number of passes over the due work.
 
-Nothing else goes on in it, so that what a look costs the database can be counted and timed. Answers
-each line with the seconds that the looks took, as JSON.
+The process does nothing else, so that what a pass costs the database can be counted and timed. It
+answers each line with the seconds that each pass took, as JSON.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from payments_app.worker.tasks import process_due
 
 
 def main() -> None:
-    """Read how many looks to take, and take them."""
+    """Read how many passes to run, and run them."""
     create_app()
     print("ready", flush=True)
     for line in sys.stdin:

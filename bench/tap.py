@@ -1,10 +1,11 @@
-"""A tap on the way to PostgreSQL: counts round trips and statements, whoever sends them.
+"""A proxy in front of PostgreSQL: counts the round trips and statements of all clients.
 
-It stands on a Unix socket of its own and hands every byte on. A sync is answered by one
-ReadyForQuery; a statement by one CommandComplete, also inside a pipeline or a text of several. A
-sync for which the server only parsed prepares a statement, once for each connection: it is not counted. A
-client that sends its next message only once every sync is answered has waited: a round trip. Without
-a pipeline each sync is one; inside a pipeline, how many are depends on who is faster.
+It listens on its own Unix socket and forwards every byte. The server answers a Sync by one
+ReadyForQuery, and a statement by one CommandComplete, also inside a pipeline or a text of several
+statements. A Sync for which the server only parsed prepares a statement, once per connection: it is
+not counted. A client that sends its next message only after every Sync is answered has waited: that
+is a round trip. Without a pipeline each Sync is a round trip; inside a pipeline, their number depends
+on timing.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ from urllib.parse import parse_qs, quote, urlsplit
 
 _SOCKET = ".s.PGSQL.5432"
 _CHUNK = 65_536
-# Whoever was tapped has ended by then, and with it the connection.
+# By then the clients have ended, and with them the connections.
 _JOIN_S = 5.0
-# A message is its kind and its length, which counts itself; the first of a client has no kind.
+# A message begins with its kind and its length, which includes itself; a client's first has no kind.
 _HEAD = 5
 _START_HEAD = 4
-# Sync, and a simple query, which is one by itself.
+# Sync, and a simple query, which includes a Sync.
 _SYNCS = (b"S", b"Q")
-# ParseComplete and nothing else: what is prepared on its own.
+# ParseComplete and nothing else: the statement was only prepared.
 _ONLY_PARSED = {b"1"}
 
 
@@ -46,41 +47,41 @@ class Tap:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self, work: Callable[..., None], *about: object) -> None:
-        """On a thread that the end of the block waits for."""
+        """Start a thread that the end of the block waits for."""
         self.threads.append(threading.Thread(target=work, args=about, daemon=True))
         self.threads[-1].start()
 
     def url(self, through: str) -> str:
-        """This address, through the tap."""
+        """Return this database URL, through the tap."""
         parts = urlsplit(through)
         return parts._replace(query=f"host={quote(str(self.directory), safe='/')}").geturl()
 
     def clear(self) -> None:
-        """Begin anew."""
+        """Set all counts to zero."""
         with self._lock:
             self.trips = self.syncs = self.statements = 0
             self.texts.clear()
 
     def answered(self, kind: bytes) -> None:
-        """The server has sent a message of this kind."""
+        """Count a message of this kind from the server."""
         with self._lock:
             self.syncs += kind == b"Z"
             self.statements += kind == b"C"
 
     def waited(self) -> None:
-        """A client sends, and nothing of what it sent before is still open."""
+        """Count a round trip: a client sends, and all that it sent before is answered."""
         with self._lock:
             self.trips += 1
 
     def asked(self, text: str) -> None:
-        """A client has sent this to be executed."""
+        """Record a statement that a client has sent for execution."""
         with self._lock:
             self.texts.append(text)
 
 
 @contextmanager
 def tapped(server_url: str) -> Iterator[Tap]:
-    """Listen, until the end of the block."""
+    """Listen for the block."""
     target = parse_qs(urlsplit(server_url).query)["host"][0]
     with (
         tempfile.TemporaryDirectory(prefix="tap-") as directory,
@@ -112,7 +113,7 @@ def _take(listener: socket.socket, tap: Tap) -> None:
 
 
 class _Side:
-    """One direction: hands bytes on once it has read which messages end in them."""
+    """One direction: forwards bytes after it has read the messages that end in them."""
 
     def __init__(self, source: socket.socket, sink: socket.socket, tap: Tap) -> None:
         self._source, self._sink, self._tap = source, sink, tap
@@ -131,7 +132,7 @@ class _Side:
         self._source.close()
 
     def see(self, kind: bytes, content: bytes) -> None:
-        """A whole message has passed."""
+        """Handle a complete message."""
         raise NotImplementedError
 
     def _next(self) -> bytes | None:
@@ -145,14 +146,14 @@ class _Side:
 
 
 class _Client(_Side):
-    """Knows which text each prepared statement has."""
+    """From client to server; knows the text of each prepared statement."""
 
     def __init__(self, source: socket.socket, sink: socket.socket, tap: Tap) -> None:
         super().__init__(source, sink, tap)
         self._texts: dict[bytes, str] = {}
         self._bound = ""
         self._is_new = True
-        # Syncs that are not answered, and whether messages are sent that no sync has followed yet.
+        # Syncs without an answer, and whether messages were sent that no sync has followed yet.
         self.open_syncs = 0
         self._is_under_way = False
 

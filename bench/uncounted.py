@@ -1,4 +1,4 @@
-"""gunicorn's settings for `accept_cost --of metrics`: as ever, but its workers count nothing."""
+"""gunicorn's settings for `accept_cost --of metrics`: the usual, but workers record no metrics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from prometheus_client import Counter, Gauge, Histogram  # noqa: E402  which loo
 
 
 def post_fork(_server: object, _worker: object) -> None:
-    """Before the worker loads the app."""
+    """Replace the instruments' methods before the worker loads the app."""
     for kind in (Counter, Gauge, Histogram):
         for name in ("inc", "dec", "set", "observe"):
             setattr(kind, name, _nothing)

@@ -1,6 +1,6 @@
-"""gunicorn's settings for `accept_cost --of sealing`: as ever, but nothing is encrypted.
+"""gunicorn's settings for `accept_cost --of sealing`: the usual, but nothing is encrypted.
 
-Values are as long as they would be, so that the database has as much to write.
+Values are as long as encrypted ones, so that the database has as much to write.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ SEAL_BYTES = 28
 
 
 def post_fork(_server: object, _worker: object) -> None:
-    """Before the worker loads the app."""
+    """Replace the encryption before the worker loads the app."""
     data_key = importlib.import_module("payments_app.kernel.encryption").DataKey
     for name, method in (
         ("__init__", _init),

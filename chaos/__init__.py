@@ -1,5 +1,5 @@
-"""The proof: the whole stack under faults, real clients that retry, and a verdict for each key.
+"""The chaos test: the whole stack under faults, clients that retry, and a verdict for each key.
 
-`make chaos SEED=7 MINUTES=1` runs it. It uses the gateway as its clients, its operator and its
-provider do, and knows nothing of its code.
+`make chaos SEED=7 MINUTES=1` runs it. It uses the gateway only as its clients, its operator and
+its provider do, and imports none of its code.
 """

@@ -1,4 +1,4 @@
-"""Stale and wrong keys planted in Redis: locks that nobody holds, tokens that are none."""
+"""Plants stale and wrong keys in Redis: locks that no process holds, tokens that are not valid."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Final
 
 import redis
 
-# What the gateway calls its lock for a key; it is seen to do so before anything is planted.
+# The gateway's name for its lock for a key. A real lock is observed before anything is planted.
 LOCK_PATTERN: Final = "idempotency:*"
-# A lock lives for some milliseconds: it takes a while until one is seen.
+# A lock lives for some milliseconds, so it takes a while until one is observed.
 WATCH_MAX_S: Final = 20.0
 LOCKS_SEEN: Final = 3
 LOOK_EVERY_S: Final = 0.002
-# Of the keys that are still to come, this many find a lock that is nobody's.
+# Plant a lock without a holder for this many of the keys that clients have not used yet.
 PLANTED_AHEAD: Final = 200
 _NOBODY: Final = "00000000deadbeef:nobody"
 _NONSENSE: Final = "\x00nonsense"
@@ -22,10 +22,10 @@ _FAR: Final = str(9 * 10**15)
 
 
 def poison_cache(client: redis.Redis, keys: Sequence[str]) -> bool:
-    """Plant them, none with an end; False when no lock of the gateway's was seen to copy."""
+    """Plant the keys, all without expiry. Return False when no real lock was observed to copy."""
     seen = _watch_locks(client)
     _overwrite(client)
-    # Locks as they were, digest and all, that no holder will ever release.
+    # Copies of real locks, with their digests. No holder will ever release them.
     for name, holder in seen.items():
         client.set(name, holder)
     for prefix in {name.rpartition(":")[0] for name in seen}:
@@ -47,7 +47,7 @@ def _watch_locks(client: redis.Redis) -> dict[str, bytes]:
 
 
 def _overwrite(client: redis.Redis) -> None:
-    """Tokens, turns, counts: every text says nonsense, for good. Rates end in a far future."""
+    """Overwrite tokens, locks and counts with nonsense for good; set rates to a far future."""
     for name in client.scan_iter(count=1000):
         kind = client.type(name)
         if kind == b"string" and not name.startswith(b"idempotency:"):

@@ -29,7 +29,7 @@ KeyName = tuple[str, str]
 
 
 class Verdict(StrEnum):
-    """What became of a key; the worst first."""
+    """The result for a key; the worst first."""
 
     DUPLICATE = "DUPLICATE"
     LOST = "LOST"
@@ -40,7 +40,7 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that must not be. `key` is None where it is about no single key."""
+    """A broken rule. `key` is None when it is not about a single key."""
 
     verdict: Verdict
     rule: str
@@ -50,7 +50,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Case:
-    """One key with all that happened under it."""
+    """One key with everything that was recorded about it."""
 
     key: KeyName
     taken_at: float
@@ -65,7 +65,7 @@ class Case:
 
     @cached_property
     def order(self) -> Mapping[str, Any]:
-        """What was asked for under this key, from the first line that asked it."""
+        """The request body sent under this key, from the first line that sent it."""
         for line in self.lines:
             if line.act == "pay" and line.outcome == "asked":
                 return read_body(line)
@@ -73,22 +73,22 @@ class Case:
 
     @cached_property
     def accepted(self) -> Sequence[Line]:
-        """The 2xx answers to it."""
+        """The 2xx answers to the key's requests."""
         return [line for line in self.lines if line.act == "pay" and line.outcome == "ok"]
 
     @cached_property
     def told_ids(self) -> Sequence[str]:
-        """The payments that clients were told of, each once."""
+        """The payment ids that clients received, each once."""
         return list(dict.fromkeys(told_id(line) for line in self.accepted))
 
     @property
     def payment(self) -> PaymentRow | None:
-        """The payment, where there is one."""
+        """The payment, if there is one."""
         return self.payments[0] if self.payments else None
 
     @property
     def creation(self) -> Creation | None:
-        """What the provider has of it."""
+        """The provider's payment, if there is one."""
         return self.creations[0] if self.creations else None
 
 
@@ -127,7 +127,7 @@ def sort_by_key(evidence: Evidence) -> list[Case]:
 
 
 def owners(evidence: Evidence) -> Callable[[str | None, str | None], str | None]:
-    """Whose payment a row of the provider's is, by reference, else by what we called it there."""
+    """Maps a provider's row to our payment: by reference, else by the payment id that we sent."""
     by_reference = {row.reference: row.id for row in evidence.payments}
     ids = {row.id for row in evidence.payments}
 
@@ -139,12 +139,12 @@ def owners(evidence: Evidence) -> Callable[[str | None, str | None], str | None]
 
 
 def told_id(line: Line) -> str:
-    """The payment that a 2xx answer tells of."""
+    """The payment id in a 2xx answer."""
     return str(read_body(line).get("id"))
 
 
 def read_body(line: Line) -> dict[str, Any]:
-    """A line's body as JSON; empty when it is none."""
+    """A line's body as JSON; empty when it is not a JSON object."""
     try:
         found = json.loads(line.body or "")
     except ValueError:

@@ -1,7 +1,7 @@
 """Clients of several tenants, in threads, that behave as good clients do.
 
-Whoever gets no answer to a POST does not know what became of it, and sends the same request
-with the same key again until there is an answer; also after the end of the run, while all heals.
+A client that gets no answer to a POST does not know its outcome. It sends the same request with
+the same key again until there is an answer; also after the end of the run, during recovery.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import requests
 from chaos.history import Asked, History, Reply
 from chaos.scripts import Order, Script, Step
 
-# Between two tries of the same request; doubled each time, and spread.
+# Between two tries of the same request; doubled each time, with jitter.
 RETRY_FIRST_S: Final = 0.1
 RETRY_MAX_S: Final = 2.0
-# How long a client waits for an answer once it has been impatient.
+# How long a client waits, at least, for the answer to a retry.
 PATIENCE_S: Final = 6.0
-# Payments that a client looks at after each step.
+# Payments that a client queries after each step.
 LOOKS_PER_STEP: Final = 2
 FINAL: Final = frozenset({"SUCCESSFUL", "FAILED"})
 _KEPT_HEADERS: Final = ("Idempotent-Replayed", "Payment-Status", "Retry-After", "Content-Type")
 
 
 class Shared:
-    """What all clients know: which payments there are, by tenant."""
+    """State that all clients share: the payments that exist, by tenant."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -38,7 +38,7 @@ class Shared:
         self._borrowed: set[str] = set()
 
     def add(self, tenant: str, key: str, payment_id: str) -> None:
-        """A payment that one of them has been told of."""
+        """Record a payment that a client has received."""
         with self._lock:
             self._payments.append((tenant, key, payment_id))
 
@@ -49,10 +49,10 @@ class Shared:
         return others[int(pick * len(others))] if others else None
 
     def borrow(self, tenant: str, pick: float) -> str | None:
-        """A key of another tenant, for one order of this one: nobody else of it may use it."""
+        """A key of another tenant, for one order of this tenant. Each key is borrowed once."""
         other = self.of_others(tenant, pick)
         with self._lock:
-            # Once only, and so never back to the tenant whose key it was at first.
+            # Once only, so that a key never goes back to the tenant that used it first.
             if other is None or other[0] in self._borrowed:
                 return None
             self._borrowed.add(other[0])
@@ -65,7 +65,7 @@ class Gateway(Protocol):
     def send(
         self, what: Asked, *, method: str, path: str, body: object = None, patience_s: float
     ) -> Reply:
-        """One request, noted before and after."""
+        """Send one request; record it before, and its outcome after."""
         ...
 
 
@@ -76,7 +76,7 @@ class HttpGateway:
         self._url = url
         self._session = requests.Session()
         self._session.headers["X-API-Key"] = api_key
-        # A developer's proxy has no business between two processes of one machine.
+        # Requests between two processes of one machine must not go through a developer's proxy.
         self._session.trust_env = False
         self._history = history
 
@@ -108,7 +108,7 @@ class Client:
     def __init__(
         self, script: Script, gateways: Sequence[Gateway], shared: Shared, give_up: threading.Event
     ) -> None:
-        """`gateways`: one for each thread of its own (twins need two)."""
+        """`gateways`: one for each of the client's threads (twins need two)."""
         self._script = script
         self._gateway, *self._twins = gateways
         self._shared = shared
@@ -128,7 +128,7 @@ class Client:
         }
 
     def run(self, time_is_over: threading.Event) -> None:
-        """Do the script until the time is over."""
+        """Do the steps of the script until the time is over."""
         for step in self._script.steps:
             if time_is_over.wait(step.pause_s):
                 return
@@ -194,7 +194,7 @@ class Client:
     def _until_answered(
         self, act: str, key: str, step: Step, gateway: Gateway, *, order: Order | None = None
     ) -> Reply:
-        """The same request until its outcome is known, or until all clients are told to give up."""
+        """Send the same request until its outcome is known, or until all clients must give up."""
         what = Asked(self._script.client, self._script.tenant, act, key=key)
         body = (order or step.order).body(key)
         pause_s, patience_s = RETRY_FIRST_S, step.patience_s
@@ -245,16 +245,16 @@ class Crowd:
             )
 
     def start(self) -> None:
-        """Let them in."""
+        """Start all clients."""
         for thread in self._threads:
             thread.start()
 
     def finish(self) -> None:
-        """Nothing new from here on; what was begun is asked for until there is an answer."""
+        """No new steps from now on; requests whose outcome is unknown are still retried."""
         self._time_is_over.set()
 
     def leave(self, *, within_s: float) -> None:
-        """Wait for the last answers; who has none by then gives up."""
+        """Wait for the last answers; a client that has none by then gives up."""
         deadline = time.monotonic() + within_s
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,8 +1,8 @@
-"""The restore drill: `python -m chaos.drill`. A backup under load, a burnt database, and the way back.
+"""The restore drill: `python -m chaos.drill`. A backup under load, a lost database, a restore.
 
-Tenants pay while the backup is made and go on after it; then every process is killed and the
-database is gone. The backup is restored, `flask recovery` leads back to work, and each tenant
-sends again, with its key, whatever it ever asked for. The verdicts are those of any chaos run.
+Tenants pay while the backup is made and afterwards; then every process is killed and the
+database is dropped. The backup is restored, `flask recovery` brings the gateway back to work, and
+each tenant sends every request again with its key. The verdicts are those of any chaos run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ TENANTS: Final = ("acme", "bravo")
 CLIENTS: Final = 4
 PATIENCE_S: Final = 6.0
 PAUSE_S: Final = 0.05
-# From the restore to the last answer; what takes longer is stuck.
+# From the restore to the last answer; a payment that takes longer is stuck.
 BACK_MAX_S: Final = 180.0
 _POLL_S: Final = 1.0
 _HELD: Final = 503
@@ -54,7 +54,7 @@ _BACKUP_ROLE: Final = "maramoja_backup"
 
 @dataclass(frozen=True, slots=True)
 class Bought:
-    """What a tenant asked for under a key."""
+    """A tenant's request and its key."""
 
     tenant: str
     key: str
@@ -63,7 +63,9 @@ class Bought:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the drill came to. `lost`: keys that the backup didn't know; `charged`: those paid."""
+    """The drill's result. `lost`: payments that the backup has not; `charged`: of those, the ones
+    that the provider had accepted before the restore.
+    """
 
     cases: Sequence[Case]
     findings: Sequence[Finding]
@@ -74,7 +76,7 @@ class Result:
     back_s: float
 
     def summary(self) -> str:
-        """For people."""
+        """A text for people."""
         worst = [f"{one.verdict} {one.rule}: {one.text}" for one in self.findings[:20]]
         return "\n".join(
             [
@@ -89,7 +91,7 @@ class Result:
 
 
 class Shoppers:
-    """Clients that buy until they are stopped; who gets no answer asks no more for now."""
+    """Clients that pay until they are stopped. They do not retry an unknown outcome yet."""
 
     def __init__(self, stack: Stack, keys: Mapping[str, str], history: History) -> None:
         self.bought: list[Bought] = []
@@ -104,12 +106,12 @@ class Shoppers:
         ]
 
     def start(self) -> None:
-        """Let them in."""
+        """Start all threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Send them home."""
+        """Stop all threads."""
         self._stop.set()
         for thread in self._threads:
             thread.join()
@@ -120,7 +122,7 @@ class Shoppers:
         while not self._stop.wait(PAUSE_S * draw.uniform(0.5, 1.5)):
             key = str(UUID(int=draw.getrandbits(128), version=4))
             wanted = Bought(tenant, key, Order(draw.randint(1, 900), "46733123999", None))
-            # Noted before it leaves: whatever becomes of it, it is asked for again.
+            # Recorded before it is sent: whatever its outcome, it is sent again after the restore.
             self.bought.append(wanted)
             _pay(gateway, wanted, f"shopper-{number}")
         gateway.close()
@@ -138,9 +140,9 @@ def _pay(gateway: HttpGateway, bought: Bought, client: str) -> bool:
 
 
 def run_drill(directory: Path, say: Say, *, seconds: float) -> Result:
-    """Carry it out; `directory` is emptied first. `seconds` of load before the backup, and after.
+    """Run the drill; `directory` is emptied first. `seconds` of load before the backup, and after.
 
-    Raises StackError when a part of the way back fails.
+    Raises StackError when a step of the restore fails.
     """
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(parents=True)
@@ -160,7 +162,7 @@ def run_drill(directory: Path, say: Say, *, seconds: float) -> Result:
         _buy_again(stack, keys, bought, after, say)
         _await_ends(stack, say)
         back_s = time.monotonic() - started
-        # Both exit with 1 at the first thing that is wrong.
+        # Both commands exit with 1 at the first violation.
         stack.flask("audit", "verify")
         stack.flask("invariants", "check")
         sources = Sources(
@@ -179,7 +181,7 @@ def _first_life(
     *,
     seconds: float,
 ) -> list[Bought]:
-    """Load, a backup in the midst of it, more load, and the end."""
+    """Load, a backup during it, more load; then every process is killed."""
     shoppers = Shoppers(stack, keys, history)
     shoppers.start()
     time.sleep(seconds)
@@ -199,7 +201,7 @@ def _first_life(
 
 
 def _restore(stack: Stack, backup: Path, say: Say) -> int:
-    """The old database is gone; the backup goes into a new one of its name. Its payments."""
+    """Drop the database, restore the backup into a new one, return its number of payments."""
     stack.postgres.drop_database(stack.database)
     stack.postgres.create_database(stack.database)
     say("restoring")
@@ -208,7 +210,7 @@ def _restore(stack: Stack, backup: Path, say: Say) -> int:
 
 
 def _come_back(stack: Stack, key: str, say: Say) -> None:
-    """`flask recovery`, as docs/backup.md tells it."""
+    """Run `flask recovery` as docs/backup.md describes it."""
     stack.flask("recovery", "begin")
     for name in sorted(stack.processes):
         if name != "simulator":
@@ -250,7 +252,7 @@ def _expect_held(stack: Stack, key: str) -> None:
 def _buy_again(
     stack: Stack, keys: Mapping[str, str], bought: Sequence[Bought], history: History, say: Say
 ) -> None:
-    """Every key that was ever used, once more, until it is answered."""
+    """Send every key that was used once more, until it is answered."""
     say(f"{len(bought)} keys are sent again")
 
     def again(one: Bought) -> None:
@@ -274,7 +276,7 @@ def _await_ends(stack: Stack, say: Say) -> None:
 
 
 def _unsent(stack: Stack) -> frozenset[str]:
-    """What the backup takes for never sent, by reference."""
+    """References of the payments that the restored database says were never sent."""
     query = "SELECT reference::text FROM payments WHERE submissions = 0"
     with psycopg.connect(stack.administrator_url) as connection:
         return frozenset(reference for (reference,) in connection.execute(query))
@@ -285,7 +287,7 @@ def _judge(
 ) -> Result:
     sent_before = {row.reference for row in found.creations if row.at < began_at}
     new = {row.reference for row in found.payments if row.created_at > began_at}
-    # What left in the first life was written down in the database that is gone.
+    # The database that recorded the requests sent before the restore is gone.
     found = replace(found, wire=[row for row in found.wire if row.at >= began_at], told=None)
     cases = sort_by_key(found)
     findings = [*judge_all(found), *(one for case in cases for one in judge_case(case))]
@@ -307,7 +309,7 @@ def _count(stack: Stack, query: str) -> int:
 
 
 def _run(script: str, file: Path, stack: Stack, **environment: str) -> None:
-    """One of the operator's scripts, with the server's own programs."""
+    """Run one of the operator's scripts, with the server's own programs on PATH."""
     path = f"{program_directory(stack.postgres.user)}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(  # noqa: S603  our own
         [str(SCRIPTS / script), str(file)],

@@ -1,7 +1,7 @@
-"""All that is known after a run, gathered from five sides, typed.
+"""All evidence of a run, typed, from all sources.
 
-The clients' history, the API's answers now, the database (as its superuser), and the provider's
-own ledger and log. The verdicts need nothing else: they can be reached again from these values.
+The clients' history, the API's answers at the end, the webhooks received, the database (read as
+its superuser), and the provider's ledger and log. The verdicts are computed from it alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ READ_TRIES: Final = 5
 
 @dataclass(frozen=True, slots=True)
 class PaymentRow:
-    """A payment as the database has it. Times are seconds since the epoch."""
+    """A payment row in the database. Times are seconds since the epoch."""
 
     id: str
     tenant: str
@@ -53,7 +53,7 @@ class PaymentRow:
 
 @dataclass(frozen=True, slots=True)
 class KeyRow:
-    """An idempotency key as the database has it."""
+    """An idempotency key in the database."""
 
     tenant: str
     key: str
@@ -62,7 +62,7 @@ class KeyRow:
 
 @dataclass(frozen=True, slots=True)
 class ExchangeRow:
-    """One exchange with the provider as the gateway wrote it down."""
+    """One exchange with the provider, as the gateway recorded it."""
 
     payment_id: str
     generation: int
@@ -76,7 +76,7 @@ class ExchangeRow:
 
 @dataclass(frozen=True, slots=True)
 class EventRow:
-    """One line of a payment's story."""
+    """One event of a payment."""
 
     payment_id: str
     sequence: int
@@ -88,7 +88,7 @@ class EventRow:
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """A payment as the provider has it. `payment_id` is what the gateway called it there."""
+    """A payment in the provider's records. `payment_id` is the external id that we sent."""
 
     reference: str
     payment_id: str | None
@@ -102,7 +102,7 @@ class Creation:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """Money that moved, in the provider's ledger."""
+    """A movement of money in the provider's ledger."""
 
     reference: str
     payment_id: str | None
@@ -113,7 +113,7 @@ class Movement:
 
 @dataclass(frozen=True, slots=True)
 class WireRequest:
-    """A call that reached the provider."""
+    """A request that reached the provider."""
 
     operation: str
     reference: str | None
@@ -124,7 +124,7 @@ class WireRequest:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """A webhook as it came to a tenant's address. `stamped_s`: its stamp, from the true time.
+    """A webhook that a tenant's endpoint received. `stamped_s`: its timestamp minus the true time.
 
     `genuine`: signed with this tenant's secret. `taken`: it was answered with 200.
     """
@@ -142,7 +142,7 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A payment as the API shows it to its tenant in the end."""
+    """A payment as the API shows it to its tenant at the end of the run."""
 
     status: int
     document: Mapping[str, Any]
@@ -151,7 +151,7 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A time in which something was away."""
+    """A time in which a process or server was unavailable."""
 
     began_at: float
     ended_at: float
@@ -159,7 +159,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything. `taken_at`: when the database was read. `told` None: nobody listened."""
+    """All evidence. `taken_at`: when the database was read. `told` None: there was no listener."""
 
     taken_at: float
     lines: Sequence[Line] = ()
@@ -207,7 +207,7 @@ FROM events ORDER BY payment_id, sequence
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where evidence is taken from."""
+    """Where the evidence is read from."""
 
     database_url: str
     api_url: str
@@ -223,7 +223,7 @@ def gather(
     redis: bool,
     told: Sequence[Told],
 ) -> Evidence:
-    """Read everything, the API last: it must say what the database said."""
+    """Read everything, the API last: it must agree with the database."""
     taken_at = time.time()
     with psycopg.connect(sources.database_url) as connection:
         payments = _read(connection, PaymentRow, _PAYMENTS)
@@ -255,7 +255,7 @@ def _read(connection: psycopg.Connection, kind: type[T], query: str) -> list[T]:
 def _ask_api(
     sources: Sources, lines: Sequence[Line], payments: Sequence[PaymentRow]
 ) -> dict[str, Shown]:
-    """Every payment that a client was told of or that the database has, as its tenant sees it."""
+    """Read, as its tenant, every payment that a client received or that the database has."""
     wanted = {(row.tenant, row.id) for row in payments}
     for line in lines:
         if line.act == "pay" and line.outcome == "ok" and line.body:
@@ -282,7 +282,7 @@ def _get(url: str, key: str) -> requests.Response:
 
 
 def _patiently(ask: Callable[[], requests.Response]) -> requests.Response:
-    """All is healed, but a pooled connection may still break once."""
+    """Retry some times: after recovery, a pooled connection may still break once."""
     for _ in range(READ_TRIES - 1):
         try:
             answer = ask()

@@ -1,7 +1,7 @@
-"""Carries out the disasters of a plan, each at its moment, and mends what each has broken.
+"""Injects the process faults of a plan, each at its time, and repairs what each has broken.
 
-A disaster counts as met only when it was seen to act: the process was gone, was stopped, has
-said that its clock moved.
+A fault counts only when its effect was observed: the process was gone or stopped, or it reported
+that its clock moved.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from devstack.postgres_server import PostgresServer
 from devstack.redis_server import RedisServer
 from devstack.supervisor import Process
 
-# A process looks at its clock's file ten times a second.
+# A process reads its clock file ten times a second.
 CLOCK_MAX_S: Final = 4.0
-# Until a process that was started listens, on a slow machine.
+# Until a started process listens, on a slow machine.
 START_MAX_S: Final = 30.0
 _POLL_S: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """A disaster as it happened. `error`: why it could not be carried out."""
+    """A fault that was injected. `error`: why it could not be injected."""
 
     name: str
     target: str
@@ -46,18 +46,18 @@ class Met:
 
 
 class FaultInjector:
-    """The threads that wait for the moments."""
+    """One thread for each fault, which waits for the fault's time."""
 
     def __init__(
         self, stage: Stage, storm: Storm, disasters: Sequence[ProcessFault], keys: Sequence[str]
     ) -> None:
-        """`keys`: idempotency keys that clients will use, for Redis to lie about."""
+        """`keys`: idempotency keys that clients will use, for which locks are planted in Redis."""
         self._stage = stage
         self._storm = storm
         self._disasters = disasters
         self._keys = keys
         self._lanes = {disaster.target: threading.Lock() for disaster in disasters}
-        # Forks and the supervisor's list are one thread's business at a time.
+        # One thread at a time forks processes or changes the supervisor's list.
         self._supervisor = threading.Lock()
         self.met: list[Met] = []
         self.now: dict[ProcessFault, str] = {}
@@ -73,7 +73,7 @@ class FaultInjector:
         }
 
     def begin(self) -> None:
-        """Start the clock of the disasters."""
+        """Start the clock of the faults."""
         started = time.monotonic()
         for disaster in self._disasters:
             thread = threading.Thread(
@@ -83,7 +83,7 @@ class FaultInjector:
             thread.start()
 
     def end(self) -> None:
-        """Wait until the last one is over; each mends what it broke."""
+        """Wait until the last fault is over; each one repairs what it broke."""
         for thread in self._threads:
             thread.join()
 
@@ -113,7 +113,7 @@ class FaultInjector:
             return gone
 
     def _kill_child(self, disaster: ProcessFault) -> bool:
-        # What it starts before it listens is no worker: without that it would not come up at all.
+        # Before it listens, its children are no workers; without them it would not start at all.
         if not _soon(lambda: self._listens(disaster.target), limit_s=START_MAX_S):
             return False
         children = self._process(disaster.target).children()
@@ -124,7 +124,7 @@ class FaultInjector:
 
     def _freeze(self, disaster: ProcessFault) -> bool:
         process = self._process(disaster.target)
-        # PostgreSQL's children are groups of their own.
+        # PostgreSQL's children are in process groups of their own.
         tree = [process.pid, *process.children()]
         _signal_all(tree, signal.SIGSTOP)
         frozen = _soon(lambda: all(_is_stopped(pid) for pid in tree))
@@ -166,7 +166,7 @@ class FaultInjector:
 
     @contextmanager
     def _provider_away(self, target: str) -> Iterator[None]:
-        """Around a kill of the provider: its faults and settings live in memory."""
+        """Save the provider's faults and settings around a kill; it keeps them in memory only."""
         if target != "simulator":
             yield
             return
@@ -221,7 +221,7 @@ def _is_stopped(pid: int) -> bool:
     try:
         return psutil.Process(pid).status() == psutil.STATUS_STOPPED
     except psutil.NoSuchProcess:
-        # A backend of PostgreSQL that had just ended by itself.
+        # A PostgreSQL backend that has just ended by itself.
         return True
 
 

@@ -1,4 +1,4 @@
-"""Numbers of a run: how long the truth took, and what was met. Pure."""
+"""Statistics of a run: times until payments were final, and counts of answers and acts. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chaos.evidence import Evidence, ExchangeRow, Window
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """How a time is spread, in seconds."""
+    """Percentiles of times, in seconds."""
 
     count: int
     p50_s: float
@@ -22,12 +22,12 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class LostAnswers:
-    """From a lost answer to the truth, counted from when the provider itself had it.
+    """Seconds to the final status from a lost answer, or from the provider's own end if later.
 
-    `on_the_wire`: the gateway knew that it had lost the answer. `alone`: those of them that met
-    no second fault before the truth was known. `with_its_process`: the worker died or slept with
-    it, and its lease had to end first. `planned`: two faults were planned for it (planned_pairs.py);
-    it counts here and nowhere else.
+    `on_the_wire`: the gateway recorded that it lost the answer. `alone`: those of them that met
+    no second fault before the payment was final. `with_its_process`: the worker was killed or
+    frozen during the exchange, and its lease had to end first. `planned`: two faults were planned
+    for it (planned_pairs.py); it counts here and nowhere else.
     """
 
     on_the_wire: Spread
@@ -39,9 +39,9 @@ class LostAnswers:
 def lost_answers(
     evidence: Evidence, disturbed: Sequence[Window], planned_keys: Collection[str] = ()
 ) -> LostAnswers:
-    """The times of all payments whose first submission's answer was lost, and that have ended.
+    """The times of all final payments whose first submission's answer was lost.
 
-    `disturbed`: when processes that a payment's way leads through were broken.
+    `disturbed`: when processes that every payment depends on were broken.
     """
     ended_at = {row.reference: row.ended_at for row in evidence.creations}
     final_at = {row.id: row.final_at for row in evidence.payments}
@@ -76,7 +76,7 @@ def spread(seconds: Sequence[float]) -> Spread:
 
 
 def answer_counts(evidence: Evidence) -> Mapping[str, int]:
-    """How the API answered, by status; what never came by its error."""
+    """The API's answers by status and code; where none was received, by the client's error."""
     found: Counter[str] = Counter()
     for line in evidence.lines:
         if line.outcome != "asked":
@@ -87,18 +87,18 @@ def answer_counts(evidence: Evidence) -> Mapping[str, int]:
 
 
 def act_counts(evidence: Evidence) -> Mapping[str, int]:
-    """How many requests of each sort were sent."""
+    """How many requests of each act were sent."""
     return dict(Counter(line.act for line in evidence.lines if line.outcome == "asked"))
 
 
 def _struck_again(evidence: Evidence) -> set[str | None]:
-    """References that met more than one of the provider's faults."""
+    """References of requests that met more than one of the provider's faults."""
     faults = Counter(row.reference for row in evidence.wire if row.fault)
     return {reference for reference, count in faults.items() if count > 1}
 
 
 def _without_a_lost_claim(evidence: Evidence) -> set[str]:
-    """Payments of which each claim wrote down what it saw: no worker died or slept with one."""
+    """Payments of which each claim recorded its result: no worker died or froze during one."""
     written = Counter(one.payment_id for one in evidence.exchanges if one.finished_at is not None)
     return {row.id for row in evidence.payments if written[row.id] == row.generation}
 

@@ -1,7 +1,7 @@
-"""What the clients saw, line by line, while they saw it: asked, answered, or not known.
+"""What the clients sent and received, recorded line by line: asked, ok, refused or unknown.
 
 A timeout, a broken connection and a 5xx are `unknown`, never a failure: the request may have
-been done. One line of JSON for each, flushed, so that a run that dies leaves its story.
+been processed. One line of JSON for each, flushed, so that a run that crashes leaves its history.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TRANSIENT: Final = frozenset({HTTPStatus.TOO_MANY_REQUESTS})
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line: a request that leaves, or what became of it (with the same `call`)."""
+    """One line: a request before it is sent, or its outcome (with the same `call`)."""
 
     at: float
     call: int
@@ -43,7 +43,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a client asks for, said before it is sent."""
+    """A client's request, recorded before it is sent."""
 
     client: str
     tenant: str
@@ -54,7 +54,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came back: an HTTP answer, or in its place the word for why none came."""
+    """An HTTP answer, or the name of the error if there was none."""
 
     status: int | None = None
     body: str = ""
@@ -79,7 +79,7 @@ class Reply:
         return _text(self.document().get("code"))
 
     def document(self) -> dict[str, object]:
-        """The body as JSON; empty when it is none."""
+        """The body as JSON; empty when it is not a JSON object."""
         try:
             found = json.loads(self.body)
         except ValueError:
@@ -97,7 +97,7 @@ class History:
         self.lines: list[Line] = []
 
     def __enter__(self) -> Self:
-        """Hand out the history."""
+        """Return the history itself."""
         return self
 
     def __exit__(
@@ -110,14 +110,14 @@ class History:
         self._file.close()
 
     def asked(self, what: Asked, body: object = None) -> int:
-        """Note a request before it leaves; its number."""
+        """Record a request before it is sent; return its number."""
         call = next(self._calls)
         text = None if body is None else json.dumps(body)
         self._add(Line(time.time(), call, outcome="asked", body=text, **asdict(what)))
         return call
 
     def answered(self, what: Asked, call: int, reply: Reply) -> None:
-        """Note what became of it."""
+        """Record the outcome of a request."""
         self._add(
             Line(
                 time.time(),
@@ -133,7 +133,7 @@ class History:
         )
 
     def count(self, outcome: Outcome) -> int:
-        """How many lines of this outcome there are by now."""
+        """The number of lines with this outcome so far."""
         with self._lock:
             return sum(line.outcome == outcome for line in self.lines)
 

@@ -1,4 +1,4 @@
-"""What must hold over all keys together. Pure."""
+"""Rules that must hold over all keys together. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from chaos.cases import Finding, Verdict, owners, read_body
 from chaos.evidence import Creation, Evidence, Movement
 from chaos.history import keys_of
 
-# The simulator's and PostgreSQL's clock are the machine's, read at different moments.
+# The simulator and PostgreSQL use the machine's clock, but read it at different moments.
 CLOCKS_APART_S: Final = 0.01
-# After PostgreSQL is back, connections that broke are still being found out.
+# After PostgreSQL is back, processes still discover broken connections.
 DATABASE_SLACK_S: Final = 5.0
-# Receivers refuse what is stamped five minutes aside; an exchange takes some seconds of them.
+# Receivers refuse a timestamp more than five minutes off; an exchange takes some seconds of that.
 STAMP_MAX_S: Final = 60.0
 _UNAUTHORIZED: Final = 401
 _SERVICE_UNAVAILABLE: Final = 503
@@ -28,7 +28,7 @@ Rule = Callable[[Evidence], Said]
 
 
 def judge_all(evidence: Evidence) -> list[Finding]:
-    """All that is wrong and belongs to no single key."""
+    """All broken rules that belong to no single key."""
     return [finding for rule in RULES for finding in rule(evidence)]
 
 
@@ -51,7 +51,7 @@ def _no_money_moves_unknown(evidence: Evidence) -> Said:
 
 
 def _sums_are_equal(evidence: Evidence) -> Said:
-    """What each tenant was told is paid is what the provider moved for it."""
+    """Each tenant's sum of SUCCESSFUL payments is the sum that the provider moved for it."""
     owner = owners(evidence)
     tenant_of = {row.id: row.tenant for row in evidence.payments}
     ours: dict[tuple[str, str], Decimal] = defaultdict(Decimal)
@@ -71,9 +71,9 @@ def _sums_are_equal(evidence: Evidence) -> Said:
 
 
 def _nothing_leaves_unwritten(evidence: Evidence) -> Said:
-    """Before each submission on the wire, a row of its own was committed.
+    """Before each submission was sent, a row of its own was committed.
 
-    One claim may send twice: under a new token, after a 401.
+    One claim may send twice: after a 401, under a new token.
     """
     written = defaultdict(list)
     for exchange in evidence.exchanges:
@@ -102,7 +102,7 @@ def _one_reference_for_each_payment(evidence: Evidence) -> Said:
 
 
 def _tenants_see_only_their_own(evidence: Evidence) -> Said:
-    """By id, and in lists."""
+    """Tenant isolation, by id and in lists."""
     owner = {row.id: row.tenant for row in evidence.payments}
     for line in evidence.lines:
         if line.act == "peek" and line.outcome in ("ok", "refused") and line.status != _NOT_FOUND:
@@ -120,7 +120,7 @@ def _tenants_see_only_their_own(evidence: Evidence) -> Said:
 
 
 def _every_error_is_explained(evidence: Evidence) -> Said:
-    """Whatever is not a 2xx is a problem document with a code."""
+    """Every answer of 400 or more is a problem document with a code."""
     bare = [
         line
         for line in evidence.lines
@@ -134,7 +134,7 @@ def _every_error_is_explained(evidence: Evidence) -> Said:
 
 
 def _redis_is_not_needed(evidence: Evidence) -> Said:
-    """Without Redis, only the database's absence may turn a request away."""
+    """Without Redis, a request may be refused with 503 only while the database is unavailable."""
     if evidence.redis:
         return
     for line in evidence.lines:
@@ -148,7 +148,7 @@ def _redis_is_not_needed(evidence: Evidence) -> Said:
 
 
 def _every_event_is_told(evidence: Evidence) -> Said:
-    """G7: each line of each story has come, signed, to its tenant's address, and was taken."""
+    """G7: each event was delivered to its tenant's endpoint, and answered with 200."""
     if evidence.told is None:
         return
     taken = {(one.tenant, one.payment_id, one.sequence) for one in evidence.told if one.taken}
@@ -164,7 +164,7 @@ def _every_event_is_told(evidence: Evidence) -> Said:
 
 
 def _one_message_has_one_body(evidence: Evidence) -> Said:
-    """G7: the same id and bytes at every try."""
+    """G7: a webhook id has the same bytes at every attempt."""
     bodies: dict[str, set[str]] = defaultdict(set)
     for one in evidence.told or ():
         bodies[one.message_id].add(one.digest)
@@ -173,7 +173,7 @@ def _one_message_has_one_body(evidence: Evidence) -> Said:
 
 
 def _news_are_the_tenants_own(evidence: Evidence) -> Said:
-    """Signed with its secret, stamped with the true time, about its payments."""
+    """Webhooks have the tenant's signature and the true time, and concern its payments."""
     tenant_of = {row.id: row.tenant for row in evidence.payments}
     for one in evidence.told or ():
         if not one.genuine:
@@ -186,7 +186,7 @@ def _news_are_the_tenants_own(evidence: Evidence) -> Said:
 
 
 def _news_come_in_order(evidence: Evidence) -> Said:
-    """An event was first taken after all that came before it in its payment."""
+    """An event was first accepted after all earlier events of its payment."""
     first: dict[str, list[int]] = defaultdict(list)
     for one in sorted(evidence.told or (), key=lambda one: one.at):
         if one.taken and one.payment_id and one.sequence is not None:

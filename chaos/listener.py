@@ -1,4 +1,4 @@
-"""The tenants' servers: moody while the run lasts, they keep all that they are told."""
+"""The tenants' webhook servers: they answer at random during the run, and record every webhook."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from chaos.evidence import Told
 
 # A status and headers.
 Reply = tuple[int, Mapping[str, str]]
-# Of a hundred answers so many are taken, refused, left without a word, and slow.
+# Percentages of answers: accepted, refused, connection closed without an answer, slow.
 _TAKEN, _REFUSED, _CUT, _SLOW = 70, 15, 8, 7
 SLOW_S: Final = 2.0
 _REFUSALS: Final[tuple[Reply, ...]] = (
@@ -35,7 +35,7 @@ _ADD_MAX_S: Final = 30.0
 
 @dataclass
 class Listener:
-    """`told`: every POST. After `calm` everything is taken."""
+    """`told`: every POST received. After `calm`, all are accepted."""
 
     random: Random
     url: str = ""
@@ -45,7 +45,7 @@ class Listener:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add_endpoints(self, api_url: str, keys: Mapping[str, str]) -> None:
-        """Have each tenant told of everything, at a path of its own."""
+        """Add one webhook endpoint for each tenant, with a path of its own, for all events."""
         for tenant, key in keys.items():
             answer = requests.post(
                 f"{api_url}/api/v1/webhook-endpoints",
@@ -57,11 +57,11 @@ class Listener:
             self.secrets[tenant] = answer.json()["secret"]
 
     def calm(self) -> None:
-        """From now on take everything at once."""
+        """From now on, accept every webhook at once."""
         self._calm.set()
 
     def take(self, tenant: str, headers: Mapping[str, str], body: bytes) -> Reply | None:
-        """Keep it and say what to answer; None for no answer at all."""
+        """Record the webhook and return the answer; None for no answer at all."""
         status, more = self._mood()
         if status == 0:
             status, more = 200, {}
@@ -72,7 +72,7 @@ class Listener:
         return None if status == -1 else (status, more)
 
     def _mood(self) -> Reply:
-        """A status; 0 for a slow 200, -1 for none."""
+        """A status and headers; status 0 means a slow 200, -1 no answer."""
         if self._calm.is_set():
             return 200, {}
         with self._lock:
@@ -102,7 +102,7 @@ class Listener:
         )
 
     def _is_genuine(self, tenant: str, headers: Mapping[str, str], body: bytes) -> bool:
-        """By the specification, not by the gateway's code."""
+        """Check the signature by the specification, not with the gateway's code."""
         key = base64.b64decode(self.secrets[tenant].removeprefix("whsec_"))
         content = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
         wanted = base64.b64encode(hmac.digest(key, content, "sha256")).decode()
@@ -111,7 +111,7 @@ class Listener:
 
 @contextmanager
 def listening(random: Random) -> Iterator[Listener]:
-    """A listener at a port of its own."""
+    """A listener on a free port."""
     listener = Listener(random)
 
     class Handler(BaseHTTPRequestHandler):
@@ -128,7 +128,7 @@ def listening(random: Random) -> Iterator[Listener]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Print nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

@@ -1,8 +1,8 @@
-"""What may become of two following requests of one payment: every ordered pair of effects. Pure.
+"""The faults of two consecutive requests of one payment: every ordered pair of effects. Pure.
 
-Effects are faults of the simulator. The first strikes a payment's first submission, the second its
-next submission or its first status questions. The same tables serve the chaos runs and the table of
-docs/pairs.md; the simulation, which has effects of its own, has tests/simulation/pairs.py.
+Effects are faults of the simulator. The first applies to a payment's first submission, the second
+to its next submission or its first status checks. The same tables serve the chaos runs and the
+table of docs/pairs.md; the simulation has effects of its own, in tests/simulation/pairs.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LATE_S: Final = 16.5
 
 
 class Second(StrEnum):
-    """What the second effect happens to."""
+    """The kind of request that the second effect applies to."""
 
     SUBMISSION = "submission"
     QUESTION = "question"
@@ -31,7 +31,7 @@ class Effect:
 
     `lasts`: it also happens to all later requests of that operation. `is_late`: the caller gives
     up before the answer. `on_the_wire`: the request does not arrive at all, which the simulator
-    can't cause; only tests with a transport of their own play it.
+    can't cause; only tests with a transport of their own can.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Effect:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two effects on two following requests of one payment."""
+    """Two effects on two consecutive requests of one payment."""
 
     first: Effect
     second: Effect
@@ -58,7 +58,7 @@ def _taken(name: str, kind: str = "", **parameters: str | float) -> Effect:
     return Effect(f"taken, {name}", kind, parameters)
 
 
-# A submission that the provider takes.
+# Submissions that the provider accepts.
 TAKEN: Final = (
     _taken("202"),
     _taken("401", "accept_then_401"),
@@ -76,7 +76,7 @@ TAKEN: Final = (
     Effect("taken, too late", "accept_then_hang", {"delay_s": LATE_S}, is_late=True),
     Effect("taken after we left", "hang", {"delay_s": LATE_S}, is_late=True),
 )
-# A submission that the provider makes nothing of, and it says so.
+# Submissions that the provider refuses, with an answer that says so.
 REFUSED: Final = (
     Effect("refused, 400", "refuse_400", lasts=True),
     Effect("refused, 403", "html_403", lasts=True),
@@ -84,7 +84,7 @@ REFUSED: Final = (
     Effect("refused, NOT_ALLOWED", "refuse_500_code", {"code": "NOT_ALLOWED"}, lasts=True),
     Effect("refused, PAYER_NOT_FOUND", "refuse_500_code", {"code": "PAYER_NOT_FOUND"}, lasts=True),
 )
-# A submission that the provider makes nothing of, and it does not say so.
+# Submissions that create nothing, with an answer (or none) that does not prove it.
 LOST: Final = (
     Effect("401", "unauthorized_401"),
     Effect("out of quota", "quota_403"),
@@ -98,7 +98,7 @@ LOST: Final = (
     Effect("lease over", on_the_wire=True),
 )
 SUBMISSIONS: Final = (*TAKEN, *REFUSED, *LOST)
-# What is said to a question.
+# Answers to a status check.
 QUESTIONS: Final = (
     Effect("the truth"),
     Effect("not found", "status_404"),
@@ -119,8 +119,9 @@ QUESTIONS: Final = (
     Effect("too late", "slow", {"delay_s": LATE_S}, is_late=True),
 )
 
-# What a chaos run can play: nothing that holds a worker's thread until its caller gives up, and one
-# of those that look alike to the gateway. A refusal of the only request is an end: nothing follows.
+# What a chaos run can test: no effect that blocks a worker's thread until its caller gives up, and
+# one of those that look alike to the gateway. A refusal of the only request ends the payment, so
+# that no second request follows.
 _ALIKE: Final = frozenset(
     {
         *("taken, 409", "taken, bare 500", "taken, half a 200", "taken, empty 200", "409"),
@@ -137,7 +138,7 @@ def _playable(effects: tuple[Effect, ...]) -> tuple[Effect, ...]:
 
 
 def pairs_of_a_run() -> tuple[Pair, ...]:
-    """Every pair that a chaos run is to meet."""
+    """Every pair that a chaos run must cover."""
     firsts = [one for one in _playable(SUBMISSIONS) if one not in REFUSED]
     return tuple(
         Pair(first, second, of)

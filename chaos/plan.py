@@ -1,6 +1,6 @@
-"""What a run will do, from its seed alone. Pure: the same seed gives the same plan, anywhere.
+"""The plan of a run, made from its seed alone. Pure: the same seed gives the same plan, anywhere.
 
-When each thing happens to meet a request depends on the machine; what is tried does not.
+Which request a fault meets depends on the machine; which faults are planned does not.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ CLIENTS_PER_TENANT: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One run: the provider's weather, the disasters, what each client does, and which of its
-    payments meet a pair of faults.
+    """One run: the provider's faults, the process faults, each client's script, and the payments
+    that meet a pair of faults.
     """
 
     seed: int
@@ -36,7 +36,7 @@ class Plan:
     pairs: tuple[PlannedPair, ...] = ()
 
     def as_json(self) -> str:
-        """The whole plan, to be kept beside the report."""
+        """The whole plan, to be stored beside the report."""
         return json.dumps(asdict(self), indent=1)
 
     def digest(self) -> str:
@@ -45,8 +45,8 @@ class Plan:
 
 
 def make_plan(seed: int, *, seconds: float, redis: bool = True) -> Plan:
-    """The plan of this seed. Each part draws from a stream of its own, so that a change of one
-    does not shuffle the others.
+    """The plan of this seed. Each part draws from a random stream of its own, so that a change of
+    one part does not change the others.
     """
     streams = _streams(seed)
     scripts = write_scripts(
@@ -68,5 +68,5 @@ def make_plan(seed: int, *, seconds: float, redis: bool = True) -> Plan:
 
 
 def _streams(seed: int) -> Mapping[str, Random]:
-    # A text as seed: Python hashes it in a way that all its versions share.
+    # The seed is a text: all versions of Python hash a text seed in the same way.
     return {name: Random(f"{seed}/{name}") for name in ("weather", "disasters", "scripts", "pairs")}

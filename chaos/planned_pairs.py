@@ -1,6 +1,6 @@
 """The pairs of a run: which payment of which client meets which two effects, and which were met.
 
-`python -m chaos.planned_pairs var/chaos/*/pairs.json` sums up several runs. Pure but for that.
+`python -m chaos.planned_pairs var/chaos/*/pairs.json` sums up several runs. Pure except for that.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from chaos.pairs import Effect, Pair, Second, pairs_of_a_run
 from chaos.provider_faults import SCRIPTED_PAYERS, ProviderFault
 from chaos.scripts import Script, Step, masked
 
-# A client's first payments are like any other's: a run that is over soon has some of these too.
+# A client's first payments have no pair, so that even a short run has some ordinary payments.
 _STEPS_BEFORE: Final = 3
-# Of a client's payments every so many-th has a pair.
+# One in this many of a client's payments has a pair.
 _EVERY: Final = 2
-# Long enough for "not found" to be answered by a second submission.
+# Long enough that the gateway answers "not found" with a second submission.
 HIDDEN_S: Final = 8.0
 _PAYER: Final = SCRIPTED_PAYERS + "{:06}"
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedPair:
-    """A payment that meets this pair: its key and payer, and the faults that are set for it."""
+    """A payment for one pair: its key and payer, and the faults that are set for it."""
 
     name: str
     key: str
@@ -41,9 +41,9 @@ class PlannedPair:
 def plan_pairs(
     draw: Random, scripts: Sequence[Script]
 ) -> tuple[tuple[PlannedPair, ...], tuple[Script, ...]]:
-    """Give each pair to a payment, in an order of this run's; the scripts with their payers.
+    """Give each pair to a payment, in random order; return the pairs and the changed scripts.
 
-    The clients take turns. How far a run comes is the machine's business.
+    The clients take turns. How many pairs a run reaches depends on the machine.
     """
     pairs = list(pairs_of_a_run())
     draw.shuffle(pairs)
@@ -66,7 +66,7 @@ def plan_pairs(
 
 
 def met_pairs(planned: Sequence[PlannedPair], evidence: Evidence) -> Mapping[str, int]:
-    """How often each pair happened as it was planned, by the provider's own log; with zeros."""
+    """How often each pair happened as planned, by the provider's own log; pairs with 0 included."""
     calls: dict[str | None, list[WireRequest]] = defaultdict(list)
     for row in sorted(evidence.wire, key=lambda one: one.at):
         calls[row.reference].append(row)
@@ -81,7 +81,7 @@ def met_pairs(planned: Sequence[PlannedPair], evidence: Evidence) -> Mapping[str
 
 
 def never_met(counts: Mapping[str, int]) -> Sequence[str]:
-    """The pairs that did not happen."""
+    """The pairs that never happened."""
     return [name for name, count in counts.items() if not count]
 
 
@@ -117,7 +117,7 @@ def _happened(pair: Pair, calls: Sequence[WireRequest]) -> bool:
 
 
 def main(files: Sequence[str]) -> int:
-    """Sum up pairs.json of several runs; 1 if a pair was met in none of them."""
+    """Sum up pairs.json of several runs; return 1 if a pair was met in none of them."""
     found = Counter(dict.fromkeys(map(str, pairs_of_a_run()), 0))
     for file in files:
         found.update(json.loads(Path(file).read_text(encoding="utf-8")))

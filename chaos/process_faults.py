@@ -1,6 +1,6 @@
-"""What happens to the processes, and when. Pure: drawn from a stream.
+"""Faults of processes, and their times. Pure: drawn from a random stream.
 
-Every kind comes at least once; two never meet at the same process, so that each is seen to act.
+Every kind occurs at least once; two never overlap at one process, so that each can be observed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-# What is done, to one of which processes, for how long (seconds).
+# The processes that a fault can be injected into.
 API: Final = ("api",)
 WORKERS: Final = ("worker-1", "worker-2")
 BEATS: Final = ("beat-1", "beat-2")
@@ -19,23 +19,23 @@ POSTGRES: Final = ("postgres",)
 REDIS: Final = ("redis",)
 BROKER: Final = ("broker",)
 
-# A claim's lease is 30 s: whoever sleeps longer has lost it, and must notice.
+# A claim's lease is 30 s: a worker frozen for longer has lost it, and must notice.
 PAST_LEASE_S: Final = (33.0, 35.0)
-# After it is over, a process needs a while to be itself again: imports, reconnects, recovery.
+# After a fault a process needs time to recover: imports, reconnects, recovery.
 RECOVERY_S: Final = 3.0
-# The first moments are for the clients, the last for what was begun.
+# No fault in the first seconds (clients start) and in the last (open work finishes).
 QUIET_START_S: Final = 2.0
 QUIET_END_S: Final = 1.0
-# With all kinds once in a minute, a longer run repeats them at the same pace.
+# All kinds once in each minute; a longer run repeats them at the same rate.
 ROUND_S: Final = 60.0
-# A run shorter than this has room for some of the kinds only.
+# A shorter run has time for only some of the kinds.
 ALL_KINDS_FROM_S: Final = 45.0
 _TRIES_MAX: Final = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A way to do harm: the act, whom it can meet, how long it lasts."""
+    """A kind of fault: the act, the processes it can apply to, and its duration in seconds."""
 
     act: str
     targets: tuple[str, ...]
@@ -72,7 +72,7 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 @dataclass(frozen=True, slots=True)
 class ProcessFault:
-    """One act against one process."""
+    """One fault of one process."""
 
     at_s: float
     name: str
@@ -81,19 +81,19 @@ class ProcessFault:
 
     @property
     def kind(self) -> Kind:
-        """What is done."""
+        """The kind of the fault."""
         return KINDS[self.name]
 
 
 def choose_process_faults(draw: Random, *, seconds: float, redis: bool) -> tuple[ProcessFault, ...]:
-    """Every kind once in each minute, at moments of its own; in a short run some of them."""
+    """Every kind once in each minute, at random times; in a short run only some of them."""
     kinds = kinds_for(seconds=seconds, redis=redis)
     if seconds < ALL_KINDS_FROM_S:
         kinds = tuple(draw.sample(kinds, round(len(kinds) * seconds / ALL_KINDS_FROM_S)))
     rounds = max(1, round(seconds / ROUND_S))
     wanted = [name for name in kinds for _ in range(rounds)]
     lasting = {name: KINDS[name].lasts_s for name in wanted}
-    # The long ones first: the short ones find a place between them.
+    # Place the long ones first; the short ones fit between them.
     drawn = [(round(draw.uniform(*lasting[name]), 2), draw.random(), name) for name in wanted]
     placed: list[ProcessFault] = []
     for lasts_s, _, name in sorted(drawn, reverse=True):
@@ -120,7 +120,7 @@ def _place(
         one = ProcessFault(round(draw.uniform(QUIET_START_S, latest), 2), name, target, lasts_s)
         if not any(_meet(one, other) for other in placed):
             return one
-    # No room left: they meet, and whoever comes second waits for the first to be over.
+    # No room left: the two overlap, and the second waits until the first is over.
     return one
 
 

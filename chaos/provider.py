@@ -1,4 +1,4 @@
-"""The simulator's admin API: weather in, evidence out."""
+"""The simulator's admin API: sets faults and settings, reads evidence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chaos.provider_faults import OF_TOKENS, ProviderFault, ProviderFaultPlan, f
 
 ADMIN_TIMEOUT_S: Final = 10.0
 PAGE: Final = 5_000
-# The simulator's log of requests does not show these two; it counts them at the fault itself.
+# The simulator's log of requests does not show these two kinds; the fault itself counts them.
 COUNTED_AT_THE_FAULT: Final = ("invisible", "callback")
 _RETRY_S: Final = 0.2
 
@@ -28,9 +28,9 @@ class ProviderAdmin:
         self._url = f"{url}/_admin"
 
     def configure(self, weather: ProviderFaultPlan, first: Sequence[ProviderFault] = ()) -> None:
-        """Its settings and background faults, after those of `first`; a restart forgets both.
+        """Set `first`, the background faults and the settings; a restart loses them all.
 
-        The faults in one request: what waits for a provider that comes back is there at once.
+        All faults go in one request, so that a restarted provider has all of them at once.
         """
         self.add(*first, *weather.background)
         self._post("settings", dict(weather.settings))
@@ -40,16 +40,16 @@ class ProviderAdmin:
         self._post("faults", {"faults": [fault.document() for fault in faults]})
 
     def void_tokens(self) -> None:
-        """End every token now."""
+        """Expire every token now."""
         self._post("tokens/expire", {})
 
     def faults(self) -> list[Row]:
-        """Those that are set, with how often each has struck."""
+        """The faults that are set, each with how often it was applied."""
         found: list[Row] = self._get("faults", {})["data"]
         return found
 
     def clear(self) -> None:
-        """Take all faults away; settings stay."""
+        """Remove all faults; settings stay."""
         requests.delete(f"{self._url}/faults", timeout=ADMIN_TIMEOUT_S).raise_for_status()
 
     def rows(self, view: str) -> Iterator[Row]:
@@ -72,7 +72,7 @@ class ProviderAdmin:
 
 
 class Storm:
-    """Brings the weather: the background at once, each strike at its moment."""
+    """Sets the provider's faults: the background at once, each one-time fault at its time."""
 
     def __init__(
         self,
@@ -80,16 +80,16 @@ class Storm:
         weather: ProviderFaultPlan,
         scripted: Sequence[ProviderFault] = (),
     ) -> None:
-        """`scripted`: faults for single payments. They come before the others."""
+        """`scripted`: faults for single payments. They take precedence over the others."""
         self._admin = admin
         self._weather = weather
         self._scripted = scripted
         self._over = threading.Event()
-        # Held while the provider is away: what is set in it meanwhile would be forgotten.
+        # Held while the provider is restarted: faults set meanwhile would be lost.
         self.provider_is_there = threading.Lock()
         self._counted: Counter[str] = Counter()
         self._pending: list[ProviderFault] = []
-        # Those of tokens apart, for they wait for each other.
+        # Faults of tokens have a thread of their own, because each waits for the previous one.
         self._threads = [
             threading.Thread(target=self._strike_in_turn, args=[strikes], name="storm", daemon=True)
             for strikes in (
@@ -99,13 +99,13 @@ class Storm:
         ]
 
     def begin(self) -> None:
-        """Set what single payments meet and the background; start the clock of the strikes."""
+        """Set the payments' own faults and the background; start the clock of the others."""
         self._admin.configure(self._weather, self._scripted)
         for thread in self._threads:
             thread.start()
 
     def end(self) -> None:
-        """Take all faults away."""
+        """Remove all faults."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -114,19 +114,19 @@ class Storm:
             self._admin.clear()
 
     def is_spent(self) -> bool:
-        """Whether every strike has found a call to strike."""
+        """Whether every one-time fault has been applied, except those for single payments."""
         if any(thread.is_alive() for thread in self._threads):
             return False
         try:
             with self.provider_is_there:
                 faults = self._admin.faults()
-                # Those of single payments wait for clients who may have no time for them.
+                # Faults for single payments may wait for requests that clients do not get to send.
                 return not any(row["left"] for row in faults if not row["match"])
         except requests.RequestException:
             return False
 
     def before_restart(self) -> None:
-        """Count what has struck, and keep what has not: a restart forgets both."""
+        """Count the applied faults, and keep those not applied yet: a restart loses both."""
         self._count()
         unspent = [row for row in self._admin.faults() if row["left"] and not row["applied"]]
         self._pending += [
@@ -140,14 +140,14 @@ class Storm:
         ]
 
     def after_restart(self) -> None:
-        """Set again what was forgotten, in its order."""
+        """Set the lost faults again, in their order."""
         self._admin.configure(self._weather, sorted(self._pending, key=lambda one: not one.match))
         if any(fault.operation == OF_TOKENS for fault in self._pending):
             self._admin.void_tokens()
         self._pending.clear()
 
     def hits(self, requests_seen: Iterator[Row]) -> Counter[str]:
-        """How often each kind has struck, from the provider's log of requests where it shows."""
+        """How often each kind was applied, by the provider's log of requests where possible."""
         found = Counter(self._counted)
         for row in requests_seen:
             for kind in (row["fault"] or "").split("+"):
@@ -156,7 +156,7 @@ class Storm:
         return found
 
     def strike(self, fault: ProviderFault) -> None:
-        """Set a fault that strikes once; a token's also ends the tokens, or it would wait long."""
+        """Set a one-time fault. A token fault also expires the tokens, so that it applies soon."""
         self._admin.add(fault)
         if fault.operation == OF_TOKENS:
             self._admin.void_tokens()
@@ -176,14 +176,15 @@ class Storm:
                         self.strike(fault)
                         return
             except requests.RequestException:
-                # It is frozen: later.
+                # The provider is frozen: try again later.
                 pass
             self._over.wait(_RETRY_S)
 
     def _tokens_are_struck(self) -> bool:
-        """Whether a fault of a token waits for its call.
+        """Whether a token fault has not been applied yet.
 
-        While all workers are frozen they would pile up, and be an outage of minutes afterwards.
+        While all workers are frozen, token faults would accumulate and cause an outage of minutes
+        afterwards.
         """
         return any(row["operation"] == OF_TOKENS and row["left"] for row in self._admin.faults())
 

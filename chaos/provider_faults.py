@@ -1,7 +1,7 @@
-"""What the provider does wrong, and how it behaves otherwise. Pure: drawn from a stream.
+"""The provider's faults and settings in a run. Pure: drawn from a random stream.
 
-A background of faults strikes any call by chance; besides, each kind strikes a few times for
-sure, at its own moment, so that a short run meets every kind.
+Background faults apply to any request by chance. In addition, one-time faults of each kind are
+set at times of their own, so that a short run meets every kind.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from typing import Final
 
 Parameters = Mapping[str, str | float]
 
-# Numbers that begin so are of payments with faults of their own (planned_pairs.py).
+# Payers whose number begins so have faults of their own (planned_pairs.py).
 SCRIPTED_PAYERS: Final = "256779"
-# The operation whose faults end tokens.
+# The operation whose faults expire tokens.
 OF_TOKENS: Final = "token"
-# (operation, kind) → parameters that are drawn from. Names are the simulator's.
+# (operation, kind) → parameter values to draw from. Names are the simulator's.
 _ANYWHERE: Final[Mapping[str, Mapping[str, tuple[str | float, ...]]]] = {
     "refuse_400": {},
     "refuse_500_code": {"code": ("NOT_ALLOWED", "PAYER_NOT_FOUND")},
@@ -62,16 +62,16 @@ CALLBACK_MODES: Final = (
     *("none", "twice", "times", "late", "early", "out_of_order"),
     *("wrong_amount", "forged", "contradictory"),
 )
-# Rare enough that most payments have a quiet life beside those that are struck.
+# Low enough that most payments meet no fault.
 _CHANCE_MIN: Final = 0.002
 _CHANCE_MAX: Final = 0.014
-# A hang holds a thread of the worker for seconds.
+# A hang blocks a thread of the worker for seconds.
 _HANG_CHANCE_MAX: Final = 0.004
 _CALLBACK_CHANCE: Final = 0.04
-# Sure strikes of each kind for each minute, and the part of the run in which they come.
+# One-time faults of each kind per minute, and the part of the run in which they are set.
 _STRIKES_PER_MINUTE: Final = 2
-# After some failures in a row a token is asked for every 10 s. Faults of tokens that come as often
-# would be an outage to the end of the run, and nothing else would be met.
+# After some failures in a row the gateway requests a token only every 10 s. Token faults at that
+# rate would cause an outage until the end of the run, and no other fault would be met.
 _TOKENS_EVERY: Final = 5
 _STRIKES_FROM: Final = 0.05
 _STRIKES_UNTIL: Final = 0.8
@@ -80,10 +80,10 @@ _SEED_BITS: Final = 31
 
 @dataclass(frozen=True, slots=True)
 class ProviderFault:
-    """One fault: by chance all along, or (with a time) once.
+    """One fault: by chance during the whole run, or (with `at_s`) once.
 
-    `match`, `nth`: only such calls, and only from the n-th of a payment on; see the simulator.
-    Without a match it spares the payers that have faults of their own.
+    `match`, `nth`: only such requests, and only from the n-th of a payment on; see the simulator.
+    Without a match it does not apply to payers that have faults of their own.
     """
 
     operation: str
@@ -97,11 +97,11 @@ class ProviderFault:
 
     @property
     def name(self) -> str:
-        """What hits are counted under."""
+        """The name under which its applications are counted."""
         return fault_name(self.operation, self.kind, self.parameters)
 
     def document(self) -> dict[str, object]:
-        """As the simulator's admin API takes it."""
+        """The fault as the simulator's admin API expects it."""
         return {
             "kind": self.kind,
             "operation": self.operation,
@@ -117,7 +117,7 @@ class ProviderFault:
 
 @dataclass(frozen=True, slots=True)
 class ProviderFaultPlan:
-    """How the provider behaves in this run."""
+    """The provider's faults and settings in this run."""
 
     settings: Mapping[str, str | float]
     background: tuple[ProviderFault, ...]
@@ -137,7 +137,7 @@ def fault_name(operation: str, kind: str, parameters: Mapping[str, object]) -> s
 
 
 def choose_provider_faults(draw: Random, *, seconds: float) -> ProviderFaultPlan:
-    """Draw the provider's settings, its background faults and the sure strikes."""
+    """Draw the provider's settings, its background faults and the one-time faults."""
     return ProviderFaultPlan(
         settings={
             "approval_delay_s": round(draw.uniform(0.1, 1.2), 2),

@@ -1,4 +1,4 @@
-"""The verdict of a run for people: the last lines on the screen, and report.md. Pure."""
+"""The result of a run for people: the last lines on the screen, and report.md. Pure."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXIT_NOT_MET: Final = 2
 
 @dataclass(frozen=True)
 class Result:
-    """A run that is over: what was planned, what was met, what was found."""
+    """A finished run: what was planned, what was met, what was found."""
 
     plan: Plan
     evidence: Evidence
@@ -40,7 +40,7 @@ class Result:
 
     @property
     def verdicts(self) -> Mapping[Verdict, int]:
-        """How many keys have each verdict: the worst of their findings."""
+        """The number of keys by verdict: each key counts with its worst finding."""
         worst: dict[object, Verdict] = {case.key: Verdict.OK for case in self.cases}
         order = list(Verdict)
         for finding in self.findings:
@@ -60,25 +60,25 @@ class Result:
 
     @property
     def not_met(self) -> Sequence[str]:
-        """The kinds that never struck."""
+        """The kinds that were never met."""
         return [name for name, count in self.hits.items() if count == 0]
 
     @cached_property
     def pairs(self) -> Mapping[str, int]:
-        """How often each pair of faults on two requests of one payment was met, with zeros."""
+        """How often each pair of faults on one payment was met, those with 0 included."""
         return met_pairs(self.plan.pairs, self.evidence)
 
     @cached_property
     def lost_answers(self) -> LostAnswers:
-        """Times from a lost answer to the truth."""
+        """Times from a lost answer to the final status."""
         keys = {pair.key for pair in self.plan.pairs}
         return lost_answers(self.evidence, self.disturbed, keys)
 
     @property
     def disturbed(self) -> Sequence[Window]:
-        """When something was broken that every payment meets on its way.
+        """When a process was broken that every payment depends on.
 
-        Neither API nor beat is on it; that a worker was broken shows in the payments it had.
+        The API and beat are not among them; a broken worker shows in the payments it had claimed.
         """
         return [
             Window(met.began_at, met.ended_at + RECOVERY_S)

@@ -1,4 +1,4 @@
-"""One run from its plan to its report: start, disturb, heal, wait, gather, judge."""
+"""One run from its plan to its report: start, inject faults, recover, wait, gather, judge."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ from chaos.verdicts import judge_case
 
 Say = Callable[[str], None]
 
-# Everything is healed: what is still open after this long is stuck.
+# After everything is repaired, a payment that is still open after this long is stuck.
 HEAL_MAX_S: Final = 120.0
 PROGRESS_S: Final = 3.0
-# How long a run is drawn out until every planned fault has struck.
+# How much longer a run may take until every planned fault was applied.
 OVERTIME_MAX_S: Final = 90.0
 _POLL_S: Final = 0.25
-# Log events that show a fence at work.
+# Log events of fencing: a stale write, a lost lease, a contradicted amount.
 FENCES: Final = ("payment.zombie_write", "payment.lease_lost", "payment.amount_contradicted")
-# Keys that come after the first moments; Redis will hold locks for them that are nobody's.
+# Keys that clients use after the first steps; locks without a holder are planted for them in Redis.
 _AHEAD_FROM_STEP: Final = 25
 
 
 @dataclass(frozen=True, slots=True)
 class _Scene:
-    """The parts of a run while it runs."""
+    """The parts of a run in progress."""
 
     stage: Stage
     plan: Plan
@@ -63,7 +63,7 @@ class _Scene:
 def run_plan(
     plan: Plan, directory: Path, say: Say, *, overtime_max_s: float = OVERTIME_MAX_S
 ) -> Result:
-    """Carry the plan out; its files are in `directory`, which is emptied first."""
+    """Run the plan; its files are in `directory`, which is emptied first."""
     shutil.rmtree(directory, ignore_errors=True)
     clocks = directory / "clocks"
     clocks.mkdir(parents=True)
@@ -79,7 +79,7 @@ def run_plan(
             _disturb(scene, overtime_max_s)
             healed_s = _heal(scene)
             evidence = _gather(scene)
-            # What is asked in production must find nothing either: it ends with 1 if it does.
+            # The production command must find no violation either; it exits with 1 if it does.
             stage.stack.flask("invariants", "check")
             hits = scene.storm.hits(scene.sources.provider.rows("requests"))
             fenced = _fences(stage)
@@ -120,7 +120,7 @@ def _disturb(scene: _Scene, overtime_max_s: float) -> None:
     scene.crowd.start()
     started = time.monotonic()
     must_end = started + scene.plan.seconds
-    # On a slow machine some faults have not found their call when the time is over.
+    # On a slow machine some faults have not been applied yet when the time is over.
     may_end = must_end + overtime_max_s
     while (now := time.monotonic()) < must_end or (now < may_end and not scene.storm.is_spent()):
         time.sleep(PROGRESS_S)
@@ -131,7 +131,7 @@ def _disturb(scene: _Scene, overtime_max_s: float) -> None:
 
 
 def _heal(scene: _Scene) -> float:
-    """Mend all, then wait until every payment is final that can be; how long that took."""
+    """Repair everything, wait until every payment that can be final is; return the seconds."""
     scene.say("healing")
     scene.nemesis.end()
     scene.storm.end()
@@ -201,7 +201,7 @@ def _progress(scene: _Scene, passed_s: float) -> str:
 
 
 def _open_payments(scene: _Scene) -> int:
-    """Payments that can still end: a silent payer's has gone as far as it can once it waits."""
+    """Payments that can still end. A silent payer's payment stays in `awaiting_payer`."""
     query = """SELECT count(*) FROM payments
         WHERE status = 'PENDING' AND (payer_masked <> %s OR stage <> 'awaiting_payer')"""
     with suppress(psycopg.OperationalError), psycopg.connect(scene.sources.database_url) as found:
@@ -211,7 +211,7 @@ def _open_payments(scene: _Scene) -> int:
 
 
 def _untold(scene: _Scene) -> int:
-    """Deliveries still pending. Their pauses are cut short: nobody waits for 24 hours here."""
+    """Deliveries still pending. Their pauses are cut short: no run can wait for 24 hours."""
     hurry = """UPDATE webhook_deliveries SET next_attempt_at = clock_timestamp()
         WHERE status = 'pending' AND lease_until IS NULL"""
     query = """SELECT (SELECT count(*) FROM webhook_deliveries WHERE status = 'pending')

@@ -1,4 +1,4 @@
-"""What each client does, step by step. Pure: drawn from a stream."""
+"""What each client does, step by step. Pure: drawn from a random stream."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from random import Random
 from typing import Final
 from uuid import UUID
 
-# The simulator's special numbers: those that fail, the one that pays late, the one that never
-# answers. Any other number pays.
+# The simulator's special payers: those that fail, one that pays late, one that never answers. Any
+# other number pays.
 FAILING_PAYERS: Final = tuple(f"467331234{ending}" for ending in (51, 52, 55, 57, 61, 62, 63))
 LATE_PAYER: Final = "46733123454"
 SILENT_PAYER: Final = "46733123453"
-# MTN's sandbox knows one currency.
+# MTN's sandbox accepts one currency.
 CURRENCY: Final = "EUR"
 
 # pay: a new key until there is an answer. twins: the same from two threads at once.
 # replay: an earlier key again. mutate: an earlier key with another amount. borrow: a new payment
-# under a key of another tenant. peek: another tenant's payment. look: one's own, again.
-# page: one's newest payments.
+# under a key of another tenant. peek: read another tenant's payment. look: read an own payment
+# again. page: list the newest own payments.
 _WEIGHTS: Final = {
     "pay": 58,
     "twins": 10,
@@ -30,25 +30,25 @@ _WEIGHTS: Final = {
     "look": 5,
     "page": 3,
 }
-# A client that waits less than an answer takes: for it the outcome is unknown, and it asks again.
+# A client that waits for less time than an answer takes: its outcome is unknown, and it retries.
 _IMPATIENT_PART: Final = 0.15
 _IMPATIENT_S: Final = (0.004, 0.08)
 _PATIENT_S: Final = (3.0, 8.0)
 _PAUSE_S: Final = (0.05, 0.9)
-# More than any client gets done: it stops when the time is over, not when the script ends.
+# More steps than any client can do: it stops when the time is over, not at the script's end.
 _STEPS_PER_S: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is asked for."""
+    """What a client requests."""
 
     amount: int
     payer: str
     external_id: str | None
 
     def body(self, key: str) -> dict[str, object]:
-        """The request. The metadata ties each payment to its key, whatever else happens."""
+        """The request body. The metadata has the key, so that each payment can be matched to it."""
         named = {} if self.external_id is None else {"external_id": self.external_id}
         return {
             "amount": self.amount,
@@ -61,7 +61,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing to do. `pick` chooses, from 0 to 1, among what there is by then."""
+    """One step. `pick`, from 0 to 1, chooses among the payments that exist by then."""
 
     kind: str
     key: str
@@ -73,7 +73,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """All that one client may do."""
+    """All steps that one client may do."""
 
     client: str
     tenant: str
@@ -118,7 +118,7 @@ def _order(draw: Random, key: str) -> Order:
 
 
 def masked(payer: str) -> str:
-    """As the gateway writes a number where it may be read: its last three digits."""
+    """A number as the gateway shows it: masked but for its last three digits."""
     return "*" * (len(payer) - 3) + payer[-3:]
 
 

@@ -1,4 +1,4 @@
-"""The stack under test: two of everything that may be two, servers that keep their word on disk."""
+"""The stack under test: two of each process that may run twice; servers with durable writes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from devstack.servers import Servers
 from devstack.stack import Stack
 
 INJECTED: Final = Path(__file__).with_name("injected")
-# Nobody is to be turned away for asking often: what is tried here is money, not limits.
+# Rate limits must refuse no request: a run tests money, not limits.
 _NO_LIMIT: Final = "1000000 per minute"
 
 
 class RedislessStack(Stack):
-    """A stack whose programs are told of a Redis where nothing has ever answered."""
+    """A stack whose programs are configured with a Redis address where no server listens."""
 
     def await_ready(self) -> None:
-        """Workers are not waited for: one without a broker never says that it waits for work."""
-        # The servers' own, which only the migrations' settings have named.
+        """Do not wait for workers: without a broker a worker never reports that it is ready."""
+        # The stack's Redis, which only the migrations' settings have used.
         self.redis.stop()
         for name, process in self.processes.items():
             if name == "simulator":
@@ -36,7 +36,7 @@ class RedislessStack(Stack):
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The running stack, with its broker (None when the run has no Redis) and the clocks' files."""
+    """The running stack, its broker (None in a run without Redis), and the clock files' folder."""
 
     stack: Stack
     broker: RedisServer | None
@@ -45,7 +45,7 @@ class Stage:
 
 @contextmanager
 def set_stage(plan: Plan, clocks: Path) -> Iterator[Stage]:
-    """Start everything on a PostgreSQL that waits for its disk, and end it afterwards."""
+    """Start everything, with a PostgreSQL that fsyncs, and stop it afterwards."""
     with Servers(durable=True) as servers:
         broker = servers.new_redis("broker") if plan.redis else None
         make = Stack if plan.redis else RedislessStack
@@ -61,7 +61,7 @@ def set_stage(plan: Plan, clocks: Path) -> Iterator[Stage]:
 
 def _settings(broker: RedisServer | None, clocks: Path) -> Mapping[str, str]:
     if broker is not None:
-        # Locks, limits and tokens in one Redis, the doorbell in another: each can be lost alone.
+        # Locks, limits and tokens in one Redis, notifications in another: each can be lost alone.
         reached = {"CELERY_BROKER_URL": broker.url}
     else:
         reached = {"REDIS_URL": f"redis://127.0.0.1:{free_port()}/0"}

@@ -1,4 +1,4 @@
-"""One key's story from all sides in one line of time, as short as it still explains itself. Pure."""
+"""One key's events from all sources in one timeline, as short as still explains them. Pure."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ LINES_MAX = 60
 
 
 def shortest(findings: Sequence[Finding], cases: Sequence[Case]) -> Case | None:
-    """Of the worst findings' keys, the one with the shortest story."""
+    """Of the keys with the worst verdict, the one with the shortest timeline."""
     bad = [finding for finding in findings if finding.key is not None]
     if not bad:
         return None
@@ -20,7 +20,7 @@ def shortest(findings: Sequence[Finding], cases: Sequence[Case]) -> Case | None:
 
 
 def tell(case: Case) -> list[str]:
-    """The story, oldest first, in seconds since its first line."""
+    """The timeline, oldest first, in seconds since its first line."""
     told = sorted([*_of_clients(case), *_of_gateway(case), *_of_provider(case)])
     start = told[0][0] if told else 0.0
     lines = [f"{at - start:8.3f} s  {who:<9} {what}" for at, who, what in told]
@@ -35,7 +35,7 @@ def _of_clients(case: Case) -> Told:
     for line in case.lines:
         if line.act == "look":
             status = str(read_body(line).get("status")) if line.outcome == "ok" else ""
-            # Only looks that saw something new.
+            # Only queries that returned a new status.
             if line.outcome == "asked" or status in ("", seen):
                 continue
             seen = status

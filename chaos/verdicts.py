@@ -1,7 +1,7 @@
-"""The verdict on each key. Pure: one case in, what is wrong with it out; nothing is OK.
+"""The verdict on each key. Pure: takes one case, returns what is wrong with it; no finding is OK.
 
-Each rule is a function over a case. A rule that is silent has seen nothing wrong; tests provoke
-each of them.
+Each rule is a function over a case. A rule yields nothing when it finds nothing wrong; tests
+break each of them.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from chaos.evidence import Creation, Movement, PaymentRow, Shown
 from chaos.scripts import masked
 
 FINAL: Final = frozenset({"SUCCESSFUL", "FAILED"})
-# The longest that an open payment may rest before the gateway asks for it again.
+# The longest time until the gateway checks an open payment again.
 ASKED_AGAIN_WITHIN_S: Final = 1_860.0
-# Due work is taken up within a second; two such ticks and a slow machine.
+# Due work is claimed within a second; two such polls and a slow machine.
 OVERDUE_S: Final = 10.0
-# (stage before, stage after) that the story of a payment may tell. Final is never left.
+# (stage before, stage after) that consecutive events of a payment may have. Final is never left.
 LAWFUL_MOVES: Final = frozenset(
     {
         ("", "accepted"),
-        # Taking a payment in hand is no line of its story.
+        # A claim writes no event.
         ("accepted", "awaiting_payer"),
         ("accepted", "unknown"),
         ("accepted", "final"),
@@ -199,7 +199,7 @@ def _an_end_is_never_left(case: Case) -> Said:
     if len(ends) > 1:
         yield Verdict.LIE, f"seen as {' and as '.join(sorted(ends))}"
     ended_at = min((one.answered_at for one in seen if one.status in FINAL), default=None)
-    # Only what was asked for after somebody had seen the end: two that overlap may cross.
+    # Only requests sent after some client had seen the end: answers of two that overlap may cross.
     left = [one for one in seen if ended_at is not None and one.asked_at > ended_at]
     if any(one.status not in FINAL for one in left):
         yield Verdict.LIE, "seen as PENDING after an end was seen"
@@ -257,7 +257,7 @@ def _differences(case: Case, row: PaymentRow) -> list[str]:
     wanted = {
         "amount_minor": int(order.get("amount", 0)) * 100,
         "currency": order.get("currency"),
-        # The number itself rests sealed, and chaos has no key.
+        # The number itself is stored encrypted, and chaos has no key.
         "payer_masked": masked(order.get("payer", "")),
         "external_id": order.get("external_id"),
         "tenant": case.key[0],
@@ -268,7 +268,7 @@ def _differences(case: Case, row: PaymentRow) -> list[str]:
 def _same(case: Case, told: dict[str, Any], name: str) -> bool:
     asked, said = case.order.get(name), told.get(name)
     if name == "amount":
-        # Asked in whole units, told as a decimal.
+        # Requested in whole units, returned as a decimal.
         return str(said).removesuffix(".00") == str(asked)
     return bool(asked == said)
 
@@ -281,7 +281,7 @@ class _Observation:
 
 
 def _observed(case: Case) -> list[_Observation]:
-    """The status as clients saw it: by GET, and beside a replayed answer."""
+    """The statuses that clients saw: from GET, and in the header of a replayed answer."""
     asked_at = {line.call: line.at for line in case.lines if line.outcome == "asked"}
     found = []
     for line in case.lines:

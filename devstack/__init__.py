@@ -1,4 +1,4 @@
-"""The whole of Maramoja on one machine: real PostgreSQL and Redis, then every process of ours.
+"""All of Maramoja on one machine: real PostgreSQL and Redis, and every process of ours.
 
 `make run` and the tests use it; nothing in production imports it.
 """

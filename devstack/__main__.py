@@ -25,7 +25,7 @@ from devstack.report import Invitation, LiveKey, print_invitation, print_proof
 from devstack.supervisor import GRACE_MAX_S, Supervisor
 from devstack.up import MARKETS, TENANT, Options, Run
 
-# The settings that, when given, stand in place of ours. All others reach the processes as well.
+# Settings of the environment that replace the stack's own. Other settings reach the processes too.
 _SETTINGS = (
     *("DATABASE_URL", "MIGRATION_DATABASE_URL", "REDIS_URL", "CELERY_BROKER_URL", "SECRET_KEYS"),
     *("PUBLIC_BASE_URL", "LOG_LEVEL", "LOG_FORMAT", "WEBHOOK_ALLOW_PRIVATE_ADDRESSES"),
@@ -33,7 +33,7 @@ _SETTINGS = (
     *("MTN_COLLECTION_API_USER", "MTN_COLLECTION_API_KEY"),
 )
 VAR: Final = ROOT / "var"
-# Every process gets a moment to end in order, one after the other.
+# The processes end one after the other, each with its own grace time.
 _DOWN_MAX_S = 6 * GRACE_MAX_S
 
 
@@ -47,7 +47,7 @@ _DOWN_MAX_S = 6 * GRACE_MAX_S
 )
 @click.pass_context
 def main(context: click.Context, directory: Path) -> None:
-    """Maramoja on this machine: real PostgreSQL and Redis, then every process of its own."""
+    """Run Maramoja on this machine: real PostgreSQL and Redis, and every process of its own."""
     context.obj = Checkout(directory.resolve())
     if context.invoked_subcommand is None:
         context.invoke(up)
@@ -98,7 +98,7 @@ def down(checkout: Checkout) -> None:
 @main.command()
 @click.pass_obj
 def reset(checkout: Checkout) -> None:
-    """Forget all data of this checkout's stack."""
+    """Delete all data of this checkout's stack."""
     with _plain_errors():
         checkout.claim()
         with Supervisor(checkout.logs, pid_directory=checkout.pids) as supervisor:
@@ -107,7 +107,7 @@ def reset(checkout: Checkout) -> None:
         click.echo("the data is gone; `make run` starts anew")
 
 
-# All that follows is flask's, --help too.
+# All arguments go to flask, --help too.
 @main.command(
     add_help_option=False,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
@@ -117,8 +117,8 @@ def reset(checkout: Checkout) -> None:
 def flask(checkout: Checkout, arguments: tuple[str, ...]) -> None:
     """Run `flask ARGUMENTS` with the settings of the stack that runs here.
 
-    Settings that are given win. With no stack and none given, addresses where nothing answers
-    stand in, which is enough for commands that need no server, such as `openapi write`.
+    Settings of the environment take precedence. Without a running stack it uses addresses where
+    nothing answers, which is enough for commands that need no server, such as `openapi write`.
     """
     nowhere = "postgresql://nobody@localhost:1/none"
     unreachable = Addresses(nowhere, nowhere, "redis://localhost:1/0")
@@ -134,7 +134,7 @@ def flask(checkout: Checkout, arguments: tuple[str, ...]) -> None:
 
 
 def _typed_as(checkout: Checkout) -> str:
-    """How `flask` is reached from here, to be pasted."""
+    """The command that runs `flask` from the current folder, to be pasted."""
     executable = Path(sys.executable)
     if executable.is_relative_to(Path.cwd()):
         executable = executable.relative_to(Path.cwd())
@@ -167,7 +167,7 @@ def _show(run: Run) -> bool:
 @contextmanager
 def _all_in_order(checkout: Checkout) -> Iterator[Supervisor]:
     """Ctrl-C, SIGTERM and a closed terminal all end the block, and then the processes in order."""
-    # Also SIGINT: who is started in the background by a script is told to ignore it.
+    # Also SIGINT: a process that a script starts in the background ignores it by default.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     supervisor = Supervisor(checkout.logs, pid_directory=checkout.pids)
@@ -176,7 +176,7 @@ def _all_in_order(checkout: Checkout) -> Iterator[Supervisor]:
     except KeyboardInterrupt:
         click.echo("\nending …")
     finally:
-        # A second Ctrl-C must not leave half of them behind; each has its own time limit.
+        # A second Ctrl-C must not leave processes behind; each has its own time limit.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         supervisor.close()
@@ -184,7 +184,7 @@ def _all_in_order(checkout: Checkout) -> Iterator[Supervisor]:
 
 @contextmanager
 def _plain_errors() -> Iterator[None]:
-    """One line what happened and one what to do, instead of a stack trace."""
+    """Print one line with the error and one with the remedy, instead of a stack trace."""
     try:
         yield
     except StackError as error:

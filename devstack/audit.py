@@ -1,7 +1,7 @@
 """`make audit`: whether any pinned requirement has a known vulnerability.
 
-Asks PyPI's advisory service over pip-audit. A finding fails. Where the service can't be reached
-nothing is known: that is said and is no pass, but fails only where AUDIT=required.
+Queries PyPI's advisory service through pip-audit. A finding fails. If the service can't be reached,
+the audit reports that and does not pass, but fails only with AUDIT=required.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ import click
 
 from devstack.programs import ROOT
 
-# What is installed for production; development's own tools meet no stranger's input.
+# What is installed in production; development tools process no untrusted input.
 REQUIREMENTS: Final = ROOT / "requirements.txt"
-# For each answer of the service; a proxy that swallows packets must not hold a build.
+# Limit for each response of the service; a proxy that drops packets must not block a build.
 ANSWER_MAX_S: Final = 10
 WHOLE_MAX_S: Final = 180
-# EX_TEMPFAIL: nothing was found out. devstack/checks.py shows it as what it is.
+# EX_TEMPFAIL: there is no result. devstack/checks.py shows it as neither passed nor failed.
 NOT_DONE: Final = 75
-# How pip-audit and requests say that nobody answered, or that somebody else did.
+# Errors of pip-audit and requests when the service does not answer, or a proxy answers instead.
 _AWAY: Final = (
     "ConnectionError",
     "connection error",
@@ -41,18 +41,18 @@ _AWAY: Final = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """What came of it: an exit code, and the lines for people."""
+    """The result: an exit code, and the lines to print."""
 
     code: int
     lines: tuple[str, ...]
 
 
 def audit(requirements: Path, *, required: bool, service: str | None = None) -> Verdict:
-    """Ask about every pin in the file. `service`: another address than PyPI's (OSV's form)."""
+    """Audit every pin in the file. `service`: another address than PyPI's (OSV's form)."""
     chosen = () if service is None else ("--vulnerability-service", "osv", "--osv-url", service)
     command = [
         *(sys.executable, "-m", "pip_audit", "--requirement", str(requirements)),
-        # The file has all there is, pinned: nothing needs to be resolved or installed.
+        # The file pins all packages, so nothing is resolved or installed.
         *("--no-deps", "--disable-pip", "--progress-spinner", "off"),
         *("--format", "json", "--timeout", str(ANSWER_MAX_S), *chosen),
     ]
@@ -75,7 +75,7 @@ def audit(requirements: Path, *, required: bool, service: str | None = None) -> 
 
 
 def judged(dependencies: list[dict[str, Any]]) -> Verdict:
-    """What is wrong with which package, and what was not looked at."""
+    """List the vulnerabilities of each package, and the packages that were not audited."""
     findings = [
         f"{found['name']} {found['version']}: {flaw['id']}"
         f" {' '.join(flaw.get('aliases', ()))}; mended in {_mended(flaw)}"

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes .venv and installs the pinned requirements into it; does nothing when that is done.
+# Makes .venv and installs the pinned requirements into it; does nothing if that is already done.
 # PYTHON= chooses the interpreter. Run from the repository's root: `make run`, `make test` do.
 set -eu
 
@@ -7,7 +7,7 @@ venv=.venv
 stamp=$venv/installed
 wanted=$(cat requirements.txt requirements-dev.txt | cksum)
 
-# A moved or half-made environment answers nothing here, and is made anew.
+# A moved or incomplete environment fails here, and is made again.
 works() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
 if works "$venv/bin/python" && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
@@ -49,16 +49,16 @@ if ! works "$venv/bin/python"; then
     rm -f "${TMPDIR:-/tmp}/maramoja-venv.$$"
 fi
 
-# uv installs in seconds what pip takes a minute for; where it cannot (a proxy, a mirror that only
-# pip knows of, an unusual platform), pip does the same from the same pins. Both compile: where
-# PYTHONDONTWRITEBYTECODE is set every process would do it again, for three seconds at each start.
-# What is installed is what was pinned, byte for byte: a file with another hash is refused by both. The
-# files have all there is; a pip of 2023 would look for newer ones where a library is asked for with extras.
+# uv installs in seconds what pip takes a minute for. If uv fails (a proxy, a mirror that only pip is
+# configured for, an unusual platform), pip installs the same pins. Both compile to bytecode: otherwise,
+# with PYTHONDONTWRITEBYTECODE set, every process would compile again, for three seconds at each start.
+# Both refuse a file whose hash differs from the pinned one. The files pin all packages (--no-deps): a
+# pip of 2023 would look for newer versions of a library that is required with extras.
 pip_install() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes "$@"
 }
 install_uv() {
-    # Its line with the hashes that follow.
+    # uv's line in the file, with the lines of its hashes.
     sed -n '/^uv==/,/[^\\]$/p' requirements-dev.txt >"$venv/uv.txt"
     pip_install -r "$venv/uv.txt" 2>/dev/null
 }

@@ -15,16 +15,16 @@ from devstack.environment import new_secret_key
 from devstack.errors import StackError
 from devstack.places import free_port, port_is_free
 
-# An empty stack takes 60 MB; with less than this free, PostgreSQL would soon stop in the middle.
+# An empty stack takes 60 MB; with less than this free, PostgreSQL would soon fail.
 DISK_FREE_MIN_MB = 200
 
 
 @dataclass(frozen=True)
 class DemoAccess:
-    """The demo tenants' API keys: each is shown once, so whoever makes it has to keep it.
+    """The demo tenants' API keys: each is shown once, so the run that issues it has to keep it.
 
-    `key`: a test key, for the sandbox. `live`: by target environment, at the simulator too.
-    `simulator_url`: where the accounts of the live keys are.
+    `key`: a test key, for the sandbox. `live`: live keys by target environment, for the simulator
+    too. `simulator_url`: the address in the live keys' accounts.
     """
 
     key: str
@@ -33,7 +33,7 @@ class DemoAccess:
 
 
 class Checkout:
-    """The files of one checkout's stack, held by one run at a time."""
+    """The files of one checkout's stack, locked by one run at a time."""
 
     def __init__(self, directory: Path) -> None:
         """Name the files; `claim` makes and locks them."""
@@ -46,7 +46,7 @@ class Checkout:
         self._lock: TextIO | None = None
 
     def claim(self) -> None:
-        """Make the directory and hold it until this process ends, in whatever way."""
+        """Make the directory and lock it until this process ends, in whatever way."""
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             self._lock = (self.directory / "lock").open("a+", encoding="ascii")
@@ -69,7 +69,7 @@ class Checkout:
         self._lock.flush()
 
     def running_pid(self) -> int | None:
-        """The process that holds this checkout now."""
+        """The id of the process that has locked this checkout."""
         path = self.directory / "lock"
         if not path.exists():
             return None
@@ -89,7 +89,7 @@ class Checkout:
         return path.read_text(encoding="ascii")
 
     def simulator_port(self) -> int:
-        """The same at each start: payments in flight are asked for where they were sent."""
+        """The same port at each start, because open payments are polled where they were sent."""
         path = self.directory / "simulator-port"
         if path.exists() and port_is_free(port := int(path.read_text(encoding="ascii"))):
             return port
@@ -109,7 +109,7 @@ class Checkout:
         _write_private(self.directory / "demo.json", json.dumps(vars(access)))
 
     def environment(self) -> dict[str, str] | None:
-        """The settings of the run that holds this checkout, for commands beside it."""
+        """The settings of the running stack, for other commands."""
         path = self.directory / "environment.json"
         if self.running_pid() is None or not path.exists():
             return None
@@ -117,11 +117,11 @@ class Checkout:
         return found
 
     def keep_environment(self, settings: dict[str, str]) -> None:
-        """Let commands beside this run find its settings."""
+        """Store this run's settings for other commands."""
         _write_private(self.directory / "environment.json", json.dumps(settings))
 
     def reset(self) -> None:
-        """Remove everything but the lock that is being held."""
+        """Remove everything but the lock file."""
         for path in self.directory.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -138,7 +138,7 @@ class Checkout:
 
 
 def _write_private(path: Path, text: str) -> None:
-    """Readable by the owner only, from its first byte on; whole or not at all."""
+    """Write a file atomically; only the owner may read it, from its first byte on."""
     draft = path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:

@@ -1,6 +1,6 @@
-"""`make test`: every check in turn, each with its time; all of them run, then one verdict.
+"""`make test`: runs every check in turn, with its time, and then gives one verdict.
 
-A check that could not be done (EX_TEMPFAIL) is neither a pass nor a failure, and is said to be so.
+A check that could not be done (EX_TEMPFAIL) is reported as neither passed nor failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 from devstack.audit import NOT_DONE
 from devstack.programs import ROOT
 
-# Each test worker runs servers of its own; beyond this they only take memory from each other.
+# Each test worker runs its own servers; more workers than this only compete for memory.
 TEST_WORKERS_MAX = 4
 
 _PROGRAMS = Path(sys.executable).parent
@@ -33,9 +33,9 @@ class Stage:
 
 
 def stages() -> dict[str, Stage]:
-    """All checks by name, in the order in which they tell most for the least time."""
+    """All checks by name; those that find most in the least time are first."""
     workers = str(min(os.cpu_count() or 1, TEST_WORKERS_MAX))
-    # A module stays on one worker: its whole stack is started once.
+    # A module runs on one worker, so that its stack is started once.
     pytest = (sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadscope")
     stacks = ("tests/journeys", "tests/devstack", "tests/bench", "tests/isolation/test_hostile.py")
     without_stacks = tuple(f"--ignore={path}" for path in stacks)
@@ -54,7 +54,7 @@ def stages() -> dict[str, Stage]:
 
 
 def run(chosen: Sequence[Stage]) -> tuple[list[str], list[str]]:
-    """Run all of them, also after one that failed; the names of those that failed, or weren't done."""
+    """Run all checks, also after a failure; returns the names of those that failed or weren't done."""
     failed: list[str] = []
     not_done: list[str] = []
     verdicts: list[str] = []

@@ -1,4 +1,4 @@
-"""One payment through the running stack, sent twice and charged once, by way of the public API."""
+"""One payment through the running stack's public API, sent twice and charged once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import requests
 
 from devstack.errors import StackError
 
-# The sandbox of MTN knows one currency.
+# MTN's sandbox has one currency.
 ORDER = {"amount": 1000, "currency": "EUR", "payer": "256772123456", "external_id": ""}
 
-# A payer who approves at once: what is left is the worker and two calls to the simulator.
+# The payer approves at once: the time is for the worker and two calls to the simulator.
 SUCCESS_MAX_S = 60.0
-# Asked ever less often, and so well within the key's rate limit.
+# The interval grows, so that polling stays well within the key's rate limit.
 POLL_FIRST_S = 0.1
 POLL_LAST_S = 2.0
 
@@ -35,7 +35,7 @@ class Shown:
 
     @property
     def charged_once(self) -> bool:
-        """Whether all of it is as promised; the ledger is only asked of our own simulator."""
+        """Whether every promise is kept; the movements are known only of our own simulator."""
         return (
             self.status == "SUCCESSFUL"
             and self.replayed == "true"
@@ -45,7 +45,7 @@ class Shown:
 
 
 def key_works(api_url: str, key: str) -> bool:
-    """Whether the API still knows this key."""
+    """Whether the API still accepts this key."""
     answer = requests.get(
         f"{api_url}/api/v1/payments", params={"limit": "1"}, headers={"X-API-Key": key}, timeout=10
     )
@@ -53,7 +53,7 @@ def key_works(api_url: str, key: str) -> bool:
 
 
 def pay_once(*, api_url: str, key: str, simulator_url: str | None) -> Shown:
-    """Send a payment, wait for its end, send it again, and count what the provider moved."""
+    """Send a payment, wait for its end, send it again, and count the provider's money movements."""
     idempotency_key = str(uuid4())
     order = {**ORDER, "external_id": f"demo-{idempotency_key[:8]}"}
     headers = {"X-API-Key": key, "Idempotency-Key": idempotency_key}

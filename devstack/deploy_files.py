@@ -1,7 +1,7 @@
-"""`make check`: the files that deploy the gateway, each by the linter or the schema made for it.
+"""`make check`: checks each file that deploys the gateway, by its linter or its schema.
 
-All of it without a network. What needs a program that no wheel brings (kubectl, actionlint) is run
-where there is one, and said to be left out where there is none.
+No check needs a network. A check by a program without a wheel (kubectl, actionlint) runs if the
+program is installed, and is reported as left out if it is not.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import click
 
 from devstack.programs import ROOT
 
-# The oldest that knows what the manifests use (preStop.sleep), and the newest that the wheel has.
+# The oldest version that has what the manifests use (preStop.sleep), and the wheel's newest.
 KUBERNETES: Final = ("1.30", "1.37")
 MANIFESTS: Final = ROOT / "deploy/kubernetes"
 OVERLAYS: Final = (
@@ -29,7 +29,7 @@ OVERLAYS: Final = (
     "overlays/example/migrate",
     "overlays/example/restore",
 )
-# Kinds that clusters learn from KEDA and from Prometheus' operator: no schema of Kubernetes' own.
+# Custom resources of KEDA and of Prometheus' operator: Kubernetes has no schema for them.
 FOREIGN: Final = (
     "components/keda/worker-scaling.yaml",
     "components/prometheus-operator/pod-monitor.yaml",
@@ -47,7 +47,7 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """What comes as a wheel, so that everybody has it."""
+    """The checks whose programs are wheels, so that every environment has them."""
     yield Check("Dockerfile (hadolint)", [_wheel("hadolint"), "Dockerfile"])
     yield _schema("docker-compose.yml", "compose-spec", "docker-compose.yml")
     yield _schema("workflows", "github-workflows", *_workflows())
@@ -68,7 +68,7 @@ def checks() -> Iterator[Check]:
 
 
 def optional_checks(scratch: Path) -> Iterator[Check]:
-    """What is run where the machine has the program. Says which were not."""
+    """The checks whose programs this machine has. Reports those that are left out."""
     if _there("actionlint", "the workflows' expressions and scripts"):
         yield Check("workflows (actionlint)", ["actionlint", *_workflows()])
     if not _there("kubectl", "what kustomize makes of the manifests"):
@@ -82,14 +82,14 @@ def optional_checks(scratch: Path) -> Iterator[Check]:
 
 
 def own_manifests() -> list[str]:
-    """The manifests of Kubernetes' own kinds."""
+    """The manifests without custom resources."""
     left_out = {MANIFESTS / name for name in FOREIGN}
     found = sorted(MANIFESTS.rglob("*.yaml"))
     return [str(p) for p in found if p not in left_out and p.name != "kustomization.yaml"]
 
 
 def run(check: Check) -> bool:
-    """Run it; what it says is shown when it fails."""
+    """Run the check; its output is shown if it fails."""
     done = subprocess.run(check.command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         click.secho(f"✗ {check.name}", fg="red")
@@ -127,7 +127,7 @@ def _there(program: str, what: str) -> bool:
 
 @click.command()
 def main() -> None:
-    """Run all of them, also after one that failed."""
+    """Run all checks, also after a failure."""
     with tempfile.TemporaryDirectory() as scratch:
         passed = [run(check) for check in (*checks(), *optional_checks(Path(scratch)))]
     if not all(passed):

@@ -1,13 +1,13 @@
-"""What can go wrong around the stack, said in one line with what to do about it."""
+"""Errors of the stack: one line that says what happened, and one that says what to do."""
 
 from __future__ import annotations
 
 
 class StackError(Exception):
-    """One line what happened, one line what to do; never a stack trace for the reader."""
+    """An error that is shown as two lines, the error and the remedy, without a stack trace."""
 
     def __init__(self, what: str, *, remedy: str) -> None:
-        """Keep both halves: the reader needs the second more than the first."""
+        """Keep the error and its remedy."""
         super().__init__(f"{what}\n  → {remedy}")
         self.what = what
         self.remedy = remedy

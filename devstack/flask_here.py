@@ -1,6 +1,6 @@
-"""What `python -m devstack flask …` runs: flask, under the name that was typed.
+"""`python -m devstack flask …` runs this: flask, under the command's name as it was typed.
 
-Usage lines, examples and hints then name a command that works where they are read.
+So usage lines, examples and hints name a command that the reader can run.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Ends what a stack started once the stack itself is gone, however it went.
+"""Ends the processes of a stack after the stack itself has ended in any way.
 
-A program of its own, in a session of its own, that holds the reading end of a pipe. The stack
-writes what it starts; when the stack dies, by Ctrl-C or by SIGKILL, the pipe closes and whatever
-is still on the list is ended. This works for any child on any POSIX system, unlike Linux's parent
-death signal, which follows the thread that forked and is lost when a child changes its user.
+It is a separate program in its own session, and holds the reading end of a pipe. The stack writes
+which processes it starts. When the stack dies, by Ctrl-C or by SIGKILL, the pipe closes, and the
+guardian ends all processes that are still listed. This works for any child on any POSIX system, unlike
+Linux's parent death signal: that follows the thread that forked, and is lost if a child changes its user.
 
 Lines: `watch PID SIGNAL`, `forget PID`, `discard PATH`. Standard library only: it must start in
-milliseconds and must not share a fault with what it guards.
+milliseconds and must not share a fault with the processes that it guards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     youngest_first = list(reversed(watched.items()))
     for pid, farewell in youngest_first:
         _signal_group(pid, farewell)
-        _signal_group(pid, signal.SIGCONT)  # a frozen process hears nothing until it is thawed
+        _signal_group(pid, signal.SIGCONT)  # a frozen process handles no signal until it continues
     _await_all([pid for pid, _ in youngest_first])
     for pid, _ in youngest_first:
         _signal_group(pid, signal.SIGKILL)
@@ -79,7 +79,7 @@ def _is_signallable(pid: int) -> bool:
 
 
 def _is_unreaped(pid: int) -> bool:
-    """Dead, but still listed: a container's first process may never collect its orphans."""
+    """Whether it is a zombie: a container's first process may never reap its orphans."""
     try:
         with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123
             return stat.read().rpartition(")")[2].split()[0] == "Z"

@@ -1,6 +1,6 @@
-"""`python -m devstack.operator_rules`: writes Prometheus' rules anew as its operator wants them.
+"""`python -m devstack.operator_rules`: copies Prometheus' rules into the object of its operator.
 
-kustomize reads nothing outside of its own folder, so the operator's object holds a copy.
+kustomize reads no file outside its own folder, so the object has a copy of the rules.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ spec:
 
 
 def written() -> str:
-    """The object, with the rules as they are now."""
+    """The object, with the current rules."""
     _, _, groups = RULES.read_text().partition("\ngroups:\n")
     return _HEAD + indent(f"groups:\n{groups}", "  ")
 

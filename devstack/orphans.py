@@ -1,4 +1,4 @@
-"""Processes that outlived the run that started them, found and ended by the next one."""
+"""Finds and ends processes that an earlier run has left."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 
 # A server may still write its shutdown checkpoint; a process that stays longer is killed.
 END_MAX_S = 15.0
-# A time of birth is reckoned from the machine's clock, which may have been set meanwhile.
+# A process's start time is computed from the machine's clock, which may be set during the run.
 CLOCK_STEP_MAX_S = 5.0
 
 
@@ -20,10 +20,10 @@ class PidDirectory:
     """A file for each running process, so that the next run can end what this one leaves."""
 
     def __init__(self, path: Path) -> None:
-        """End all that the files name and that still runs."""
+        """End the processes that the files name and that still run."""
         path.mkdir(parents=True, exist_ok=True)
         self._path = path
-        # All are told at once: PostgreSQL waits for its clients, which are among them.
+        # Signal all of them first: PostgreSQL waits for its clients, which are among them.
         orphans = [orphan for file in path.iterdir() if (orphan := _recorded(file)) is not None]
         for orphan in orphans:
             _tell(orphan, signal.SIGTERM)
@@ -33,18 +33,18 @@ class PidDirectory:
             file.unlink()
 
     def add(self, name: str, pid: int) -> None:
-        """Record the process with its time of birth: its number alone may be another's later."""
+        """Record the process with its start time, because another process may get its id later."""
         with suppress(psutil.NoSuchProcess):
             born = psutil.Process(pid).create_time()
             (self._path / name).write_text(f"{pid} {born}", encoding="ascii")
 
     def remove(self, name: str) -> None:
-        """The process is gone."""
+        """Remove the file of a process that has ended."""
         (self._path / name).unlink(missing_ok=True)
 
 
 def end_orphan(orphan: psutil.Process, farewell: signal.Signals, *, limit_s: float) -> None:
-    """End a process that is not our child; one that stays is killed with its group."""
+    """End a process that is not our child; kill it with its group if it takes too long."""
     deadline = time.monotonic() + limit_s
     _tell(orphan, farewell)
     with suppress(psutil.NoSuchProcess, ProcessLookupError):
@@ -55,7 +55,7 @@ def end_orphan(orphan: psutil.Process, farewell: signal.Signals, *, limit_s: flo
 
 
 def _recorded(file: Path) -> psutil.Process | None:
-    """The process that the file names, unless its number is another's by now."""
+    """The process that the file names; None if it has ended, also if another has its id now."""
     pid, _, born = file.read_text(encoding="ascii").partition(" ")
     with suppress(psutil.NoSuchProcess, ValueError):
         process = psutil.Process(int(pid))
@@ -67,4 +67,4 @@ def _recorded(file: Path) -> psutil.Process | None:
 def _tell(orphan: psutil.Process, farewell: signal.Signals) -> None:
     with suppress(psutil.NoSuchProcess):
         orphan.send_signal(farewell)
-        orphan.send_signal(signal.SIGCONT)  # a frozen process hears nothing until it is thawed
+        orphan.send_signal(signal.SIGCONT)  # a frozen process handles no signal until it continues

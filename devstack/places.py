@@ -17,13 +17,13 @@ from devstack.users import ServerUser, can_enter
 # A socket's whole path has to fit into 104 bytes on macOS (108 on Linux).
 SOCKET_PATH_MAX = 100
 
-# Below the range from which Linux and macOS give clients their ports: a port that is free here
-# is not taken by somebody's outgoing connection a moment later.
+# Below the range from which Linux and macOS give clients their ports, so that no outgoing
+# connection takes a free port before its server listens.
 PORTS = range(20_000, 32_000)
 
 
 def identity(home: Path) -> str:
-    """A name for this home on this machine: two checkouts, or a copy of one, never share it."""
+    """A name for this home, unique on this machine: two checkouts, or a copy of one, differ."""
     token_path = home / "identity"
     if not token_path.exists():
         token_path.write_text(secrets.token_hex(8), encoding="ascii")
@@ -32,7 +32,7 @@ def identity(home: Path) -> str:
 
 
 def temporary_home(user: ServerUser | None) -> Path:
-    """A new directory for servers that are thrown away, which the account can enter."""
+    """A new directory for temporary servers, which the account can enter."""
     for base in _temporary_bases():
         if can_enter(base, user):
             home = Path(tempfile.mkdtemp(prefix="maramoja-", dir=base))
@@ -42,7 +42,7 @@ def temporary_home(user: ServerUser | None) -> Path:
 
 
 def socket_directory(home: Path, user: ServerUser | None) -> Path:
-    """A private directory for a Unix socket, made if need be; only the account can enter."""
+    """A private directory for a Unix socket, made if it is missing; only the account can enter."""
     name = f"maramoja-{identity(home)}"
     for base in _temporary_bases():
         path = base / name
@@ -52,10 +52,10 @@ def socket_directory(home: Path, user: ServerUser | None) -> Path:
 
 
 def data_directory(home: Path, user: ServerUser | None) -> Path:
-    """Where the data lies: in `home`, or outside when the account cannot get there.
+    """Where the data is stored: in `home`, or outside if the account cannot enter `home`.
 
-    A clone in root's own home directory is closed to every other account, and opening it would
-    be the wrong repair. /var/tmp is open to all and survives a restart of the machine.
+    No other account can enter a clone in root's home directory, and changing that would be wrong.
+    All accounts can enter /var/tmp, and it survives a restart of the machine.
     """
     if can_enter(home, user):
         return home / "data"
@@ -64,7 +64,7 @@ def data_directory(home: Path, user: ServerUser | None) -> Path:
 
 
 def private_directory(path: Path, user: ServerUser | None) -> Path:
-    """Make or check a directory that only the account may enter; never trust one of others."""
+    """Make or check a directory that only the account may enter; refuse another account's."""
     owner = os.geteuid() if user is None else user.uid
     try:
         path.mkdir(mode=0o700)
@@ -80,12 +80,12 @@ def private_directory(path: Path, user: ServerUser | None) -> Path:
 
 
 def remove(path: Path) -> None:
-    """Remove a directory and all in it; nothing there is fine."""
+    """Remove a directory and its content, if it exists."""
     shutil.rmtree(path, ignore_errors=True)
 
 
 def free_port() -> int:
-    """A port on the loopback address that nobody listens on."""
+    """A free port on the loopback address."""
     for port in SystemRandom().sample(PORTS, k=200):
         if port_is_free(port):
             return port
@@ -93,7 +93,7 @@ def free_port() -> int:
 
 
 def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether a server could listen there now."""
+    """Whether a server could listen on this port now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

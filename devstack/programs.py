@@ -1,4 +1,4 @@
-"""The gateway's own processes and commands, as anyone would start them by hand."""
+"""The gateway's own processes and commands, as a person would start them by hand."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ COMMAND_MAX_S = 300.0
 
 # Importing the app takes a second; on a machine under load, many.
 READY_MAX_S = 100.0
-# As the deploy files start a Celery worker: it asks for no other one.
-WITH_TENANT = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+# As in the deploy files: a Celery worker exchanges no messages with other workers.
+WITHOUT_PEERS = ("--without-gossip", "--without-mingle", "--without-heartbeat")
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,14 @@ class Programs:
         """A Celery worker; without options, with the app's concurrency and for all queues."""
         options = [] if concurrency is None else ["--concurrency", str(concurrency)]
         options += [] if queues is None else ["-Q", queues]
-        return self._celery(name, "worker", *WITH_TENANT, "--hostname", f"{name}@%h", *options)
+        return self._celery(name, "worker", *WITHOUT_PEERS, "--hostname", f"{name}@%h", *options)
 
     def beat(self, name: str) -> Command:
-        """Celery's clock; two of them are harmless."""
+        """Celery's beat; two of them are harmless."""
         return self._celery(name, "beat")
 
     def simulator(self, *, port: int, store: Path, account: SimulatorAccount) -> Command:
-        """The provider's stand-in over real HTTP."""
+        """The provider simulator."""
         options = ("--port", str(port), "--store", str(store), "--seed-account", account.seed())
         return self._command("simulator", "-m", "simulator", *options)
 
@@ -82,7 +82,7 @@ class Programs:
         return found
 
     def migrate(self) -> None:
-        """Bring the schema to the newest version, the public way."""
+        """Migrate the schema to the newest version, by the public command."""
         self.flask("db", "upgrade")
 
     def _celery(self, name: str, *arguments: str) -> Command:
@@ -98,7 +98,7 @@ class Programs:
 
 
 def await_api(process: Process, url: str) -> None:
-    """Wait until gunicorn has a worker that answers."""
+    """Wait until a worker of gunicorn answers."""
 
     def answers() -> bool:
         try:
@@ -110,7 +110,7 @@ def await_api(process: Process, url: str) -> None:
 
 
 def await_simulator(process: Process) -> None:
-    """Wait until the simulator says that it listens."""
+    """Wait until the simulator logs that it listens."""
     wait_until(
         lambda: "simulator listening on http" in process.log_text(),
         what="the simulator does not listen",
@@ -120,9 +120,9 @@ def await_simulator(process: Process) -> None:
 
 
 def await_worker(process: Process, broker_url: str) -> None:
-    """Wait until the worker waits for work: one of its connections is in a blocking pop.
+    """Wait until the worker waits for tasks: one of its connections is in a blocking pop.
 
-    Asked of Redis and not of the worker's log, whose level is the operator's to choose.
+    It queries Redis and does not read the worker's log, because the operator chooses the log level.
     """
     if not broker_url.startswith("redis://"):
         return

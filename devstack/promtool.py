@@ -1,7 +1,7 @@
-"""Prometheus' own promtool: what is on the PATH, or the one of Debian's package.
+"""Prometheus' promtool: from the PATH, or from Debian's package.
 
-Without root: apt-get downloads and verifies the package by lists of our own, as the machine's may be
-empty or old; dpkg unpacks it beside our other data, and nothing is installed.
+It needs no root: apt-get downloads and verifies the package with its own package lists, because the
+machine's may be empty or old. dpkg unpacks it among our other data, and nothing is installed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from devstack.errors import StackError
 from devstack.places import remove
 from devstack.programs import ROOT
 
-# 9 MB of lists, then 19 MB. A mirror that doesn't answer must not hold a test run.
+# 9 MB of lists, then 19 MB. A mirror that doesn't answer must not block a test run.
 ANSWER_MAX_S: Final = 15
 DOWNLOAD_MAX_S: Final = 90.0
 UNPACK_MAX_S: Final = 30.0
@@ -26,9 +26,9 @@ _KEPT: Final = ROOT / "var" / "tools" / "promtool"
 
 
 def promtool() -> Path:
-    """The program; fetched at the first call if need be.
+    """The program; the first call downloads it if it is missing.
 
-    Raises StackError where it can't be had.
+    Raises StackError if it is not available.
     """
     if (on_path := shutil.which("promtool")) is not None:
         return Path(on_path)
@@ -46,20 +46,20 @@ def _fetch(target: Path) -> None:
         _run([*apt_get, "download", _PACKAGE], draft, limit_s=DOWNLOAD_MAX_S)
         package = next(draft.glob("*.deb"))
         _run(["dpkg", "-x", package.name, "unpacked"], draft, limit_s=UNPACK_MAX_S)
-        # In one step: another test process may fetch it at this moment, and its one is as good.
+        # Atomic, because another test process may download it at the same time; both files are equal.
         (draft / "unpacked" / _IN_PACKAGE).replace(target)
     finally:
         remove(draft)
 
 
 def _options(draft: Path) -> list[str]:
-    """Where apt-get keeps its lists this time, and for how long it waits for a mirror."""
+    """Options of apt-get: where it stores its lists, and how long it waits for a mirror."""
     for folder in ("lists/partial", "cache/archives/partial"):
         (draft / folder).mkdir(parents=True)
     chosen = (
         f"Dir::State::lists={draft / 'lists'}",
         f"Dir::Cache={draft / 'cache'}",
-        # Root's other account could not write there.
+        # As root, apt-get would download as the account _apt, which cannot write there.
         "APT::Sandbox::User=root",
         f"Acquire::http::Timeout={ANSWER_MAX_S}",
         "Acquire::Retries=0",

@@ -1,4 +1,4 @@
-"""A real RabbitMQ that is our own child, where this machine has one installed."""
+"""A real RabbitMQ that is our own child, if this machine has one installed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from devstack.errors import StackError
 from devstack.places import free_port
 from devstack.supervisor import Command, Process, Supervisor, wait_until
 
-# Erlang starts slowly, and more slowly on a machine that others use too.
+# Erlang starts slowly, and more slowly on a machine under load.
 START_MAX_S = 90.0
-# Debian's own; the one on its PATH is a wrapper that drops the environment with root's rights.
+# Debian's server; the program on the PATH is a wrapper that drops root's rights and the environment.
 _UNWRAPPED = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
 
 
 def rabbitmq_program() -> str | None:
-    """The server's program, or None where there is none."""
+    """The server's program, or None if it is not installed."""
     return str(_UNWRAPPED) if _UNWRAPPED.exists() else shutil.which("rabbitmq-server")
 
 
@@ -42,12 +42,12 @@ class RabbitServer:
             "RABBITMQ_MNESIA_BASE": str(home / "mnesia"),
             "RABBITMQ_LOGS": "-",
             "RABBITMQ_PID_FILE": str(home / "pid"),
-            # The machine's own settings are for its own server.
+            # Ignore the machine's settings: they are for its own server.
             "RABBITMQ_CONFIG_FILE": str(home / "none"),
             "RABBITMQ_CONF_ENV_FILE": str(home / "none"),
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(home / "plugins"),
         }
-        # Erlang's name server: started by RabbitMQ, it would outlive us as a daemon.
+        # Erlang's name server. If RabbitMQ started it, it would outlive us as a daemon.
         self._names = Process(supervisor, self._command("epmd", "epmd"))
         self.process = Process(supervisor, self._command("rabbitmq", _server_program()))
 
@@ -57,7 +57,7 @@ class RabbitServer:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     def start(self) -> None:
-        """Run the server and wait until it takes connections."""
+        """Run the server and wait until it accepts connections."""
         said = self.process.log_text().count("startup complete")
         self._names.start()
         self.process.start()
@@ -69,7 +69,7 @@ class RabbitServer:
         )
 
     def control(self, *words: str) -> None:
-        """`rabbitmqctl` with these words. Raises StackError with what it said if it failed."""
+        """Run `rabbitmqctl` with these arguments. Raises StackError with its output if it fails."""
         command = [str(Path(_server_program()).with_name("rabbitmqctl")), *words]
         done = subprocess.run(
             command,
@@ -84,7 +84,7 @@ class RabbitServer:
             raise StackError(said, remedy="look at RabbitMQ's own log")
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """SIGKILL the server."""
         self.process.kill()
 
     def stop(self) -> None:

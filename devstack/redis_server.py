@@ -82,12 +82,12 @@ class RedisServer:
         self.start()
 
     def flush(self) -> None:
-        """FLUSHALL: locks, limits, rings and all."""
+        """FLUSHALL: removes locks, limits, notifications and all else."""
         with self.client() as client:
             client.flushall()
 
     def client(self) -> redis.Redis:
-        """A client for a test to look inside; close it."""
+        """A client with which a test reads the data; close it."""
         return redis.Redis.from_url(self.url, socket_timeout=5.0)
 
     def _answers(self) -> bool:

@@ -1,4 +1,4 @@
-"""What `make run` prints once everything works: the proof, and lines to paste."""
+"""The output of `make run` once everything works: the demo payment's result, and lines to paste."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def print_proof(shown: Shown) -> None:
 
 @dataclass(frozen=True)
 class Market:
-    """What is printed of one: its name, the variable for its key, and what its account takes."""
+    """What is printed of a market: its name, the variable for its key, and an order it accepts."""
 
     name: str
     variable: str
@@ -42,7 +42,7 @@ SANDBOX = Market(
     "MARAMOJA_KEY",
     '{"amount": 1000, "currency": "EUR", "payer": "256772123456"}',
 )
-# By target environment.
+# Markets by target environment.
 MARKETS = {
     "mtnuganda": Market(
         "Uganda, UGX",
@@ -60,7 +60,7 @@ _URL = "$MARAMOJA_URL/api/v1/payments"
 
 @dataclass(frozen=True)
 class LiveKey:
-    """A market's key, and the tenant that it is of."""
+    """A market's key and its tenant."""
 
     key: str
     tenant: str
@@ -68,7 +68,7 @@ class LiveKey:
 
 @dataclass(frozen=True)
 class Invitation:
-    """Where things are, and with which keys: `key` is a test key of `tenant`."""
+    """The stack's addresses and keys: `key` is a test key of `tenant`."""
 
     api_url: str
     tenant: str
@@ -80,7 +80,7 @@ class Invitation:
 
 
 def print_invitation(told: Invitation) -> None:
-    """Print what to paste and where to look."""
+    """Print commands to paste and the addresses of the stack."""
     created = told.payment_id or "$ID"
     key = f'-H "X-API-Key: ${SANDBOX.variable}"'
     click.echo()
@@ -109,7 +109,7 @@ def print_invitation(told: Invitation) -> None:
 
 
 def _print_keys(told: Invitation) -> None:
-    """Each key under a variable of its own, with what it is for."""
+    """Print each key with its variable and its use."""
     sandbox = SANDBOX.name if told.simulator_url is not None else "the account of MTN_…"
     _print_titled("where the API is", f"export MARAMOJA_URL={told.api_url}")
     _print_titled(

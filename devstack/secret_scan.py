@@ -1,7 +1,7 @@
-"""`make check`: no secret is in the repository, but for those that are worth nothing, by name.
+"""`make check`: no secret is in the repository, except listed ones that give no access.
 
-Patterns of our own: the one scanner on PyPI for this (detect-secrets) has had no release since
-May 2024, and knows neither our keys nor our providers'.
+It has its own patterns: the one scanner on PyPI for this (detect-secrets) has had no release since
+May 2024, and has no patterns for our keys or our providers'.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import click
 
 from devstack.programs import ROOT
 
-# What is larger is data that nobody writes by hand.
+# A larger file is data, not written by hand.
 BYTES_MAX: Final = 2_000_000
 SHOWN: Final = 12
 
@@ -33,14 +33,14 @@ PATTERNS: Final = {
     "Google key": re.compile(r"\bAIza[\w-]{35}\b"),
     "Stripe key": re.compile(r"\b[rs]k_live_[A-Za-z0-9]{16,}"),
     "JSON web token": re.compile(r"\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}"),
-    # MTN's subscription keys and API keys have this form, and many others' too.
+    # MTN's subscription keys and API keys have this form, and many other keys too.
     "32 hexadecimal digits": re.compile(r"(?<![\w-])[0-9a-f]{32}(?![\w-])"),
 }
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """What may stand in files whose path begins so, and why."""
+    """A text that files whose path begins with `path` may contain, and why."""
 
     path: str
     kind: str
@@ -66,7 +66,7 @@ ALLOWED: Final = (
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that looks like a secret; of its text only the beginning is shown."""
+    """A text that looks like a secret; only its beginning is shown."""
 
     path: str
     line: int
@@ -74,12 +74,12 @@ class Finding:
     text: str
 
     def __str__(self) -> str:
-        """For people, and for logs that others read."""
+        """One line for people and logs, without the whole secret."""
         return f"{self.path}:{self.line}: {self.kind}: {self.text[:SHOWN]}…"
 
 
 def scan(path: str, text: str) -> Iterator[Finding]:
-    """Everything in the text that looks like a secret."""
+    """Find everything in the text that looks like a secret."""
     for number, line in enumerate(text.splitlines(), 1):
         for kind, pattern in PATTERNS.items():
             for found in pattern.finditer(line):
@@ -87,7 +87,7 @@ def scan(path: str, text: str) -> Iterator[Finding]:
 
 
 def judged(findings: Sequence[Finding], allowed: Sequence[Allowed]) -> list[str]:
-    """What is not allowed, and what is allowed but no longer there."""
+    """List findings that are not allowed, and allowed texts that no file has any more."""
     wrong = [str(found) for found in findings if not any(_covers(one, found) for one in allowed)]
     idle = [
         f"{one.path}: nothing there needs to be allowed ({one.text}…): take the line out"
@@ -98,7 +98,7 @@ def judged(findings: Sequence[Finding], allowed: Sequence[Allowed]) -> list[str]
 
 
 def tracked() -> Iterator[Path]:
-    """The files that are in the repository, or would be with the next commit."""
+    """The files in the repository, and those that could be in the next commit."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     for name in listed.stdout.split("\0"):

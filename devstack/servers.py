@@ -1,4 +1,4 @@
-"""PostgreSQL and Redis for one test session or one benchmark: started once, thrown away after."""
+"""PostgreSQL and Redis for one test session or one benchmark: started once, removed at the end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Servers:
         self._numbers = count(1)
 
     def __enter__(self) -> Self:
-        """Hand out the servers; leaving the block ends them and removes their files."""
+        """Return the servers; leaving the block ends them and removes their files."""
         return self
 
     def __exit__(
@@ -47,7 +47,7 @@ class Servers:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End them, also when the block failed."""
+        """End the servers, also when the block failed."""
         self.close()
 
     @cached_property
@@ -83,7 +83,7 @@ class Servers:
         return server
 
     def addresses(self, database: str, redis: RedisServer) -> Addresses:
-        """The settings for a database of ours."""
+        """The addresses of a database and a Redis, as settings."""
         return Addresses(
             database_url=self.postgres.application_url(database),
             migration_database_url=self.postgres.owner_url(database),

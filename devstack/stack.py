@@ -1,4 +1,4 @@
-"""The whole real stack for a test or a benchmark, with a handle on each of its processes."""
+"""The whole real stack for a test or a benchmark, with control of each of its processes."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from devstack.redis_server import RedisServer
 from devstack.servers import Servers
 from devstack.supervisor import Process, Supervisor
 
-# Log events that are a fault of the gateway in every test and every run of the harness.
+# Log events that are an error of the gateway in every test and every chaos run.
 FORBIDDEN: Final = ("payments.recorded_one_by_one",)
 
 
 @dataclass
 class Stack:
-    """gunicorn, Celery workers, beats and the simulator, on a database and a Redis of their own.
+    """gunicorn, Celery workers, beats and the simulator, on their own database and Redis.
 
         with Stack(workers=2, settings={"RATE_LIMIT_DEFAULT": "100000 per minute"}) as stack:
             key = stack.issue_key("acme")
@@ -37,17 +37,17 @@ class Stack:
 
     The processes are named `api`, `simulator`, `worker-1`…, `beat-1`…; each has `pid`, `alive`,
     `kill()`, `stop()`, `cont()`, `terminate()`, `start()`, `restart()`, `children()`, `log_text()`.
-    Nothing of the environment reaches the processes but `settings`.
+    The environment's own settings do not reach the processes; only `settings` do.
 
-    Without `servers` it starts a PostgreSQL of its own, to be killed at will. With them it starts
-    two seconds faster, on a copy of their migrated template; `Servers(durable=True)` waits for the
-    disk, as production does.
+    Without `servers` it starts its own PostgreSQL, which a test may kill. With them it starts two
+    seconds faster, on a copy of their migrated template; `Servers(durable=True)` waits for the disk,
+    as in production.
     """
 
     workers: int = 2
     celery_workers: int = 1
     concurrency: int | None = None
-    # What each worker consumes, as after -Q; all queues for those that it does not name.
+    # The queues of each worker, as after -Q; workers beyond the list consume all queues.
     worker_queues: Sequence[str | None] = ()
     beats: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Stack:
     environment: dict[str, str] = field(init=False, default_factory=dict)
 
     def __enter__(self) -> Self:
-        """Start everything and wait until it works; what a failed start leaves is ended."""
+        """Start everything and wait until it works; a failed start ends what it has started."""
         with ExitStack() as cleanup:
             self._prepare(cleanup)
             self._start()
@@ -73,7 +73,7 @@ class Stack:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End everything; after a failure show the end of each log, as it is removed with it."""
+        """End everything; after a failure print the end of each log, because the logs are removed."""
         if error is not None:
             sys.stderr.write(self.log_tails())
         never = [] if error is not None else self.forbidden_events()
@@ -86,7 +86,7 @@ class Stack:
 
     @property
     def postgres(self) -> PostgresServer:
-        """The server with our database: our own, or that of the `servers` we were given."""
+        """The server with our database: our own, or that of the given `servers`."""
         return self._servers.postgres
 
     @property
@@ -96,23 +96,23 @@ class Stack:
 
     @property
     def database_url(self) -> str:
-        """The address that the gateway uses: the plain role."""
+        """The gateway's address, with its plain role."""
         return self.environment["DATABASE_URL"]
 
     @property
     def owner_url(self) -> str:
-        """The address of the tables' owner."""
+        """The address for the tables' owner."""
         return self.environment["MIGRATION_DATABASE_URL"]
 
     @property
     def administrator_url(self) -> str:
-        """The superuser's address: sees every row of every tenant, for a test's own questions."""
+        """The superuser's address, for a test's own queries: it sees the rows of all tenants."""
         return self.postgres.administrator_url(self.database)
 
     def issue_key(self, tenant: str, *, mode: str = "test") -> str:
-        """An API key for the tenant of this slug, which is made if this stack has not yet.
+        """Issue an API key for the tenant of this slug; the first call creates the tenant.
 
-        A live one needs an account that is no sandbox.
+        A live key needs an account that is not a sandbox.
         """
         if tenant not in self._tenants:
             self._programs.flask_json("tenants", "create", tenant, "--name", tenant.title())
@@ -124,11 +124,11 @@ class Stack:
         return self._programs.flask(*arguments)
 
     def check(self) -> None:
-        """Raise for the first process that ended though no test asked it to."""
+        """Raise for the first process that ended although no test ended it."""
         self._supervisor.check()
 
     def forbidden_events(self) -> list[str]:
-        """What the logs of all processes tell of that no run may see, whatever fails in it."""
+        """The events in the logs of all processes that no run may have, whatever fails in it."""
         logs = [process.log_text() for process in self.processes.values()]
         return [event for event in FORBIDDEN if any(event in text for text in logs)]
 
@@ -200,7 +200,7 @@ class Stack:
                 await_worker(process, broker_url)
 
     def _drop_database(self) -> None:
-        """Also brings back a server that a test has frozen or killed: others need it."""
+        """Drop our database. Continues or restarts a server that a test has stopped: others need it."""
         self.postgres.process.cont()
         self.postgres.start()
         self.postgres.drop_database(self.database)

@@ -21,19 +21,19 @@ from devstack.orphans import PidDirectory
 from devstack.users import ServerUser, popen_options
 
 # The child waits for this line before it becomes the program: a stack that is killed between
-# fork and `watch` would otherwise leave a child that nobody knows of.
+# fork and `watch` would otherwise leave a child that is on no list.
 _GATE = 'read -r go || exit 1; exec "$@" </dev/null'
 
-# Ends without a word are rare; a process that ignores its farewell this long is killed.
+# A process that has not ended this long after its signal is killed.
 GRACE_MAX_S = 15.0
 
-# What a person reads of a dead process's log before opening the file.
+# How many last lines of a dead process's log a message shows.
 TAIL_LINES = 25
 
 
 @dataclass(frozen=True)
 class Command:
-    """What to run, as whom, and which signal asks it to end in order."""
+    """What to run, as which account, and which signal makes it shut down in order."""
 
     name: str
     arguments: Sequence[str]
@@ -41,22 +41,22 @@ class Command:
     directory: Path
     user: ServerUser | None = None
     farewell: signal.Signals = signal.SIGTERM
-    # What the guardian sends when the stack is gone: a server may still close its files.
+    # The guardian's signal once the stack has ended: a server may still have to close its files.
     last_word: signal.Signals = signal.SIGKILL
 
 
 class Process:
-    """One supervised child; the handle that tests freeze, kill and start again."""
+    """One supervised child, which tests freeze, kill and start again."""
 
     def __init__(self, supervisor: Supervisor, command: Command) -> None:
-        """Describe it; `start` runs it."""
+        """Keep the command; `start` runs it."""
         self._supervisor = supervisor
         self._child: subprocess.Popen[bytes] | None = None
         self.command = command
         self.log_path = supervisor.log_directory / f"{command.name}.log"
-        # True from start() until somebody ends it on purpose: an end while wanted is a crash.
+        # True from start() until we end it on purpose: an end while wanted is a crash.
         self.wanted = False
-        # Its number may be another's once it is gone with its whole group: signal nobody then.
+        # True once its whole group has ended: another process may get its id, so send no signal.
         self._ended = True
 
     @property
@@ -83,7 +83,7 @@ class Process:
         return self._child is not None and self._child.poll() is None
 
     def start(self) -> None:
-        """Run the command in a process group of its own, its output in the log file."""
+        """Run the command in its own process group, with its output in the log file."""
         if self.alive:
             return
         command = self.command
@@ -114,7 +114,7 @@ class Process:
         self._end(farewell or self.command.farewell, grace_s=GRACE_MAX_S)
 
     def stop(self) -> None:
-        """SIGSTOP the group: it holds its locks and sockets, and does nothing."""
+        """SIGSTOP the group: it keeps its locks and sockets, and does nothing."""
         self._signal_group(signal.SIGSTOP)
         wait_until(
             lambda: psutil.Process(self.pid).status() == psutil.STATUS_STOPPED,
@@ -124,7 +124,7 @@ class Process:
         )
 
     def cont(self) -> None:
-        """SIGCONT the group: it goes on as if nothing had been."""
+        """SIGCONT the group: it continues."""
         self._signal_group(signal.SIGCONT)
 
     def restart(self) -> None:
@@ -161,7 +161,7 @@ class Process:
         if self._child is None or self._ended:
             return
         if self.alive:
-            # Only the parent is asked to leave: Celery and gunicorn lead their children out.
+            # Signal only the parent: Celery and gunicorn end their children themselves.
             os.kill(self.pid, number)
             self.cont()
             with suppress(subprocess.TimeoutExpired):
@@ -177,13 +177,13 @@ class Process:
 
 
 class Supervisor:
-    """Starts processes and answers for them: its end, in any way, is theirs."""
+    """Starts processes; when it ends in any way, they end too."""
 
     def __init__(self, log_directory: Path, *, pid_directory: Path | None = None) -> None:
-        """Start the guardian, so that nothing is ever started without one.
+        """Start the guardian first, so that no process runs without one.
 
-        With a directory for process ids, what an earlier run left alive (its guardian was killed
-        as well) is ended first.
+        With a directory for process ids, it first ends processes that an earlier run left (if its
+        guardian was killed as well).
         """
         log_directory.mkdir(parents=True, exist_ok=True)
         self.log_directory = log_directory
@@ -199,7 +199,7 @@ class Supervisor:
         self._to_guardian = os.fdopen(speaks, "w", encoding="utf-8", buffering=1)
 
     def __enter__(self) -> Self:
-        """Hand out the supervisor; leaving the block ends everything."""
+        """Return the supervisor; leaving the block ends all processes."""
         return self
 
     def __exit__(
@@ -208,17 +208,17 @@ class Supervisor:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """End everything, also when the block failed."""
+        """End all processes, also when the block failed."""
         self.close()
 
     def start(self, command: Command) -> Process:
-        """Start a process and keep it on the list of those to end."""
+        """Start a process and put it on the list of those to end."""
         process = Process(self, command)
         process.start()
         return process
 
     def watch(self, process: Process) -> None:
-        """Tell the guardian of a new process before it may run."""
+        """Register a new process with the guardian before it may run."""
         if process not in self.processes:
             self.processes.append(process)
         self._tell(f"watch {process.pid} {int(process.command.last_word)}")
@@ -226,29 +226,29 @@ class Supervisor:
             self._pids.add(process.name, process.pid)
 
     def forget(self, process: Process) -> None:
-        """Tell the guardian that a process is gone: its number may soon be another's."""
+        """Unregister an ended process from the guardian: another process may soon get its id."""
         self._tell(f"forget {process.pid}")
         if self._pids is not None:
             self._pids.remove(process.name)
 
     def discard_at_end(self, path: Path) -> None:
-        """Have the guardian remove a directory when all is over, even after a SIGKILL."""
+        """Let the guardian remove a directory at the end, even after a SIGKILL."""
         self._tell(f"discard {path}")
 
     def check(self) -> None:
-        """Raise for the first process that ended though nobody asked it to."""
+        """Raise for the first process that ended although we did not end it."""
         for process in self.processes:
             if process.wanted and not process.alive:
                 raise process.death_notice()
 
     def close(self) -> None:
-        """End everything in the reverse order of its start, then let the guardian go."""
+        """End all processes in the reverse order of their start, then the guardian."""
         for process in reversed(self.processes):
             process.terminate()
         self._release_guardian()
 
     def abandon(self) -> None:
-        """Kill everything at once: for stacks of which nothing is kept."""
+        """Kill all processes at once: for stacks of which nothing is kept."""
         for process in reversed(self.processes):
             process.kill()
         self._release_guardian()
@@ -259,7 +259,7 @@ class Supervisor:
         self._guardian.wait()
 
     def _tell(self, line: str) -> None:
-        # A guardian that was killed is no reason to fail; the next start ends what it left.
+        # A killed guardian is no reason to fail: the next start ends what it left.
         with suppress(BrokenPipeError, ValueError):
             self._to_guardian.write(f"{line}\n")
 
@@ -271,7 +271,7 @@ def wait_until(
     processes: Sequence[Process] = (),
     limit_s: float,
 ) -> None:
-    """Poll until ready; a process that dies meanwhile, or the limit, is an error with a log."""
+    """Poll until ready; a process that dies, or the time limit, raises an error with its log."""
     deadline = time.monotonic() + limit_s
     while not ready():
         for process in processes:

@@ -23,17 +23,17 @@ from devstack.supervisor import Process, Supervisor
 
 DATABASE = "maramoja"
 TENANT = "demo"
-# A tenant has one account for its live keys: the second market has a tenant of its own.
+# A tenant has one account for its live keys, so the second market has its own tenant.
 MARKETS = {"mtnuganda": TENANT, "mtnzambia": "demo-zambia"}
-# One request at a time is all that a person sends: few processes start faster than many.
+# A person sends one request at a time, and few processes start faster than many.
 API_WORKERS = 2
-# How soon a process that died is named.
+# How often the processes are checked for one that died.
 WATCH_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line and the environment ask for."""
+    """The options of the command line and the environment."""
 
     host: str
     port: int
@@ -41,18 +41,18 @@ class Options:
 
     @property
     def url(self) -> str:
-        """Where the API will answer."""
+        """The address of the API."""
         return f"http://{self.host}:{self.port}"
 
     @property
     def simulated(self) -> bool:
-        """Whether the provider is our simulator: not when the settings name an account."""
+        """Whether the provider is our simulator: not if the settings name an MTN account."""
         return not any(name.startswith("MTN_") for name in self.given)
 
 
 @dataclass
 class Run:
-    """One run of the stack: its parts, as far as they have been started."""
+    """One run of the stack, with the parts that are started so far."""
 
     options: Options
     checkout: Checkout
@@ -72,7 +72,7 @@ class Run:
         self._start_programs(programs)
 
     def demo_access(self) -> DemoAccess:
-        """The demo tenant's key: that of an earlier start while it works, else a new one."""
+        """The demo tenants' keys: those of an earlier start if they still work, else new ones."""
         with step("demo tenant") as note:
             kept = self.checkout.demo_access()
             if kept is not None and self._works(kept):
@@ -84,7 +84,7 @@ class Run:
         return access
 
     def pay_once(self, access: DemoAccess) -> Shown:
-        """The demo payment; the processes are asked first, as a dead one explains more."""
+        """Make the demo payment; check the processes first, because a dead one explains more."""
         with step("demo payment") as note:
             self.supervisor.check()
             shown = demo.pay_once(
@@ -94,7 +94,7 @@ class Run:
         return shown
 
     def watch(self) -> None:
-        """Return never; raise for the first process that dies."""
+        """Never return; raise for the first process that dies."""
         while True:
             self.supervisor.check()
             time.sleep(WATCH_EVERY_S)
@@ -127,7 +127,7 @@ class Run:
             return redis.url
 
     def _configure(self, addresses: Addresses) -> None:
-        """Our settings, under those that are given: who sets one means it."""
+        """Set the stack's settings; settings that the user gives take precedence."""
         ours = {
             **addresses.settings(),
             "PUBLIC_BASE_URL": self.options.url,
@@ -145,7 +145,7 @@ class Run:
         self.checkout.keep_environment(settings)
 
     def _start_programs(self, programs: Programs) -> None:
-        """Start them all, then wait for each: they spend their first second importing."""
+        """Start all programs, then wait for each: they import in parallel for a second."""
         options = self.options
         commands = [
             programs.worker("worker-1"),
@@ -178,13 +178,13 @@ class Run:
             note(remark)
 
     def _works(self, kept: DemoAccess) -> bool:
-        """Whether the keys open the API, and the accounts are where the simulator is."""
+        """Whether the API accepts the keys, and the accounts have the simulator's address."""
         return kept.simulator_url == self.simulator_url and all(
             demo.key_works(self.options.url, key) for key in (kept.key, *kept.live.values())
         )
 
     def _issue_keys(self, programs: Programs) -> DemoAccess:
-        with suppress(StackError):  # it is there already; if anything else is wrong, issue says it
+        with suppress(StackError):  # it exists already; `keys issue` reports any other error
             programs.flask_json("tenants", "create", TENANT, "--name", "Demo shop")
         issued = programs.flask_json("keys", "issue", TENANT, "--mode", "test")
         live = {}
@@ -194,7 +194,7 @@ class Run:
         return DemoAccess(str(issued["key"]), live, self.simulator_url)
 
     def _open_market(self, programs: Programs, environment: str, tenant: str) -> str:
-        """A live key for the tenant, whose account there is at the simulator."""
+        """Create the tenant and its account at the simulator; returns a live key."""
         with suppress(StackError):
             programs.flask_json("tenants", "create", tenant, "--name", f"Demo shop, {environment}")
         names = ("SUBSCRIPTION_KEY", "API_USER", "API_KEY")
@@ -209,7 +209,7 @@ class Run:
 
 @contextmanager
 def step(title: str) -> Iterator[Callable[[str], None]]:
-    """One line for one step, with its time, once it is done."""
+    """Print one line for a step, with its time, once it is done."""
     started = time.monotonic()
     remarks: list[str] = []
     yield remarks.append
@@ -218,7 +218,7 @@ def step(title: str) -> Iterator[Callable[[str], None]]:
 
 
 def check_port(options: Options) -> None:
-    """Say so before anything starts when the API's port is taken."""
+    """Raise before anything starts if the API's port is taken."""
     if not port_is_free(options.port, options.host):
         raise StackError(
             f"port {options.port} is taken by another program",

@@ -1,4 +1,4 @@
-"""Whom the servers run as: PostgreSQL refuses to run as root."""
+"""The account that the servers run as: PostgreSQL refuses to run as root."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TypedDict
 
 from devstack.errors import StackError
 
-# Accounts that exist without our making one; a stack must leave a machine as it found it.
+# Accounts that exist on most machines: a stack must not create one.
 _CANDIDATES = ("nobody", "postgres", "daemon")
 
 
@@ -43,7 +43,7 @@ def popen_options(user: ServerUser | None) -> PopenOptions:
 
 @cache
 def server_user() -> ServerUser | None:
-    """The account for servers; None means that we are not root and they run as ourselves."""
+    """The account for servers; None means that we are not root, and they run as our own user."""
     if os.geteuid() != 0:
         return None
     for name in _CANDIDATES:
@@ -61,7 +61,7 @@ def server_user() -> ServerUser | None:
 
 
 def can_enter(path: Path, user: ServerUser | None) -> bool:
-    """Whether the account reaches this directory through all those above it."""
+    """Whether the account can enter this directory and all those above it."""
     return os.access(path, os.X_OK) if user is None else _passes("-x", path, user)
 
 

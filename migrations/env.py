@@ -19,7 +19,7 @@ STATEMENT_TIMEOUT_MS = 300_000
 
 
 def include_object(_object, name, type_, _reflected, _compare_to):
-    # Partitions are made and dropped as time goes by: migration 0010.
+    # Partitions are made and dropped as time goes by: migration 0009.
     passing = name == "alembic_version" or name.startswith("webhook_attempts_")
     return not (type_ == "table" and passing)
 

@@ -14,7 +14,7 @@ from simulator.server import Server
 from simulator.store import IN_MEMORY, Store
 
 _SEED = re.compile(rf"({'|'.join(PRODUCTS)}):([^:]+):([^:]+):([^:]+)")
-# How soon the listening loop sees that it should stop.
+# How often the listening loop checks whether it should stop.
 _STOP_POLL_S = 0.1
 
 _EPILOG = """\
@@ -60,7 +60,7 @@ def _run(simulator: Simulator, host: str, port: int) -> int:
 
 
 def _contradiction(seeds: list[Seed]) -> str | None:
-    """Find an API user with two keys: it has one, for all its products (1.4)."""
+    """Find an API user with two keys: it has one key, for all its products (1.4)."""
     keys: dict[str, str] = {}
     for seed in seeds:
         if keys.setdefault(seed.api_user, seed.api_key) != seed.api_key:

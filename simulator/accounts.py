@@ -14,7 +14,7 @@ ANY_PRODUCT = "*"
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An API user; without a key until one was made."""
+    """An API user; it has no key until one is made."""
 
     api_user: str
     api_key: str | None
@@ -23,7 +23,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Seed:
-    """An account that is there from the start."""
+    """An account that exists from the start."""
 
     product: str
     subscription_key: str
@@ -51,7 +51,7 @@ class Accounts:
         self._database.insert("INSERT OR IGNORE INTO subscriptions VALUES (?, ?)", (key, product))
 
     def is_subscribed(self, key: str, product: str) -> bool:
-        """Whether the key opens this product."""
+        """Whether the key is valid for this product."""
         found = self._database.row(
             "SELECT 1 FROM subscriptions WHERE key = ? AND product IN (?, ?)",
             (key, product, ANY_PRODUCT),
@@ -73,13 +73,13 @@ class Accounts:
         return Account(*row) if row else None
 
     def issue_key(self, api_user: str) -> str:
-        """Make a new API key; the one before is void."""
+        """Make a new API key; the previous one is void."""
         key = secrets.token_hex(16)
         self._database.change("UPDATE accounts SET api_key = ? WHERE api_user = ?", (key, api_user))
         return key
 
     def issue_token(self, account: Account, product: str, expires_at: float) -> str:
-        """Make an access token that looks as MTN's do: a JWT that nobody can verify."""
+        """Make an access token in MTN's form: a JWT whose signature cannot be verified."""
         token = ".".join(
             _base64url(part)
             for part in (
@@ -100,7 +100,7 @@ class Accounts:
         return token
 
     def bearer(self, token: str, product: str, now: float) -> Account | None:
-        """Find the account that a token speaks for, while it is valid for this product."""
+        """Find the token's account, if the token is valid for this product."""
         row = self._database.row(
             "SELECT a.api_user, a.api_key, a.callback_host FROM tokens t"
             " JOIN accounts a USING (api_user)"
@@ -110,7 +110,7 @@ class Accounts:
         return Account(*row) if row else None
 
     def expire_tokens(self) -> int:
-        """Make every token void; how many there were."""
+        """Make every token void; returns how many there were."""
         return self._database.change("DELETE FROM tokens")
 
 

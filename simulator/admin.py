@@ -1,4 +1,4 @@
-"""The admin API under /_admin/: faults, settings, payers who act late, the clock, the evidence."""
+"""The admin API under /_admin/: faults, settings, payers' decisions, the clock, the evidence."""
 
 from simulator.clock import as_text
 from simulator.evidence import PageQuery
@@ -12,14 +12,14 @@ _LIMIT_MAX = 10_000
 
 
 def refused(error: InvalidInputError) -> Reply:
-    """Say a clear no, with the field named."""
+    """Answer an invalid admin request with the field and the error."""
     return json_reply(error.status, {"error": {"field": error.field, "message": error.message}})
 
 
 def add_fault(simulation: Simulation, request: Request) -> Reply:
     """Set a fault, or with {"faults": […]} several in their order: POST /_admin/faults.
 
-    Of several all are set at once, or none if one of them can't be read.
+    Several faults are set together, or none of them if one is invalid.
     """
     document = _document(request)
     if "faults" not in document:
@@ -39,13 +39,13 @@ def list_faults(simulation: Simulation, _request: Request) -> Reply:
 
 
 def clear_faults(simulation: Simulation, request: Request) -> Reply:
-    """Take all faults away: DELETE /_admin/faults."""
+    """Remove all faults: DELETE /_admin/faults."""
     simulation.faults.clear()
     return list_faults(simulation, request)
 
 
 def remove_fault(simulation: Simulation, request: Request, fault_id: str) -> Reply:
-    """Take one fault away: DELETE /_admin/faults/{id}."""
+    """Remove one fault: DELETE /_admin/faults/{id}."""
     if not fault_id.isdecimal() or not simulation.faults.remove(int(fault_id)):
         raise InvalidInputError("id", "there is no such fault", status=404)
     return list_faults(simulation, request)
@@ -63,12 +63,12 @@ def change_settings(simulation: Simulation, request: Request) -> Reply:
 
 
 def approve(simulation: Simulation, _request: Request, reference_id: str) -> Reply:
-    """Let the payer say yes now: POST /_admin/approve/{reference}."""
+    """Let the payer approve now: POST /_admin/approve/{reference}."""
     return _decided(simulation, reference_id, Status.SUCCESSFUL, None)
 
 
 def reject(simulation: Simulation, request: Request, reference_id: str) -> Reply:
-    """Let the payer say no now: POST /_admin/reject/{reference}; `reason` is optional."""
+    """Let the payer reject now: POST /_admin/reject/{reference}; `reason` is optional."""
     document = _document(request)
     known_fields(document, {"reason"})
     reason = text("reason", document.get("reason", "APPROVAL_REJECTED"))
@@ -76,7 +76,7 @@ def reject(simulation: Simulation, request: Request, reference_id: str) -> Reply
 
 
 def move_clock(simulation: Simulation, request: Request) -> Reply:
-    """Move the clock: POST /_admin/clock. What is due by then happens before the answer."""
+    """Move the clock: POST /_admin/clock. What is due by then is done before the response."""
     document = _document(request)
     known_fields(document, {"advance_s"})
     simulation.store.advance_clock(seconds("advance_s", document.get("advance_s")))
@@ -118,13 +118,13 @@ def show_page(simulation: Simulation, request: Request, view: str) -> Reply:
 
 
 def summary(simulation: Simulation, _request: Request) -> Reply:
-    """Show the referee's counts: GET /_admin/summary."""
+    """Show the counts: GET /_admin/summary."""
     simulation.settle_due()
     return json_reply(200, simulation.store.evidence.summary())
 
 
 def health(simulation: Simulation, _request: Request) -> Reply:
-    """Say that it runs: GET /_admin/health."""
+    """Report that the simulator runs: GET /_admin/health."""
     return json_reply(
         200,
         {
@@ -136,7 +136,7 @@ def health(simulation: Simulation, _request: Request) -> Reply:
 
 
 def _document(request: Request) -> dict[str, object]:
-    """Read the body; none at all is an empty object."""
+    """Read the body; a missing body is an empty object."""
     return mapping("body", request.document()) if request.body else {}
 
 

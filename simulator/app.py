@@ -17,17 +17,17 @@ from simulator.routes import ADMIN, ADMIN_PREFIX, UNKNOWN, Match, Router
 from simulator.simulation import Simulation
 from simulator.store import Store
 
-# A submission whose payment is there already (409) has done its work as one that makes it.
+# A submission whose payment exists (409) is a success for faults, like one that creates it.
 _DONE = {"create": {202, 409}, "provisioning": {200, 201}}
 _DONE_OTHERWISE = {200}
-# So many submissions' payers are remembered, for faults that are for one of them.
+# How many submissions' payers are remembered, for faults that match on one payer.
 _PARTIES_MAX = 10_000
-# A payer's number and an order's id, as far as they are known.
+# A payer's number and an order's external id; None if unknown.
 Party = tuple[str | None, str | None]
 
 
 class Simulator:
-    """Answers requests; the server or WSGI brings them."""
+    """Answers the requests of the server or of WSGI."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
@@ -35,7 +35,7 @@ class Simulator:
         self._parties = Parties()
 
     def answer(self, request: Request) -> Reply:
-        """Answer one request, after all that it causes has happened and is kept."""
+        """Answer one request, after all its effects are done and stored."""
         match = self._router.find(request.method, request.path)
         if request.path.startswith(ADMIN_PREFIX):
             return self._administer(request, match)
@@ -58,7 +58,7 @@ class Simulator:
     def __call__(
         self, environ: dict[str, Any], start_response: Callable[..., object]
     ) -> Iterable[bytes]:
-        """WSGI. What a fault does to the wire cannot be shown here, but for its loss."""
+        """WSGI. Of the faults of the connection, it can only show a lost response."""
         reply = self.answer(_from_wsgi(environ))
         time.sleep(reply.delay_s)
         if reply.status_on_wire is None:
@@ -94,7 +94,7 @@ class Simulator:
             reply = match.route.handler(self.simulation, request, **match.variables)
         except RefusedError as refusal:
             reply = refusal.reply
-        # Only an exact 202 or 409 is of a payment that exists: the firewall's 200 is not.
+        # Only an exact 202 or 409 means that the payment exists: the firewall's 200 does not.
         went_well = reply.status in _DONE.get(match.route.operation, _DONE_OTHERWISE)
         after = self.simulation.faults.take(Phase.AFTER, facts, went_well=went_well)
         struck = "+".join(fault.kind for fault in (before, after) if fault is not None)
@@ -102,26 +102,26 @@ class Simulator:
 
 
 class Parties:
-    """Whose the last submissions were: also of those that became no payment."""
+    """The payers of the last submissions, also of those that created no payment."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, Party] = OrderedDict()
 
     def remember(self, reference: str, party: Party) -> None:
-        """Keep it, and forget the oldest where there are too many."""
+        """Keep it, and drop the oldest if there are too many."""
         with self._lock:
             self._known[reference] = party
             if len(self._known) > _PARTIES_MAX:
                 self._known.popitem(last=False)
 
     def find(self, reference: str) -> Party:
-        """Whose this submission was."""
+        """The payer and the external id of this submission."""
         return self._known.get(reference, (None, None))
 
 
 class _CallFacts:
-    """What faults match on (see faults.Facts), read from the call when a fault asks for it."""
+    """What faults match on (see faults.Facts), read from the call only when a fault needs it."""
 
     def __init__(
         self,

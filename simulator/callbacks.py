@@ -1,6 +1,6 @@
-"""Callbacks to the gateway: how many, when, and how honest (1.13).
+"""Callbacks to the gateway: how many, when, and whether they are true (1.13).
 
-A body never carries the reference id. Callbacks wait in memory: those not yet sent are lost with
+A body never contains the reference id. Callbacks wait in memory: those not yet sent are lost with
 the process, as MTN's may be.
 """
 
@@ -20,7 +20,7 @@ from simulator.status_bodies import status_body
 from simulator.store import Store
 
 _SENDERS = 4
-# A gateway that is away must not fill our memory: what does not fit is dropped, and noted.
+# An unreachable gateway must not fill our memory: what does not fit is dropped and recorded.
 _QUEUE_MAX = 10_000
 _FORGED_FINANCIAL_ID = "1999999999"
 
@@ -69,7 +69,7 @@ class Callbacks:
             thread.start()
 
     def stop(self) -> None:
-        """Tell the threads to end after what they are sending; nothing is kept from here on."""
+        """Let the threads end after what they are sending; nothing is recorded from here on."""
         self._stopped = True
         for _ in self._threads:
             try:
@@ -78,7 +78,7 @@ class Callbacks:
                 return
 
     def created(self, payment: Payment, settings: Settings, own_mode: Mode | None) -> None:
-        """Plan for a payment that was created and is not answered yet."""
+        """Plan the callbacks of a new payment, before the response to its creation."""
         mode = own_mode or _mode_of(settings)
         if own_mode is not None and payment.status is Status.PENDING:
             self._own_modes[payment.order.reference_id] = own_mode
@@ -88,13 +88,13 @@ class Callbacks:
             self._dispatch(payment, settings, mode, _told(payment, mode))
 
     def ended(self, payment: Payment, settings: Settings) -> None:
-        """Tell that a payment that was PENDING became final."""
+        """Send the callbacks of a payment that was PENDING and is final now."""
         mode = self._own_modes.pop(payment.order.reference_id, None) or _mode_of(settings)
         if mode.name != "forged":
             self._dispatch(payment, settings, mode, _told(payment, mode))
 
     def release_due(self, now: float) -> None:
-        """Hand over the late ones whose time has come."""
+        """Queue the late callbacks that are due."""
         with self._late_lock:
             while self._late and self._late[0][0] <= now:
                 self._enqueue(heapq.heappop(self._late)[2])
@@ -180,7 +180,7 @@ def _opposite(payment: Payment) -> Payment:
 
 
 def _deliver(parcel: _Parcel, body: str) -> str:
-    """Send one callback; the receiver's status, or what went wrong."""
+    """Send one callback; returns the receiver's status or the error."""
     url = urlsplit(parcel.url)
     secure = url.scheme == "https"
     connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection

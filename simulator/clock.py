@@ -15,10 +15,10 @@ class Clock:
         return time.time() + self.offset_s
 
     def advance(self, seconds: float) -> None:
-        """Move ahead."""
+        """Move the clock ahead."""
         self.offset_s += seconds
 
 
 def as_text(at: float) -> str:
-    """Write an instant as the admin API shows it."""
+    """Format an instant as the admin API shows it."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="microseconds")

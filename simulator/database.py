@@ -1,8 +1,8 @@
-"""The simulator's SQLite file: tables, append-only triggers, one connection behind one lock.
+"""The simulator's SQLite file: tables, append-only triggers, one connection with one lock.
 
-One writer is enough: what is counted here must be exact, and SQLite has one writer anyway.
-With WAL and `synchronous=OFF` a SIGKILL loses nothing (the pages are the kernel's already);
-only a power cut could.
+One writer is enough: the counts must be exact, and SQLite has one writer anyway.
+With WAL and `synchronous=OFF` a SIGKILL loses nothing, because the kernel has the pages already.
+Only a power cut could lose data.
 """
 
 import sqlite3
@@ -106,7 +106,7 @@ class Database:
         )
         self._connection.row_factory = sqlite3.Row
         self._lock = threading.RLock()
-        # recursive_triggers: without it INSERT OR REPLACE deletes rows past the triggers.
+        # Without recursive_triggers, INSERT OR REPLACE deletes rows and fires no delete triggers.
         self._connection.executescript(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=OFF; PRAGMA recursive_triggers=ON;"
             "PRAGMA busy_timeout=5000;" + _STATE + _EVIDENCE
@@ -117,7 +117,7 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All statements inside commit together, or none does. Does not nest."""
+        """Commit all statements of the block together, or none. Does not nest."""
         with self._lock:
             self._connection.execute("BEGIN IMMEDIATE")
             try:
@@ -128,12 +128,12 @@ class Database:
             self._connection.execute("COMMIT")
 
     def insert(self, sql: str, values: Sequence[Value]) -> int:
-        """Run an INSERT; the new row's id."""
+        """Run an INSERT; returns the new row's id."""
         with self._lock:
             return self._connection.execute(sql, values).lastrowid or 0
 
     def change(self, sql: str, values: Sequence[Value] = ()) -> int:
-        """Run an UPDATE or DELETE; how many rows it touched."""
+        """Run an UPDATE or DELETE; returns how many rows it changed."""
         with self._lock:
             return self._connection.execute(sql, values).rowcount
 
@@ -144,11 +144,11 @@ class Database:
             return row
 
     def rows(self, sql: str, values: Sequence[Value] = ()) -> list[sqlite3.Row]:
-        """All rows."""
+        """Read all rows."""
         with self._lock:
             return self._connection.execute(sql, values).fetchall()
 
     def close(self) -> None:
-        """Close the file. Whoever still uses it gets sqlite3.ProgrammingError."""
+        """Close the file. Later calls raise sqlite3.ProgrammingError."""
         with self._lock:
             self._connection.close()

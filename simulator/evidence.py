@@ -1,4 +1,4 @@
-"""What was seen on the wire, and the pages in which the admin API shows it and the ledger."""
+"""The log of HTTP traffic, and the pages in which the admin API shows it and the ledger."""
 
 import sqlite3
 from collections.abc import Callable
@@ -58,7 +58,7 @@ _VIEWS = {
 
 VIEWS = tuple(_VIEWS)
 
-# Numbers of one generation, each from one scan; `summary` is asked for now and then, not per call.
+# Counts of one generation, each from one scan: `summary` is read rarely, not on each call.
 _SUMMARY = """
 SELECT
   (SELECT count(*) FROM creations WHERE generation = :g) AS accepted,
@@ -84,7 +84,7 @@ SELECT
 
 
 class Evidence:
-    """The log of requests, answers and callbacks, and reads over all evidence."""
+    """The log of requests, responses and callbacks, and reads of it and of the ledger."""
 
     def __init__(self, database: Database, generation: Callable[[], int]) -> None:
         self._database = database
@@ -93,7 +93,7 @@ class Evidence:
     def note_request(
         self, now: float, *, method: str, path: str, operation: str, reference_id: str | None
     ) -> int:
-        """Keep that a request came in; before it is answered, as the answer may never come."""
+        """Record a request before it is answered, as some requests are never answered."""
         return self._database.insert(
             "INSERT INTO requests (generation, at, method, path, operation, reference_id)"
             " VALUES (?, ?, ?, ?, ?, ?)",
@@ -101,13 +101,13 @@ class Evidence:
         )
 
     def note_answer(self, request_id: int, now: float, status: int | None, fault: str) -> None:
-        """Keep what it was answered with; no status when nothing readable goes out."""
+        """Record the response; no status if the client cannot read one."""
         self._database.insert(
             "INSERT INTO answers VALUES (?, ?, ?, ?)", (request_id, now, status, fault or None)
         )
 
     def nth_request(self, operation: str, reference_id: str, up_to: int | None = None) -> int:
-        """How many calls of this operation came in for this payment, up to that one."""
+        """How many calls of this operation were received for this payment, up to that one."""
         last = "" if up_to is None else " AND id <= ?"
         row = self._database.row(
             "SELECT count(*) AS found FROM requests"  # noqa: S608
@@ -117,7 +117,7 @@ class Evidence:
         return int(row["found"]) if row else 0
 
     def record_callback(self, now: float, row: tuple[str, str, str, str, str, str]) -> None:
-        """Keep a callback: reference, mode, verb, url, body, and what the receiver said."""
+        """Record a callback: reference, mode, verb, url, body, and the receiver's response."""
         self._database.insert(
             "INSERT INTO callbacks (generation, at, reference_id, mode, verb, url, body, answer)"
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -125,7 +125,7 @@ class Evidence:
         )
 
     def page(self, view_name: str, query: PageQuery) -> dict[str, object]:
-        """Rows of one view, oldest first, and the cursor of the next page."""
+        """Read rows of one view, oldest first, and the cursor of the next page."""
         view = _VIEWS[view_name]
         name = view.id_column
         conditions = [f"{name}.generation = ?", f"{name}.id > ?"]
@@ -148,7 +148,7 @@ class Evidence:
         }
 
     def summary(self) -> dict[str, object]:
-        """Count what a referee is asked for."""
+        """Count what a test checks the gateway against."""
         row = self._database.row(_SUMMARY.replace(":g", str(self._generation())))
         totals = self._database.rows(
             "SELECT operation, currency, count(*) AS movements, sum(amount_minor) AS amount_minor"

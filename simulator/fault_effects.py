@@ -1,4 +1,4 @@
-"""What each fault does to a call: in its place (BEFORE) or to its answer (AFTER)."""
+"""What each fault does: it replaces the call (BEFORE) or alters its response (AFTER)."""
 
 import gzip
 import json
@@ -23,12 +23,12 @@ from simulator.messages import (
 
 
 def instead(fault: Fault) -> Reply | None:
-    """Answer in place of the call; None when the call goes on (late)."""
+    """Answer instead of the call; None when the call is processed after a delay."""
     return _INSTEAD[fault.kind](fault)
 
 
 def altered(fault: Fault, reply: Reply) -> Reply:
-    """Alter what the client gets after the call did its work."""
+    """Alter the response after the call has had its effect."""
     return _ALTERED[fault.kind](fault, reply)
 
 
@@ -113,7 +113,7 @@ def _compressed(reply: Reply) -> Reply:
 
 
 def _with_number(reply: Reply) -> Reply:
-    """The same amount as a JSON number with an exponent."""
+    """Write the same amount as a JSON number with an exponent."""
     quoted = json.dumps(json.loads(reply.body)["amount"])
     number = f"{Decimal(json.loads(quoted)):E}"
     return replace(reply, body=reply.body.replace(quoted.encode(), number.encode(), 1))

@@ -1,4 +1,4 @@
-"""Faults: what can go wrong, for which calls, how often. Kinds are data; effects are elsewhere.
+"""Faults: what can go wrong, for which calls, how often. Effects are in fault_effects.py.
 
 Source of the kinds: provider facts 1.10, 1.17 item 6, and the complaints of part 2.
 """
@@ -53,11 +53,11 @@ MATCHABLE = ("msisdn", "reference", "external_id", "product", "api_user")
 
 
 class Phase(Enum):
-    """When a fault strikes."""
+    """When a fault applies."""
 
     BEFORE = "before"  # before anything is checked or created
     ACCEPT = "accept"  # while the payment is created
-    AFTER = "after"  # after the call did its work
+    AFTER = "after"  # after the call has had its effect
     CALLBACK = "callback"  # when the callbacks of a new payment are planned
 
 
@@ -68,7 +68,7 @@ class Kind:
     phase: Phase
     operations: tuple[str, ...]
     parameters: dict[str, tuple[object, Check]] = field(default_factory=dict)
-    # An AFTER fault strikes calls that went well; these strike refusals too.
+    # An AFTER fault applies to calls that succeeded; with this it applies to refusals too.
     any_answer: bool = False
 
 
@@ -76,7 +76,7 @@ def _delay(default: float) -> dict[str, tuple[object, Check]]:
     return {"delay_s": (default, seconds)}
 
 
-# "create" stands first: what a fault is mostly wanted for, and so the default.
+# "create" is first and so the default: most faults are for it.
 _ALL = ("create", ANY, *OPERATIONS[1:])
 _CREATE = ("create",)
 _STATUS = ("status",)
@@ -136,7 +136,7 @@ KINDS: dict[str, Kind] = {
 
 
 class Facts(Protocol):
-    """What a fault can be matched on. Absent facts match nothing."""
+    """What a fault can match on. Absent facts match nothing."""
 
     @property
     def operation(self) -> str:
@@ -144,7 +144,7 @@ class Facts(Protocol):
 
     @property
     def product(self) -> str | None:
-        """Such as collection."""
+        """The product, such as collection."""
 
     @property
     def reference(self) -> str | None:
@@ -152,27 +152,27 @@ class Facts(Protocol):
 
     @property
     def msisdn(self) -> str | None:
-        """Who pays, or is paid."""
+        """The number of the payer or payee."""
 
     @property
     def external_id(self) -> str | None:
-        """The caller's own."""
+        """The caller's externalId."""
 
     @property
     def api_user(self) -> str | None:
-        """Whose account it is."""
+        """The API user of the account."""
 
     @property
     def nth(self) -> int:
-        """The how many-th request of this operation for this payment it is, from 1."""
+        """The number of this request among those of its operation for this payment, from 1."""
 
 
 @dataclass(slots=True)
 class Fault:
-    """A fault that is set. `left` counts down; None is forever.
+    """A fault that is set. `left` counts down; None is unlimited.
 
-    `nth`: it strikes from the n-th request of its operation for one payment on. `spares`: it never
-    strikes payments of payers whose numbers begin so; empty spares nobody.
+    `nth`: it applies from the n-th request of its operation for one payment on. `spares`: it never
+    applies to payers whose numbers begin with this prefix; empty spares no payer.
     """
 
     id: int
@@ -197,11 +197,11 @@ class Fault:
 
     @property
     def phase(self) -> Phase:
-        """When it strikes."""
+        """When it applies."""
         return KINDS[self.kind].phase
 
     def hits(self, facts: Facts, *, went_well: bool) -> bool:
-        """Whether it strikes this call, in its phase. Draws from `chance` only when all else fits."""
+        """Whether it applies to this call, in its phase. Uses `chance` only if all else matches."""
         if self.operation not in {ANY, facts.operation}:
             return False
         if not went_well and not KINDS[self.kind].any_answer:
@@ -210,13 +210,13 @@ class Fault:
             return False
         if self.spares and (facts.msisdn or "").startswith(self.spares):
             return False
-        # A read of the log of requests: last of all, and only where it matters.
+        # `facts.nth` reads the log of requests, so it is checked last and only if needed.
         if self.nth > 1 and facts.nth < self.nth:
             return False
         return self.probability >= 1 or self.chance.random() < self.probability
 
     def shown(self) -> dict[str, object]:
-        """For the admin API."""
+        """The fault as the admin API shows it."""
         return {
             "id": self.id,
             "kind": self.kind,
@@ -232,18 +232,18 @@ class Fault:
 
 
 class Faults:
-    """The faults that are set, in the order in which they were: the first that fits strikes."""
+    """The faults that are set, in order of setting: the first that matches applies."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._ids = itertools.count(1)
-        # By phase: a call looks for a fault in each, and there may be a thousand for single payments.
+        # By phase: a call searches each phase, and there may be a thousand faults for single payments.
         self._set: dict[Phase, dict[int, Fault]] = {phase: {} for phase in Phase}
-        # Spent ones are shown, but looking for a fault must not slow down with each of them.
+        # Spent faults are shown, but must not slow down the search for a fault.
         self._spent: deque[Fault] = deque(maxlen=_SPENT_MAX)
 
     def add(self, documents: Iterable[dict[str, object]]) -> list[Fault]:
-        """Set faults from admin documents, checked field by field: all of them at once, or none."""
+        """Set faults from admin documents, each field checked: all of them, or none."""
         faults = [_read(next(self._ids), document) for document in documents]
         with self._lock:
             for fault in faults:
@@ -251,7 +251,7 @@ class Faults:
         return faults
 
     def take(self, phase: Phase, facts: Facts, *, went_well: bool = True) -> Fault | None:
-        """Find the fault that strikes now and count it down; None for most calls."""
+        """Find the fault that applies now and count it down; None for most calls."""
         faults = self._set[phase]
         if not faults:
             return None
@@ -263,18 +263,18 @@ class Faults:
         return None
 
     def all(self) -> list[Fault]:
-        """Those that are set and, of those that are spent, the last ones."""
+        """The faults that are set, and the last of those that are spent."""
         with self._lock:
             is_set = [fault for faults in self._set.values() for fault in faults.values()]
             return sorted((*is_set, *self._spent), key=lambda fault: fault.id)
 
     def remove(self, fault_id: int) -> bool:
-        """Take one away; False when there is none of this id that can still strike."""
+        """Remove one fault; False if no fault with this id can still apply."""
         with self._lock:
             return any(faults.pop(fault_id, None) for faults in self._set.values())
 
     def clear(self) -> None:
-        """Take all away."""
+        """Remove all faults."""
         with self._lock:
             for faults in self._set.values():
                 faults.clear()

@@ -1,4 +1,4 @@
-"""Checks on what the admin API is given. Each names the field and says what it should be."""
+"""Checks on input of the admin API. Each names the field and says what it should be."""
 
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -97,7 +97,7 @@ def mapping(field: str, value: object) -> dict[str, object]:
 
 
 def known_fields(given: dict[str, object], allowed: set[str], prefix: str = "") -> None:
-    """Refuse a field that has no meaning, rather than ignore a typing error."""
+    """Refuse an unknown field, rather than ignore a typing error."""
     for field in given:
         if field not in allowed:
             names = ", ".join(sorted(allowed)) or "none"

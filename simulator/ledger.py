@@ -1,8 +1,8 @@
-"""Payments and the money they moved. The referee: rows are added, never changed.
+"""Payments and the money they moved. Tests check the gateway against it: rows are never changed.
 
 A payment is accepted once for each reference, ends once, and moves money in the transaction in
-which it becomes SUCCESSFUL. `movements` has no unique constraint on purpose: a referee must be
-able to show a second movement, not hide it.
+which it becomes SUCCESSFUL. `movements` has no unique constraint on purpose: the ledger must
+show a second movement, not hide it.
 """
 
 import sqlite3
@@ -14,7 +14,7 @@ from simulator.scenarios import Status
 # MTN's are long numbers too; the first one is arbitrary.
 _FIRST_FINANCIAL_TRANSACTION = 2_000_000_000
 
-# How many due payments one pass of the ticker takes out, so that it never holds the lock long.
+# How many due payments one pass of the ticker ends, so that it never holds the lock long.
 _DUE_BATCH = 200
 
 
@@ -40,7 +40,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How a payment will end; `due_at` None means: when the admin API says so."""
+    """How a payment will end; with `due_at` None, the admin API decides when."""
 
     status: Status
     reason: str | None
@@ -50,7 +50,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """A payment as it stands."""
+    """A payment in its current state."""
 
     order: Order
     status: Status
@@ -83,13 +83,13 @@ class Ledger:
         self.generation: int = row["id"] or 0 if row else 0
 
     def start_generation(self, now: float) -> int:
-        """Begin anew. What was before stays in the file, is seen no more, and never ends."""
+        """Begin a new generation. Earlier payments stay in the file, but are hidden and never end."""
         self._database.change("DELETE FROM waiting")
         self.generation = self._database.insert("INSERT INTO generations (at) VALUES (?)", (now,))
         return self.generation
 
     def accept(self, order: Order, plan: Plan, now: float) -> Payment | None:
-        """Create the payment, and end it when that is due; None when its reference was used."""
+        """Create the payment, and end it if that is due; None when its reference was used."""
         values = [getattr(order, name) for name in _ORDER_FIELDS]
         ends_now = plan.due_at is not None and plan.due_at <= now
         financial_id = None
@@ -150,7 +150,7 @@ class Ledger:
             return self._decide(reference_id, status, reason, now)
 
     def settle_due(self, now: float) -> list[str]:
-        """End the payments whose time has come, a batch at most; their references."""
+        """End the payments that are due, a batch at most; returns their references."""
         due = self._database.rows(
             "SELECT reference_id, status, reason FROM waiting"
             " WHERE due_at <= ? AND generation = ? ORDER BY due_at LIMIT ?",
@@ -166,7 +166,7 @@ class Ledger:
             ]
 
     def balance_minor(self, api_user: str, product: str, currency: str) -> int:
-        """Sum what this account's payments of one product moved, in minor units."""
+        """Sum the money that this account's payments of one product moved, in minor units."""
         row = self._database.row(
             "SELECT coalesce(sum(amount_minor), 0) AS total FROM movements"
             " WHERE generation = ? AND api_user = ? AND product = ? AND currency = ?",
@@ -175,7 +175,7 @@ class Ledger:
         return int(row["total"]) if row else 0
 
     def notify_delivery(self, reference_id: str, message: str, now: float) -> bool:
-        """Keep a delivery notification; False when there was one already."""
+        """Store a delivery notification; False when there was one already."""
         try:
             self._database.insert(
                 "INSERT INTO notifications (generation, at, reference_id, message)"
@@ -187,7 +187,7 @@ class Ledger:
         return True
 
     def _decide(self, reference_id: str, status: Status, reason: str | None, now: float) -> bool:
-        # Whoever takes the row out of `waiting` is the one who ends the payment: never twice.
+        # Only the call that deletes the row from `waiting` ends the payment, so it never ends twice.
         taken = self._database.change(
             "DELETE FROM waiting WHERE generation = ? AND reference_id = ?",
             (self.generation, reference_id),

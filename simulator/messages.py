@@ -1,8 +1,8 @@
-"""What comes in and what goes out, as values: the server puts them on the wire, handlers make them.
+"""Requests and replies as values: handlers make the replies, the server sends them.
 
-Source of the body shapes: provider facts 1.4 to 1.10. Three error shapes exist side by side and
-clients depend on the difference: Azure's `{statusCode, message}`, MTN's `{code, message}`, and
-`{error}` of the token endpoints.
+Source of the body shapes: provider facts 1.4 to 1.10. There are three error shapes, and clients
+depend on the difference: Azure's `{statusCode, message}`, MTN's `{code, message}`, and `{error}`
+of the token endpoints.
 """
 
 import json
@@ -24,7 +24,7 @@ NO_KEY = (
 )
 BAD_TOKEN = "Unauthorized. Access token is invalid or has expired."  # noqa: S105 - a message
 
-# MTN's `code` → (HTTP status, message). Logical refusals travel as 500 (1.10).
+# MTN's `code` → (HTTP status, message). Logical refusals have status 500 (1.10).
 CODED: dict[str, tuple[int, str]] = {
     "RESOURCE_NOT_FOUND": (404, "Requested resource was not found."),
     "RESOURCE_ALREADY_EXIST": (409, "Duplicated reference id. Creation of resource failed."),
@@ -49,13 +49,13 @@ CODED: dict[str, tuple[int, str]] = {
 
 
 class Wire(Enum):
-    """How the server puts a reply on the wire."""
+    """How the server sends a reply on the wire."""
 
     NORMAL = "normal"
     RESET = "reset"  # no answer; the connection is reset (RST)
     CLOSE = "close"  # no answer; the connection is closed (FIN)
     DRIP = "drip"  # byte by byte
-    CUT = "cut"  # Content-Length promises more than is sent
+    CUT = "cut"  # Content-Length is more than is sent
     RAW = "raw"  # the body alone, which is not HTTP
 
 
@@ -87,7 +87,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer, and how it reaches the client."""
+    """One response, and how it is sent to the client."""
 
     status: int
     body: bytes = b""
@@ -104,7 +104,7 @@ class Reply:
 
 
 class RefusedError(Exception):
-    """A check said no; carries the answer."""
+    """A check refused the request; it has the reply."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.status)
@@ -122,7 +122,7 @@ def azure(status: int, message: str) -> Reply:
 
 
 def coded(code: str) -> Reply:
-    """Answer in MTN's own shape; a code that is not in the table travels as a 500."""
+    """Answer in MTN's own shape; a code that is not in the table has status 500."""
     status, message = CODED.get(code, (500, code.replace("_", " ").capitalize() + "."))
     return json_reply(status, {"code": code, "message": message})
 

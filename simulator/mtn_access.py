@@ -1,4 +1,4 @@
-"""The gates in front of MTN's calls, in the order of 1.17 item 3, and the token endpoint (1.5)."""
+"""The access checks of MTN's calls, in the order of 1.17 item 3, and the token endpoint (1.5)."""
 
 import base64
 import binascii
@@ -33,7 +33,7 @@ _FORM = "application/x-www-form-urlencoded"
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, after all gates."""
+    """The caller, after all checks."""
 
     account: Account
     product: str
@@ -64,7 +64,7 @@ def admit(simulation: Simulation, request: Request, product: str) -> Caller:
 
 
 def caller_of(simulation: Simulation, request: Request, product: str | None) -> str | None:
-    """Read which API user calls, by its token or its password; None when nobody known does."""
+    """Find the API user that calls, by its token or its password; None if it is unknown."""
     scheme, _, token = request.header("authorization").partition(" ")
     if scheme.lower() == "basic":
         account = _basic(simulation, request)
@@ -112,7 +112,7 @@ def issue_token(simulation: Simulation, request: Request, product: str) -> Reply
 
 
 def _check_platform(simulation: Simulation, request: Request) -> None:
-    """Refuse requests' own User-Agent, as the new platform's gateway does (1.2)."""
+    """Refuse the User-Agent of Python's requests, as the new platform's gateway does (1.2)."""
     if simulation.settings.platform == "new" and "python-requests" in request.header("user-agent"):
         raise RefusedError(forbidden_page())
 

@@ -14,7 +14,7 @@ _INCOMING = "collection"
 def balance(
     simulation: Simulation, request: Request, product: str, currency: str | None = None
 ) -> Reply:
-    """Tell an opening balance plus what moved since (one wallet for each product)."""
+    """Answer the opening balance plus later movements (one wallet for each product)."""
     caller = mtn_access.admit(simulation, request, product)
     currencies = ENVIRONMENTS[caller.environment]
     wanted = currency or currencies[0]
@@ -30,7 +30,7 @@ def balance(
 def is_active(
     simulation: Simulation, request: Request, product: str, *, holder_type: str, holder: str
 ) -> Reply:
-    """Tell whether a holder is active, with the special holders of 1.14."""
+    """Answer whether a holder is active, with the special holders of 1.14."""
     mtn_access.admit(simulation, request, product)
     if holder_type.lower() not in _HOLDER_TYPES:
         return Reply(400)
@@ -41,7 +41,7 @@ def is_active(
 def basic_user_info(
     simulation: Simulation, request: Request, product: str, *, holder_type: str, holder: str
 ) -> Reply:
-    """Tell who a holder is: always the same person (1.9)."""
+    """Answer the holder's name: always the same person (1.9)."""
     mtn_access.admit(simulation, request, product)
     if holder_type.lower() not in _HOLDER_TYPES:
         return Reply(400)

@@ -1,4 +1,4 @@
-"""The body of a creating call: what MTN takes, what it refuses, and how (1.8, 1.10)."""
+"""The body of a creating call: what MTN accepts, what it refuses, and how (1.8, 1.10)."""
 
 import re
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _REFUSED = "'"
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A body that was read and found good, but for its currency."""
+    """A valid body; only its currency is not checked yet."""
 
     amount: str
     amount_minor: int
@@ -34,7 +34,7 @@ class Body:
 
 
 def read_body(request: Request, party_field: str) -> Body:
-    """Read the body, or refuse it: mostly with a 400 that says nothing."""
+    """Read the body, or refuse it: mostly with an empty 400."""
     document = request.document()
     if not isinstance(document, dict):
         raise RefusedError(Reply(400))
@@ -56,7 +56,7 @@ def read_body(request: Request, party_field: str) -> Body:
 
 
 def callback_url(request: Request) -> str | None:
-    """Read X-Callback-Url, when there is one: an empty or malformed one is a 400 (1.6)."""
+    """Read X-Callback-Url, if present: an empty or malformed one is a 400 (1.6)."""
     url = request.headers.get("x-callback-url")
     if url is None:
         return None
@@ -88,7 +88,7 @@ def _host(url: str) -> str | None:
 
 
 def _text(document: dict[str, object], name: str) -> str | None:
-    """Read a field as text: the sandbox takes JSON numbers too (1.8)."""
+    """Read a field as text: the sandbox accepts JSON numbers too (1.8)."""
     value = document.get(name)
     if value is None:
         return None
@@ -110,7 +110,7 @@ def _party(party: object) -> tuple[str, str]:
     if not isinstance(party, dict):
         raise RefusedError(Reply(400))
     if not party:
-        # The live sandbox answers a party that is there but empty with a 500 (1.10).
+        # The live sandbox answers an empty party object with a 500 (1.10).
         raise RefusedError(coded("INTERNAL_PROCESSING_ERROR"))
     party_type = _text(party, "partyIdType")
     identity = _text(party, "partyId")

@@ -1,4 +1,4 @@
-"""Requests to pay and transfers: create, ask for the state, notify of delivery (1.7 to 1.11)."""
+"""Requests to pay and transfers: create, show the state, notify of delivery (1.7 to 1.11)."""
 
 from dataclasses import asdict, dataclass
 
@@ -56,12 +56,12 @@ def create(simulation: Simulation, request: Request, till: Till) -> Reply:
         hidden_s=_hidden_s(simulation, order),
         own_mode=_own_mode(simulation, order),
     )
-    # Two at once with one reference: the store let one in.
+    # Of two concurrent calls with one reference, the store accepts one.
     return Reply(202) if accepted else coded("RESOURCE_ALREADY_EXIST")
 
 
 def show(simulation: Simulation, request: Request, till: Till, reference_id: str) -> Reply:
-    """Tell the state: 200 for a failed payment too (1.9)."""
+    """Answer the state: 200 for a failed payment too (1.9)."""
     mtn_access.admit(simulation, request, till.product)
     payment = _visible(simulation, till, mtn_access.reference_in_path(reference_id))
     return json_reply(200, status_body(payment, simulation.settings.reason_form))
@@ -70,7 +70,7 @@ def show(simulation: Simulation, request: Request, till: Till, reference_id: str
 def notify_delivery(
     simulation: Simulation, request: Request, till: Till, reference_id: str
 ) -> Reply:
-    """Take one …/deliverynotification for each SUCCESSFUL payment, then 429 (1.16)."""
+    """Accept one …/deliverynotification for each SUCCESSFUL payment, then 429 (1.16)."""
     mtn_access.admit(simulation, request, till.product)
     message = _notification(request)
     payment = _visible(simulation, till, mtn_access.reference_in_path(reference_id))
@@ -104,7 +104,7 @@ def _notification(request: Request) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _OrderFacts:
-    """What faults match on (see faults.Facts), of an order that was read."""
+    """What faults match on (see faults.Facts), from an order."""
 
     simulation: Simulation
     order: Order

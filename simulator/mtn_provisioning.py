@@ -9,7 +9,7 @@ from simulator.simulation import Simulation
 def create_user(simulation: Simulation, request: Request) -> Reply:
     """Create an API user: POST /v1_0/apiuser.
 
-    MTN's portal hands out subscription keys; here any key that provisions a user becomes valid,
+    MTN's portal issues subscription keys; here any key that provisions a user becomes valid,
     for all products.
     """
     key = mtn_access.subscription_key(request)
@@ -37,7 +37,7 @@ def show_user(simulation: Simulation, request: Request, api_user: str) -> Reply:
 
 
 def create_key(simulation: Simulation, request: Request, api_user: str) -> Reply:
-    """Make a new key, the one before is void: POST /v1_0/apiuser/{id}/apikey."""
+    """Make a new key; the previous one is void: POST /v1_0/apiuser/{id}/apikey."""
     mtn_access.subscription_key(request)
     account = simulation.store.accounts.find(mtn_access.reference_in_path(api_user))
     if account is None:

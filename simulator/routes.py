@@ -1,4 +1,4 @@
-"""Which call is answered by what: the whole surface in one table."""
+"""The table of all routes: which handler answers which call."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """A route that fits a request, with the path's variables."""
+    """A route that matches a request, with the path's variables."""
 
     route: Route
     variables: dict[str, str]

@@ -1,6 +1,6 @@
 """The sandbox's magic numbers and MTN's target environments, as data.
 
-Source: provider facts 1.14 (matrix) and 1.15 (environments). What no source says is marked.
+Source: provider facts 1.14 (matrix) and 1.15 (environments). Values without a source are marked.
 """
 
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class Scenario:
 SUCCEEDS = Scenario(Status.SUCCESSFUL)
 
 _MAGIC_PREFIX = "467331234"
-# The sandbox's are Swedish, and a market's account takes its own country's numbers only. These are
-# the simulator's own, with the same endings: MTN has no such numbers.
+# The sandbox's numbers are Swedish, and a market's account accepts its own country's numbers only.
+# These are the simulator's own, with the same endings: MTN has no such numbers.
 _MARKET_PREFIXES = ("2567700123", "2609600123")
 
 
@@ -50,7 +50,7 @@ _SHARED = {
     "52": _failing("EXPIRED"),
     "53": Scenario(Status.SUCCESSFUL, timing=Timing.STUCK),
     "54": Scenario(Status.SUCCESSFUL, timing=Timing.DELAYED),
-    # The sources say "transferType unknown" and give no code; this word is chosen here.
+    # The sources say "transferType unknown" and give no code; this code is the simulator's.
     "64": _failing("TRANSFER_TYPE_UNKNOWN"),
 }
 
@@ -160,5 +160,5 @@ CURRENCIES_WITHOUT_DECIMALS = frozenset({"UGX", "XOF", "XAF", "GNF", "RWF"})
 
 
 def decimals_of(currency: str) -> int:
-    """How many decimals an amount of this currency may carry."""
+    """How many decimals an amount of this currency may have."""
     return 0 if currency in CURRENCIES_WITHOUT_DECIMALS else 2

@@ -1,9 +1,8 @@
-"""HTTP/1.1 over plain sockets, a thread for each connection.
+"""HTTP/1.1 over plain sockets, with a thread for each connection.
 
-Why a server of our own: its job is to break the wire on demand (reset, cut, drip, noise), a hung
-call must not take a place in a pool that other calls need, one process must die whole by one
-SIGKILL, and on machines shared with what is tested it should cost little (a sixth of gunicorn's
-time for each request).
+Why our own server: it must break connections on demand (reset, cut, drip, noise), a hanging call
+must not occupy a place in a pool that other calls need, one SIGKILL must end all of it, and it should
+cost little on a machine that also runs the gateway under test (a sixth of gunicorn's time per request).
 """
 
 import socket
@@ -21,11 +20,11 @@ from simulator.messages import Reply, Request, Wire
 _LINE_MAX = 16_384
 _HEADERS_MAX = 100
 _BODY_MAX = 1_048_576
-# How long a kept connection may stay silent.
+# How long a keep-alive connection may be idle.
 _IDLE_S = 120.0
-# A burst of new connections (a load test starting) must not meet a full queue.
+# The queue must hold a burst of new connections, as at the start of a load test.
 _BACKLOG = 1024
-# Linger on, for zero seconds: close() sends RST instead of FIN.
+# SO_LINGER on, with zero seconds: close() sends RST instead of FIN.
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
 _KEEPS_OPEN = frozenset({Wire.NORMAL, Wire.DRIP})
@@ -34,7 +33,7 @@ Answer = Callable[[Request], Reply]
 
 
 class _MalformedError(Exception):
-    """The bytes are no request that we can read; carries the status."""
+    """The bytes are not a valid request; it has the status of the response."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -42,7 +41,7 @@ class _MalformedError(Exception):
 
 
 class Server(socketserver.ThreadingTCPServer):
-    """Listens, and hands each request to `answer`."""
+    """Listens, and passes each request to `answer`."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -59,7 +58,7 @@ class Server(socketserver.ThreadingTCPServer):
         return int(self.server_address[1])
 
     def shutdown(self) -> None:
-        """Listen no more. Calls that are being served are left to end with the process."""
+        """Stop listening. Calls under way end with the process."""
         self._stopping = True
         super().shutdown()
 
@@ -70,7 +69,7 @@ class Server(socketserver.ThreadingTCPServer):
     def handle_error(
         self, request: socket.socket | tuple[bytes, socket.socket], client_address: object
     ) -> None:
-        """Show a bug; but not that the store is closed under calls that a stop left behind."""
+        """Print an error, except after shutdown: calls under way then find the store closed."""
         if not self._stopping:
             super().handle_error(request, client_address)
 
@@ -80,7 +79,7 @@ class _Connection(socketserver.BaseRequestHandler):
     server: Server
 
     def handle(self) -> None:
-        """Serve requests until either side has enough."""
+        """Serve requests until either side closes."""
         self.request.settimeout(_IDLE_S)
         self.request.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         with self.request.makefile("rb") as stream:
@@ -88,10 +87,10 @@ class _Connection(socketserver.BaseRequestHandler):
                 while self._serve_one(stream):
                     pass
             except OSError:
-                return  # the client left, or was silent for too long
+                return  # the client disconnected, or was idle for too long
 
     def _serve_one(self, stream: BinaryIO) -> bool:
-        """Read one request and answer it; whether the connection stays open."""
+        """Read one request and answer it; returns whether the connection stays open."""
         try:
             request = read_request(stream, self.request)
         except _MalformedError as error:

@@ -1,4 +1,4 @@
-"""The switches of the simulator, with their checks. They live in memory: a restart forgets them."""
+"""The simulator's settings, with their checks. They are in memory only: a restart resets them."""
 
 from dataclasses import asdict, dataclass, fields, replace
 
@@ -28,7 +28,7 @@ CALLBACK_MODES = (
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What can be switched while the simulator runs; docs/simulator.md says what each does."""
+    """Settings that can change while the simulator runs; docs/simulator.md says what each does."""
 
     approval_delay_s: float | None = 0.0
     delayed_success_s: float | None = 30.0
@@ -50,7 +50,7 @@ class Settings:
         return replace(self, **checked)  # type: ignore[arg-type]  # each check returns its type
 
     def shown(self) -> dict[str, object]:
-        """For the admin API."""
+        """The settings as the admin API shows them."""
         return asdict(self)
 
 

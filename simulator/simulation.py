@@ -1,4 +1,4 @@
-"""The running simulator: the store, the switches, and what happens when a payment ends."""
+"""The running simulator: the store, the settings, and what happens when a payment ends."""
 
 import threading
 
@@ -9,12 +9,12 @@ from simulator.scenarios import Scenario, Status, Timing
 from simulator.settings import Settings
 from simulator.store import Store
 
-# How often due payments and late callbacks are looked for; reads of a payment do not wait for it.
+# How often due payments and late callbacks are processed; reads of a payment do not wait for it.
 _TICK_S = 0.03
 
 
 class Simulation:
-    """What the handlers share."""
+    """The state that the handlers share."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -55,7 +55,7 @@ class Simulation:
         return True
 
     def find(self, reference_id: str) -> Payment | None:
-        """Find the payment as it stands at this instant."""
+        """Find the payment in its current state."""
         payment = self.store.ledger.find(reference_id)
         if payment is None or payment.due_at is None:
             return payment
@@ -72,7 +72,7 @@ class Simulation:
         return decided
 
     def settle_due(self) -> None:
-        """End every payment whose time has come."""
+        """End every payment that is due."""
         while ended := self.store.ledger.settle_due(self.store.clock.now()):
             self._tell(ended)
 

@@ -1,4 +1,4 @@
-"""The JSON that tells a payment's state: in answers to GET and, alike, in callbacks (1.9, 1.13)."""
+"""The JSON of a payment's state, the same in responses to GET and in callbacks (1.9, 1.13)."""
 
 from simulator.ledger import Payment
 from simulator.messages import CODED
@@ -7,7 +7,7 @@ TRANSFER = "transfer"
 
 
 def status_body(payment: Payment, reason_form: str) -> dict[str, object]:
-    """Tell the state as MTN does; never with the reference id."""
+    """Write the state as MTN does, without the reference id."""
     order = payment.order
     party = {"partyIdType": order.party_type, "partyId": order.party}
     fields: dict[str, object] = {

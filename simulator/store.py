@@ -1,4 +1,4 @@
-"""Everything that outlives a SIGKILL, opened from one file."""
+"""All state that survives a SIGKILL, in one file."""
 
 from simulator.accounts import Accounts
 from simulator.clock import Clock

@@ -1,4 +1,4 @@
-"""What tests begin with: keyword-only builders with sane defaults, and a provider on a script."""
+"""Builders for tests, keyword-only with sane defaults, and a provider with scripted answers."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ SUBMISSION = HttpRequest("POST", "http://rail.test/", {}, b"{}")
 
 
 class Arriving(Transport):
-    """A scripted provider's submission arrives and is answered, without a network; others go out."""
+    """Answers a scripted provider's submission without a network; sends all other requests."""
 
     def exchange(
         self, call: HttpRequest, *, leave_before: float | None
@@ -110,10 +110,10 @@ class Arriving(Transport):
 
 @dataclass
 class ScriptedProvider:
-    """A rail that answers what the test wrote down, and remembers what it was asked.
+    """A provider that gives the answers that a test has set, and records each request.
 
-    `submits`, `checks`: answers in turn; the last one stays. `ledger`: references of submissions
-    that arrived.
+    `submits`, `checks`: the answers in order; the last one is repeated. `ledger`: references of
+    submissions that arrived.
     """
 
     submits: list[Move] = field(default_factory=lambda: [ANSWERS["accepted"]])
@@ -149,7 +149,7 @@ class ScriptedProvider:
         if not isinstance(move, Observation):
             return move(order, http_client)
         if move.http_status is not None:
-            # It was answered, so it has left.
+            # An answer with an HTTP status means that the submission was sent.
             http_client.send(SUBMISSION)
         return move
 
@@ -168,10 +168,10 @@ class ScriptedProvider:
 
 @dataclass
 class Ledger:
-    """What a provider really has: moves for a ScriptedProvider that keeps its own book.
+    """A provider's own ledger; `provider()` is a ScriptedProvider that answers from it.
 
-    `arrivals`: every submission that reached it. `truths`: what it made of each reference;
-    a second submission under one reference is told so and changes nothing.
+    `arrivals`: every submission that reached it. `truths`: the status by reference. A second
+    submission under one reference is answered as a duplicate and changes nothing.
     """
 
     arrivals: list[UUID] = field(default_factory=list)
@@ -193,7 +193,7 @@ class Ledger:
 
 
 def rails_of(app: Flask, *providers: ScriptedProvider) -> PaymentGateway:
-    """The app's rails with `providers` as the only adapters, on platform accounts."""
+    """The app's gateway with `providers` as the only adapters, on platform accounts."""
     parts: Parts = app.extensions["maramoja"]
     accounts = tuple(
         ProviderAccount(
@@ -217,7 +217,7 @@ def rails_of(app: Flask, *providers: ScriptedProvider) -> PaymentGateway:
 
 
 def as_the_owner(app: Flask, statement: str, **values: object) -> None:
-    """What our role has no right to, done to rows by the tables' owner."""
+    """Change rows as the tables' owner, where the application's role has no right to."""
     url = app.extensions["maramoja"].settings.migration_database_url
     with psycopg.connect(
         url.replace("+psycopg", ""), options="-c maramoja.tenant=*", autocommit=True
@@ -275,7 +275,7 @@ def an_asker(
 
 
 def an_endpoint(owner: Owner, url: str = "http://127.0.0.1:9/", *event_types: str) -> NewEndpoint:
-    """A webhook endpoint, at whatever address."""
+    """A webhook endpoint, by default at an address where nothing listens."""
     return add_endpoint(
         owner,
         EndpointChanges(url=url, event_types=event_types or None),
@@ -286,7 +286,7 @@ def an_endpoint(owner: Owner, url: str = "http://127.0.0.1:9/", *event_types: st
 
 
 def keyring() -> TenantKeyring:
-    """The vault of the app whose context is open."""
+    """The keyring of the app whose context is open."""
     found: TenantKeyring = current_app.extensions["maramoja"].keyring
     return found
 
@@ -305,58 +305,58 @@ def an_accepted_payment(
 
 
 def let_rings_be_heard() -> None:
-    """As if the broker had never been away: what this process knows of that, it forgets."""
+    """Forget that the broker was away, and wait until it takes a notification."""
 
     def heard() -> bool:
         jobs._broker_away_until = 0.0
         jobs.notify(jobs.Job.PROCESS_DUE)
         return not jobs._broker_away_until
 
-    # A ring that is under way may find the broker away still.
+    # A notification that is under way may still find the broker away.
     jobs._notifier.flush()
-    # A connection that broke meanwhile is found out by the ring that takes it.
+    # A connection that broke meanwhile fails the notification that uses it.
     wait_until(heard, what="the broker hears no ring", limit_s=10)
 
 
 def advance(gateway: PaymentGateway, *, hands: int = 1) -> int:
-    """Do what is due, so many at a time."""
+    """Process what is due, at most `hands` payments at a time."""
     return processor.process_due(gateway, SerialExchangePool(hands), many_slots())
 
 
 def many_slots() -> AccountSlots:
-    """An account may have so many payments in hand that no test meets the bound by chance."""
+    """So many payments of an account may be under way that no test reaches the bound by chance."""
     return AccountSlots(LimitRules(first=400, least=400, most=400, quick_s=2.0, slow_s=5.0))
 
 
 def a_claim() -> Claim:
-    """The one due payment in a worker's hand, as after a ring; what it does next is the test's."""
+    """The one due payment, claimed as a worker does; the test does the next step."""
     (claim,) = claims(1)
     return claim
 
 
 def claims(limit: int) -> list[Claim]:
-    """So many due payments, or those that there are."""
+    """Claim the due payments, at most `limit`."""
     gateway: PaymentGateway = current_app.extensions["maramoja"].gateway
     return processor._claim_due(limit, gateway, many_slots())
 
 
 def advance_payment(claim: Claim, gateway: PaymentGateway) -> None:
-    """A worker goes on with what it has in hand: takes the step, and writes down what came of it."""
+    """Take the next step of a claimed payment and record the result, as a worker does."""
     processor.record([processor.carry_out(claim, gateway)], gateway)
 
 
 def found(claim: Claim, seen: Observation) -> ExchangeResult:
-    """What a worker brings home."""
+    """The result of a worker's exchange."""
     return ExchangeResult(claim, seen, Span(None))
 
 
 def record(claim: Claim, seen: Observation, gateway: PaymentGateway) -> None:
-    """A worker writes down what it has seen."""
+    """Record the result of a worker's exchange."""
     processor.record([found(claim, seen)], gateway)
 
 
 def make_due(payment_id: UUID, *, forget_lease: bool = False) -> None:
-    """As if the time until the payment's next action had passed, and with it the lease."""
+    """Make the payment's next action due now; `forget_lease` ends its lease too."""
     lease = ", lease_until = LEAST(lease_until, statement_timestamp())" if forget_lease else ""
     with transaction(EVERY_TENANT) as session:
         session.execute(
@@ -369,7 +369,7 @@ def make_due(payment_id: UUID, *, forget_lease: bool = False) -> None:
 
 
 def let_time_pass(*, seconds: float) -> None:
-    """As if so many seconds had gone by for every payment that is open."""
+    """Move the times of every open payment back by this many seconds."""
     with transaction(EVERY_TENANT) as session:
         session.execute(
             text(
@@ -382,7 +382,7 @@ def let_time_pass(*, seconds: float) -> None:
 
 
 def age_submission(payment_id: UUID, *, seconds: float) -> None:
-    """As if the last submission had left `seconds` earlier."""
+    """Move the payment's last submission back by `seconds`."""
     with transaction(EVERY_TENANT) as session:
         session.execute(
             text(
@@ -412,21 +412,21 @@ def due_in_s(payment_id: UUID) -> float:
 
 
 def events_of(payment_id: UUID) -> list[PaymentEvent]:
-    """The payment's story, in its order."""
+    """The payment's events, in order."""
     story = select(PaymentEvent).where(PaymentEvent.payment_id == payment_id)
     with transaction(EVERY_TENANT) as session:
         return list(session.scalars(story.order_by(PaymentEvent.sequence)))
 
 
 def exchanges_of(payment_id: UUID) -> list[ProviderExchange]:
-    """What went to the provider and came back, in the order of the claims."""
+    """The payment's exchanges with the provider, in the order of the claims."""
     exchanges = select(ProviderExchange).where(ProviderExchange.payment_id == payment_id)
     with transaction(EVERY_TENANT) as session:
         return list(session.scalars(exchanges.order_by(ProviderExchange.generation)))
 
 
 def in_threads(app: Flask, act: Callable[[], object], *, times: int) -> list[object]:
-    """Run `act` in so many threads that start together; what each returned or raised."""
+    """Run `act` in `times` threads that start together; what each returned or raised."""
     barrier = threading.Barrier(times)
     results: list[object] = []
 
@@ -449,7 +449,7 @@ def in_threads(app: Flask, act: Callable[[], object], *, times: int) -> list[obj
 
 
 def await_lock_waits(url: str, count: int) -> None:
-    """Until so many in this database wait for somebody else's transaction."""
+    """Wait until `count` backends of this database wait for another's transaction."""
     waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"
     with psycopg.connect(url, autocommit=True) as connection:
         wait_until(
@@ -460,6 +460,6 @@ def await_lock_waits(url: str, count: int) -> None:
 
 
 def publish_and_checkpoint() -> int:
-    """Publish the events that there are, and seal what is published; how many are sealed."""
+    """Publish all events and write checkpoints; how many events the checkpoints cover."""
     publish_outbox()
     return write_checkpoints()

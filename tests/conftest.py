@@ -1,8 +1,8 @@
-"""What every test may ask for: real servers, a migrated database, a whole running stack.
+"""Fixtures for every test: real servers, a migrated database, a whole running stack.
 
-Each pytest-xdist worker is a process of its own and has its own servers, so tests that run side
-by side never meet. They start at the first test that asks for them, take about a second, and are
-gone with pytest, however it ends.
+Each pytest-xdist worker is a process of its own with its own servers, so tests that run at the
+same time share nothing. The servers start when a test first needs them, in about a second, and
+stop with pytest, however it ends.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def redis_server(servers: Servers) -> RedisServer:
 
 @pytest.fixture(scope="module")
 def database_name(servers: Servers) -> Iterator[str]:
-    """This module's database: what one module leaves behind, no other one sees."""
+    """This module's database: no other module sees its rows."""
     name = servers.new_database()
     yield name
     servers.postgres.drop_database(name)
@@ -75,7 +75,7 @@ def redis_url(redis_server: RedisServer) -> str:
 def stack_factory() -> partial[Stack]:
     """The whole stack as real processes: `with stack_factory(workers=2) as stack: …`.
 
-    Each has a PostgreSQL of its own: one that was killed under this session's other tests would
+    Each stack has its own PostgreSQL: killing the one that this session's other tests use would
     break the connections that they keep.
     """
     return partial(Stack)
@@ -83,7 +83,7 @@ def stack_factory() -> partial[Stack]:
 
 @pytest.fixture(scope="module")
 def settings(database_url: str, migration_database_url: str, redis_url: str) -> Settings:
-    """Settings of an installation whose platform account is MTN's sandbox, at no address."""
+    """Settings with MTN's sandbox as the platform account; nothing listens at its address."""
     return Settings.from_env(
         {
             "DATABASE_URL": database_url,
@@ -104,7 +104,7 @@ def settings(database_url: str, migration_database_url: str, redis_url: str) -> 
 
 @dataclass(frozen=True)
 class Installation:
-    """A migrated database of one test's own, with an app on it."""
+    """One test's own migrated database, and an app on it."""
 
     app: Flask
     administrator_url: str
@@ -114,7 +114,7 @@ class Installation:
 def installation_of_its_own(
     servers: Servers, postgres_server: PostgresServer, settings: Settings
 ) -> Iterator[Installation]:
-    """For a test that changes the schema, or whose record must be the only one."""
+    """For a test that changes the schema, or whose rows must be the only ones."""
     name = servers.new_database()
     own = Settings.from_env(
         {
@@ -133,7 +133,7 @@ def installation_of_its_own(
 
 @pytest.fixture(scope="module")
 def app(settings: Settings) -> Iterator[Flask]:
-    """The application on this module's database, and on Redis. No context is open."""
+    """The application on this module's database and Redis. No app context is open."""
     application = create_app(settings)
     yield application
     with application.app_context():
@@ -143,7 +143,7 @@ def app(settings: Settings) -> Iterator[Flask]:
 
 @pytest.fixture
 def make_app(settings: Settings) -> Iterator[Callable[..., Flask]]:
-    """`make_app(redis_url=…)`: an app with other settings, put away at the end."""
+    """`make_app(redis_url=…)`: an app with other settings, closed at the end."""
     made: list[Flask] = []
 
     def make(**changes: Any) -> Flask:

@@ -1,1 +1,1 @@
-"""End to end: from POST to the tenant's webhook, at load, beside the plain service in the same run."""
+"""End to end: from POST to the tenant's webhook under load, and the plain service in the same run."""

@@ -1,4 +1,4 @@
-"""A backlog: deliveries wait for one endpoint, and it works again."""
+"""A backlog: many deliveries are due to one endpoint, which works again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOOK_EVERY_S = 2.0
 STUCK_MAX_S = 60.0
 TENTHS = 10
 WARM = 50
-# Rows as a publisher leaves them, due one after the other in the past.
+# Inserts rows as the publisher does. They are due in the past, one after the other.
 _MAKE = """
 WITH e AS (
     INSERT INTO events (tenant_id, mode, type, feed_data)
@@ -34,14 +34,14 @@ SELECT gen_random_uuid(), e.tenant_id, e.mode, w.id, e.number, 'webhook.test',
        clock_timestamp() - interval '1 hour' + e.n * interval '1 millisecond'
 FROM numbered e JOIN webhook_endpoints w ON w.id = %(endpoint)s
 """
-# As long as one about a payment is.
+# As long as the body of a payment's webhook.
 BODY_BYTES = 600
 _WAITING = "SELECT count(*) FROM webhook_deliveries WHERE status = 'pending'"
 
 
 @dataclass(frozen=True)
 class Drained:
-    """How many a second, in all and in each tenth; processor time of ours for each delivery."""
+    """Deliveries per second, in all and in each tenth; our CPU time per delivery."""
 
     deliveries: int
     per_s: float
@@ -50,7 +50,7 @@ class Drained:
 
 
 def drained(site: Installation, *, deliveries: int) -> Drained:
-    """Put them there while the workers are frozen, and let these go on."""
+    """Insert the deliveries while the workers are frozen, then continue the workers and measure."""
     tenant = site.tenant("backlog")
     _drain(site, tenant, WARM)
     return _drain(site, tenant, deliveries)
@@ -81,7 +81,7 @@ def _drain(site: Installation, tenant: Tenant, deliveries: int) -> Drained:
 
 
 def _await_drained(site: Installation) -> None:
-    """Raises TimeoutError when nothing is delivered any more and something waits."""
+    """Wait for all deliveries. Raises TimeoutError if some are pending and none is delivered."""
     size, since, shown = site.receiver.size, time.monotonic(), time.monotonic()
     while waiting := ask(site_of(site.stack), _WAITING):
         time.sleep(LOOK_EVERY_S)

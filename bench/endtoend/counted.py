@@ -1,7 +1,7 @@
 """What a payment costs from POST to its last webhook: counts, which no other load disturbs.
 
 The worker is frozen while the payments are posted, so it finds all of them at once, as under load.
-What it asks while nothing is due is counted before, and subtracted.
+What an idle worker sends is counted first, and subtracted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from devstack.servers import Servers
 from devstack.stack import Stack
 from devstack.supervisor import Process
 
-# The first ones open connections and have statements prepared.
+# The first payments open connections and prepare statements.
 COUNTED = WARM = 40
 IDLE_S = 3.0
 DELIVERED_MAX_S = 90.0
 # Of each payment: accepted, pending, successful.
 WEBHOOKS = 3
-# Begin, settings and end of transactions: of batches.
+# Begin, settings and end of transactions. Batches send them, not single payments.
 _TRANSACTION = ("BEGIN", "COMMIT", "SET ", "SELECT set_config")
 _SINGLY_MIN = 0.95
 _DELIVERED = "SELECT count(*) FROM webhook_deliveries WHERE status = 'delivered'"
@@ -41,10 +41,10 @@ _DELIVERY_CLAIMS = "SELECT sum(generation) FROM webhook_deliveries"
 
 @dataclass(frozen=True)
 class EndToEnd:
-    """For each payment: round trips, statements, rows written, and claims of it and of its deliveries.
+    """Per payment: round trips, statements, rows written, and claims of it and of its deliveries.
 
     `singly`: the statements that are sent for one payment or one webhook at a time. How many payments
-    or webhooks share each of the others depends on how fast they are, and so do round trips.
+    or webhooks share one of the others depends on timing, and so do round trips.
     """
 
     trips: float
@@ -58,7 +58,7 @@ class EndToEnd:
 
 @dataclass(frozen=True)
 class _Seen:
-    """By the tap, over so many seconds."""
+    """The tap's counts over so many seconds."""
 
     seconds: float
     trips: int
@@ -67,7 +67,7 @@ class _Seen:
 
 
 def count_end_to_end(servers: Servers) -> EndToEnd:
-    """Post some, with one API process and one worker behind the tap, and wait until all webhooks are delivered."""
+    """Post payments to one API process and one worker behind the tap; wait for all their webhooks."""
     ours = Stack(workers=1, celery_workers=0, beats=0, settings=SILENT, servers=servers)
     with ours as stack, receiving(servers) as receiver, tapped(stack.database_url) as tap:
         tenant = Installation(stack, receiver).tenant("counted")
@@ -104,7 +104,7 @@ def count_end_to_end(servers: Servers) -> EndToEnd:
 
 
 def table(found: EndToEnd, *, texts: bool = False) -> str:
-    """To read; with `texts` also what was sent, and how often for each payment."""
+    """A Markdown table; with `texts` also the statements, and how often each is sent per payment."""
     sent = Counter(" ".join(text.split()) for text in found.texts if texts)
     return "\n".join(
         [
@@ -143,12 +143,12 @@ def _seen(tap: Tap, work: Callable[[], None]) -> _Seen:
 
 
 def _without(idle: _Seen, busy: _Seen, what: str) -> float:
-    """The counts, minus what an idle worker asks in the same time."""
+    """The count, minus that of an idle worker in the same time."""
     return float(getattr(busy, what) - getattr(idle, what) * busy.seconds / idle.seconds)
 
 
 def _singly(texts: Sequence[str]) -> int:
-    """How many for each payment, of those that not even two payments share."""
+    """How many statements per payment, of those that no two payments share."""
     sent = Counter(text for text in texts if not text.startswith(_TRANSACTION))
     shares = (times / COUNTED for times in sent.values())
     return sum(round(share) for share in shares if share >= _SINGLY_MIN)

@@ -1,9 +1,9 @@
-"""The load, in a process of its own: POSTs payments over kept connections, and waits for their end.
+"""The load generator, a separate process: POSTs payments over keep-alive connections, awaits their end.
 
 Reads a `Plan` as JSON from its standard input, and writes an `Outcome` as JSON to its output.
 Closed loop: a lane posts while fewer than `open_max` of its payments have not ended. Open loop: it
-posts `per_s` a second, whatever comes back. Ends come from the Unix socket: a payment's id a line,
-and maybe after it the time, in seconds since 1970.
+posts `per_s` a second, whatever the responses are. It reads the ends from the Unix socket: one
+payment's id per line, optionally followed by the time in seconds since 1970.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TICK_S = 0.01
 class Lane:
     """What one tenant posts. Without `open_max` and `per_s`, as fast as `connections` can.
 
-    A background lane stops when all others are done. The end of its payments is not awaited.
+    A background lane stops when all other lanes are done. Its payments' ends are not awaited.
     """
 
     host: str
@@ -45,7 +45,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Plan:
-    """All lanes at once, for so long at most."""
+    """All lanes, which run at the same time, for `limit_s` at most."""
 
     ends: str
     lanes: list[Lane]
@@ -54,7 +54,7 @@ class Plan:
 
 @dataclass
 class LaneOutcome:
-    """For each payment: (asked, answered, ended), in seconds since 1970. None: not until the limit."""
+    """Per payment: (requested, answered, ended), in seconds since 1970. None: not ended in time."""
 
     payments: dict[str, tuple[float, float, float | None]] = field(default_factory=dict)
     refused: int = 0
@@ -63,14 +63,14 @@ class LaneOutcome:
 
 @dataclass
 class Outcome:
-    """Of all lanes, in their order; and what this process used of the processor."""
+    """Of all lanes, in their order; and the CPU time of this process."""
 
     lanes: list[LaneOutcome]
     cpu_s: float
 
 
 class _Connection(asyncio.Protocol):
-    """One request at a time."""
+    """An HTTP connection, with one request at a time."""
 
     def __init__(self, runner: _Runner) -> None:
         self._runner = runner
@@ -117,7 +117,7 @@ class _Connection(asyncio.Protocol):
 
 
 class _Runner:
-    """One lane, running."""
+    """A running lane."""
 
     def __init__(self, lane: Lane, ends: dict[str, float], owners: dict[str, _Runner]) -> None:
         self.lane = lane
@@ -140,7 +140,7 @@ class _Runner:
         return self._sent >= self.lane.payments and self._open <= 0 and not self._again
 
     def pump(self) -> None:
-        """Post what may be posted now."""
+        """Post the payments that may be posted now."""
         while self._idle and (key := self._next()):
             connection = self._idle.popleft()
             if connection.is_open:
@@ -167,7 +167,7 @@ class _Runner:
         return str(uuid4())
 
     async def _post_anew(self, key: str) -> None:
-        """Over a new connection, in the place of one that is closed."""
+        """Post over a new connection, which replaces a closed one."""
         connection = _Connection(self)
         connection.key = key
         loop = asyncio.get_running_loop()
@@ -179,7 +179,7 @@ class _Runner:
             connection.post(key, self._head + key.encode() + self._tail)
 
     def answered(self, connection: _Connection, answer: bytes, asked: float) -> None:
-        """A payment is there, or was refused."""
+        """Record the response: a payment was created or refused."""
         now = time.time()
         found = _ID.search(answer) if answer[9:10] == b"2" else None
         if found is None:
@@ -196,7 +196,7 @@ class _Runner:
         self.pump()
 
     def lost(self, connection: _Connection) -> None:
-        """The connection broke before the answer: the same key again."""
+        """The connection broke before the response: post the same key again."""
         self.outcome.resent += 1
         if connection.key:
             self._again.append(connection.key)
@@ -205,7 +205,7 @@ class _Runner:
         self.pump()
 
     def ended(self, payment_id: str, at: float) -> None:
-        """The webhook of its end was received."""
+        """Record that the payment has ended."""
         asked, answered, before = self.outcome.payments[payment_id]
         if before is None:
             self.outcome.payments[payment_id] = (asked, answered, at)
@@ -213,14 +213,14 @@ class _Runner:
             self.pump()
 
     def close(self) -> None:
-        """Let the connections go."""
+        """Close the connections."""
         self.stopped = True
         for connection in self._idle:
             connection.close()
 
 
 async def run(plan: Plan) -> Outcome:
-    """Post everything, and wait for the ends."""
+    """Post all payments, and wait for their ends."""
     before = time.process_time()
     ends: dict[str, float] = {}
     owners: dict[str, _Runner] = {}
@@ -253,7 +253,7 @@ async def _listen(
 
 
 def main() -> None:
-    """Do what is on standard input."""
+    """Run the plan on standard input."""
     read = json.load(sys.stdin)
     plan = Plan(read["ends"], [Lane(**lane) for lane in read["lanes"]], read["limit_s"])
     json.dump(asdict(asyncio.run(run(plan))), sys.stdout)

@@ -1,4 +1,4 @@
-"""One measurement: what was posted, how fast it was delivered, and what that took."""
+"""One measurement: the payments posted, how fast they were delivered, and the CPU time used."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from bench.endtoend.load import Lane, LaneOutcome, Plan
 from bench.endtoend.recorded import Findings, check
 from bench.endtoend.site import OURS, STAND_INS, Installation, Site, post
 
-# What is left in the receiver's buffers is in its file by then.
+# By then the receiver has flushed its buffers to its file.
 RECEIVER_FLUSH_S = 0.6
 LIMIT_S = 900.0
-# The first part of a closed loop is not its pace.
+# The first part of a closed loop does not count for its rate: the load is not steady yet.
 _EDGE = 0.1
 _ENDED_EVERY_S = 0.05
-# What ended a moment ago may be committed only now.
+# A payment that ended a moment ago may be committed only now, so the last 3 s are read again.
 _ENDED = """
 SELECT id::text, extract(epoch FROM final_at)::float8 FROM payments
 WHERE created_at > %(begun)s AND final_at > clock_timestamp() - interval '3 seconds'
@@ -32,46 +32,46 @@ WHERE created_at > %(begun)s AND final_at > clock_timestamp() - interval '3 seco
 
 @dataclass(frozen=True)
 class Measured:
-    """Of the lanes that are awaited. `lags_s`: from the POST's answer to the end's webhook."""
+    """Of the awaited lanes. `lags_s`: from the POST's response to the webhook of the end."""
 
     wanted: int
     refused: int
     per_s: float
     webhooks_per_s: float
     lags_s: list[float]
-    # Processor time for each payment in milliseconds, by kind of process.
+    # CPU time per payment in milliseconds, by kind of process.
     cpu_ms: dict[str, float]
     findings: Findings
 
     @property
     def ended(self) -> int:
-        """How many reached their end."""
+        """How many payments ended."""
         return len(self.lags_s)
 
     @property
     def ours_ms(self) -> float:
-        """Without the stand-ins."""
+        """CPU time without the stand-ins."""
         return sum(self.cpu_ms[kind] for kind in OURS)
 
     @property
     def stand_ins_ms(self) -> float:
-        """Of the simulator, the receiver and the load."""
+        """CPU time of the simulator, the receiver and the load generator."""
         return sum(self.cpu_ms[kind] for kind in STAND_INS)
 
     @property
     def wrong(self) -> list[str]:
-        """What must not be: a sentence for each."""
+        """The errors found: one sentence for each."""
         missing = self.wanted - self.ended
         late = [f"{missing} payments did not reach their end in time"] if missing else []
         return [*late, *self.findings.wrong]
 
     def lag_s(self, share: float) -> float:
-        """The quantile of this share."""
+        """The quantile of the lags for this share."""
         ordered = sorted(self.lags_s) or [0.0]
         return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
     def summary(self) -> str:
-        """On one line, for the terminal."""
+        """One line for the terminal."""
         ours = " + ".join(f"{kind} {self.cpu_ms[kind]:.2f}" for kind in OURS)
         others = " + ".join(f"{kind} {self.cpu_ms[kind]:.2f}" for kind in STAND_INS)
         found = self.findings
@@ -86,9 +86,9 @@ class Measured:
 
 
 def measure(site: Site, lanes: Sequence[Lane], *, ends: str | None = None) -> Measured:
-    """Post, wait for the ends, and measure what was used and received.
+    """Post, wait for the ends, and measure the CPU time and the webhooks received.
 
-    `ends`: the Unix socket that says what has ended; without one, the receiver's.
+    `ends`: the Unix socket that lists ended payments; by default, the receiver's.
     """
     start, used = site.receiver.size, site.cpu_s()
     outcome = post(Plan(ends or site.receiver.socket, list(lanes), LIMIT_S))
@@ -112,21 +112,21 @@ def measure(site: Site, lanes: Sequence[Lane], *, ends: str | None = None) -> Me
 
 
 def _pace(times: Iterable[float], awaited: Sequence[LaneOutcome]) -> float:
-    """How many a second, from the first tenth on until nothing is posted any more."""
+    """Payments per second, without the first tenth, until the last post."""
     asked = [one for found in awaited for one, _, _ in found.payments.values()]
     ordered = sorted(times)
     if not ordered or not asked:
         return 0.0
     inside = [one for one in ordered[int(len(ordered) * _EDGE) :] if one <= max(asked)]
     if len(inside) < len(ordered) / 2:
-        # So few that most were posted before the first ended: the whole of it.
+        # So few payments that most were posted before the first ended: use all of them.
         return len(ordered) / (ordered[-1] - min(asked))
     return (len(inside) - 1) / (inside[-1] - inside[0])
 
 
 @contextmanager
 def ends_in_database(site: Installation) -> Iterator[str]:
-    """A Unix socket that says which payments have ended, as the receiver's does, from the rows."""
+    """A Unix socket that lists ended payments, like the receiver's, but read from the database."""
     with TemporaryDirectory(prefix="ends-") as directory, socket.socket(socket.AF_UNIX) as listener:
         path, stopping = str(Path(directory) / "ends.sock"), Event()
         listener.bind(path)
@@ -144,7 +144,7 @@ def ends_in_database(site: Installation) -> Iterator[str]:
 
 
 def _send_ends(listener: socket.socket, url: str, stopping: Event) -> None:
-    """To one listener after the other."""
+    """Serve one client after the other."""
     with psycopg.connect(url, autocommit=True) as connection, suppress(OSError):
         while not stopping.is_set():
             client, _ = listener.accept()
@@ -153,7 +153,7 @@ def _send_ends(listener: socket.socket, url: str, stopping: Event) -> None:
 
 
 def _send_to(client: socket.socket, connection: psycopg.Connection, stopping: Event) -> None:
-    """Until it leaves."""
+    """Send ends to the client until it disconnects."""
     client.settimeout(_ENDED_EVERY_S)
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     values, sent = {"begun": row[0] if row else None}, set()

@@ -1,4 +1,4 @@
-"""A live account: many open payments, and a provider that may be asked ten times a second."""
+"""A live account: many open payments, and a provider that allows ten status checks a second."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUESTIONS = "SELECT count(*) FROM provider_exchanges WHERE kind = 'check'"
 
 @dataclass(frozen=True)
 class Paced:
-    """While nobody approves. `busy`: of one core, workers and PostgreSQL together."""
+    """While no payer approves. `busy`: share of one core that workers and PostgreSQL use together."""
 
     open: int
     seconds: float
@@ -32,7 +32,7 @@ class Paced:
 
 @dataclass(frozen=True)
 class _Reading:
-    """So far."""
+    """The counts so far."""
 
     at: float
     arrived: float
@@ -42,7 +42,7 @@ class _Reading:
 
 
 def paced(site: Installation, *, payments: int, seconds: float) -> Paced:
-    """Submit so many, and look for so long at what is asked about them. They stay open."""
+    """Submit so many payments, which stay open, and count their status checks for so long."""
     tenant = site.tenant("live", path=None)
     site.give_account(tenant, ENVIRONMENT)
     site.simulator("POST", "settings", {"approval_delay_s": None, "callback_mode": "none"})

@@ -1,4 +1,4 @@
-"""The tenants' endpoint, in a process of its own: answers every webhook at once and keeps its bytes.
+"""The tenants' endpoint, a separate process: answers every webhook at once and stores its bytes.
 
     python -m bench.endtoend.receiver PORT SOCKET FILE
 
@@ -19,10 +19,10 @@ from typing import BinaryIO
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 LAST_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-# Before each request in the file: when it had come whole, in seconds since 1970, and its length.
+# Before each request in the file: when it was complete, in seconds since 1970, and its length.
 RECORD = struct.Struct(">dI")
 FLUSH_EVERY_S = 0.2
-# So many connections wait to be taken.
+# How many connections may wait to be accepted.
 BACKLOG = 1024
 _END = b"\r\n\r\n"
 _LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
@@ -32,7 +32,7 @@ _PAYMENT = re.compile(rb'"payment_id": ?"([0-9a-f-]{36})"')
 
 
 class Receiver:
-    """What all connections share."""
+    """The file and the clients, which all connections share."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -54,14 +54,14 @@ class Receiver:
         writer.close()
 
     async def flush(self) -> None:
-        """Now and then."""
+        """Flush the file every FLUSH_EVERY_S."""
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
             self._file.flush()
 
 
 class Connection(asyncio.Protocol):
-    """One sender's."""
+    """A connection from a sender of webhooks."""
 
     def __init__(self, receiver: Receiver) -> None:
         self._receiver = receiver
@@ -69,12 +69,12 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """It is open."""
+        """Keep the transport, to answer over it."""
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  a TCP server's is one
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        """Answer each request that is whole."""
+        """Answer each complete request."""
         self._rest += data
         while (end := self._end()) and self._transport is not None:
             request, self._rest = self._rest[:end], self._rest[end:]
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
                 self._transport.close()
 
     def _end(self) -> int:
-        """Where the first request ends; 0 while it is not whole."""
+        """Where the first request ends; 0 while it is incomplete."""
         head = self._rest.find(_END)
         if head < 0:
             return 0
@@ -97,7 +97,7 @@ class Connection(asyncio.Protocol):
 
 
 async def receive(port: int, socket: str, file: BinaryIO) -> None:
-    """Until the process is ended."""
+    """Serve until the process is ended."""
     receiver = Receiver(file)
     loop = asyncio.get_running_loop()
     await asyncio.start_unix_server(receiver.listen, socket)

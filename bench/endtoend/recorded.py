@@ -1,4 +1,4 @@
-"""What the receiver has kept, looked at afterwards: signatures, order, and the same bytes each time."""
+"""Checks the webhooks that the receiver stored: signatures, order, and the same bytes each time."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIGNATURES = 200
 
 @dataclass(frozen=True)
 class Received:
-    """One request that the receiver took."""
+    """One request that the receiver stored."""
 
     at: float
     path: str
@@ -28,9 +28,9 @@ class Received:
 
 @dataclass
 class Findings:
-    """What was received about these payments, and when.
+    """The webhooks received about these payments, and when.
 
-    `wrong` has a sentence for each payment or request that isn't as promised.
+    `wrong` has a sentence for each payment or request that breaks a promise.
     """
 
     times: list[float] = field(default_factory=list)
@@ -40,7 +40,7 @@ class Findings:
 
 
 def requests_in(path: Path, *, start: int = 0) -> Iterator[Received]:
-    """All that begin at or after this place of the file, in order of arrival."""
+    """All requests that begin at or after this offset of the file, in order of arrival."""
     with path.open("rb") as file:
         file.seek(start)
         while len(head := file.read(RECORD.size)) == RECORD.size:
@@ -63,7 +63,7 @@ def check(
 ) -> Findings:
     """Verify what was received about these payments.
 
-    `secrets`: by the path that an endpoint's URL has; without any, signatures are not looked at.
+    `secrets`: by the path of the endpoint's URL; without any, signatures are not verified.
     """
     found = Findings()
     bytes_of: dict[str, bytes] = {}
@@ -101,7 +101,7 @@ def _verify(one: Received, secret: str, found: Findings) -> None:
 
 
 def _is_whole(events: list[dict[str, Any]]) -> bool:
-    """From the first to the last, in order, each once. The plain service numbers nothing."""
+    """Whether the events are complete, in order, each once. The plain service has no sequence numbers."""
     sequences = [event["data"].get("sequence") for event in events]
     types = [event["type"] for event in events]
     return (

@@ -1,4 +1,4 @@
-"""All of it in one run, and its tables."""
+"""All end-to-end measurements in one run, and their tables."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ROWS = (*SHARED, *BESIDES, "pace", "backlog", "fill")
 
 @dataclass
 class Results:
-    """What was measured, and how much of it."""
+    """The results, and the size of the run."""
 
     size: Size
     loops: dict[str, list[Loops]] = field(default_factory=dict)
@@ -50,13 +50,13 @@ class Results:
 
 
 def run(size: Size, servers: Servers | None = None) -> Results:
-    """Measure the rows that are asked for. Raises ValueError for one that there is not."""
+    """Measure the requested rows. Raises ValueError for an unknown one."""
     names = size.rows.split("|") if size.rows else list(ROWS)
     if unknown := set(names) - set(ROWS):
         raise ValueError(f"no such rows: {', '.join(unknown)}; there are {', '.join(ROWS)}")
     done = Results(size)
     with durable_servers(servers) as running, ExitStack() as cleanup:
-        # One installation for all of it, unless each part is to have its own.
+        # One installation for all parts, unless each part has its own (`apart`).
         kept = None if size.apart else cleanup.enter_context(installed(running))
 
         def site() -> AbstractContextManager[Installation]:
@@ -81,7 +81,7 @@ def run(size: Size, servers: Servers | None = None) -> Results:
 
 
 def tables(done: Results) -> str:
-    """To read."""
+    """Markdown tables."""
     parts = [
         _loops(done) if done.loops else "",
         _fairness(done) if done.fairness else "",

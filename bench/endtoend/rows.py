@@ -1,4 +1,4 @@
-"""The rows in which payments are posted and delivered. They take turns, round by round."""
+"""The rows of the end-to-end measurement. They take turns, round by round."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from devstack.servers import Servers
 
 CONNECTIONS = 16
 TENANTS = 10
-# Tokens are fetched, connections are open, statements are prepared by then.
+# Payments that fetch tokens, open connections and prepare statements before the measurement.
 WARM = 50
-# What a tenant whose endpoint hangs goes on posting.
+# The rate at which a tenant whose endpoint hangs posts.
 HANGING_PER_S = 2.0
-# Until the last request to it is given up.
+# By then the last request to the hanging endpoint has timed out.
 HANGING_GONE_S = 16.0
 ENDED_MAX_S = 300.0
 # A background lane has no end of its own.
@@ -34,10 +34,10 @@ OPEN = "SELECT count(*) FROM payments WHERE status = 'PENDING'"
 
 @dataclass(frozen=True)
 class Size:
-    """How much is done. `rows`: names with | between them, or all.
+    """How much is measured. `rows`: names separated by |, or all.
 
-    `under_way`: so many payments have not ended yet in a closed loop, of all tenants together.
-    `slow_answer_s`: of the slow account, each time. `hanging_first`: what waits for the endpoint
+    `under_way`: open payments of all tenants together in a closed loop. `slow_answer_s`: the delay of
+    each response to the slow account. `hanging_first`: payments whose webhooks wait for the endpoint
     that hangs.
     """
 
@@ -52,20 +52,20 @@ class Size:
     slow_answer_s: float = 10.0
     slow_open: int = 100
     hanging_first: int = 100
-    # Whether each part has an installation of its own.
+    # Whether each part has its own installation.
     apart: bool = True
-    # At half of the top rate, at least so many: a quantile must mean something.
+    # At least so many at half of the top rate: fewer would give no meaningful quantile.
     open_loop_min: int = 100
 
     @property
     def open_loop(self) -> int:
-        """Payments at half of the top rate: they take as long as all of them at the top rate."""
+        """Payments at half of the top rate: they take as long as `payments` at the top rate."""
         return max(self.open_loop_min, self.payments // 2)
 
 
 @dataclass(frozen=True)
 class Loops:
-    """A row, once: as fast as it goes, and at half of that."""
+    """One measurement of a row: at its top rate, and at half of that."""
 
     closed: Measured
     open: Measured
@@ -73,14 +73,14 @@ class Loops:
 
 @dataclass(frozen=True)
 class Fairness:
-    """A tenant alone, and beside somebody whose part is slow; once a round."""
+    """A tenant alone, and beside a tenant whose endpoint or provider account is slow; once a round."""
 
     alone: Measured
     beside: Measured
 
     @property
     def ratio(self) -> float:
-        """Of the p99 lags."""
+        """Ratio of the p99 lags."""
         return self.beside.lag_s(0.99) / self.alone.lag_s(0.99)
 
 
@@ -90,12 +90,12 @@ class Row:
 
     name: str
     measure: Callable[[int, float | None, float | None], Measured]
-    # What holds while it is measured.
+    # A context for the measurement.
     around: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 def in_turn(rows: Sequence[Row], size: Size) -> dict[str, list[Loops]]:
-    """All loops of all rows, once a round."""
+    """Measure all rows, once a round."""
     done: dict[str, list[Loops]] = {row.name: [] for row in rows}
     for number in range(size.rounds):
         for row in rows if number % 2 == 0 else rows[::-1]:
@@ -111,13 +111,13 @@ def in_turn(rows: Sequence[Row], size: Size) -> dict[str, list[Loops]]:
 
 
 def show(name: str, found: Measured) -> None:
-    """On the terminal."""
+    """Print the summary to the terminal."""
     click.echo(f"{name}: {found.summary()}", err=True)
 
 
 @contextmanager
 def shared_rows(servers: Servers, site: Installation, names: Sequence[str]) -> Iterator[list[Row]]:
-    """Those of the rows on one installation that have these names."""
+    """The rows with these names, which share one installation."""
     with ExitStack() as cleanup:
         rows = []
         if {"one", "one, no callbacks"} & set(names):
@@ -142,7 +142,7 @@ def shared_rows(servers: Servers, site: Installation, names: Sequence[str]) -> I
 
 
 def filled_row(site: Installation, payments: int) -> Row:
-    """One tenant with one endpoint, and so many payments in the tables that ended before."""
+    """One tenant with one endpoint, and so many earlier payments in the tables, all ended."""
     tenant = site.tenant("filled")
     fill(site.stack, tenant.key, payments)
     return Row(f"one, {payments:,} payments before", to_tenants(site, [tenant]))
@@ -151,7 +151,7 @@ def filled_row(site: Installation, payments: int) -> Row:
 def to_tenants(
     site: Installation, tenants: Sequence[Tenant], ends: str | None = None
 ) -> Callable[[int, float | None, float | None], Measured]:
-    """Payments are spread evenly over the tenants."""
+    """Post payments, spread evenly over the tenants."""
     many = len(tenants)
 
     def run(payments: int, open_max: float | None, per_s: float | None) -> Measured:
@@ -168,14 +168,14 @@ def to_tenants(
 
 @contextmanager
 def without_callbacks(site: Installation) -> Iterator[None]:
-    """The simulator sends no callbacks: the engine asks."""
+    """Let the simulator send no callbacks, so that the engine polls the status."""
     site.simulator("POST", "settings", {"callback_mode": "none"})
     yield
     site.simulator("POST", "settings", {"callback_mode": "normal"})
 
 
 def fairness(site: Installation, names: Sequence[str], size: Size) -> dict[str, list[Fairness]]:
-    """One tenant at half of its top rate, alone and beside each of these, in turn."""
+    """Measure one tenant at half of its top rate, alone and beside each of these, in turn."""
     one = site.tenant("alone")
     run = to_tenants(site, [one])
     beside = {name: BESIDE[name](site, size) for name in names}
@@ -198,7 +198,7 @@ def fairness(site: Installation, names: Sequence[str], size: Size) -> dict[str, 
 def beside_hanging(
     site: Installation, size: Size
 ) -> Callable[[], AbstractContextManager[list[Lane]]]:
-    """A tenant whose endpoint takes requests and never answers."""
+    """A tenant whose endpoint reads requests and never answers."""
     tenant = site.tenant("hanging", path="/hang")
     site.switch(tenant, "disabled")
 
@@ -216,11 +216,11 @@ def beside_hanging(
 
 
 def beside_slow(site: Installation, size: Size) -> Callable[[], AbstractContextManager[list[Lane]]]:
-    """A tenant whose account at the provider answers late, with many payments open."""
+    """A tenant with many open payments, whose requests the provider answers late."""
     tenant = site.tenant("slow")
     user = site.give_account(tenant, "sandbox")
     fault = {"kind": "slow", "operation": "any", "times": None, "match": {"api_user": user}}
-    # As many as end: a submission and a question each.
+    # As many as end: each payment needs a submission and a status check.
     per_s = size.slow_open / (2 * size.slow_answer_s)
 
     @contextmanager

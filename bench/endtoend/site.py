@@ -1,6 +1,6 @@
-"""Whole installations, ours and the plain one, and the stand-ins around them.
+"""Whole installations, ours and the plain service's, and the stand-ins around them.
 
-A stand-in is what is no part of a gateway: the provider's simulator, the tenants' receiver, the load.
+A stand-in is no part of a gateway: the provider's simulator, the tenants' receiver, the load generator.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ PLAIN_THREADS = 16
 OURS = ("api", "worker", "beat", "postgres", "redis")
 STAND_INS = ("simulator", "receiver", "load")
 SIMULATOR_ANSWERS_MAX_S = 30.0
-# The simulator takes any number of questions. What is measured is a provider that takes so many.
+# The simulator allows any number of status checks. The gateway sends so many, as to a real provider.
 CHECKS = {"STATUS_CHECKS_PER_S_MAX": "10"}
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """Who posts. `endpoint`: the id of its endpoint; none for a tenant without one."""
+    """A tenant that posts. `endpoint`: the id of its webhook endpoint, if it has one."""
 
     slug: str
     key: str
@@ -52,7 +52,7 @@ class Tenant:
 
 @dataclass
 class Receiver:
-    """The tenants' endpoints, as a process."""
+    """The process that is all tenants' endpoint."""
 
     process: Process
     url: str
@@ -61,35 +61,35 @@ class Receiver:
 
     @property
     def size(self) -> int:
-        """Of the file so far."""
+        """Bytes in the file so far."""
         return self.file.stat().st_size
 
     def since(self, start: int) -> list[Received]:
-        """What has come since the file had this size."""
+        """The requests received since the file had this size."""
         return list(requests_in(self.file, start=start))
 
 
 class Site(Protocol):
-    """What payments are posted to."""
+    """A service that payments are posted to."""
 
     receiver: Receiver
-    # Of endpoints, by the path; empty if nothing is signed by Standard Webhooks.
+    # Secrets of endpoints by path; empty if the service does not sign by Standard Webhooks.
     secrets: dict[str, str]
 
     def cpu_s(self) -> dict[str, float]:
-        """What each kind of process has used of the processor so far."""
+        """CPU time so far, by kind of process."""
 
 
 @dataclass
 class Installation:
-    """Ours, running: a `Site`."""
+    """Our running gateway: a `Site`."""
 
     stack: Stack
     receiver: Receiver
     secrets: dict[str, str] = field(default_factory=dict)
 
     def tenant(self, slug: str, *, path: str | None = "/hook") -> Tenant:
-        """A tenant with an endpoint at this path of the receiver, or with none."""
+        """Create a tenant, with an endpoint at this path of the receiver or without one."""
         key = self.stack.issue_key(slug)
         if path is None:
             return Tenant(slug, key)
@@ -101,12 +101,12 @@ class Installation:
         return Tenant(slug, key, str(added["id"]))
 
     def switch(self, tenant: Tenant, status: str) -> None:
-        """Let the tenant's endpoint be `enabled` or `disabled`."""
+        """Set the tenant's endpoint to `enabled` or `disabled`."""
         endpoint = tenant.endpoint or ""
         self.stack.flask("webhooks", "set", tenant.slug, endpoint, "--status", status)
 
     def give_account(self, tenant: Tenant, environment_name: str) -> str:
-        """An account of the tenant's own at the simulator; returns its API user."""
+        """Give the tenant its own account at the simulator; returns its API user."""
         key, user = f"key-of-{tenant.slug}", str(uuid4())
         headers = {"Ocp-Apim-Subscription-Key": key, "X-Reference-Id": user}
         host = {"providerCallbackHost": str(urlsplit(self.stack.api_url).hostname)}
@@ -142,7 +142,7 @@ class Installation:
         return made
 
     def simulator(self, method: str, path: str, document: object = None) -> dict[str, object]:
-        """One call of the simulator's admin API."""
+        """Call the simulator's admin API."""
         url = f"{self.stack.simulator_url}/_admin/{path}"
         answer = requests.request(method, url, json=document, timeout=SIMULATOR_ANSWERS_MAX_S)
         answer.raise_for_status()
@@ -165,7 +165,7 @@ class Installation:
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """While somebody else is measured: all of it stands still but for the stand-ins."""
+        """Freeze all our processes but the stand-ins, while another service is measured."""
         processes = [one for name, one in self.stack.processes.items() if name != "simulator"]
         for process in processes:
             process.stop()
@@ -178,7 +178,7 @@ class Installation:
 
 @dataclass
 class PlainSite:
-    """The plain service with its workers, at the simulator of ours: a `Site`."""
+    """The plain service with its workers, which uses our simulator: a `Site`."""
 
     url: str
     receiver: Receiver
@@ -186,7 +186,7 @@ class PlainSite:
     secrets: dict[str, str] = field(default_factory=dict)
 
     def lane(self, payments: int, **options: float | None) -> Lane:
-        """What is posted."""
+        """What is posted to the plain service."""
         return lane_to(self.url, "/payments", "bench", payments, **options)
 
     def cpu_s(self) -> dict[str, float]:
@@ -198,7 +198,7 @@ class PlainSite:
 
 
 def lane_to(url: str, path: str, key: str, payments: int, **options: float | None) -> Lane:
-    """The same payment, again and again."""
+    """A lane that posts the same order each time."""
     host, port = urlsplit(url).hostname or "", urlsplit(url).port or 0
     body = json.dumps(ORDER)
     return Lane(host, port, path, key, body, payments, **options)  # type: ignore[arg-type]  # as they are
@@ -208,7 +208,7 @@ def lane_to(url: str, path: str, key: str, payments: int, **options: float | Non
 def installed(
     servers: Servers, *, settings: Mapping[str, str] | None = None
 ) -> Iterator[Installation]:
-    """Gunicorn with two processes, two Celery workers, beat, PostgreSQL that waits for its disk, Redis."""
+    """Gunicorn with two processes, two Celery workers, beat, PostgreSQL with fsync, Redis."""
     everything = {**SETTINGS, **CHECKS, **(settings or {})}
     with (
         Stack(
@@ -221,7 +221,7 @@ def installed(
 
 @contextmanager
 def plain_service(servers: Servers, ours: Installation) -> Iterator[PlainSite]:
-    """The rival, with as many processes of each kind as ours."""
+    """Run the plain service, with as many processes of each kind as ours."""
     with Rivals(servers) as rivals:
         site = rivals.start("plain")
         environment = {
@@ -263,7 +263,7 @@ _PLAIN_WORKER = (
 
 @contextmanager
 def receiving(servers: Servers) -> Iterator[Receiver]:
-    """A receiver, until the end of the block."""
+    """Run a receiver for the block."""
     port = free_port()
     directory = servers.home / f"receiver-{port}"
     directory.mkdir()
@@ -293,7 +293,7 @@ def _started(
 
 
 def post(plan: Plan) -> Outcome:
-    """Post it all in a process of its own, and wait for the ends."""
+    """Run the load generator as a separate process, and wait for the ends."""
     done = subprocess.run(
         [sys.executable, "-m", "bench.endtoend.load"],
         cwd=ROOT,

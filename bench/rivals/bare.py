@@ -1,4 +1,4 @@
-"""Bare: what Flask and gunicorn cost before anything is done."""
+"""Bare: what Flask and gunicorn cost without any work."""
 
 from __future__ import annotations
 

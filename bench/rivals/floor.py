@@ -1,7 +1,7 @@
 """The floor: three rows in one commit, one SET NX, one LPUSH, and nothing else.
 
-No caller is known, nothing is checked, no answer is ever given again. No service that stores a
-payment, its key and its event can do with less.
+It does not authenticate, validate or replay a response. No service that stores a payment, its key and
+its event can do less.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ ONE_STATEMENT = (
 
 @app.post("/payments")
 def accept() -> Response:
-    """Three INSERTs in one pipelined transaction."""
+    """Insert by three statements in one pipelined transaction."""
     order, key = request.get_json(), request.headers["Idempotency-Key"]
     payment_id, answer = _begin(order, key)
     connection = _connection()
@@ -50,7 +50,7 @@ def accept() -> Response:
 
 @app.post("/payments-in-one-statement")
 def accept_in_one_statement() -> Response:
-    """The same rows by one WITH … INSERT, which is a transaction by itself."""
+    """Insert the same rows by one WITH … INSERT, which is its own transaction."""
     order, key = request.get_json(), request.headers["Idempotency-Key"]
     payment_id, answer = _begin(order, key)
     row = (payment_id, order["amount"], order["currency"], order["payer"])
@@ -71,7 +71,7 @@ def _end(payment_id: UUID, answer: str) -> Response:
 
 
 def _connection() -> psycopg.Connection:
-    """One for each thread."""
+    """The thread's own connection."""
     found: psycopg.Connection | None = getattr(_here, "connection", None)
     if found is None:
         found = _here.connection = psycopg.connect(os.environ["DATABASE_URL"], autocommit=True)

@@ -1,7 +1,7 @@
-"""Plain: Flask, Flask-SQLAlchemy, marshmallow, SETNX and Celery's .delay(), as tutorials have it.
+"""Plain: Flask, Flask-SQLAlchemy, marshmallow, SETNX and Celery's .delay(), as in tutorials.
 
-It loses payments when it dies between its commit and .delay(), charges again once Redis is
-emptied, and forgets webhooks. It is here for its speed.
+It loses payments if it dies between its commit and .delay(), charges again after Redis is
+emptied, and loses webhooks. It is compared for its speed only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Base(DeclarativeBase):
 
 
 class Tenant(Base):
-    """Who calls."""
+    """The caller."""
 
     __tablename__ = "tenants"
     id: Mapped[UUID] = mapped_column(primary_key=True)
@@ -38,7 +38,7 @@ class Tenant(Base):
 
 
 class Payment(Base):
-    """What is asked for."""
+    """A requested payment."""
 
     __tablename__ = "payments"
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -50,7 +50,7 @@ class Payment(Base):
 
 
 class IdempotencyKey(Base):
-    """The answer to give again."""
+    """The response to replay."""
 
     __tablename__ = "idempotency_keys"
     key: Mapped[UUID] = mapped_column(primary_key=True)
@@ -59,7 +59,7 @@ class IdempotencyKey(Base):
 
 
 class PaymentEvent(Base):
-    """A line of the story."""
+    """An event of a payment."""
 
     __tablename__ = "payment_events"
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -68,7 +68,7 @@ class PaymentEvent(Base):
 
 
 class PaymentSchema(Schema):
-    """In and out."""
+    """The request and the response."""
 
     id = fields.UUID(dump_only=True)
     amount = fields.Integer(required=True, validate=validate.Range(min=1))
@@ -91,7 +91,7 @@ payment_schema = PaymentSchema()
 
 
 SIGNING_KEY = b"whsec-of-the-plain-service"
-# How long a provider or a receiver may take, and how often a task tries.
+# How long a provider or a receiver may take, and how often a task is retried.
 ANSWER_MAX_S = 15
 TRIES_MAX = 10
 _here = threading.local()
@@ -99,7 +99,7 @@ _here = threading.local()
 
 @celery.task(bind=True, ignore_result=True, max_retries=TRIES_MAX)  # type: ignore[untyped-decorator]
 def process_payment(self: Task, payment_id: str) -> None:
-    """Ask the provider for the money."""
+    """Submit the payment to the provider."""
     with app.app_context():
         payment = db.session.get_one(Payment, UUID(payment_id))
         send_webhook(payment, "payment.accepted")
@@ -158,7 +158,7 @@ def send_webhook(payment: Payment, event: str) -> None:
 
 
 def _session() -> requests.Session:
-    """One for each thread, so that connections are kept."""
+    """The thread's own session, so that connections stay open."""
     found: requests.Session | None = getattr(_here, "session", None)
     if found is None:
         found = _here.session = requests.Session()
@@ -170,7 +170,7 @@ def _pay_url() -> str:
 
 
 def _provider_headers() -> dict[str, str]:
-    """With a token that is fetched once for each thread."""
+    """Headers with a token that each thread fetches once."""
     key = os.environ["MTN_COLLECTION_SUBSCRIPTION_KEY"]
     token: str | None = getattr(_here, "token", None)
     if token is None:
@@ -191,7 +191,7 @@ def _provider_headers() -> dict[str, str]:
 
 @app.post("/payments")
 def accept() -> Response:
-    """Check, look, store, hand off."""
+    """Validate, check the key, store, and enqueue the task."""
     api_key = request.headers.get("X-API-Key")
     if db.session.execute(select(Tenant).filter_by(api_key=api_key)).scalar_one_or_none() is None:
         abort(401)

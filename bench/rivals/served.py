@@ -1,4 +1,4 @@
-"""How gunicorn serves a rival: as it serves ours, without the hooks that are about our app."""
+"""gunicorn's settings for a rival: as for ours, without the hooks that need our app."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ exec((Path(__file__).parents[2] / "gunicorn.conf.py").read_text())  # noqa: S102
 
 
 def on_starting(_server: object) -> None:
-    """Ours would try our app's settings."""
+    """Replaces our hook, which checks our app's settings."""
 
 
 def child_exit(_server: object, _worker: object) -> None:
-    """Ours would gather our app's counts."""
+    """Replaces our hook, which merges our app's metrics."""
 
 
 def on_exit(_server: object) -> None:
-    """Ours would remove them."""
+    """Replaces our hook, which deletes our app's metrics."""

@@ -1,4 +1,4 @@
--- The rivals' tables: a payment, its key with the answer, its first event.
+-- The rivals' tables: a payment, its key with the response, its first event.
 CREATE TABLE tenants (
     id uuid PRIMARY KEY DEFAULT gen_random_uuid(),
     api_key text NOT NULL UNIQUE
@@ -25,5 +25,5 @@ CREATE TABLE payment_events (
 );
 INSERT INTO tenants (api_key) VALUES ('bench');
 
--- Our own migrations say which columns may be changed; a tutorial's service may change them all.
+-- Our migrations limit which columns may be changed; a tutorial's service may change all.
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO maramoja_app;

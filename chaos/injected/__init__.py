@@ -1,1 +1,1 @@
-"""What the harness puts into the gateway's processes by way of PYTHONPATH."""
+"""Code that the harness puts into the gateway's processes by PYTHONPATH."""

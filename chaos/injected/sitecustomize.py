@@ -1,8 +1,8 @@
 """A wall clock that can be moved while the process runs, for Celery's workers and beats.
 
-Python imports a module of this name at its start when it lies on PYTHONPATH. It watches for a
-file named after the process: the seconds in it are added to the wall clock, as if someone had
-set the machine's. CLOCK_MONOTONIC and CLOCK_BOOTTIME go on, as they do when a clock is set.
+Python imports a module of this name at its start when PYTHONPATH has it. The module watches for
+a file named after the process id: the seconds in it are added to the wall clock, as if someone
+had set the machine's. CLOCK_MONOTONIC and CLOCK_BOOTTIME do not change, as when a clock is set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def _watch(directory: Path) -> None:
     offset_file = directory / str(os.getpid())
     while not offset_file.exists():
         time.sleep(_LOOK_EVERY_S)
-    # It offers itself to pytest when that is there; a worker does not want to load it.
+    # time_machine registers with pytest if pytest is installed; a worker must not import pytest.
     sys.modules["pytest"] = None  # type: ignore[assignment]
     import time_machine  # noqa: PLC0415  # house: allow local-import because few processes need it
 
@@ -40,7 +40,7 @@ def _read(offset_file: Path, *, otherwise: float) -> float:
     try:
         return float(offset_file.read_text(encoding="ascii"))
     except (OSError, ValueError):
-        # It is just being written.
+        # The file is just being written.
         return otherwise
 
 

@@ -1,5 +1,5 @@
-# For the scripts beside it: `out_of_sight ADDRESS` sets `address`, without its password, which goes into
-# the environment. What a command is called with, everybody on the machine can read.
+# For the scripts in this folder: `out_of_sight ADDRESS` sets `address` without its password, and puts the
+# password into the environment. All users of the machine can read a command's arguments.
 # shellcheck shell=sh
 out_of_sight() {
     address=$1

@@ -1,12 +1,12 @@
 #!/bin/sh
 # One backup of the database into FILE: backup.sh FILE
 #
-# A password may stand in the address or in the file that PGPASSFILE names.
-# BACKUP_DATABASE_URL: a role that row-level security doesn't hold and that may only read:
+# The password may be in the address or in the file that PGPASSFILE names.
+# BACKUP_DATABASE_URL: a role that bypasses row-level security and may only read:
 #   CREATE ROLE maramoja_backup LOGIN BYPASSRLS PASSWORD '…';
 #   GRANT pg_read_all_data TO maramoja_backup;
-# The gateway goes on meanwhile. Keep SECRET_KEYS elsewhere: without them the backup holds no secret
-# that can be read, and with them all of them.
+# The gateway keeps running during a backup. Keep SECRET_KEYS elsewhere: without them no secret in the
+# backup can be decrypted, and with them all can.
 set -eu
 
 [ $# -eq 1 ] || { echo "usage: backup.sh FILE" >&2; exit 2; }
@@ -16,7 +16,7 @@ umask 077
 . "$(dirname "$0")/address.sh"
 out_of_sight "$BACKUP_DATABASE_URL"
 
-# Under another name until it is whole.
+# The file has another name until it is complete.
 trap 'rm -f "$file.part"' EXIT
 pg_dump --format=custom --dbname="$address" --file="$file.part"
 pg_restore --list "$file.part" >/dev/null

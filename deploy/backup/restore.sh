@@ -1,8 +1,8 @@
 #!/bin/sh
-# A backup into a new, empty database: restore.sh FILE
+# Restores a backup into a new, empty database: restore.sh FILE
 #
-# RESTORE_DATABASE_URL: that database, as a superuser. Its roles (owner and application) must be
-# there, as docs/deploy.md or docker-compose.yml makes them. Nothing may run on it yet.
+# RESTORE_DATABASE_URL: that database, as a superuser. Its roles (owner and application) must exist,
+# as docs/deploy.md or docker-compose.yml creates them. No process may use it yet.
 set -eu
 
 [ $# -eq 1 ] || { echo "usage: restore.sh FILE" >&2; exit 2; }
@@ -17,9 +17,9 @@ if [ "$tables" != 0 ]; then
     echo "restore: the database has $tables tables already; give it a new, empty one" >&2
     exit 1
 fi
-# All or nothing.
+# One transaction: it restores everything or nothing.
 pg_restore --exit-on-error --single-transaction --dbname="$address" "$file"
-# The rights to a database are no part of its backup.
+# A backup does not contain the rights to the database itself.
 psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --dbname="$address" <<'SQL'
 SELECT format('REVOKE TEMPORARY ON DATABASE %I FROM PUBLIC', current_database()) \gexec
 ANALYZE;

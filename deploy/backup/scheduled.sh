@@ -1,8 +1,8 @@
 #!/bin/sh
-# The backup of a day into FOLDER, for a timer: scheduled.sh FOLDER
+# The daily backup into FOLDER, for a timer: scheduled.sh FOLDER
 #
-# Needs what backup.sh needs. Backups that are older than BACKUP_KEEP_DAYS (14) go once the new one is whole, so a
-# failure never takes the last good one.
+# Needs what backup.sh needs. Deletes backups older than BACKUP_KEEP_DAYS (14), but only after the new one is
+# complete, so that a failure never deletes the last good one.
 set -eu
 
 [ $# -eq 1 ] || { echo "usage: scheduled.sh FOLDER" >&2; exit 2; }
@@ -12,7 +12,7 @@ case $days in
 '' | *[!0-9]* | 0*) echo "BACKUP_KEEP_DAYS: a whole number of days from 1, without a leading zero" >&2; exit 2 ;;
 esac
 
-# What a backup that was killed has left would fill the disk.
+# Incomplete files of killed backups would fill the disk.
 find "$folder" -maxdepth 1 -type f -name 'maramoja-*.dump.part' -mtime +0 -exec rm -f {} +
 "$(dirname "$0")/backup.sh" "$folder/maramoja-$(date -u +%Y-%m-%dT%H%M%SZ).dump"
 find "$folder" -maxdepth 1 -type f -name 'maramoja-*.dump' -mtime "+$((days - 1))" -print -exec rm -f {} +

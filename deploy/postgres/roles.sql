@@ -1,5 +1,5 @@
--- The gateway's roles and its database, for psql 15 or newer as a superuser. It may run again: then it
--- changes the passwords and nothing else.
+-- Creates the gateway's roles and its database; for psql 15 or newer, as a superuser. It may run again:
+-- then it changes only the passwords.
 --
 -- Before it, in the same psql:
 --   \set owner_password '…'

@@ -1,4 +1,4 @@
-"""The first schema, and the rules that the database itself keeps.
+"""The first schema, and the rules that the database itself enforces.
 
 Revision ID: 0001
 """
@@ -20,7 +20,7 @@ FUNCTIONS = (
 )
 
 RULES = (
-    # Rows that may only be added.
+    # Rows of these tables may only be added.
     """
     CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -56,7 +56,7 @@ RULES = (
             "audit_entries",
         )
     ),
-    # A payment begins open: nothing is final at birth.
+    # A payment is inserted as PENDING, never as final.
     """
     CREATE FUNCTION payment_is_born_open() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -70,8 +70,8 @@ RULES = (
     CREATE TRIGGER payments_born_open BEFORE INSERT ON payments
     FOR EACH ROW EXECUTE FUNCTION payment_is_born_open()
     """,
-    # What was asked for never changes; a final payment only counts further lines of its story;
-    # the end needs the provider's own word, about this payment, saying this end.
+    # The order never changes. Of a final payment, only the sequence of its events may change. A final
+    # status needs a stored response of the provider, about this payment, that says this status.
     """
     CREATE FUNCTION payment_change_is_lawful() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -113,7 +113,7 @@ RULES = (
     CREATE TRIGGER payments_lawful BEFORE UPDATE ON payments
     FOR EACH ROW EXECUTE FUNCTION payment_change_is_lawful()
     """,
-    # A status is never without its line in the story, written in the same transaction.
+    # A change of status needs its event, written in the same transaction.
     """
     CREATE FUNCTION payment_change_has_event() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -139,7 +139,7 @@ RULES = (
     FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status)
     EXECUTE FUNCTION payment_change_has_event()
     """,
-    # Evidence: an open exchange is closed once, and then it stays.
+    # Evidence: an open exchange is closed once, and never changes after that.
     """
     CREATE FUNCTION exchange_change_is_lawful() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -156,7 +156,7 @@ RULES = (
     CREATE TRIGGER provider_exchanges_lawful BEFORE UPDATE ON provider_exchanges
     FOR EACH ROW EXECUTE FUNCTION exchange_change_is_lawful()
     """,
-    # A key may lose its answer, never what it stands for.
+    # A key's stored response may be removed; the request and the payment of a key never change.
     """
     CREATE FUNCTION idempotency_key_stays() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -176,7 +176,7 @@ RULES = (
     CREATE TRIGGER idempotency_keys_lawful BEFORE UPDATE ON idempotency_keys
     FOR EACH ROW EXECUTE FUNCTION idempotency_key_stays()
     """,
-    # The application's plain role, where the operator has made it. It owns nothing.
+    # The application's plain role, if the operator has created it. It owns nothing.
     """
     DO $$ BEGIN
         IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'maramoja_app') THEN
@@ -385,7 +385,7 @@ def upgrade() -> None:
     sa.PrimaryKeyConstraint('id', name=op.f('pk_provider_exchanges')),
     sa.UniqueConstraint('payment_id', 'generation', name=op.f('uq_provider_exchanges_payment_id_generation'))
     )
-    # Payments and exchanges point at each other, so one of the arrows comes last.
+    # Payments and exchanges refer to each other, so one of the foreign keys is added last.
     op.create_foreign_key(
         op.f("fk_payments_evidence_id_provider_exchanges"),
         "payments",

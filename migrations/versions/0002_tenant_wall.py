@@ -1,4 +1,4 @@
-"""Row-level security: a transaction sees the rows of its tenant, whatever a query forgot to say.
+"""Row-level security: a transaction sees only its tenant's rows, even if a query has no tenant filter.
 
 Revision ID: 0002
 """
@@ -10,7 +10,7 @@ from sqlalchemy import make_url, text
 revision = '0002'
 down_revision = '0001'
 
-# Whose row it is: each table's column with the tenant.
+# Each table's column with the tenant.
 TENANT_COLUMNS = {
     "tenants": "id",
     "api_keys": "tenant_id",
@@ -24,10 +24,10 @@ TENANT_COLUMNS = {
 }
 APPEND_ONLY = ("payment_events", "audit_entries", "callbacks")
 
-# Each opens the wall for one look and closes it behind itself; after an error the transaction's
-# end does. PostgreSQL lets only a superuser write this as the function's own SET.
+# Lookups across tenants. Each switches to all tenants for one query and then switches back; after an
+# error, the transaction's end does. Only a superuser may write this as the function's own SET.
 DOORS = (
-    # Who presents a key has no tenant yet: this finds one key by its prefix, with its tenant.
+    # A request with a key has no tenant yet: this finds one key by its prefix, with its tenant.
     """
     CREATE FUNCTION key_and_tenant(wanted text) RETURNS TABLE (key api_keys, tenant tenants)
     LANGUAGE plpgsql ROWS 1 AS $$
@@ -40,7 +40,7 @@ DOORS = (
         PERFORM set_config('maramoja.tenant', before, true);
     END $$
     """,
-    # A callback names a payment by the reference that only the provider and we know.
+    # A callback identifies a payment by the reference that only the provider and we know.
     """
     CREATE FUNCTION tenant_of_reference(rail text, wanted uuid) RETURNS uuid
     LANGUAGE plpgsql AS $$
@@ -58,7 +58,7 @@ DOORS = (
 
 
 def application_role() -> str | None:
-    """The role in DATABASE_URL, when it isn't the one that migrates."""
+    """The role in DATABASE_URL, if it isn't the one that migrates."""
     name = make_url(current_app.extensions["maramoja"].settings.database_url).username
     migrating = op.get_bind().scalar(text("SELECT current_user"))
     exists = op.get_bind().scalar(
@@ -70,7 +70,7 @@ def application_role() -> str | None:
 def upgrade() -> None:
     for table, column in TENANT_COLUMNS.items():
         op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")
-        # The owner too: migrations set '*' where they change rows.
+        # For the owner too: migrations that change rows set '*'.
         op.execute(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY")
         op.execute(
             f"CREATE POLICY tenant_wall ON {table} USING"

@@ -1,4 +1,4 @@
-"""What a key may do, from where and until when; a limit for all keys of a tenant together.
+"""Keys get scopes, networks and an expiry; a tenant gets a rate limit for all its keys together.
 
 Revision ID: 0003
 """
@@ -15,7 +15,7 @@ ALL_SCOPES = "{" + ",".join(SCOPES) + "}"
 
 
 def upgrade() -> None:
-    # Keys from before may do what they could: everything.
+    # Existing keys get all scopes, because they had all rights before.
     op.add_column('api_keys', sa.Column('scopes', postgresql.ARRAY(sa.Text()), server_default=ALL_SCOPES, nullable=False))
     op.add_column('api_keys', sa.Column('networks', postgresql.ARRAY(postgresql.CIDR()), server_default='{}', nullable=False))
     op.add_column('api_keys', sa.Column('expires_at', postgresql.TIMESTAMP(timezone=True), nullable=True))

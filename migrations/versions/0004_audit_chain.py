@@ -1,4 +1,4 @@
-"""The record is chained: each row carries the SHA-256 of itself and of the row before it.
+"""The audit entries and the payment events are hash chains: each row has its SHA-256 and the previous row's.
 
 Revision ID: 0004
 """
@@ -18,10 +18,10 @@ FUNCTIONS = (
     "chain_time(timestamptz)",
     "chain_field(text)",
 )
-# What a row is hashed from, in this order; docs/audit.md says it to auditors, and
-# payments_app/audit/chain.py and payments_app/payments/event_chain.py compute it without the database.
+# The fields of a row's hash, in this order. docs/audit.md describes them for auditors, and
+# payments_app/audit/chain.py and payments_app/payments/event_chain.py compute the hash in Python.
 HASHES = (
-    # No two lists of fields give one text: each has its length in characters before it.
+    # Each field has its length in characters before it, so that two lists of fields never give one text.
     """
     CREATE FUNCTION chain_field(value text) RETURNS text LANGUAGE sql IMMUTABLE AS $$
         SELECT coalesce(char_length(value)::text || ':' || value, '-')
@@ -44,7 +44,7 @@ HASHES = (
             || chain_field(chain_time(e.created_at)), 'UTF8'));
     END $$
     """,
-    # What a payment is for; its first event is linked to it. Not who pays: people can be forgotten.
+    # The payment's order, which its first event is linked to. Without the payer, which can be erased.
     """
     CREATE FUNCTION payment_hash(p payments) RETURNS bytea LANGUAGE plpgsql STABLE AS $$
     BEGIN
@@ -72,7 +72,7 @@ HASHES = (
     END $$
     """,
 )
-# The rows that are there already, in the order in which they came.
+# Chains the existing rows, in their order of insertion.
 CHAIN_OLD_ROWS = (
     "SELECT set_config('maramoja.tenant', '*', true)",
     "ALTER TABLE audit_entries DISABLE TRIGGER audit_entries_append_only",
@@ -120,8 +120,8 @@ CHAIN_OLD_ROWS = (
     "ALTER TABLE payment_events ENABLE TRIGGER payment_events_append_only",
 )
 RULES = (
-    # Whoever adds an entry, its place, its time and its hashes are the database's. One at a time
-    # in each tenant: the lock is held until the commit, so no position is ever left out.
+    # The database sets an entry's position, time and hashes. A tenant's entries are added one at a
+    # time: the lock is held until the commit, so that no position is ever left out.
     """
     CREATE FUNCTION audit_entry_is_chained() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
@@ -141,7 +141,7 @@ RULES = (
     CREATE TRIGGER audit_entries_chained BEFORE INSERT ON audit_entries
     FOR EACH ROW EXECUTE FUNCTION audit_entry_is_chained()
     """,
-    # No lock here: whoever adds an event holds its payment's row.
+    # No lock here: a transaction that adds an event has locked its payment's row.
     """
     CREATE FUNCTION payment_event_is_chained() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -181,7 +181,7 @@ def upgrade() -> None:
         op.alter_column(table, 'hash', nullable=False)
     op.create_unique_constraint(op.f('uq_audit_entries_tenant_id_position'), 'audit_entries', ['tenant_id', 'position'])
     op.drop_index(op.f('ix_audit_entries_tenant_id'), table_name='audit_entries')
-    # Where sealing went on last, and the seals in their order, without a look at the rest.
+    # Finds the last checkpoint, and all checkpoints in order, without a scan of the other entries.
     op.create_index('ix_audit_entries_seals', 'audit_entries', ['id'], unique=False, postgresql_where=sa.text("action = 'payment_events.sealed'"))
     for statement in RULES:
         op.execute(statement)

@@ -1,8 +1,9 @@
-"""Payers rest sealed: their numbers, and all that names them.
+"""Payers are stored encrypted: their numbers, and all data that identifies them.
 
-A payment's number and key rest under its tenant's data key; the answers, the provider's words and
-the callbacks rest under the payment's key. Rows from before are sealed here, with SECRET_KEYS;
-so stop the API and the workers for this one: docs/decisions/0018-payers-rest-sealed.md.
+A payment's number and key are encrypted with its tenant's data key. The stored responses, the
+provider's responses and the callbacks are encrypted with the payment's key. This migration encrypts
+existing rows, with SECRET_KEYS, so stop the API and the workers for it:
+docs/decisions/0018-payers-rest-sealed.md.
 
 Revision ID: 0005
 """
@@ -19,20 +20,20 @@ from payments_app.kernel.msisdn import Msisdn
 revision = '0005'
 down_revision = '0004'
 
-# (table, trigger) that let nobody touch what is there.
+# (table, trigger): the triggers that refuse changes of existing rows.
 GUARDS = (
     ("payments", "payments_lawful"),
     ("callbacks", "callbacks_append_only"),
     ("provider_exchanges", "provider_exchanges_lawful"),
     ("idempotency_keys", "idempotency_keys_lawful"),
 )
-# What rests under a payment's key: table, its row's name, what it is about, where its body is.
+# What a payment's key encrypts: table, column that identifies the row, context, column with the payment.
 BODIES = (
     ("provider_exchanges", "id", "'exchange ' || generation", "payment_id"),
     ("callbacks", "id", "'callback'", "payment_id"),
     ("idempotency_keys", "ctid", "'answer ' || key", "resource_id"),
 )
-# What was asked for never changes, and who pays goes only once the payment has ended, and whole.
+# The order never changes. The payer may be erased only after the payment has ended, and completely.
 LAWFUL = """
     CREATE OR REPLACE FUNCTION payment_change_is_lawful() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE

@@ -1,6 +1,6 @@
 """Webhooks: endpoints, events, deliveries, attempts.
 
-A line of a payment's story brings its event in the same transaction, whoever wrote it.
+A payment's event inserts its webhook event in the same transaction, by a trigger.
 
 Revision ID: 0006
 """
@@ -27,7 +27,7 @@ RULES = (
     CREATE TRIGGER payment_events_are_news AFTER INSERT ON payment_events
     FOR EACH ROW EXECUTE FUNCTION payment_event_is_news()
     """,
-    # Published once, and never changed again: its bytes are what everybody was told.
+    # An event is published once and never changes: its bytes are those of all its webhooks.
     """
     CREATE FUNCTION webhook_event_change_is_lawful() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -47,7 +47,7 @@ RULES = (
     CREATE TRIGGER webhook_events_lawful BEFORE UPDATE ON webhook_events
     FOR EACH ROW EXECUTE FUNCTION webhook_event_change_is_lawful()
     """,
-    # No two bodies under one id.
+    # A delivery's body never changes, so that one id never has two bodies.
     """
     CREATE FUNCTION webhook_delivery_change_is_lawful() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -198,7 +198,7 @@ def upgrade() -> None:
     wall = op.get_context().script.get_revision('0002').module
     if (role := wall.application_role()) is not None:
         op.execute(f"GRANT SELECT, INSERT, UPDATE ON {', '.join(TABLES)} TO {role}")
-        # What is past its time; the events stay.
+        # Rows past their retention time are deleted; the events stay.
         op.execute(f"GRANT DELETE ON webhook_deliveries, webhook_attempts TO {role}")
         op.execute(f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA public TO {role}")
 

@@ -1,6 +1,6 @@
-"""The brake: a tenant whose payments aren't sent, and the breaks that put it on.
+"""Holds: a tenant whose payments aren't sent, and the invariant violations that cause a hold.
 
-Expands only: what the version before knows stays as it was.
+Expands only: what the previous version uses stays as it was.
 
 Revision ID: 0007
 """
@@ -13,7 +13,7 @@ revision = '0007'
 down_revision = '0006'
 
 RULES = (
-    # A break is taken down once, and resolved once.
+    # A violation is recorded once, and resolved once.
     """
     CREATE FUNCTION invariant_break_change_is_lawful() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN

@@ -1,8 +1,8 @@
-"""Attempts lie in a partition for each week: what is past its time goes as a whole.
+"""Attempts are stored in weekly partitions, so that purging drops a whole partition.
 
-A partition holds the attempts of the deliveries that came into being in its week: their ids begin with
-the time. So claiming and recording touch one partition, which its key names, and nothing else changes
-for whoever reads or writes the table, the version before this one among them.
+A partition has the attempts of the deliveries that were created in its week: their ids begin with the
+time. So claiming and recording touch one partition, which follows from the delivery's id. Nothing else
+changes for code that reads or writes the table, also of the previous version.
 
 Revision ID: 0009
 """
@@ -42,18 +42,18 @@ TRIGGER = (
     " FOR EACH ROW EXECUTE FUNCTION webhook_attempt_change_is_lawful()"
 )
 FUNCTIONS = (
-    # The least that an id made at that moment can be.
+    # The smallest id that can be made at that time.
     """
     CREATE FUNCTION uuid7_floor(at timestamptz) RETURNS uuid LANGUAGE sql STABLE AS $$
         SELECT (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0')
                 || repeat('0', 20))::uuid
     $$
     """,
-    # Partitions are the owner's, and the gateway's role owns nothing: so it asks for them here, and
-    # for nothing but this. How long attempts are kept is no argument of its.
+    # Only the owner may make and drop partitions, and the gateway's role owns nothing. It calls this
+    # function, which does nothing else. The retention time is no argument, so the role can't change it.
     #
-    # A lock that isn't had at once is not waited for: behind whoever waits for it, all would queue.
-    # contract: not now, but week by week what is past its time, as its rows were before
+    # lock_timeout is short, because all later statements would queue behind one that waits for the lock.
+    # contract: not now, but each week partitions past their retention time, as their rows were before
     """
     CREATE FUNCTION turn_webhook_attempts(OUT made integer, OUT dropped integer)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public SET lock_timeout = '200ms' AS $$
@@ -113,7 +113,7 @@ FUNCTIONS = (
             RETURN false;
     END $$
     """,
-    # A partition can be named itself, so it has the wall too.
+    # A query can name a partition itself, so each one has row-level security too.
     """
     CREATE FUNCTION wall_webhook_attempts(name text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, public AS $$
@@ -133,23 +133,23 @@ def upgrade() -> None:
         op.execute(statement)
     for function in ("turn_webhook_attempts()", "make_webhook_attempts(timestamptz)", "wall_webhook_attempts(text)"):
         op.execute(f"REVOKE ALL ON FUNCTION {function} FROM PUBLIC")
-    # What is there becomes the first partition as it is. That it fits is looked at before anything is
-    # locked; what comes into being until next week's end lies in it, too.
+    # The existing table becomes the first partition, unchanged. It also takes the attempts of deliveries
+    # that are created until next week's end. A validated CHECK proves its bound, so ATTACH needs no scan.
     connection = op.get_bind()
     end = connection.exec_driver_sql(
         "SELECT uuid7_floor(date_trunc('week', now(), 'UTC') + interval '14 days')"
     ).scalar_one()
-    # Meanwhile attempts are not written: webhooks wait, and payments don't.
+    # From here until the commit no attempts can be written: webhooks wait, payments don't.
     op.execute(f"CREATE UNIQUE INDEX pk_{BEFORE} ON webhook_attempts (delivery_id, generation)")
     op.execute(f"ALTER TABLE webhook_attempts ADD CONSTRAINT before CHECK (delivery_id < '{end}') NOT VALID")
     op.execute("ALTER TABLE webhook_attempts VALIDATE CONSTRAINT before")
     last = connection.exec_driver_sql("SELECT coalesce(max(id), 0) + 1 FROM webhook_attempts").scalar_one()
-    # contract: its names go to the new table in this same transaction; nobody sees it without one
+    # contract: the new table gets its names in this same transaction, so no code sees a missing one
     op.execute("DROP TRIGGER webhook_attempts_lawful ON webhook_attempts")
     # contract: as above
     op.execute(f"ALTER TABLE webhook_attempts RENAME TO {BEFORE}")
     op.execute(f"ALTER TABLE {BEFORE} ALTER COLUMN id DROP IDENTITY")
-    # contract: the key is the delivery and its generation, by which all look; `id` only counts
+    # contract: the key is the delivery and its generation, by which all code queries; `id` only counts
     op.execute(f"ALTER TABLE {BEFORE} DROP CONSTRAINT pk_webhook_attempts")
     op.execute(f"ALTER TABLE {BEFORE} ADD CONSTRAINT pk_{BEFORE} PRIMARY KEY USING INDEX pk_{BEFORE}")
     # contract: as above
@@ -164,7 +164,7 @@ def upgrade() -> None:
     op.execute(f"ALTER TABLE webhook_attempts ATTACH PARTITION {BEFORE} FOR VALUES FROM (MINVALUE) TO ('{end}')")
     op.execute(f"ALTER TABLE {BEFORE} DROP CONSTRAINT before")  # contract: the bound says the same
     op.execute(f"ALTER TABLE webhook_attempts ALTER COLUMN id RESTART WITH {last}")
-    # Of whoever is told again after its week was dropped, and of weeks that nobody has made.
+    # For deliveries that are resent after their week was dropped, and for weeks without a partition.
     op.execute("CREATE TABLE webhook_attempts_default PARTITION OF webhook_attempts DEFAULT")
     op.execute("SELECT wall_webhook_attempts('webhook_attempts'), wall_webhook_attempts('webhook_attempts_default')")
     op.execute(TRIGGER)

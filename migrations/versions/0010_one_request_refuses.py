@@ -1,8 +1,8 @@
-"""A refusal ends a payment only if its request is the only one that ever left.
+"""A refusal ends a payment only if its request is the only one that was ever sent.
 
-It adds a column, `requests_left`, and puts the rule beside the one that an end needs evidence. Code
-from before neither reads nor writes the column. An end that the rule refuses is not written: that code
-asks the provider again when its lease is over.
+It adds a column, `requests_left` (how many requests were sent), and a rule in addition to the one that
+a final status needs evidence. Older code neither reads nor writes the column. If the rule refuses a
+final status, that code stores nothing and polls the provider again when its lease is over.
 
 Revision ID: 0010
 """
@@ -14,8 +14,8 @@ revision = '0010'
 down_revision = '0009'
 
 WEAK = "requests_left <= 1 OR verdict NOT IN ('REFUSED', 'NOT_SENT', 'NOT_FOUND', 'FAILED')"
-# Whether the refusal may end the payment: nothing else has left under its reference, or the provider
-# has said, after the last submission, that it has nothing there.
+# Whether the refusal may end the payment: no other request was sent under its reference, or the
+# provider has answered, after the last submission, that it has no such payment.
 REFUSAL_STANDS = """
     CREATE FUNCTION public.refusal_ends_payment(payment uuid, refusal bigint) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, public, pg_temp AS $$
@@ -57,7 +57,7 @@ TRIGGER = """
 
 def upgrade() -> None:
     op.add_column('provider_exchanges', sa.Column('requests_left', sa.Integer(), nullable=True))
-    # No scan under a lock: what was there before is null.
+    # NOT VALID adds it without a scan; existing rows are null, so VALIDATE finds no violation.
     op.execute(
         "ALTER TABLE provider_exchanges ADD CONSTRAINT"
         f" ck_provider_exchanges_weak_verdict_is_of_one_request CHECK ({WEAK}) NOT VALID"

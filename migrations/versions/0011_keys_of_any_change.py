@@ -1,9 +1,9 @@
-"""An Idempotency-Key stands for any change over HTTP, not only for a payment.
+"""An Idempotency-Key can belong to any change over HTTP, not only to a payment.
 
-`resource_id` stays the payment; a key of anything else has null there, and in a new column,
-`resource_path`, the address of what was changed. Code from before writes payments only. It answers 500
-to a payment under a key that was used for something else, where this version says that the key was
-used, and it keeps the answers of such keys longer: it does no harm.
+`resource_id` stays the payment's id. A key of any other change has null there, and the address of the
+changed resource in a new column, `resource_path`. Older code writes payments only. If a payment uses
+a key of another change, it answers 500, where this version answers that the key was used. It also keeps
+the responses of such keys longer. Both do no harm.
 
 Revision ID: 0011
 """
@@ -34,7 +34,7 @@ STAYS = """
 def upgrade() -> None:
     op.add_column('idempotency_keys', sa.Column('resource_path', sa.Text(), nullable=True))
     op.alter_column('idempotency_keys', 'resource_id', nullable=True)
-    # No scan under a lock that writers wait for.
+    # NOT VALID adds it without a scan; VALIDATE then reads the existing rows.
     op.execute(
         "ALTER TABLE idempotency_keys ADD CONSTRAINT ck_idempotency_keys_stands_for_one_thing"
         " CHECK (num_nonnulls(resource_id, resource_path) = 1) NOT VALID"
@@ -46,7 +46,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Keys of other changes mean nothing to the code before this.
+    # Older code cannot use keys of other changes.
     op.execute("SELECT set_config('maramoja.tenant', '*', true)")
     op.execute("ALTER TABLE idempotency_keys DISABLE TRIGGER idempotency_keys_never_removed")
     op.execute("DELETE FROM idempotency_keys WHERE resource_id IS NULL")

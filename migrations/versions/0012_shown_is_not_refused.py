@@ -1,9 +1,9 @@
-"""No refusal ends a payment that the provider has shown, and a counted request that left is one that left.
+"""No refusal ends a payment that the provider has shown, and a request counts as sent if it was counted.
 
-The rule of 0010, with what it let through: a payment that the provider had shown, and a single "not found"
-after it; a request that was counted, though its answer was not kept; a submission that was answered
-"failed" behind an earlier one; a payment taken within days of a restore, whose key may have been used
-since the backup. Code from before asks the provider again where the rule refuses an end.
+It closes four gaps in the rule of 0010: a payment that the provider had shown, with a single "not found"
+later; a request that was counted, although its response was not stored; a submission that was answered
+"failed" after an earlier one; a payment accepted within 7 days after a restore, whose key may have been
+used since the backup. If the rule refuses a final status, older code polls the provider again.
 
 Revision ID: 0012
 """
@@ -14,8 +14,8 @@ from alembic import op
 revision = '0012'
 down_revision = '0011'
 
-# Whether the refusal may end the payment. Either nothing else has left under its reference, or the
-# provider has said, after the last submission, that it has nothing there, and never showed that it had.
+# Whether the refusal may end the payment. Either no other request was sent under its reference, or the
+# provider has answered, after the last submission, that it has no such payment, and has never shown it.
 REFUSAL_STANDS = """
     CREATE OR REPLACE FUNCTION public.refusal_ends_payment(payment uuid, refusal bigint)
     RETURNS boolean

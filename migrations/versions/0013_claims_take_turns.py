@@ -1,8 +1,8 @@
-"""Claims take turns: the index of open payments by account, tenant and what is to be done.
+"""Claims take turns: the index of open payments by account, tenant and next step.
 
-`hinted` says that a callback or the operator wants the provider asked first. Code from before never
-sets it and never reads it: there a hint is only an earlier `next_action_at`, as it was. It finds what is
-due by the new index, which has all open payments and no others: slower, while very many are open.
+`hinted` means that a callback or the operator requests an early status check. Older code neither sets
+nor reads it: there, a hint is only an earlier `next_action_at`, as before. Older code finds due payments
+by the new index, which has exactly the open payments: slower, while very many are open.
 
 Revision ID: 0013
 """

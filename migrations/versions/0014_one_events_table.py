@@ -1,9 +1,9 @@
 """One table of events: a payment's history is its outbox and its feed.
 
 The webhook events' columns move to the payments' events, and so do the events that belong to no payment.
-Whoever publishes an event gives it its position, its words and its hash. The release before this one goes on
-as it did, while both run and should it come back: `payment_events` and `webhook_events` are views now, and
-show it what it expects. They and all that is named `previous_release` go with the next release.
+The publisher sets an event's position, data and hash. The previous release still works, while both run and
+after a rollback: `payment_events` and `webhook_events` are views now, with the columns that it expects. The
+next release removes them and everything named `previous_release`.
 
 Revision ID: 0014
 """
@@ -13,9 +13,9 @@ from alembic import op
 revision = '0014'
 down_revision = '0013'
 
-# All that is needed, at once or not at all: whoever runs meanwhile locks them in an order of its own. Less than a
-# second for each try, so that it ends before PostgreSQL looks for a deadlock, and nobody else is its victim. `tenants`
-# and `payments`, because the table that goes refers to them.
+# Locks all tables at once or none, because other transactions lock them in other orders. Each try takes less than
+# a second, so that it ends before PostgreSQL's deadlock check, which could cancel another transaction. `tenants`
+# and `payments` too, because the dropped table refers to them.
 LOCK = """
     DO $$ BEGIN
         FOR attempt IN 1..60 LOOP
@@ -29,10 +29,10 @@ LOCK = """
         RAISE EXCEPTION 'the tables are in use: start it again' USING ERRCODE = 'lock_not_available';
     END $$
 """
-# Nobody publishes meanwhile: the number is "feed".
+# The advisory lock stops the publisher: its number is "feed".
 LOCKS = (
     "SELECT set_config('maramoja.tenant', '*', true)",
-    # The more events there are, the longer it takes, and all wait for it.
+    # The time grows with the number of events, and all other transactions wait.
     "SET LOCAL statement_timeout = 0",
     "SET LOCAL work_mem = '128MB'",
     "SET LOCAL maintenance_work_mem = '256MB'",
@@ -40,7 +40,7 @@ LOCKS = (
     "SET LOCAL lock_timeout = '500ms'",
     LOCK.format(tables="payment_events, webhook_events, webhook_deliveries"),
 )
-# (what it is, its name with the old table's, and with the new one's)
+# (kind of object, its name with the old table's name, and with the new table's)
 NAMES = (
     ("CONSTRAINT", "pk_payment_events", "pk_events"),
     ("CONSTRAINT", "uq_payment_events_payment_id_sequence", "uq_events_payment_id_sequence"),
@@ -48,7 +48,7 @@ NAMES = (
     ("CONSTRAINT", "fk_payment_events_payment_id_payments", "fk_events_payment_id_payments"),
     ("CONSTRAINT", "fk_payment_events_tenant_id_tenants", "fk_events_tenant_id_tenants"),
 )
-# An event of no payment has none of them.
+# Columns that only an event of a payment has.
 OF_PAYMENT = ("payment_id", "sequence", "status", "stage", "actor")
 OLD_RULES = (
     "DROP TRIGGER payment_events_are_news ON payment_events",
@@ -57,9 +57,9 @@ OLD_RULES = (
     "DROP FUNCTION payment_event_is_news()",
     "DROP FUNCTION payment_event_is_chained()",
 )
-# An event from before there were webhooks has no row among theirs: it was never told, and isn't now.
+# An event from before there were webhooks has no webhook event: it was never sent, and is not sent now.
 FILL = (
-    # Built anew once the rows are there: faster than an entry for each.
+    # These indexes are built again after the rows are written, which is faster than an entry for each row.
     "ALTER TABLE events DROP CONSTRAINT pk_events",
     "ALTER TABLE events DROP CONSTRAINT uq_events_payment_id_sequence",
     """
@@ -102,7 +102,7 @@ RULES = (
     CREATE TRIGGER events_never_removed BEFORE DELETE ON events
     FOR EACH ROW EXECUTE FUNCTION refuse_change()
     """,
-    # Not for a payment's first event: that costs nothing.
+    # Not called for a payment's first event, so that it costs nothing there.
     """
     CREATE FUNCTION event_follows_another() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -133,7 +133,7 @@ RULES = (
         AND num_nonnulls(NEW.position, NEW.feed_data, NEW.previous_hash, NEW.hash) > 0
     ) EXECUTE FUNCTION event_is_published_already()
     """,
-    # Published once, all of it at once; and nothing else of it ever changes.
+    # An event is published once, with all its fields at once; nothing else of it ever changes.
     """
     CREATE FUNCTION event_change_is_lawful() RETURNS trigger LANGUAGE plpgsql AS $$
     DECLARE
@@ -158,8 +158,8 @@ RULES = (
     FOR EACH ROW EXECUTE FUNCTION event_change_is_lawful()
     """,
 )
-# `table` is where a change of status looks for its event. No index of the tenant's events is to be used: what
-# is planned while there are few stays planned so.
+# `table`: where a change of status looks for its event. The query must not use an index on the tenant's events:
+# a plan that is made while there are few events stays in use later.
 HAS_EVENT = """
     CREATE OR REPLACE FUNCTION payment_change_has_event() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -174,8 +174,8 @@ HAS_EVENT = """
         RETURN NULL;
     END $$
     """
-# What an event is linked to, and the hash that it has or will have: it follows from rows that never change.
-# The release before this one knows no event without a hash.
+# What an event is linked to, and the hash that it has or will have: both follow from rows that never change.
+# The previous release expects a hash on every event.
 HASHES = (
     """
     CREATE FUNCTION previous_release_link(e events) RETURNS bytea LANGUAGE plpgsql STABLE AS $$
@@ -202,7 +202,7 @@ HASHES = (
     END $$
     """,
 )
-# With the rights of whoever asks, and so behind the tenant wall.
+# The views use the caller's rights, and so its row-level security.
 VIEWS = (
     """
     CREATE VIEW payment_events WITH (security_invoker = true) AS
@@ -218,8 +218,8 @@ VIEWS = (
     FROM events
     """,
 )
-# The release before this one gives an event no mode, and one that it publishes no hash. Some of its statements name
-# the columns of the hash, with nothing in them. Nothing of this is met by what this release writes.
+# The previous release sets no mode on an event, and no hash when it publishes one. Some of its statements set the
+# hash columns to null. These functions do nothing for what this release writes.
 PREVIOUS_RELEASE = (
     """
     CREATE FUNCTION previous_release_adds_event() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -274,7 +274,7 @@ BACK_TO_NO_VIEWS = (
     "SET LOCAL lock_timeout = '500ms'",
     LOCK.format(tables="events, webhook_deliveries"),
     *(f"DROP TRIGGER {trigger} ON events" for trigger in TRIGGERS),
-    # What has no hash yet gets the one that the publisher would have given it.
+    # Events without a hash get the one that the publisher would have given them.
     """
     UPDATE events e SET previous_hash = previous_release_link(e), hash = previous_release_hash(e)
     WHERE payment_id IS NOT NULL AND hash IS NULL
@@ -308,7 +308,7 @@ BACK_TO_WEBHOOK_EVENTS = (
     """,
     "CREATE INDEX ix_webhook_events_new ON webhook_events (number) WHERE data IS NULL",
     "CREATE INDEX ix_webhook_events_time ON webhook_events (tenant_id, mode, created_at)",
-    # Under the same numbers: deliveries name an event by it.
+    # The numbers stay the same, because deliveries refer to events by number.
     """
     INSERT INTO webhook_events OVERRIDING SYSTEM VALUE
     SELECT id, event_id, tenant_id, mode, type, payment_id, sequence, position, feed_data, created_at
@@ -350,14 +350,14 @@ BACK_TO_PAYMENT_EVENTS = (
 def upgrade() -> None:
     for statement in (*LOCKS, *OLD_RULES):
         op.execute(statement)
-    # contract: a view of this name stands in for it
+    # contract: a view of this name replaces it
     op.execute("ALTER TABLE payment_events RENAME TO events")
-    # contract: nobody names it
+    # contract: no code names it
     op.execute("ALTER SEQUENCE payment_events_id_seq RENAME TO events_id_seq")
-    # contract: nobody names it
+    # contract: no code names it
     op.execute("ALTER TRIGGER payment_events_never_emptied ON events RENAME TO events_never_emptied")
     for kind, old, new in NAMES:
-        # contract: nobody names it
+        # contract: no code names it
         op.execute(f"ALTER TABLE events RENAME {kind} {old} TO {new}")
     for column in (*OF_PAYMENT, "previous_hash", "hash"):
         op.execute(f"ALTER TABLE events ALTER COLUMN {column} DROP NOT NULL")
@@ -369,12 +369,12 @@ def upgrade() -> None:
     _drop_keys_of_deliveries("webhook_events")
     for statement in FILL:
         op.execute(statement)
-    # contract: a view of this name stands in for it
+    # contract: a view of this name replaces it
     op.execute("DROP TABLE webhook_events")
     op.execute("DROP FUNCTION webhook_event_change_is_lawful()")
     checks = [f"ADD CONSTRAINT ck_events_{name} CHECK ({rule})" for name, rule in CHECKS.items()]
     op.execute("ALTER TABLE events ALTER COLUMN event_id SET DEFAULT gen_random_uuid()")
-    # contract: the one has a default, and previous_release_adds_event gives the other
+    # contract: event_id has a default, and previous_release_adds_event sets mode
     whole = "ALTER COLUMN event_id SET NOT NULL, ALTER COLUMN mode SET NOT NULL"
     op.execute(f"ALTER TABLE events {whole}, {', '.join(checks)}")
     for statement in INDEXES:

@@ -1,11 +1,11 @@
-"""Each function looks for names in our own schemas, temporary ones last; and nobody else may call it.
+"""Each function looks up names in our own schemas, temporary ones last; only our role may call it.
 
-PostgreSQL looks for a table or a type among a session's temporary ones first, unless `search_path` names
-`pg_temp` behind the others. So a temporary table stood in for evidence, and a temporary view for a
-catalogue table, which a function read with its owner's rights.
+PostgreSQL looks up a table or a type among a session's temporary ones first, unless `search_path` names
+`pg_temp` last. So a temporary table could replace evidence, and a temporary view a catalogue table,
+which a function read with its owner's rights.
 
-Code from before calls the same functions with the same arguments, and makes no temporary table. Why, and
-what a later migration has to do: docs/decisions/0037-what-the-database-role-may-do.md.
+Older code calls the same functions with the same arguments, and makes no temporary table. Why, and what
+a later migration has to do: docs/decisions/0037-what-the-database-role-may-do.md.
 
 Revision ID: 0015
 """
@@ -40,13 +40,13 @@ FUNCTIONS = (
     "webhook_attempt_change_is_lawful()",
     "webhook_delivery_change_is_lawful()",
 )
-# They said so already, but without the temporary schema, which then comes first.
+# These have a search_path already, but without the temporary schema, which then comes first.
 OF_ATTEMPTS = (
     "make_webhook_attempts(timestamptz)",
     "wall_webhook_attempts(text)",
 )
-# The one that runs with its owner's rights also names the schema of all that it reads.
-# contract: not now, but week by week what is past its time, as 0009 has it
+# The function that runs with its owner's rights also names the schema of everything that it reads.
+# contract: not now, but each week partitions past their retention time, as in 0009
 OF_OWNER = """
     CREATE OR REPLACE FUNCTION public.turn_webhook_attempts(OUT made integer, OUT dropped integer)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, public, pg_temp
@@ -90,8 +90,8 @@ OF_OWNER = """
         PERFORM set_config('maramoja.tenant', before, true);
     END $$
 """
-# Called for each field of a hash: PostgreSQL puts their expression in the place of the call, but not if
-# they set anything. Written so, names are looked up here, once and for all.
+# Called for each field of a hash. PostgreSQL inlines such a function only if it has no SET. In this form
+# (a SQL body), PostgreSQL looks up the names once, when the function is created.
 EXPRESSIONS = (
     """
     CREATE OR REPLACE FUNCTION chain_field(value text) RETURNS text LANGUAGE sql IMMUTABLE
@@ -106,7 +106,7 @@ EXPRESSIONS = (
     RETURN (lpad(to_hex(floor(extract(epoch FROM at) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid
     """,
 )
-# What our role's own statements call, and what runs with its rights.
+# Functions that our role's own statements call, or that functions with its rights call.
 CALLED = (
     "audit_entry_hash(audit_entries)",
     "chain_field(text)",
@@ -119,8 +119,8 @@ CALLED = (
     "tenant_of_reference(text, uuid)",
 )
 ANYBODYS = (*FUNCTIONS, "chain_field(text)", "chain_time(timestamptz)", "uuid7_floor(timestamptz)")
-# Rights to a database or a schema are its owner's to take: where that is another, `flask doctor` names
-# what is left.
+# Only the owner of a database or a schema can revoke rights to it. If that is another role, `flask doctor`
+# lists the rights that are left.
 NO_TEMPORARY_OBJECTS = """
     DO $$ BEGIN
         IF EXISTS (
@@ -154,7 +154,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # Temporary tables stay refused: nothing of ours makes any.
+    # Temporary tables stay refused: our code makes none.
     if (role := _application_role()) is not None:
         for function in CALLED:
             op.execute(f"REVOKE EXECUTE ON FUNCTION public.{function} FROM {role}")

@@ -1,9 +1,9 @@
-"""Our role changes the columns that it has a reason to change; a key stays what it is.
+"""Our role may change only the columns that the gateway changes; a key's identity never changes.
 
-Until now it might change every column of most tables: give a key more scopes, take back its end, move it
-to another tenant. Code from before changes no other columns than these.
+Until now it could change every column of most tables: give a key more scopes, undo its revocation, move it
+to another tenant. Older code changes no other columns than these.
 
-A later migration that adds a column which the gateway changes grants UPDATE of it, and adds it to
+A later migration that adds a column which the gateway changes must grant UPDATE of it, and add it to
 payments_app/commands/doctor/rights.py: docs/decisions/0037-what-the-database-role-may-do.md.
 
 Revision ID: 0016
@@ -14,7 +14,7 @@ from alembic import op
 revision = '0016'
 down_revision = '0015'
 
-# What may be changed where. Of tables that are not named here, nothing.
+# The columns that may be changed, by table. Of other tables, none.
 COLUMNS = {
     "tenants": (
         "status, require_idempotency_key, rate_limit, tenant_rate_limit, default_provider, data_key,"
@@ -43,10 +43,10 @@ COLUMNS = {
         "status, trigger, attempts, next_attempt_at, lease_until, generation, delivered_at"
     ),
     "webhook_attempts": "finished_at, outcome, http_status, answer, elapsed_ms",
-    # The release before this one publishes through it.
+    # The previous release publishes through this view.
     "webhook_events": "position, data",
 }
-# Whole tables until now.
+# Tables of which every column could be changed until now.
 BEFORE = tuple(table for table in COLUMNS if table != "events")
 STAYS = """
     CREATE FUNCTION public.row_stays_what_it_is() RETURNS trigger
@@ -56,7 +56,7 @@ STAYS = """
             USING ERRCODE = 'restrict_violation';
     END $$
 """
-# In the condition, so that a lawful change calls nothing.
+# The check is in the WHEN condition, so that an allowed change calls no function.
 TRIGGER = """
     CREATE TRIGGER {table}_stay BEFORE UPDATE ON {table} FOR EACH ROW
     WHEN (({old}) IS DISTINCT FROM ({new}){more}) EXECUTE FUNCTION public.row_stays_what_it_is()
@@ -69,7 +69,7 @@ IDENTITY = {
     "provider_accounts": ("id", "tenant_id", "provider", "mode", "created_at"),
     "webhook_endpoints": ("id", "tenant_id", "mode", "created_at"),
 }
-# An end is never taken back, and one that is to come is never put off.
+# A revocation or deletion is never undone, and an expiry is never postponed.
 ENDS = {
     "tenants": " OR OLD.data_key IS NOT NULL AND NEW.data_key IS NULL",
     "api_keys": (
@@ -80,7 +80,7 @@ ENDS = {
         " OR OLD.deleted_at IS NOT NULL AND NEW.deleted_at IS DISTINCT FROM OLD.deleted_at"
     ),
 }
-# A partition is reached through its table: nobody needs a right to it alone.
+# Queries reach a partition through its table, so no role needs a right to the partition itself.
 WALL = """
     CREATE OR REPLACE FUNCTION public.wall_webhook_attempts(name text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, public, pg_temp AS $$

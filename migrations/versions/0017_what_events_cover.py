@@ -1,9 +1,9 @@
-"""What an event says is hashed too, and with the first and the last of a payment what the payment is.
+"""An event's content is hashed too; the first and the last event of a payment also cover the payment.
 
-`content_hash` is over what a tenant is told and `covers`; the seals hash it. `covers` is a JSON document of
-the publisher's: with the first event a hash of what the tenant gave, with a final one what the payment
-ended with, and a hash of the provider's answer. The chain of `hash` stays as it was: the release before
-this one walks it, and publishes events without either column.
+`content_hash` is the hash of the data that a tenant receives and of `covers`; the checkpoints hash it.
+`covers` is a JSON document that the publisher writes: with the first event a hash of what the tenant sent,
+with a final event the payment's outcome and a hash of the provider's response. The chain of `hash` stays as
+it was: the previous release verifies it, and publishes events without either column.
 
 Revision ID: 0017
 """
@@ -33,8 +33,8 @@ LAWFUL = """
 """
 BEFORE = ("position", "feed_data", "previous_hash", "hash")
 NEW = ("content_hash", "covers")
-# Seals of content hashes are there already: the way down has lost those, and the trail has to tell it. What
-# only calls itself a seal may hold anything.
+# If checkpoints of content hashes exist already, a downgrade has dropped those hashes, and this records it in
+# the audit trail. The detail of an entry with a checkpoint's action may have any form.
 LOST = (
     "SELECT set_config('maramoja.tenant', '*', true)",
     "SET LOCAL statement_timeout = 0",

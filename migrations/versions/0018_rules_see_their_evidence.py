@@ -1,8 +1,8 @@
-"""A refusal that cannot be seen ends no payment.
+"""A refusal that the rule cannot read ends no payment.
 
-The rule of 0012 asked whether the evidence was bad. A statement that sets `maramoja.tenant` to nobody while
-it runs hides all rows from the rule, and what it did not see it let through. It asks whether the
-evidence is there and good now.
+The rule of 0012 checked whether the evidence was bad. A statement that sets `maramoja.tenant` to no tenant
+while it runs hides all rows from the rule, and the rule then allowed the change. Now it checks that the
+evidence exists and is good.
 
 Revision ID: 0018
 """

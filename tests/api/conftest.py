@@ -1,4 +1,4 @@
-"""What the API's tests begin with: a fresh tenant each, and an app whose rail is on a script."""
+"""Fixtures of the API's tests: a fresh tenant for each, and an app with a scripted provider."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tests.builders import ScriptedProvider, rails_of
 
 @pytest.fixture
 def caller(app: Flask) -> HttpCaller:
-    """A tenant of its own, with a test key. The rail is MTN's sandbox, at no address."""
+    """A tenant of its own, with a test key. Its provider is MTN's sandbox, at a dead address."""
     return new_caller(app)
 
 
 @pytest.fixture
 def provider() -> ScriptedProvider:
-    """The rail of `engine`: takes every submission, and says that it was paid."""
+    """The provider of `engine`: accepts every submission, and answers each check with paid."""
     return ScriptedProvider()
 
 
 @pytest.fixture(scope="module")
 def scripted_app(settings: Settings) -> Iterator[Flask]:
-    """The application once more, for tests that put their own rails into it."""
+    """The application once more, for tests that replace its gateway."""
     application = create_app(settings)
     yield application
     with application.app_context():
@@ -39,7 +39,7 @@ def scripted_app(settings: Settings) -> Iterator[Flask]:
 
 @pytest.fixture
 def engine(scripted_app: Flask, provider: ScriptedProvider) -> Engine:
-    """An app whose only rail is `provider`, and the way to drive its payments."""
+    """An app whose only provider is `provider`, and the means to process its payments."""
     gateway = rails_of(scripted_app, provider)
     parts = scripted_app.extensions["maramoja"]
     scripted_app.extensions["maramoja"] = replace(parts, gateway=gateway)
@@ -48,5 +48,5 @@ def engine(scripted_app: Flask, provider: ScriptedProvider) -> Engine:
 
 @pytest.fixture
 def scripted_caller(engine: Engine) -> HttpCaller:
-    """A tenant of its own at `engine`."""
+    """A tenant of its own on the app of `engine`."""
     return new_caller(engine.app)

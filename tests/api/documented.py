@@ -11,7 +11,7 @@ METHODS = {"get", "post", "put", "patch", "delete"}
 
 
 def operations(spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """By method and path, such as `GET /health`."""
+    """Each operation with its method and path, such as `GET /health`."""
     for path, item in spec["paths"].items():
         for method in METHODS & set(item):
             yield f"{method.upper()} {path}", item[method]
@@ -28,6 +28,6 @@ def resolved(spec: dict[str, Any], part: dict[str, Any]) -> dict[str, Any]:
 
 
 def validator(spec: dict[str, Any], schema: dict[str, Any]) -> Draft202012Validator:
-    """OpenAPI 3.1's schemas are JSON Schema 2020-12 as they stand. Formats are checked too."""
+    """A validator of OpenAPI 3.1 schemas, which are JSON Schema 2020-12. It checks formats too."""
     whole = {**schema, "components": spec["components"]}
     return Draft202012Validator(whole, format_checker=Draft202012Validator.FORMAT_CHECKER)

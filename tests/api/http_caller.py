@@ -1,4 +1,4 @@
-"""One tenant's client of the API, as the tests see it."""
+"""An HTTP client for tests: one tenant calls the API."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ from payments_app.tenants.registry import TenantSettings, configure_tenant
 from tests.builders import PAYER, a_tenant, advance, an_issued_key, make_due
 
 PAYMENTS = "/api/v1/payments"
-# An id that nothing has. Fixed: all test processes must collect the same names.
+# An id that no row has. Fixed: all test processes must collect the same names.
 NOBODYS = "01a209ad-4164-7047-9850-453984927403"
 MakeApp = Callable[..., Flask]
 
 
 def an_order(**changes: Any) -> dict[str, Any]:
-    """The body of a request that is in order."""
+    """The body of a valid request."""
     return {"amount": 1000, "currency": "EUR", "payer": PAYER, **changes}
 
 
 @dataclass
 class HttpCaller:
-    """Sends requests with its tenant's key; `headers` given to a call win, None takes one out."""
+    """Sends requests with its tenant's key. A call's `headers` override; None removes a header."""
 
     app: Flask
     tenant: Tenant
@@ -70,7 +70,7 @@ class HttpCaller:
         headers: dict[str, str | None] | None = None,
         content_type: str | None = "application/json",
     ) -> TestResponse:
-        """POST /payments; a body that is no bytes is written as JSON."""
+        """POST /payments; a body that is not bytes is sent as JSON."""
         given: dict[str, str | None] = {"Content-Type": content_type, **(headers or {})}
         if key is not None:
             given["Idempotency-Key"] = str(key)
@@ -78,7 +78,7 @@ class HttpCaller:
         return self.send("POST", PAYMENTS, headers=given, data=data)
 
     def pay(self, **changes: Any) -> dict[str, Any]:
-        """An accepted payment, as it was answered."""
+        """The body of the 201 of a new payment."""
         answer = self.post(an_order(**changes))
         assert answer.status_code == 201, answer.text
         document: dict[str, Any] = answer.get_json()
@@ -91,7 +91,7 @@ class HttpCaller:
         return document
 
     def listed(self, query: str = "") -> list[str]:
-        """The ids on the first page."""
+        """The ids on the first page of the list."""
         answer = self.get(f"{PAYMENTS}?{query}")
         assert answer.status_code == 200, answer.text
         return [payment["id"] for payment in answer.get_json()["data"]]
@@ -108,7 +108,7 @@ class HttpCaller:
 
 
 def new_caller(app: Flask, *, mode: Mode = Mode.TEST) -> HttpCaller:
-    """A fresh tenant with a key."""
+    """A fresh tenant with an API key."""
     with app.app_context():
         tenant = a_tenant()
         return HttpCaller(app, tenant, an_issued_key(tenant=tenant, mode=mode))
@@ -116,7 +116,7 @@ def new_caller(app: Flask, *, mode: Mode = Mode.TEST) -> HttpCaller:
 
 @contextmanager
 def served(app: Flask) -> Iterator[str]:
-    """The app over HTTP, from a thread of this process."""
+    """Serve the app over HTTP, from a thread of this process."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -129,7 +129,7 @@ def served(app: Flask) -> Iterator[str]:
 
 
 def count_payments(caller: HttpCaller) -> int:
-    """How many payments the tenant has, whatever its mode."""
+    """The number of the tenant's payments, of both modes."""
     with caller.app.app_context(), transaction(EVERY_TENANT) as session:
         own = Payment.tenant_id == caller.tenant.id
         return session.scalar(select(func.count()).select_from(Payment).where(own)) or 0
@@ -137,13 +137,13 @@ def count_payments(caller: HttpCaller) -> int:
 
 @dataclass
 class Engine:
-    """Drives single payments of an app to their end; nobody else's are touched."""
+    """Processes single payments of an app; it leaves all others alone."""
 
     app: Flask
     gateway: PaymentGateway
 
     def step(self, payment: dict[str, Any]) -> None:
-        """The payment's next action: submit, then check."""
+        """Take the payment's next action: submit, then check."""
         payment_id = UUID(payment["id"])
         with self.app.app_context():
             _postpone_all_but(payment_id)
@@ -165,7 +165,7 @@ def _postpone_all_but(payment_id: UUID) -> None:
 
 
 def await_known() -> None:
-    """Until nobody answers any more by what was known of keys and tenants before."""
+    """Wait until what the process has cached about keys and tenants has expired."""
     time.sleep(KNOWN_FOR_S)
 
 
@@ -183,7 +183,7 @@ def code_of(answer: TestResponse) -> str:
 
 
 def assert_spends_no_key(caller: HttpCaller, send: Callable[[UUID], TestResponse]) -> TestResponse:
-    """Send what is to be refused under a fresh key; then that key still works for the first time."""
+    """Send a request that must be refused under a fresh key, and assert that the key is unused."""
     key = uuid4()
     before = count_payments(caller)
     refused = send(key)

@@ -1,8 +1,8 @@
-"""What openapi.json can't say, for cases that schemathesis means to be accepted.
+"""Corrects cases that schemathesis means to be accepted, where openapi.json can't say enough.
 
-A numbering plan, an account's terms, cursors that only a list gives out, a tenant's name, that one
-of several fields has to say something: no schema of ours knows them. The rest of each case stays as it was made up, and cases that are meant to be
-refused stay as they are.
+Schemas can't express a numbering plan, an account's terms, cursors (only a list gives them out),
+a tenant's name, or that one of several fields must have a value. The rest of each case stays as
+it was generated, and cases that are meant to be refused stay as they are.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from schemathesis import Case, GenerationMode, HookContext
 from payments_app.api.v1.fields import METADATA_DEPTH_MAX, METADATA_NUMBER_MAX
 
 TENANT = os.environ["FUZZ_TENANT"]
-# What is there, by its name in paths.
+# The ids that exist, by their name in paths.
 THERE = {
     name: os.environ[f"FUZZ_{name.upper()}"]
     for name in ("payment_id", "endpoint_id", "delivery_id")
@@ -30,20 +30,20 @@ CURSOR = os.environ["FUZZ_CURSOR"]
 PAYER = "256772123456"
 # A currency with decimals that the sandbox takes: any amount of the schema fits it.
 CURRENCY = "EUR"
-# A payment id of nobody is one half of the truth; every second case gets one that exists.
+# Ids that do not exist must be tried too, so every second case gets one that exists.
 EVERY = 2
 _counter = iter(range(10**9))
 
 
 @schemathesis.hook
 def before_call(_context: HookContext, case: Case, _options: dict[str, Any]) -> None:
-    # Else nearly every case would end at the door, whatever else is in it.
+    # Else nearly every case would be refused for its tenant, whatever else is in it.
     if case.headers and "X-Tenant-Id" in case.headers:
         case.headers["X-Tenant-Id"] = TENANT
     if case.meta is None or case.meta.generation.mode is not GenerationMode.POSITIVE:
         return
     if case.headers and "Idempotency-Key" in case.headers:
-        # A key of its own: one that another case had used would rightly be refused.
+        # A key of its own: a key that another case has used would rightly be refused.
         quote = '"' if case.headers["Idempotency-Key"].startswith('"') else ""
         case.headers["Idempotency-Key"] = f"{quote}{uuid4()}{quote}"
     for name in (case.path_parameters or {}).keys() & THERE.keys():
@@ -57,7 +57,7 @@ def _make_body_possible(case: Case) -> None:
     if not isinstance(case.body, dict):
         return
     for name in ("amount", "overlap_hours"):
-        # JSON Schema calls 43.0 an integer, and has no words for one without a point.
+        # JSON Schema takes 43.0 for an integer, and can't demand one without a point.
         if isinstance(case.body.get(name), float):
             case.body[name] = int(case.body[name])
     if case.path.endswith("{endpoint_id}/resend"):
@@ -72,7 +72,7 @@ def _make_body_possible(case: Case) -> None:
 def _make_query_possible(case: Case) -> None:
     query = case.query or {}
     if "cursor" in query:
-        # Nobody publishes here: its feed has not begun.
+        # Nothing is published in this test: the feed is empty.
         known = {"events": "0", "deliveries": THERE["delivery_id"]}
         query["cursor"] = known.get(case.path.rpartition("/")[2], CURSOR)
     if "payer" in query:
@@ -85,8 +85,8 @@ def _make_order_possible(body: dict[str, Any]) -> None:
     body["currency"] = CURRENCY
     body["payer"] = PAYER
     if body.get("external_id") is not None:
-        # Unique, about as long as it was, and with what was made up for it. No pattern can say NFC,
-        # and none that all take names the invisible characters beyond U+FFFF.
+        # Unique, about as long as it was, with the generated text in it. No pattern can express
+        # NFC, and none that all tools accept names the invisible characters beyond U+FFFF.
         made_up = unicodedata.normalize("NFC", BEYOND.sub("x", body["external_id"]))
         body["external_id"] = f"{uuid4()}{made_up}"[: max(len(made_up), 36)].rstrip(" ")
     if body.get("provider") is not None:

@@ -1,4 +1,4 @@
-"""Who gets in, and that everybody else learns nothing."""
+"""Which requests are authenticated, and that all others learn nothing."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bearer(key: str) -> dict[str, str | None]:
 
 
 def with_another_secret(key: str) -> str:
-    """The same prefix and a right checksum: only the hash can tell."""
+    """The same prefix and a valid checksum: only the hash differs."""
     unsigned = key[:-6]
     unsigned = unsigned[:-1] + ("A" if unsigned[-1] != "A" else "B")
     return unsigned + checksum(unsigned)
@@ -110,7 +110,7 @@ def test_all_keys_that_open_nothing_are_answered_alike(caller: HttpCaller, app: 
 
 
 ANOTHERS = new_key(Mode.TEST)[1]
-# What is sent → what the sentence says of it.
+# What is sent, a part of the sentence about it, and a part of the advice.
 SENT = [
     pytest.param({}, "has no API key", "X-API-Key", id="none"),
     pytest.param({"X-API-Key": "  "}, "X-API-Key is empty", "mara_test_", id="empty"),
@@ -143,7 +143,7 @@ def test_who_sends_no_key_is_told_what_was_sent_and_what_to_send(
     assert (refused.status_code, code_of(refused)) == (401, "unauthenticated")
     assert wrong in refused.get_json()["detail"]
     assert to_do in refused.get_json()["detail"]
-    # What was sent may be a secret with a typing error.
+    # It may be a secret with a typing error.
     assert ANOTHERS[-20:-1] not in refused.text
 
 

@@ -1,4 +1,4 @@
-"""What is JSON to every reader is read; anything else is a 400 that says why, and no 500."""
+"""What every JSON parser accepts is read; anything else is a 400 with its reason, and no 500."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GOOD = json.dumps(an_order()).encode()
 
 
 def with_member(text: bytes) -> bytes:
-    """An order that is right, with one more member as written."""
+    """A valid order with one more member, as written."""
     return GOOD[:-1] + b", " + text + b"}"
 
 

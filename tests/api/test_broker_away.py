@@ -1,4 +1,4 @@
-"""What docs/deploy.md says of a broker that takes connections and says nothing, and of notifications."""
+"""What docs/deploy.md says of a broker that never answers, and of notifications."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeApp = Callable[..., Flask]
 
 
 class MuteBroker:
-    """Takes each connection, counts it, and never answers."""
+    """Accepts each connection, counts it, and never answers."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -65,7 +65,7 @@ def test_a_broker_that_hangs_costs_2_seconds_once_in_5(make_app: MakeApp, mute: 
     notify(Job.PROCESS_DUE)
     took_s = time.monotonic() - begun
     assert took_s >= 1.9
-    # Less than what twice would take, however busy the machine.
+    # Less than two timeouts would take, also on a busy machine.
     assert took_s < 2 * 5
 
     known_since, tries = time.monotonic(), mute.connections
@@ -87,7 +87,7 @@ def test_a_notification_lives_for_30_seconds(make_app: MakeApp, redis_url: str) 
     before = datetime.now(UTC)
     let_rings_be_heard()
     after = datetime.now(UTC)
-    # The newest stands first.
+    # The newest message is first.
     message = json.loads(Redis.from_url(redis_url).lindex("payments", 0))
     expires = datetime.fromisoformat(message["headers"]["expires"])
     assert before + timedelta(seconds=29.9) <= expires <= after + timedelta(seconds=30.1)

@@ -1,4 +1,4 @@
-"""Callbacks: whatever comes in, a stranger learns nothing and can break nothing."""
+"""Callbacks: whatever is sent, a stranger learns nothing and can break nothing."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def stored(app: Flask, payment: dict[str, Any]) -> list[Callback]:
 
 
 def said(app: Flask, callback: Callback) -> bytes | None:
-    """What it said, as it was before it was sealed."""
+    """The callback's body, decrypted."""
     with app.app_context():
         return opened_callback(payer_of(keyring(), payment_row(callback.payment_id)), callback.body)
 
 
 def send(caller: HttpCaller, path: str, body: bytes = b"{}", method: str = "POST") -> None:
-    """As a provider does: without a key. Each is answered alike."""
+    """Send a callback as a provider does, without a key. Every one gets the same answer."""
     answer = caller.send(method, path, headers={"X-API-Key": None}, data=body)
     assert (answer.status_code, answer.get_data()) == (200, b""), path
 

@@ -1,4 +1,4 @@
-"""Whatever changes something over HTTP is done once for each Idempotency-Key, and answered again."""
+"""Each change over HTTP is done once for each Idempotency-Key, and its answer is replayed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Scene:
         return self.caller.send(method, self.path(rule), headers=headers, json=sent)
 
 
-# What each route that changes something is sent. A new one fails below until it is here.
+# What each route that changes something is sent. A new route fails a test below until it is here.
 BODIES: dict[str, dict[str, Any]] = {
     f"POST {PAYMENTS}": an_order(),
     f"POST {ENDPOINTS}": {"url": NOBODYS_URL},
@@ -69,7 +69,7 @@ BODIES: dict[str, dict[str, Any]] = {
 CREATE = f"POST {ENDPOINTS}"
 ROTATE = f"POST {ENDPOINTS}/<uuid:endpoint_id>/rotate-secret"
 DELETE = f"DELETE {ENDPOINTS}/<uuid:endpoint_id>"
-# Each answers at once and is asked for by nobody else.
+# All routes but that of payments, which test_idempotency_key.py covers.
 WEBHOOKS = [route for route in BODIES if PAYMENTS not in route]
 
 
@@ -81,7 +81,7 @@ def scene(caller: HttpCaller) -> Scene:
 
 
 def counts(caller: HttpCaller) -> dict[str, Any]:
-    """What a tenant has, and what was written about it."""
+    """The number of the tenant's rows, of its audit entries, and its secrets."""
     with caller.app.app_context(), transaction(EVERY_TENANT) as session:
         made = {
             table.__tablename__: session.scalar(
@@ -89,7 +89,7 @@ def counts(caller: HttpCaller) -> dict[str, Any]:
             )
             for table in (WebhookEndpoint, WebhookDelivery, IdempotencyKey)
         }
-        # Its data key is made, and recorded, at its first need.
+        # Only webhook entries: creating the data key, at its first use, is recorded too.
         entries = select(func.count()).select_from(AuditEntry)
         made["audit_entries"] = session.scalar(
             entries.where(
@@ -110,7 +110,7 @@ def test_every_route_that_changes_something_is_declared_and_documented(app: Flas
     for rule in app.url_map.iter_rules():
         for method in (rule.methods or set()) - SAFE:
             if not rule.rule.startswith("/api/"):
-                # A provider's callback is believed by nobody, and stored once by its digest.
+                # A provider's callback is never trusted, and is stored once by its digest.
                 assert rule.rule == "/callbacks/<provider>/<reference>"
                 continue
             declared.add(f"{method} {rule.rule}")
@@ -197,7 +197,7 @@ def test_what_means_the_same_is_one_request(scene: Scene) -> None:
     ],
 )
 def test_the_ends_of_time_are_instants_like_others(scene: Scene, bounds: dict[str, str]) -> None:
-    """In UTC they are beyond what a date can be."""
+    """In UTC they are beyond the range of a date."""
     route = f"POST {ENDPOINTS}/<uuid:endpoint_id>/resend"
     key = uuid4()
     first = scene.send(route, key, bounds)
@@ -282,7 +282,7 @@ def test_of_many_at_once_one_does_it_and_all_have_its_answer(scene: Scene, route
 def test_without_redis_it_is_the_same(
     make_app: Callable[..., Flask], scene: Scene, route: str
 ) -> None:
-    """The first makes a secret's rotation and a removal impossible for those who wait for it."""
+    """After the first rotation or removal a second would fail: those that wait get a replay."""
     app = make_app(redis_url="redis://127.0.0.1:1/0")
     caller = HttpCaller(app, scene.caller.tenant, scene.caller.key)
     alone = Scene(caller, scene.endpoint, scene.delivery)
@@ -414,7 +414,7 @@ def test_a_secret_that_nobody_got_is_replaced_and_the_deployed_one_goes_on(scene
     new = scene.send(ROTATE, None, {"overlap_hours": 1, "discard_current": True}).get_json()
 
     assert new["secret"] not in (lost, scene.endpoint["secret"])
-    # A shorter overlap doesn't shorten what was promised.
+    # A shorter overlap doesn't shorten the overlap that was promised before.
     assert previous_of(scene) == (scene.endpoint["secret"], until)
     scene.send(ROTATE, None, {"overlap_hours": 72, "discard_current": True})
     secret, later = previous_of(scene)

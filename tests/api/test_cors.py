@@ -1,4 +1,4 @@
-"""CORS: nothing for anyone by default; for the origins that are named, what a caller needs."""
+"""CORS: no headers by default; for the configured origins, the headers that a caller needs."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ EVIL = "https://evil.example"
 
 @pytest.fixture
 def caller(make_app: MakeApp, caller: HttpCaller) -> HttpCaller:
-    """A tenant at an app that two origins may call."""
+    """A tenant of an app that two origins may call."""
     app = make_app(cors_allowed_origins=(TILL, "http://localhost:3000"))
     return HttpCaller(app, caller.tenant, caller.key)
 
 
 def preflight(caller: HttpCaller, origin: str, path: str = PAYMENTS) -> TestResponse:
-    """As browsers send it: without a key."""
+    """A preflight request as browsers send it: without a key."""
     headers = {
         "X-API-Key": None,
         "Origin": origin,

@@ -1,4 +1,4 @@
-"""/docs as a newcomer uses it, in a real browser: authorize, try it out, execute."""
+"""/docs in a real browser, as a new user uses it: authorize, try it out, execute."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ AUTHORIZE = ".auth-wrapper .authorize"
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Debian's Chromium, without a screen."""
+    """Debian's Chromium, headless."""
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
         pytest.skip("no Chromium here: apt-get install chromium chromium-driver")
@@ -42,7 +42,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     profile = tmp_path_factory.mktemp("chromium")
     for word in (
         *("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,2400"),
-        # It is to ask for nothing beyond the page.
+        # Chromium must request nothing but the page.
         *("--disable-background-networking", "--no-first-run", f"--user-data-dir={profile}"),
     ):
         options.add_argument(word)
@@ -53,12 +53,12 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
 
 
 class Reader:
-    """Somebody at the page."""
+    """A user of the page."""
 
     def __init__(self, browser: Chrome, address: str) -> None:
         self.browser = browser
         self.browser.get(f"{address}/docs")
-        # The page draws its parts anew as it likes.
+        # The page redraws its parts at any time.
         passing = (NoSuchElementException, StaleElementReferenceException)
         self.wait = WebDriverWait(browser, PATIENCE_S, ignored_exceptions=passing)
 
@@ -76,14 +76,14 @@ class Reader:
         self.click(".auth-btn-wrapper .btn-done")
 
     def open(self, operation: str) -> str:
-        """Unfold it, and let it be tried. The selector of its part of the page."""
+        """Unfold the operation and click "Try it out". Returns the selector of its block."""
         block = f"[id$='-{operation}']"
         self.click(".opblock-summary-control", within=block)
         self.click(".try-out__btn", within=block)
         return block
 
     def execute(self, block: str) -> int:
-        """Click, and the status that is shown for it."""
+        """Click "Execute"; the status that the page shows."""
         before = self._requests()
         self.click(".execute", within=block)
         self.wait.until(lambda _: self._requests() > before)
@@ -94,7 +94,7 @@ class Reader:
         return int(shown.split(maxsplit=1)[0])
 
     def key_of(self, block: str) -> str:
-        """What stands in the field of the Idempotency-Key, once there is something."""
+        """The value of the Idempotency-Key field, once it has one."""
         place = f"{block} tr[data-param-name='Idempotency-Key'] input"
         found: str = self.wait.until(
             lambda browser: browser.find_element(By.CSS_SELECTOR, place).get_attribute("value")
@@ -108,7 +108,7 @@ class Reader:
         self.wait.until(lambda _: not field.get_attribute("value"))
 
     def sent_key(self, block: str) -> str:
-        """The key of the request that was sent last, as the page shows it."""
+        """The key of the last request, as the page shows it."""
         command = self.found(".curl-command", within=block).text
         return str(command.split("Idempotency-Key:")[1].split("'")[0].strip())
 
@@ -127,7 +127,7 @@ class Reader:
         return element
 
     def complaints(self) -> list[dict[str, Any]]:
-        """What the browser says was wrong: a policy that was broken, a script that failed."""
+        """Severe messages of the browser: a policy violation, a script that failed."""
         log: list[dict[str, Any]] = self.browser.get_log("browser")
         return [entry for entry in log if entry["level"] == "SEVERE"]
 
@@ -186,7 +186,7 @@ def test_a_key_that_was_not_spent_stays_and_an_emptied_field_is_filled(
         reader.empty_key(taking)
         assert reader.execute(taking) == 201
         assert UUID(reader.sent_key(taking)).version == 4
-        # The 401 is one to a browser, and nothing else is.
+        # To the browser the 401 is an error. There is no other.
         assert ["401" in one["message"] for one in reader.complaints()] == [True]
 
 
@@ -195,7 +195,7 @@ def test_a_key_that_was_not_spent_stays_and_an_emptied_field_is_filled(
 def test_an_endpoint_is_made_as_the_page_stands_where_make_run_serves_it(
     browser: Chrome, make_app: MakeApp
 ) -> None:
-    """`make run` sets this one: devstack/up.py."""
+    """`make run` turns this setting on: devstack/up.py."""
     app = make_app(webhook_allow_private_addresses=True)
     with served(app) as address:
         reader = Reader(browser, address)

@@ -1,4 +1,4 @@
-"""The documentation's pages need no network and let nothing in from outside."""
+"""The documentation's pages load nothing from other hosts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import pytest
 from flask import Flask
 from werkzeug.test import TestResponse
 
-# A name, not an address: nothing is fetched from there.
+# A name, not an address: browsers fetch nothing from it.
 NAMESPACES = {"http://www.w3.org/2000/svg"}
 ADDRESS = re.compile(r"(?:https?:)?//[A-Za-z0-9.-]+\.[A-Za-z]{2,}[^\s\"'()<>\\]*")
 
 
 class References(HTMLParser):
-    """What a page loads."""
+    """The addresses that a page loads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class References(HTMLParser):
 
 
 def fetched(app: Flask, address: str) -> TestResponse:
-    """The answer, read whole: a file that was sent is closed again."""
+    """The response, read whole, so that a file that was sent is closed."""
     with app.test_client().get(address) as answer:
         answer.get_data()
     return answer
@@ -81,7 +81,7 @@ def test_the_policy_lets_the_browser_fetch_from_here_only(app: Flask, loaded: li
         policy = fetched(app, address).headers["Content-Security-Policy"]
         sources = {source for part in policy.split(";") for source in part.split()[1:]}
         assert sources <= {"'self'", "'unsafe-inline'", "data:", "'none'"}
-        # A style may stand in the page; a script may not.
+        # The page may have inline styles, but no inline scripts.
         assert "'unsafe-inline'" not in policy.split("style-src")[0]
 
 

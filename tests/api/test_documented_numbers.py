@@ -1,6 +1,6 @@
-"""What the pages and the API's document say in numbers, by what the API does: no constant is asked.
+"""The numbers in the pages and in openapi.json, checked by what the API does, not by its constants.
 
-Numbers of bodies, fields, pages and headers have their tests beside those: test_bodies.py, test_fields.py,
+Numbers of bodies, fields, pages and headers are tested elsewhere: test_bodies.py, test_fields.py,
 test_lists.py, test_limits.py, test_headers.py, test_webhooks.py.
 """
 
@@ -36,7 +36,7 @@ def redis(redis_url: str) -> Iterator[Redis]:
 
 @pytest.fixture
 def as_delivered(make_app: MakeApp) -> Flask:
-    """With all limits as they are where nobody sets any."""
+    """All limits have their default values."""
     plain = Settings.from_env(GOOD)
     names = ("rate_limit_default", "rate_limit_unauthenticated", "rate_limit_callbacks")
     return make_app(**{name: getattr(plain, name) for name in names})
@@ -56,12 +56,12 @@ def test_an_answer_is_kept_for_24_hours(make_app: MakeApp) -> None:
 
 
 def about(seconds: float) -> Any:
-    """Ten seconds for whatever the machine does besides; never more than is said."""
+    """At most `seconds`, and at most 10 s less, for the time that the machine takes besides."""
     return pytest.approx(seconds - 5, abs=5)
 
 
 def seconds_left(app: Flask, table: str, column: str, where: str) -> float:
-    """By the database's clock."""
+    """Seconds until the time in this column, by the database's clock."""
     query = f"SELECT extract(epoch FROM {column} - clock_timestamp()) FROM {table} WHERE {where}"  # noqa: S608  the test's own
     with app.app_context(), transaction(EVERY_TENANT) as session:
         return float(session.scalar(text(query)))
@@ -82,13 +82,13 @@ def test_a_second_request_asks_for_up_to_2_seconds(caller: HttpCaller, redis: Re
     caller.post(an_order(), key=key)
     (name,) = redis.scan_iter(f"*{key}*", count=10_000)
     other = uuid4()
-    # Somebody holds its lock, and never comes to an answer.
+    # Another request holds this key's lock and never answers.
     redis.set(name.replace(str(key).encode(), str(other).encode()), "another's", px=60_000)
     before = time.monotonic()
     assert caller.post(an_order(), key=other).status_code == 201
     waited_s = time.monotonic() - before
     assert waited_s >= 1.95
-    # What is not waiting is some hundredths of a second, and more on a busy machine.
+    # The rest of the request takes some hundredths of a second, and more on a busy machine.
     assert waited_s < 8
 
 
@@ -145,7 +145,7 @@ def test_a_key_may_send_100_a_minute_and_a_tenant_1000(as_delivered: Flask, redi
 def assert_holds(
     redis: Redis, whose: str, most: int, seconds: int, ask: Callable[[], int], says: tuple[int, int]
 ) -> None:
-    """The last that fits is taken, and the next is not; the window is as long as is said."""
+    """The last request that fits is accepted, the next is refused; the window is `seconds` long."""
     assert ask() == says[0]
     (window,) = redis.scan_iter(f"*{whose}*", count=10_000)
     assert redis.pttl(window) / 1000 == about(seconds)
@@ -157,12 +157,12 @@ def test_the_last_request_that_fits_counts_for_the_tenant_and_takes_its_lock(
     as_delivered: Flask, redis: Redis
 ) -> None:
     caller, key = new_caller(as_delivered), uuid4()
-    # And so 20 for its tenant, as it has no limit of its own.
+    # The tenant has no limit of its own, so this makes it 20 for the tenant.
     caller.configure(rate_limit="2 per minute")
     first, last = caller.get(), caller.post(an_order(), key=key)
     assert [remaining(first), remaining(last)] == [("1", "19"), ("0", "18")]
     assert len(list(redis.scan_iter(f"*{key}*", count=10_000))) == 1
-    # And one that does not fit does neither.
+    # A request over the limit neither counts for the tenant nor takes the lock.
     unused = uuid4()
     refused = caller.post(an_order(), key=unused)
     assert refused.status_code == 429
@@ -172,7 +172,7 @@ def test_the_last_request_that_fits_counts_for_the_tenant_and_takes_its_lock(
 
 
 def remaining(answer: Any) -> tuple[str, ...]:
-    """By the `RateLimit` header: of the key, and of the tenant."""
+    """What is left by the `RateLimit` header: of the key, and of the tenant."""
     parts = answer.headers["RateLimit"].split(", ")
     return tuple(part.split(";")[1].removeprefix("r=") for part in parts)
 

@@ -1,4 +1,4 @@
-"""Postgres away, back, read-only or broken: a quick and honest answer, and nothing done."""
+"""Postgres is away, back, read-only or broken: a quick, true answer, and nothing is done."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ from tests.metrics.figures import figures_here
 
 ANSWER_MAX_S = 6.0
 GIVEN_UP_S = 30
-# Words of our inside, of SQL and of Python.
+# Words of our internals, of SQL and of Python.
 INSIDE = ("Traceback", "psycopg", "sqlalchemy", "INSERT", "SELECT", "payment_events", ".py", "who")
 
 
 @dataclass
 class Database:
-    """A database of a test's own, which it may break."""
+    """A test's own database, which it may break."""
 
     name: str
     server: PostgresServer
 
     def order(self, statement: str) -> None:
-        """As the superuser, from another database."""
+        """Run the statement as the superuser, from another database."""
         with psycopg.connect(self.server.administrator_url(), autocommit=True) as connection:
             connection.execute(statement.encode())
 
     def change(self, statement: str) -> None:
-        """As the superuser, in this one."""
+        """Run the statement as the superuser, in this database."""
         with psycopg.connect(self.server.administrator_url(self.name)) as connection:
             connection.execute(statement.encode())
 
     def go_away(self) -> None:
-        """End all sessions, and let none in."""
+        """End all sessions, and accept no new ones."""
         self.order(f"ALTER DATABASE {self.name} ALLOW_CONNECTIONS false")
         self.order(
             f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{self.name}'"  # noqa: S608
@@ -77,7 +77,7 @@ def database(servers: Servers) -> Database:
 
 @pytest.fixture
 def caller(make_app: MakeApp, database: Database) -> Iterator[HttpCaller]:
-    """A tenant in that database, at an app that has connections to it."""
+    """A tenant in that database, and an app that has connections to it."""
     url = database.server.application_url(database.name)
     app: Flask = make_app(database_url=url.replace("postgresql://", "postgresql+psycopg://"))
     yield new_caller(app)
@@ -128,7 +128,7 @@ class Impatient(BoundedConnection):
 def test_a_server_that_falls_silent_under_an_open_connection_costs_a_bounded_wait(
     database_url: str,
 ) -> None:
-    """The kernel confirms each byte for it, so neither keepalives nor PostgreSQL end the wait."""
+    """The kernel acknowledges each byte, so neither keepalives nor PostgreSQL end the wait."""
     with Impatient.connect(database_url, autocommit=True) as connection:
         backend = connection.info.backend_pid
         os.kill(backend, signal.SIGSTOP)
@@ -141,7 +141,7 @@ def test_a_server_that_falls_silent_under_an_open_connection_costs_a_bounded_wai
             os.kill(backend, signal.SIGCONT)
 
         assert waited_s < ANSWER_MAX_S
-        # What came of the question is unknown: nobody may ask the next one on it.
+        # The query's outcome is unknown: the connection must not be used again.
         assert connection.closed
 
 
@@ -191,7 +191,7 @@ def test_a_database_that_goes_away_and_comes_back(caller: HttpCaller, database: 
 def test_connections_that_broke_in_the_meantime_are_a_503_once(
     caller: HttpCaller, database: Database
 ) -> None:
-    """As after a restart of Postgres, which the client's retry never notices."""
+    """As after a restart of Postgres. The client's retry succeeds."""
     key = uuid4()
     caller.get()
     database.go_away()
@@ -204,7 +204,7 @@ def test_connections_that_broke_in_the_meantime_are_a_503_once(
 
 
 def test_a_standby_is_a_503(caller: HttpCaller) -> None:
-    """After a failover the address may lead to a server that takes no writes yet."""
+    """After a failover the address may lead to a server that still refuses writes."""
 
     def take_no_writes(raw: Any, _entry: object) -> None:
         raw.execute("SET default_transaction_read_only = on")
@@ -225,12 +225,12 @@ def test_a_callback_that_could_not_be_kept_is_not_acknowledged(
 
     answer = caller.send("POST", f"/callbacks/mtn_momo/{reference}", data=b"{}")
 
-    # The provider may send it again; if it doesn't, we ask anyway.
+    # The provider may send it again; if it doesn't, we check the status anyway.
     assert_away(answer)
 
 
 class TestABrokenDatabase:
-    """A fault of ours: 500, told to the log and to nobody else."""
+    """An error of ours: 500, with its cause in the log only."""
 
     @pytest.fixture
     def broken(self, database: Database, caller: HttpCaller) -> Database:
@@ -274,7 +274,7 @@ class TestABrokenDatabase:
 def test_a_schema_of_an_older_version_is_a_503_and_spends_no_key(
     installation_of_its_own: Installation,
 ) -> None:
-    """A release that was started before its migration."""
+    """A release that was started before its migration ran."""
     app = installation_of_its_own.app
     caller, key = new_caller(app), uuid4()
     (needed,) = needed_versions(app.extensions["migrate"].directory)
@@ -296,7 +296,7 @@ def test_a_schema_of_an_older_version_is_a_503_and_spends_no_key(
 
 
 def migrate(app: Flask, *words: str) -> None:
-    """`flask db …`; no connection of ours holds it up."""
+    """`flask db …`, with our connections closed, so that none of them blocks it."""
     with app.app_context():
         db.engine.dispose()
     result = app.test_cli_runner().invoke(args=["db", *words])
@@ -304,7 +304,7 @@ def migrate(app: Flask, *words: str) -> None:
 
 
 def test_a_server_whose_machine_died_is_given_up_soon(make_app: MakeApp) -> None:
-    """It says nothing any more, and no timeout of its own ends the wait: only the kernel does."""
+    """It sends nothing more, and no timeout of its own ends the wait: only the kernel does."""
     with make_app().app_context(), db.engine.connect() as connection:
         raw: Any = connection.connection.driver_connection
         has = raw.info.get_parameters()

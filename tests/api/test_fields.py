@@ -1,4 +1,4 @@
-"""What each field of an order takes, and that a refusal names the field and its place."""
+"""What each field of an order accepts, and that an error names the field and its place."""
 
 from __future__ import annotations
 
@@ -247,9 +247,10 @@ def test_a_reference_that_shows_is_taken_as_it_is(caller: HttpCaller, external_i
 
 
 def test_every_character_without_ink_is_refused_in_a_reference() -> None:
-    """By Unicode's own categories, as this Python knows them."""
+    """By Unicode's own categories, in this Python's version of Unicode."""
     spaces = {"Cc", "Zl", "Zp", "Zs"}
-    # Formats that show: signs of numbers and verses in Arabic, Syriac and Kaithi; hieroglyphs.
+    # Format characters (Cf) that are visible: signs of numbers and verses in Arabic, Syriac and
+    # Kaithi; hieroglyphs.
     visible = re.compile(
         "[\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd\U00013430-\U0001345f]"
     )
@@ -294,7 +295,7 @@ def test_no_text_holds_what_another_text_shows_for(
 def test_a_number_with_what_does_not_show_is_refused_by_it(
     caller: HttpCaller, character: str
 ) -> None:
-    """As it comes out of a chat or a spreadsheet."""
+    """As numbers are when they are copied from a chat or a spreadsheet."""
     refused = caller.post(an_order(payer=f"{character}{PAYER}"))
 
     assert fields_of(refused) == ["payer"]

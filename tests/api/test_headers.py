@@ -1,4 +1,4 @@
-"""What each answer carries: the request's id, and the headers that keep browsers out of it."""
+"""The headers of every response: the request's id, and the security headers for browsers."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_the_documentation_has_them_with_a_policy_of_its_own(caller: HttpCaller,
     with caller.get(path, headers={"X-API-Key": None}) as answer:
         answer.get_data()
 
-    # The assets are the same for everyone: a browser may keep them, and asks whether they changed.
+    # The assets are the same for everyone: a browser may keep them and asks if they have changed.
     own = {"Content-Security-Policy", "Cache-Control"}
     others = {name: value for name, value in SECURITY.items() if name not in own}
     assert answer.headers["Cache-Control"] == ("no-cache" if "assets" in path else "no-store")
@@ -91,7 +91,7 @@ def test_a_bug_is_told_by_its_request_id_alone_and_has_them_too(
     assert document["code"] == "internal_error"
     assert document["request_id"] == answer.headers["X-Request-Id"]
     assert not [word for word in ("psycopg", PAYER, "Traceback", ".py") if word in answer.text]
-    # The operator finds the cause under that id.
+    # The operator finds the cause in the log by that id.
     assert any(
         document["request_id"] in line and "RuntimeError" in line
         for line in "".join(capsys.readouterr()).splitlines()

@@ -1,4 +1,4 @@
-"""Probes: what is away is said, and only the database decides whether work can be done."""
+"""Probes: they report what is down, and only the database decides if the process is ready."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NO_SERVER = "postgresql+psycopg://maramoja_app@127.0.0.1:1/maramoja"
 
 
 def test_all_is_well(installation_of_its_own: Installation) -> None:
-    """Of its own: what other tests heard of the provider is told here too."""
+    """On its own database: health also reports what other tests' calls to the provider came to."""
     client = installation_of_its_own.app.test_client()
 
     assert client.get("/health/live").get_json() == {"status": "ok"}
@@ -112,7 +112,7 @@ def test_a_schema_that_is_not_this_versions_is_not_ready(
 def test_a_schema_of_a_newer_version_is_ready(
     app: Flask, postgres_server: PostgresServer, database_name: str
 ) -> None:
-    """Migrations only expand: the version before goes on while a deploy is under way."""
+    """Migrations only expand, so the version before still works while a deploy is under way."""
     url = postgres_server.administrator_url(database_name)
     with psycopg.connect(url, autocommit=True) as administrator:
         (head,) = administrator.execute("SELECT version_num FROM alembic_version").fetchone() or ""
@@ -129,7 +129,7 @@ def test_a_schema_of_a_newer_version_is_ready(
 def wrong_keys(
     installation_of_its_own: Installation, make_app: MakeApp
 ) -> Callable[[], FlaskClient]:
-    """A client of that installation under a key that is well formed and another's."""
+    """A client of that installation, with a well-formed encryption key that is not its own."""
     url = installation_of_its_own.app.config["SQLALCHEMY_DATABASE_URI"]
     other = Fernet.generate_key().decode()
     return lambda: make_app(database_url=url, secret_keys=(other,)).test_client()
@@ -174,7 +174,7 @@ def test_what_is_wrong_is_logged_when_it_begins_and_when_it_ends(
     caller.pay()
     client = wrong_keys()
     capsys.readouterr()
-    # Nobody has probed: the first request that fails of it has it looked at.
+    # No probe has run yet: the first request that fails for the wrong key starts the check.
     refused = client.post(PAYMENTS, json=an_order(), headers={"X-API-Key": caller.key.key})
     assert refused.status_code == 503
     for _ in range(2):
@@ -195,7 +195,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str | None]]:
 
 
 def put_account(app: Flask) -> None:
-    """A tenant's own account, whose credentials rest encrypted."""
+    """A tenant's own account, whose credentials are stored encrypted."""
     new = NewAccount(
         provider="mtn_momo",
         mode=Mode.TEST,
@@ -249,7 +249,7 @@ def test_while_one_looks_what_is_told_is_never_older_than_three_seconds(
 
 
 def test_while_one_looks_others_are_told_what_is_not_old() -> None:
-    """A database that hangs holds up one request, and then those who would be told too old news."""
+    """A database that hangs blocks one request, and others once the last result is too old."""
     now, asked, go_on = [0.0], threading.Event(), threading.Event()
     found, answers = LastFound(seconds=lambda: now[0]), iter(["first", "second", "third"])
 

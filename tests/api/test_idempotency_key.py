@@ -1,6 +1,6 @@
 """Each row of the contract's Idempotency-Key table, over HTTP.
 
-Many at once is proved with threads and processes elsewhere; here nothing is concurrent, but for
+Concurrency is tested elsewhere, with threads and processes. Here nothing is concurrent, but for
 a first request that another connection holds open.
 """
 
@@ -73,7 +73,7 @@ def test_a_tenant_that_requires_keys_is_refused_without_one(caller: HttpCaller) 
         pytest.param(A_KEY[:-1] + "g", id="not hexadecimal"),
         pytest.param("\N{ARABIC-INDIC DIGIT FIVE}" + A_KEY[1:], id="another alphabet's digit"),
         pytest.param("a" * 300, id="too long"),
-        # A server joins what comes twice with a comma.
+        # A server joins the values of a repeated header with a comma.
         pytest.param(f"{A_KEY},{A_KEY}", id="the same twice"),
         pytest.param(f"{A_KEY}, 9f2c6a52-6b5f-4a53-8f5e-0d3c1a7b9e41", id="two"),
         pytest.param(str(UUID(int=0)), id="the nil UUID"),
@@ -342,7 +342,7 @@ def test_an_expired_key_does_not_take_another_request(
 
     assert refused.status_code == 422
     assert code_of(refused) == "idempotency_key_reused"
-    # Only the fingerprint is left: it tells that they differ, not in what.
+    # Only the fingerprint is left: it shows that they differ, but not where.
     assert refused.get_json()["fields"] == []
 
 
@@ -360,14 +360,14 @@ def test_while_the_first_request_runs_the_second_waits_a_while_and_is_told_to_co
     assert code_of(refused) == "idempotency_key_in_progress"
     assert int(refused.headers["Retry-After"]) >= 1
     assert 1 < waited_s < PATIENCE_S
-    # The first one came to nothing, so the key is free.
+    # The first request was rolled back, so the key is free.
     assert caller.post(an_order(), key=key).status_code == 201
 
 
 def test_a_lock_that_nobody_gives_back_costs_a_bounded_wait(
     caller: HttpCaller, redis_url: str
 ) -> None:
-    """As after a process that was killed with the lock in its hand."""
+    """As after a process that was killed while it held the lock."""
     key = uuid4()
     with Redis.from_url(redis_url) as redis:
         redis.set(_lock_name(caller, key), "another's", px=30_000)

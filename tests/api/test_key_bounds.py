@@ -1,4 +1,4 @@
-"""What a key may do, from where and until when; and when it was last used."""
+"""A key's bounds: scopes, networks and expiry; and when it was last used."""
 
 from __future__ import annotations
 

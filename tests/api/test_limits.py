@@ -1,4 +1,4 @@
-"""How often a key may ask, and that Redis decides it only while it is there."""
+"""Rate limits of a key: Redis counts, and while it is down each process counts by itself."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.builders import an_issued_key
 
 @pytest.fixture
 def limited(make_app: MakeApp) -> HttpCaller:
-    """A tenant at an installation that allows what ours allow by default."""
+    """A tenant of an installation with the default rate limit."""
     return new_caller(make_app(rate_limit_default=RATE_LIMIT))
 
 
@@ -119,7 +119,7 @@ def test_of_several_limits_each_holds(limited: HttpCaller) -> None:
 def test_a_limit_that_nobody_can_read_gives_way_to_the_default(
     limited: HttpCaller, redis_url: str
 ) -> None:
-    """As when it was written past the command that checks it. Others are counted as before."""
+    """As when it was written without the command that checks it. Others are counted as before."""
     other = new_caller(limited.app)
     with limited.app.app_context(), transaction(EVERY_TENANT) as session:
         session.get_one(Tenant, limited.tenant.id).rate_limit = "many"
@@ -262,11 +262,11 @@ class TestWithoutRedis:
 
 
 def _asked(redis: Redis, ask: Callable[[], object]) -> dict[str, int]:
-    """How often each command was run; a script counts its own too, but they cost no round trip."""
+    """How often each command was run; a script's own commands count too but are no round trips."""
     before = _commands(redis)
     ask()
     after = _commands(redis)
-    # What else there may be is the bell's, which no request waits for.
+    # Other commands belong to notifications, which no request waits for.
     ours = ("evalsha", "incr", "pttl", "get", "set", "del")
     asked = {name: after.get(name, 0) - before.get(name, 0) for name in ours}
     return {name: number for name, number in asked.items() if number}
@@ -329,7 +329,7 @@ def test_who_has_no_valid_key_is_limited_by_address_and_others_there_are_not(
 def test_every_refusal_of_a_key_counts_and_no_right_one_is_refused_for_it(
     make_app: MakeApp,
 ) -> None:
-    """Of a tenant that is not the key's, a key that has ended, one from elsewhere, two at once."""
+    """Another tenant's name, an expired key, a key from a wrong network, two keys at once."""
     app = make_app(rate_limit_unauthenticated="2 per minute")
     caller = new_caller(app)
     with app.app_context():
@@ -365,7 +365,7 @@ def test_guesses_beyond_the_limit_cost_the_database_nothing(make_app: MakeApp) -
     started = time.monotonic()
     statuses = Counter(caller.get(headers={"X-API-Key": key}).status_code for key in guesses)
     assert statuses == {401: 3, 429: 57}
-    # The one that finds the limit full; and one a second all the same, for there may be a right one.
+    # The attempt that finds the limit full, and one a second after that: it may be a valid key.
     let_through = 1 + (time.monotonic() - started) / LET_THROUGH_EVERY_S
     looks = sum("key_and_tenant" in statement for statement in statements)
     assert 3 <= looks <= 3 + 1 + let_through

@@ -1,4 +1,4 @@
-"""Lists: a walk leaves nothing out and repeats nothing, and shows nobody else's."""
+"""Lists: pages leave nothing out, repeat nothing, and show no other tenant's payments."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_full_last_page_has_no_next_one(caller: HttpCaller) -> None:
 
 
 def test_payments_of_one_instant_are_walked_by_their_id(caller: HttpCaller) -> None:
-    """Two that were accepted in the same microsecond: the cursor tells them apart."""
+    """The cursor holds the id too: two payments may be accepted in the same microsecond."""
     newer, older = caller.pay(), caller.pay()
     cursor = page(caller, limit=1)["next_cursor"]
     text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
@@ -278,7 +278,7 @@ def test_an_unescaped_plus_sign_before_a_number_does_no_harm(caller: HttpCaller)
 
 
 def test_who_may_not_see_numbers_may_not_ask_for_one(caller: HttpCaller) -> None:
-    """Else one is found by trying. Everything else is listed, with the last digits only."""
+    """Else a number could be found by trying. Lists show its last digits only."""
     payment = caller.pay()
     with caller.app.app_context():
         wanted = NewKey(mode=Mode.TEST, scopes=frozenset({Scope.PAYMENTS_READ}))
@@ -297,7 +297,7 @@ class TestOthers:
 
     @pytest.fixture
     def caller(self, scripted_caller: HttpCaller) -> HttpCaller:
-        """Its rail has an account for each mode."""
+        """Its provider has an account for each mode."""
         return scripted_caller
 
     @pytest.fixture(params=["tenant", "mode"])
@@ -338,7 +338,7 @@ class TestOthers:
 
 
 class TestEvents:
-    """A payment's story."""
+    """A payment's events."""
 
     def test_is_told_from_its_beginning_without_a_gap(
         self, scripted_caller: HttpCaller, engine: Engine

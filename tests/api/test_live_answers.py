@@ -1,4 +1,4 @@
-"""What is really answered and sent, held against openapi.json by a stock validator."""
+"""Real responses and webhooks, checked against openapi.json by a stock validator."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DELIVERIES = "/api/v1/webhook-deliveries"
 
 @dataclass
 class CheckedCaller(HttpCaller):
-    """Each answer is looked up in the document, by route and status, and has to fit."""
+    """Looks up each response in the document, by route and status, and validates it."""
 
     spec: dict[str, Any] = field(default_factory=dict)
     asked: set[tuple[str, str]] = field(default_factory=set)
@@ -93,7 +93,7 @@ def receiver() -> Iterator[Receiver]:
 def payments_of_every_kind(
     checked: CheckedCaller, engine: Engine, provider: ScriptedProvider
 ) -> list[dict[str, Any]]:
-    """Open, paid, failed, and one whose payer is forgotten."""
+    """Open, paid, failed, and one whose payer was erased."""
     whole = {"payer_message": "Order 1", "payee_note": "Shop", "description": "2 shirts"}
     waiting = checked.pay(external_id="order-1", metadata={"a": [1, None]}, **whole)
     paid, failed, forgotten = checked.pay(), checked.pay(metadata={"b": "c"}), checked.pay()
@@ -157,7 +157,7 @@ def refuse_payments(checked: CheckedCaller, taken: dict[str, Any], key: Any) -> 
 
 
 def reader(checked: CheckedCaller) -> CheckedCaller:
-    """The same with a key that may only read."""
+    """The same tenant with a key that may only read."""
     with checked.app.app_context():
         wanted = NewKey(mode=Mode.TEST, scopes=frozenset({Scope.PAYMENTS_READ}))
         key = issue_key(checked.tenant, wanted, actor="cli:test")
@@ -196,7 +196,7 @@ def ask_what_anybody_may(checked: CheckedCaller) -> None:
 def test_every_webhook_is_as_the_document_says(
     checked: CheckedCaller, engine: Engine, provider: ScriptedProvider, receiver: Receiver
 ) -> None:
-    """And so are deliveries that were tried, with what they were answered."""
+    """Deliveries that were attempted are checked too, with the receiver's answers."""
     with engine.app.app_context():
         owner = Owner(checked.tenant.id, Mode.TEST)
         endpoint = an_endpoint(owner, receiver.url, "*").endpoint
@@ -235,7 +235,7 @@ def test_a_webhook_of_each_type_is_documented(checked: CheckedCaller) -> None:
 
 
 def test_what_an_earlier_release_has_published_still_fits(checked: CheckedCaller) -> None:
-    """It was frozen without `failure` and `metadata`."""
+    """Its payload was stored without `failure` and `metadata`."""
     payment = checked.pay()
     with checked.app.app_context():
         outbox.publish_outbox()

@@ -1,4 +1,4 @@
-"""What requests leave in the log: events and ids, and never a number, a key or a credential."""
+"""The log of requests: events and ids, and never a phone number, a key or a credential."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GROUPED = "+256 772 123456"
 
 @pytest.fixture
 def log() -> Iterator[StringIO]:
-    """Every line that is written, at the most talkative level, in the product's own form."""
+    """Every line that is logged, at level DEBUG, in the product's own format."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     configure_logs(level="DEBUG", log_format="json")
@@ -36,7 +36,7 @@ def log() -> Iterator[StringIO]:
 
 
 def test_no_line_after_a_request_is_told_as_a_part_of_it(caller: HttpCaller, log: StringIO) -> None:
-    """The server logs what it can't read on the thread of an earlier request."""
+    """The server logs a request that it can't read on the thread of an earlier request."""
     caller.pay()
     logging.getLogger("gunicorn.error").warning("a request that can't be read")
     last = lines(log)[-1]
@@ -49,7 +49,7 @@ def lines(log: StringIO) -> list[dict[str, Any]]:
 
 
 def ask_in_every_way(caller: HttpCaller) -> None:
-    """All routes, well and badly, with the number and the key wherever they can be."""
+    """Use all routes, well and badly, with the number and the key wherever they can be."""
     key, idempotency_key = caller.key.key, uuid4()
     order = an_order(description=SECRET_TEXT, metadata={"payer": PAYER})
     payment = caller.post(order, key=idempotency_key).get_json()
@@ -91,14 +91,14 @@ def test_no_number_key_or_text_of_a_payer_is_in_it(caller: HttpCaller, log: Stri
 def test_nor_when_the_databases_are_away(
     make_app: MakeApp, app: Flask, request: pytest.FixtureRequest
 ) -> None:
-    """What SQLAlchemy, redis-py and kombu say of a failure holds values and addresses."""
+    """Messages of SQLAlchemy, redis-py and kombu contain values and addresses."""
     known = new_caller(app)
     away = make_app(
         database_url="postgresql+psycopg://app:hunter2@127.0.0.1:1/maramoja",
         redis_url="redis://:hunter2@127.0.0.1:1/0",
     )
     caller = HttpCaller(away, known.tenant, known.key)
-    # An app that is made sends all logging its own way, so we listen from here on.
+    # Creating an app replaces the log handlers, so the capture starts after it.
     log: StringIO = request.getfixturevalue("log")
 
     assert caller.post(an_order()).status_code == 503

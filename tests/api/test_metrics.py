@@ -1,4 +1,4 @@
-"""What a request adds to the figures, and who may look at them."""
+"""What a request adds to the metrics, and who may read them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.metrics.figures import Figures, figures_here
 
 
 class Added:
-    """What the figures have gained since."""
+    """How much each metric has grown since the test began."""
 
     def __init__(self) -> None:
         self._before = figures_here()
@@ -150,7 +150,7 @@ def test_hostile_requests_make_no_series(app: Flask, caller: HttpCaller) -> None
     assert len(figures.text.splitlines()) == len(before.text.splitlines())
     assert figures.labels("http_requests_total", "method") <= METHODS | {"other"}
     routes = {rule.rule for rule in app.url_map.iter_rules()}
-    # Other tests of this process have apps with routes of their own.
+    # Other tests of this process have apps with other routes.
     new = figures.labels("http_requests_total", "route")
     new -= before.labels("http_requests_total", "route")
     assert new <= routes | {"unknown"}

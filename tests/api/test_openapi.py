@@ -1,4 +1,4 @@
-"""openapi.json: as in the repository, complete, and as strict as the code."""
+"""openapi.json: equal to the file in the repository, complete, and as strict as the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.api.documented import operations, resolved, validator
 from tests.api.http_caller import HttpCaller, an_order
 
 ROOT = Path(__file__).parents[2]
-# Not for those who call the API: the documentation itself, and what only providers call.
+# Not for callers of the API: the documentation itself, metrics, and what only providers call.
 UNDOCUMENTED = {
     "/openapi.json",
     "/metrics",
@@ -108,7 +108,7 @@ def test_every_problem_that_an_operation_can_have_is_listed_with_an_example(
         for code, example in answer["content"]["application/problem+json"]["examples"].items()
     }
 
-    # What has no operation: a path that isn't there, and a method that isn't allowed.
+    # These belong to no operation.
     without_operation = {"method_not_allowed", "not_acceptable"}
     assert set(listed) == {problem.code for problem in all_problems()} - without_operation
     for code, example in listed.items():
@@ -124,7 +124,7 @@ def test_what_needs_a_key_says_so_and_what_does_not_does_too(spec: dict[str, Any
 
 
 def test_it_names_no_other_host(spec: dict[str, Any]) -> None:
-    # Whose machine it is.
+    # The document must not name anyone's machine.
     assert "://" not in json.dumps(spec).replace("http://localhost:3000/", "")
 
 
@@ -150,7 +150,7 @@ def test_what_can_be_null_says_so_in_words_of_json_schema(spec: dict[str, Any]) 
     payment = spec["components"]["schemas"]["Payment"]["properties"]
     assert payment["external_id"]["type"] == ["string", "null"]
     assert {"type": "null"} in payment["failure"]["anyOf"]
-    # What nobody can send is not offered.
+    # A parameter can't be sent as null.
     for name, operation in operations(spec):
         for parameter in (resolved(spec, part) for part in operation["parameters"]):
             assert "null" not in parameter["schema"].get("type", ""), (name, parameter["name"])

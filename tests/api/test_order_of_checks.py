@@ -1,4 +1,4 @@
-"""What is refused before the claim: nothing is done, and the key can still be used."""
+"""Checks before the key is claimed: a refused request does nothing and leaves its key unused."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_429_spends_no_key(caller: HttpCaller) -> None:
 
 
 def test_each_check_comes_before_those_that_know_more(caller: HttpCaller) -> None:
-    """A request that is wrong in every way is answered by the first check, and so on."""
+    """The first check refuses a request that is wrong in every way; then the next one."""
     caller.configure(rate_limit="1 per hour")
     wrong = {"X-Tenant-Id": "another", "Idempotency-Key": "x"}
     everything = {**wrong, "X-API-Key": "garbage"}
@@ -138,7 +138,7 @@ def test_each_check_comes_before_those_that_know_more(caller: HttpCaller) -> Non
 
 
 def test_a_body_without_a_length_is_cut_off_too(caller: HttpCaller) -> None:
-    """As a server hands over a chunked one."""
+    """As a server passes on a chunked body."""
     environ = create_environ(PAYMENTS, method="POST", content_type="application/json")
     environ["HTTP_X_API_KEY"] = caller.key.key
     environ["wsgi.input"] = BytesIO(TOO_LARGE)

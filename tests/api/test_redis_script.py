@@ -1,4 +1,4 @@
-"""A script in Redis is asked over a connection that is kept, and believed only when it is good."""
+"""Redis scripts: each thread keeps its connection, and never reuses one with an unread reply."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_each_thread_has_a_connection_and_keeps_it(redis: Redis) -> None:
         thread.join()
 
     opened = redis.info("stats")["total_connections_received"] - before
-    # Who was first to say what the script is has opened one more, perhaps all of them.
+    # A thread that gets NOSCRIPT opens one more connection; perhaps all three do.
     assert 3 <= opened <= 6
 
 
@@ -88,7 +88,7 @@ def test_an_answer_that_comes_too_late_is_nobody_elses(redis: Redis, server: Red
 
 
 class Ending(Connection):
-    """Sends, and ends its thread before the answer is read, once it is told to."""
+    """Sends a command and ends its thread before it reads the reply, if `ends` is set."""
 
     ends = False
 

@@ -1,4 +1,4 @@
-"""What is wrong with a field is said in our words: a library's would change with the library."""
+"""Sentences about wrong fields are our own: a library's would change with the library."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ WRONG: list[Any] = [
     *(None, True, 7, -1, 2.5, 10**400, "", " ", "nonsense", "x" * 3000, "a\nb", "é", "\x00"),
     *([], ["nonsense"], [7], [None], ["payment.*"] * 21, {}, {"a": "\x00"}, {"a": {"b": 2**60}}),
 ]
-# One of ours begins so, and is short: the field's name stands before it.
+# Our sentences begin so, and are short: the field's name is shown before them.
 OURS = re.compile(r"(must|is|isn't|holds|can't|has|needs|[A-Z]{3} takes|'|Say what)\b|'")
 
 
 def library_phrases() -> list[re.Pattern[str]]:
-    """All sentences that marshmallow has, as patterns: what it fills in is anything."""
+    """All of marshmallow's sentences, as patterns: their placeholders match anything."""
     fields = [one for one in vars(ma.fields).values() if isinstance(one, type)]
     texts = {
         text
@@ -96,7 +96,7 @@ def test_no_field_says_a_phrase_of_the_library(schema: RequestSchema) -> None:
     ]
     told += [("", {}, sentence) for sentence in sentences_of(schema, {})]
 
-    # Any text is a cursor, until its list has looked for it.
+    # The schema accepts any text as a cursor; the list checks it later.
     assert {name for name, _, _ in told} | {"cursor"} >= {*schema.load_fields, "unknown"}
     assert [one for one in told if not is_ours(one[2])] == []
     assert [one for one in told if not OURS.match(one[2])] == []

@@ -1,4 +1,4 @@
-"""Each program stops at once, with one line, when a setting is wrong; and Unix sockets work."""
+"""Each program exits at once with one line if a setting is wrong; and Unix sockets work."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class TestUnixSocket:
     @pytest.fixture
     def caller(self, make_app: MakeApp, url: str) -> HttpCaller:
         app: Flask = make_app(redis_url=url, celery_broker_url=url)
-        # The process may be sparing a broker that was away in an earlier test.
+        # The process may still avoid a broker that was away in an earlier test.
         let_rings_be_heard()
         with Redis.from_url(url) as redis:
             redis.flushdb()

@@ -1,6 +1,6 @@
-"""What a request costs the database: counted, so that a change that costs more is seen.
+"""The number of statements of each request, counted so that a change that needs more is seen.
 
-A number that has become smaller is good news: lower it here.
+If a number becomes smaller, lower it here.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from sqlalchemy import event
 from payments_app.kernel.database import BEGIN, db
 from tests.api.http_caller import HttpCaller, an_order, await_known
 
-# The key's owner: one read, which commits nothing, and is remembered for KNOWN_FOR_S.
+# One read of the key's owner: it has no commit, and is cached for KNOWN_FOR_S.
 AUTHENTICATION = ["SELECT key_and_tenant"]
-# A transaction by itself.
+# One statement in its own transaction.
 ONE_STATEMENT = ["WITH tenant_scope"]
 
 
@@ -34,7 +34,7 @@ def statements_of(app: Flask) -> Iterator[list[str]]:
         table = words[2] if words[0] == "INSERT" else words[1]
         if "key_and_tenant" in words:
             table = "key_and_tenant"
-        # It says whose transaction this is as well, and is no round trip more than BEGIN alone.
+        # BEGIN also sets the tenant, in the same round trip.
         if not statement.startswith(BEGIN):
             sent.append(f"{words[0]} {table}")
 
@@ -51,7 +51,7 @@ def statements_of(app: Flask) -> Iterator[list[str]]:
 
 
 def warm(caller: HttpCaller) -> None:
-    """What a process reads once and then remembers is read, but for the key's owner."""
+    """Fill the process's caches, but let the cached owner of the key expire."""
     caller.post(an_order(), key=uuid4())
     await_known()
 

@@ -1,4 +1,4 @@
-"""With tracing off, a caller's `traceparent` is kept with the payment, and told again. Never a 400."""
+"""Without tracing, a valid `traceparent` is stored with the payment; a wrong one is no error."""
 
 from __future__ import annotations
 

@@ -188,7 +188,7 @@ def test_a_payment_is_told_and_the_delivery_shows_how(engine: Engine, receiver: 
 def test_a_resend_of_nothing_in_particular_is_refused(
     engine: Engine, caller: HttpCaller, receiver: Receiver, nothing: dict[str, Any]
 ) -> None:
-    """It would be all that ever happened."""
+    """Without a bound it would resend all that ever happened."""
     with engine.app.app_context():
         endpoint_id, _ = an_open_endpoint(caller, receiver.url)
 
@@ -202,7 +202,7 @@ def test_a_resend_of_nothing_in_particular_is_refused(
 def test_test_and_live_mode_of_one_tenant_tell_and_see_nothing_of_each_other(
     engine: Engine,
 ) -> None:
-    """Each event goes to the endpoints of its mode, and stands in the feed of its mode."""
+    """Each event goes to the endpoints of its mode, and is in the feed of its mode."""
     in_test = new_caller(engine.app)
     in_live = in_test.another_key(Mode.LIVE)
     with receiving() as of_test, receiving() as of_live:
@@ -230,7 +230,7 @@ def test_test_and_live_mode_of_one_tenant_tell_and_see_nothing_of_each_other(
 
 
 def test_a_last_page_that_is_full_is_the_last(engine: Engine, receiver: Receiver) -> None:
-    """Exactly `limit` rows: who reads on would be told of a page that isn't there."""
+    """Exactly `limit` rows: a next page would be empty, so none is announced."""
     caller = new_caller(engine.app)
     with engine.app.app_context():
         endpoint_id, _ = an_open_endpoint(caller, receiver.url)
@@ -305,7 +305,7 @@ def test_the_feed_is_read_by_position(engine: Engine) -> None:
         "/api/v1/events?cursor=x",
         "/api/v1/events?cursor=-1",
         "/api/v1/events?cursor=99999999999999999999",
-        # Of a feed that is empty; who reads on from there would miss the first event.
+        # The feed is empty; reading on from this cursor would miss its first event.
         "/api/v1/events?cursor=1",
         f"{ENDPOINTS}/{{id}}/deliveries?cursor=5",
     ],
@@ -327,12 +327,12 @@ def test_nothing_is_sent_to_a_disabled_endpoint(caller: HttpCaller) -> None:
 
 
 def an_open_endpoint(caller: HttpCaller, url: str) -> tuple[str, str]:
-    """One at an address of this machine, which the API refuses here."""
+    """An endpoint at an address of this machine, which the API refuses in this app."""
     new = an_endpoint(Owner(caller.tenant.id, caller.key.mode), url)
     return str(new.endpoint.id), new.secret
 
 
 def deliver(app: Flask) -> None:
-    """All that is due."""
+    """Deliver all webhooks that are due."""
     with app.app_context():
         deliver_due(app)

@@ -1,4 +1,4 @@
-"""The bench works, and a payment costs the database what it cost yesterday: counts, no times."""
+"""The bench works, and a payment costs the database no more than before: counts, no times."""
 
 from __future__ import annotations
 
@@ -24,24 +24,25 @@ from tests.docs.pages import read
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(420)]
 
 # What one of each costs PostgreSQL: (syncs, statements). Outside a pipeline a sync is a round trip.
-# `python -m bench counts --texts` shows what is sent. A number that has become smaller is good
-# news: lower it here.
+# `python -m bench counts --texts` shows what is sent. When a number has become smaller, lower it
+# here.
 COSTS = {
     "accept": (1, 1),
     "replay": (1, 1),
 }
 KEY_LOOKUP = "SELECT (key).key_hash"
-# At most so much, for it depends on how many looks it took: an account begins with eight slots, so ten
-# payments need two, and on a slow machine some are due again before the second. Which queues have something
-# due is looked at before the claim, and a transaction by index begins with four settings, in one message.
-# `look`: nothing is due, of payments nor of webhooks.
+# Upper limits, because the costs depend on the number of polls: an account begins with eight slots,
+# so ten payments need two polls, and on a slow machine some are due again before the second. A poll
+# finds the queues with due work before the claim, and a transaction by index begins with four
+# settings, in one message. `look`: a poll when nothing is due, neither payments nor webhooks.
 COSTS_MAX = {
     "drain": (7, 24),
     "look": (4, 9),
 }
-# What one costs from POST to its third webhook, at most: see `bench.endtoend.counted`. The first four are exact
-# to a part of one, whatever the machine does meanwhile; one more statement, row or claim for each payment or
-# webhook is over them. How many share a round trip is a matter of time: there it has to be grossly wrong.
+# The highest cost of one payment from POST to its third webhook: see `bench.endtoend.counted`. The
+# first four are exact to a fraction of one, on any machine: one more statement, row or claim per
+# payment or webhook exceeds them. How many statements share a round trip depends on time, so that
+# limit finds only gross errors.
 WHOLE_MAX = {
     "singly": 16,
     "rows": 27.7,
@@ -67,7 +68,7 @@ def test_what_it_costs_the_database_is_what_is_written_here(
     steps: dict[str, Count], what: str
 ) -> None:
     count = steps[what]
-    # A key is looked up some times a second, however many payments that is: on a slow machine for each.
+    # The API key is looked up some times a second; on a slow machine for each payment.
     lookups = sum(text.startswith(KEY_LOOKUP) for text in count.texts) / counts.COUNTED
     found = round(count.syncs - lookups, 1), round(count.statements - lookups, 1)
     assert found == COSTS[what], (lookups, count.texts)
@@ -124,7 +125,7 @@ def test_a_payment_takes_the_room_that_the_page_says(rooms: list[Room], endpoint
         rf"{endpoints} \| [\d.]+ to [\d.]+ kB, compacted ([\d.]+) kB \|", read("docs/scaling.md")
     )
     assert told is not None
-    # So few payments fill no table's last page.
+    # With so few payments no table's last page is full.
     assert compact.bytes_each / 1000 == pytest.approx(float(told[1]), rel=0.15), room.table(rooms)
     assert grown.bytes_each >= compact.bytes_each
 
@@ -168,7 +169,7 @@ def test_ended_payments_are_not_read_for_due_work_nor_for_a_page(
 
     assert sum(taken[0].load.errors for taken in done.requests.rounds.values()) == 0
     grown = done.sizes[3000]
-    # All of them are a hundred pages and more.
+    # The whole table has more than a hundred pages.
     assert sum(plan.pages for plan in grown.look_plans) < 10, growth.tables(done)
     assert sum(plan.pages for plan in grown.list_plans) < 40, growth.tables(done)
 

@@ -1,4 +1,4 @@
-"""Hand-made evidence: one payment where all is well, and every way to bend it."""
+"""Hand-made evidence: one payment without a fault, and every way to falsify it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def line(at: float, call: int, act: str, outcome: str, **more: Any) -> Line:
 
 
 def asked_and_answered() -> list[Line]:
-    """Asked, nothing came, asked again and answered; then seen to its end."""
+    """A request without an answer, its retry with one; then queries until the payment's end."""
     return [
         line(1.0, 1, "pay", "asked", body=ORDER),
         line(1.1, 1, "pay", "unknown", error="ReadTimeout"),
@@ -102,7 +102,7 @@ FAILED = ("failed", "FAILED", "final")
 
 
 def all_is_well() -> Evidence:
-    """One payment, asked for twice, charged once, told as it is."""
+    """One payment, requested twice, charged once, reported correctly."""
     return Evidence(
         taken_at=100.0,
         lines=asked_and_answered(),
@@ -122,7 +122,7 @@ def all_is_well() -> Evidence:
 
 
 def told(sequence: int, **changes: Any) -> Told:
-    """A webhook about the payment, as it should be."""
+    """A correct webhook about the payment."""
     one = Told(
         tenant="amber",
         message_id=f"msg_{sequence}",
@@ -138,7 +138,7 @@ def told(sequence: int, **changes: Any) -> Told:
 
 
 def still_open(**changes: Any) -> Evidence:
-    """The same, while the payer has said nothing: open, and asked for again soon."""
+    """The same payment before the payer's answer: open, with its next check soon."""
     row = {
         "status": "PENDING",
         "stage": "awaiting_payer",
@@ -190,7 +190,7 @@ def findings_of(evidence: Evidence) -> list[Finding]:
 
 
 def bad_stories() -> dict[str, tuple[str, Evidence]]:
-    """What must not be → (the verdict that it must get, its evidence)."""
+    """A broken rule → (the verdict that it must get, its evidence)."""
     return {
         **_duplicates(),
         **_losses(),

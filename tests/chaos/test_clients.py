@@ -1,4 +1,4 @@
-"""Clients behave as good clients do: what is not known is asked again, unchanged."""
+"""Clients behave as good clients do: a request with an unknown outcome is sent again, unchanged."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNNING = Reply(409, json.dumps({"code": "idempotency_key_in_progress"}))
 
 
 class Scripted:
-    """A gateway that answers from a list, and remembers what it was asked."""
+    """A gateway that answers from a list, and records the requests."""
 
     def __init__(self, *replies: Reply) -> None:
         self._replies = iter(replies)
@@ -75,7 +75,7 @@ def test_a_request_without_an_answer_is_sent_again_unchanged_until_there_is_one(
 def test_it_looks_until_the_end() -> None:
     pending = Reply(200, json.dumps({"id": ID, "status": "PENDING"}))
     gateway = Scripted(CREATED, pending, PAID, PAID)
-    # One look after the payment; then one because the step says so, and one at what is open.
+    # One query after the payment, one because the step is `look`, and one of the open payment.
     run(gateway, a_step("pay"), a_step("look"), a_step("peek"))
     assert [where for _, where, _ in gateway.sent[1:]] == [f"GET /api/v1/payments/{ID}"] * 3
 

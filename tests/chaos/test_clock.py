@@ -1,4 +1,4 @@
-"""The clock that is put into workers: the wall clock moves, the others do not."""
+"""The clock that is injected into workers: the wall clock moves, the others do not."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from chaos.stage import INJECTED
 
 HOUR_S = 3600.0
-# Prints how far its clocks have gone from where they began, ten times a second.
+# Prints how far its clocks have moved since its start, ten times a second.
 PROGRAM = """
 import time, datetime, sys
 wall, steady, boot = time.time(), time.monotonic(), time.clock_gettime(time.CLOCK_MONOTONIC)

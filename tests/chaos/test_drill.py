@@ -1,4 +1,4 @@
-"""The way back from a backup, on the real thing: nothing is charged again, nobody is told a lie."""
+"""The restore of a backup on the real stack: no payment is charged again or reported wrongly."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ from chaos.drill import run_drill
 def test_a_restored_backup_charges_nothing_again(tmp_path: Path) -> None:
     result = run_drill(tmp_path, print, seconds=4)
     assert result.findings == [], result.summary()
-    # Or there was nothing to be wrong about.
+    # Else there would be nothing to check.
     assert result.in_backup > 0
     assert result.charged > 0, "no key that the backup had lost was charged"

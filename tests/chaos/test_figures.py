@@ -1,4 +1,4 @@
-"""The numbers of a report, and the ways in which a run ends."""
+"""The numbers of a report, and the exit statuses of a run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_percentiles_are_values_that_were_measured() -> None:
 
 
 def test_the_truth_is_waited_for_from_when_the_provider_had_it() -> None:
-    # Lost at 3, ended at the provider at 4, known to us at 5.
+    # Answer lost at 3 s, ended at the provider at 4 s, final at the gateway at 5 s.
     assert lost_answers(all_is_well(), []).on_the_wire.max_s == 1.0
 
 

@@ -1,4 +1,4 @@
-"""The plan comes from the seed alone, holds every kind, and keeps out of its own way."""
+"""The plan depends on the seed alone and has every kind of fault; no two overlap at a process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short run of the real thing. It meets too few faults to count, and must be clean all the same."""
+"""A short run on the real stack. It meets too few faults to count, but must find nothing wrong."""
 
 from __future__ import annotations
 

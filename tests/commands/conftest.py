@@ -12,7 +12,7 @@ from flask import Flask
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -30,7 +30,7 @@ class Outcome:
 
 
 class Commands:
-    """`flask("tenants list")`, or with each word as an argument."""
+    """Runs a command: `flask("tenants list")`, or with each word as an argument."""
 
     def __init__(self, app: Flask) -> None:
         self._app = app

@@ -34,7 +34,7 @@ BEGINNING = "00" * 32
 
 
 class Installed(Commands):
-    """An installation of this test's own, whose whole record is what the test made."""
+    """A test's own installation: all its records come from that test."""
 
     def __init__(self, app: Flask, administrator_url: str) -> None:
         super().__init__(app)
@@ -243,7 +243,7 @@ def test_an_export_can_be_verified_without_the_database(flask: Installed) -> Non
 
 
 def published(flask: Installed, file: Path) -> list[str]:
-    """The file as a worker that begins writes it."""
+    """Write the file as a worker does when it starts; the file's lines."""
     with flask.app.app_context():
         HeadPublisher().publish(file)
     return file.read_text().splitlines()
@@ -347,7 +347,7 @@ HASHED = {
 
 
 def recomputed(row: dict[str, Any]) -> str:
-    """The row's hash, by docs/audit.md and nothing else."""
+    """The row's hash, computed from docs/audit.md alone."""
     fields = [row["table"]]
     for name in HASHED[row["table"]]:
         value = row[name]

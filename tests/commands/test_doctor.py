@@ -1,4 +1,4 @@
-"""`flask doctor`: each thing that it looks at is made wrong once, and it says what to do."""
+"""`flask doctor`: each thing that it checks is broken once, and it says what to do."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def look(flask: Commands) -> Outcome:
 def test_a_sound_installation_has_no_problem(installation_of_its_own: Installation) -> None:
     flask = Commands(installation_of_its_own.app)
     outcome = look(flask)
-    # The tests' PostgreSQL doesn't wait for its disk, on purpose.
+    # fsync is off in the tests' PostgreSQL, on purpose.
     problems = [o for o in outcome.document["data"] if o["level"] == "problem"]
     assert {one["check"] for one in problems} <= {"durability"}
     for check in (
@@ -120,7 +120,7 @@ def test_a_commit_that_is_confirmed_too_early_is_a_problem(
     superuser.execute(f"{role} SET synchronous_commit = {value}")
     try:
         with app.app_context():
-            # A role's setting is that of its new connections.
+            # A role's setting applies to new connections only.
             db.engine.dispose()
         outcome = look(flask)
     finally:
@@ -476,10 +476,10 @@ def test_payments_that_do_not_leave_or_do_not_end_and_accounts_that_are_refused(
         unsent, waiting, failed, held = (a_caller() for _ in range(4))
         for caller, answer in (
             *((waiting, ANSWERS["accepted"]), (failed, refused)),
-            # The last: they are due again in a second, and then the next one's provider would have them.
+            # These are last: they are due again in a second, and a later provider would get them.
             *((unsent, ANSWERS["not_sent"]), (held, ANSWERS["not_sent"])),
         ):
-            # Whoever is asked about meanwhile has not ended.
+            # A payment whose status is checked meanwhile must stay open.
             pay(app, caller, ScriptedProvider(submits=[answer], checks=[ANSWERS["pending"]]))
         hold_tenant(held.tenant_id, why="a test", actor="cli:test")
     outcome = look(flask)
@@ -505,7 +505,7 @@ def test_payments_that_do_not_leave_or_do_not_end_and_accounts_that_are_refused(
 
 
 def pay(app: Flask, caller: Caller, provider: ScriptedProvider) -> None:
-    """A payment of theirs, after its first submission."""
+    """A payment of this caller, after its first submission."""
     gateway = rails_of(app, provider)
     an_accepted_payment(gateway, context=an_asker(caller=caller))
     advance(gateway)
@@ -555,7 +555,7 @@ def test_redis_without_room(make_app: MakeApp, servers: Servers) -> None:
     redis = servers.new_redis()
     app = make_app(redis_url=redis.url, celery_broker_url=redis.url)
     client = app.extensions["maramoja"].redis
-    # What the doctor's own connections take is a small part of it.
+    # Far more than the memory that the doctor's own connections take.
     for number in range(400):
         client.set(f"ballast {number}", bytes(2**16))
     used = client.info("memory")["used_memory"]
@@ -565,7 +565,7 @@ def test_redis_without_room(make_app: MakeApp, servers: Servers) -> None:
         for check in ("redis", "broker"):
             said = [one for one in found(outcome, check) if "MiB" in one["found"]]
             assert [one["level"] for one in said] == ([level] if level else []), said
-    # Full, and it makes room by forgetting: that is another finding.
+    # Full, but now Redis evicts keys to make room: that is another finding.
     client.execute_command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     assert "problem" not in levels(look(Commands(app)), "redis")
     redis.stop()
@@ -583,7 +583,7 @@ def test_open_payments_that_nobody_can_read(installation_of_its_own: Installatio
     with psycopg.connect(url, autocommit=True, options=LAWLESS) as superuser:
         forget = "UPDATE tenants SET data_key = NULL WHERE id = %s"
         superuser.execute(forget, [lost.tenant_id])
-        # One of two doesn't open under the tenant's key.
+        # One of the two can't be decrypted with the tenant's key.
         bend = "UPDATE payments SET payer = payer || 'x' WHERE id = (SELECT max(id::text)::uuid"
         superuser.execute(f"{bend} FROM payments WHERE tenant_id = %s)".encode(), [moved.tenant_id])
         superuser.execute(forget, [ended.tenant_id])
@@ -600,7 +600,7 @@ def test_open_payments_that_nobody_can_read(installation_of_its_own: Installatio
 
 
 def test_the_way_in_for_callbacks_is_asked_as_a_provider_would(make_app: MakeApp) -> None:
-    """Through a proxy that lets in what the example's ingress does, and nothing else."""
+    """Through a proxy that passes on only what the example's ingress does."""
     inner = make_app()
 
     def proxy(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -637,7 +637,7 @@ def test_a_database_that_is_away_is_said_and_nothing_breaks(make_app: MakeApp) -
 
 
 def test_what_leaves_the_machine(make_app: MakeApp, settings: Settings) -> None:
-    """Nobody listens at the platform's address, nor at PUBLIC_BASE_URL."""
+    """Nothing listens at the platform's address, nor at PUBLIC_BASE_URL."""
     assert settings.platform_accounts
     app = make_app(public_base_url="http://127.0.0.1:9")
     outcome = Commands(app)("doctor --json")

@@ -1,4 +1,4 @@
-"""Each change that the audit trail promises has its entry: all of docs/audit.md, made once."""
+"""Each change that docs/audit.md lists is made once here, and has its entry in the audit trail."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ from tests.shape.test_tables_and_pages import actions_recorded
 from tests.storage.bending import LAWLESS
 
 SLUG = "acme"
-# By the dispatcher, after days: tests/storage/test_webhooks_out.py. By a migration: tests/shape/test_migrations.py.
+# Tested elsewhere. By the dispatcher, after days: tests/storage/test_webhooks_out.py. By a
+# migration: tests/shape/test_migrations.py.
 ELSEWHERE = {
     "payment_events.uncovered",
     "webhook_endpoint.disabled",
@@ -45,7 +46,7 @@ ELSEWHERE = {
 
 
 class Operator:
-    """Whoever types the commands; each must go well."""
+    """Runs commands; each must succeed."""
 
     def __init__(self, app: Flask) -> None:
         self._flask = Commands(app)
@@ -57,7 +58,7 @@ class Operator:
 
 
 def paid(app: Flask, caller: Caller, answer: str = "paid") -> str:
-    """A payment of theirs whose submission was answered so; its id."""
+    """A payment of this caller whose submission got this answer; its id."""
     gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
     payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
     advance(gateway)
@@ -97,7 +98,7 @@ def change_all(app: Flask, installation: Installation) -> None:
             "UPDATE provider_exchanges SET verdict = 'PENDING' WHERE verdict = 'SUCCESSFUL'"
         )
         with app.app_context():
-            # The record too says that the answer was another.
+            # The stored exchanges contradict the end, as if the provider had given another answer.
             assert check_everything(app.extensions["maramoja"].cipher) == 2
         superuser.execute(
             "UPDATE provider_exchanges SET verdict = 'SUCCESSFUL' WHERE id IN"
@@ -106,7 +107,7 @@ def change_all(app: Flask, installation: Installation) -> None:
     for broken in run("invariants", "list", SLUG)["data"]:
         run("invariants", "resolve", str(broken["number"]), "--why", "a test has bent it")
     run("tenants", "release", SLUG)
-    # The one that waits has to end first, and the exit code says so.
+    # The open payment must end first, and the exit code says so.
     erased = Commands(app)("payers", "erase", SLUG, PAYER, "--yes", "--json").document
     assert erased == {"erased": 1, "open": 1}, ended
     run("webhooks", "remove", SLUG, endpoint, *in_test)

@@ -39,7 +39,7 @@ def superuser(
     options = "-c session_replication_role=replica"
     with psycopg.connect(url, autocommit=True, options=options) as connection:
         release_all(app)
-        # These commands look at all that other tests have left, and scripts repeat numbers.
+        # These commands see all rows that other tests have left, and scripts repeat numbers.
         for table in (*MENTIONS, "payments", "invariant_breaks"):
             connection.execute(f"DELETE FROM {table}".encode())  # noqa: S608  our own
         yield connection
@@ -62,7 +62,7 @@ def tenant(app: Flask) -> Tenant:
 def test_check_ends_with_1_while_a_break_is_open_whoever_found_it(
     flask: Commands, superuser: psycopg.Connection, tenant: Tenant
 ) -> None:
-    """The worker's look each minute has found most of them before."""
+    """The worker's check each minute has found most of them before."""
     (number,) = superuser.execute(BREAK, [tenant.id, str(uuid4())]).fetchone() or ("",)
     outcome = flask("invariants check --json")
     assert outcome.code == 1

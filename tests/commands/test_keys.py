@@ -66,7 +66,7 @@ def test_a_live_key_where_all_is_play_money_is_refused(
 
 
 def test_on_a_terminal_the_mode_is_asked_for(app: Flask, slug: str) -> None:
-    """And nowhere else: a script that says nothing gets a key that moves no money."""
+    """Only on a terminal: a script that gives no mode gets a key that moves no money."""
     ours, theirs = pty.openpty()
     os.write(ours, b"\n")
     settings = app.extensions["maramoja"].settings

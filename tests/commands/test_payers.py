@@ -1,4 +1,4 @@
-"""`flask payers`: find by number, forget for good; and `payments explain --words`."""
+"""`flask payers`: find a payer by number, erase it for good; and `payments explain --words`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tenant(app: Flask) -> Tenant:
 
 @pytest.fixture
 def payment_id(app: Flask, tenant: Tenant) -> UUID:
-    """Sent, called back for, and still open."""
+    """A payment that was submitted, has a callback, and is still open."""
     with app.app_context():
         gateway = rails_of(app, ScriptedProvider())
         context = an_asker(caller=a_caller(tenant=tenant))

@@ -1,4 +1,4 @@
-"""`flask payments`: why a payment is as it is, from what is stored, with its number masked."""
+"""`flask payments`: why a payment is in its state, from what is stored, with its number masked."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.commands.conftest import Commands
 
 @dataclass
 class Lived:
-    """A tenant's payment, and the means to let it live on."""
+    """A tenant's payment, and the means to process it further."""
 
     app: Flask
     tenant: Tenant

@@ -1,4 +1,4 @@
-"""`flask providers`: credentials come by quiet ways and are never printed; `check` tries them."""
+"""`flask providers`: credentials are read without an echo, never printed; `check` tries them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def slug(app: Flask) -> str:
 
 
 class _Sandbox(BaseHTTPRequestHandler):
-    """MTN's token and balance, for one right subscription key."""
+    """MTN's token and balance endpoints, with one valid subscription key."""
 
     def do_POST(self) -> None:
         self._answer({"access_token": "token", "token_type": "access_token", "expires_in": 3600})
@@ -46,7 +46,7 @@ class _Sandbox(BaseHTTPRequestHandler):
         self._answer({"availableBalance": "1000", "currency": "EUR"})
 
     def log_message(self, *_arguments: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _answer(self, document: dict[str, Any]) -> None:
         right = self.headers["Ocp-Apim-Subscription-Key"] == SECRETS[0]
@@ -256,7 +256,7 @@ def test_on_a_terminal_credentials_are_asked_for_and_not_echoed(
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        # Without a terminal of the session's own, the prompt turns to stdin, which is ours.
+        # A session without a terminal of its own: the prompt falls back to stdin, which is ours.
         start_new_session=True,
     )
     os.close(theirs)
@@ -269,7 +269,7 @@ def test_on_a_terminal_credentials_are_asked_for_and_not_echoed(
 
 
 def _converse(terminal: int, answers: dict[str, str]) -> str:
-    """Answer each prompt once it stands there; all that was on the screen."""
+    """Answer each prompt once it is shown; all that was on the screen."""
     screen = ""
     for name, secret in answers.items():
         while not screen.endswith(f"{name}: "):

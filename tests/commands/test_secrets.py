@@ -1,4 +1,4 @@
-"""Encryption keys are changed while everything runs, and an old one can then be left out."""
+"""Encryption keys are rotated while everything runs; then an old one can be removed."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def secret(app: Flask, tenant: Tenant) -> str:
 
 @pytest.fixture
 def tenant(app: Flask) -> Iterator[Tenant]:
-    """A tenant whose account is gone at the end: no key of the next test would open it."""
+    """A tenant whose credentials are emptied after: the next test's keys can't decrypt them."""
     with app.app_context():
         made = a_tenant()
     yield made

@@ -1,4 +1,4 @@
-"""A server that is too old is named before anything is made on it, and by the doctor."""
+"""A server that is too old is reported before anything is created on it, and by the doctor."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from payments_app.kernel.database import snapshot
 from payments_app.kernel.schema import LEAST_POSTGRESQL, why_too_old
 from tests.deploy.settings_known import ROOT
 
-# No such server is at hand: this one says that it is one, to who asks in this database.
+# There is no such server here: in this database the server reports an old version.
 PRETEND = """
     ALTER FUNCTION pg_catalog.current_setting(text) RENAME TO own_setting;
     CREATE FUNCTION pg_catalog.current_setting(text) RETURNS text LANGUAGE sql STABLE STRICT AS
@@ -50,7 +50,7 @@ def test_nothing_is_made_on_a_server_that_is_too_old_and_the_doctor_names_it(
 
 
 def test_no_statement_is_compiled_first(app: Flask) -> None:
-    """Servers before 18 do that to those that go by indexes only, and each took many times as long."""
+    """Servers before 18 JIT-compiled statements that use only indexes: many times as slow."""
     with app.app_context(), snapshot() as connection:
         assert connection.execute(text("SELECT current_setting('jit')")).scalar_one() == "off"
 

@@ -1,4 +1,4 @@
-"""A PostgreSQL as a distribution's package leaves it: a superuser by its socket, passwords over TCP, no roles."""
+"""A PostgreSQL as a package installs it: a superuser by socket, passwords over TCP, no roles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ START_MAX_S = 60.0
 
 @contextmanager
 def fresh_postgres(programs: Path, home: Path, supervisor: Supervisor) -> Iterator[dict[str, str]]:
-    """A server of these programs, while the block runs; libpq's variables for its superuser."""
+    """A server of these programs while the block runs; libpq's variables for its superuser."""
     user, port, data = server_user(), free_port(), home / "data"
     home.mkdir(mode=0o755)
     sockets = socket_directory(home, user)
@@ -68,6 +68,6 @@ def fresh_postgres(programs: Path, home: Path, supervisor: Supervisor) -> Iterat
 
 
 def oldest_installed() -> Path | None:
-    """The programs of the oldest server that this machine has of its own, as Debian lays them."""
+    """The programs of the oldest server that Debian's packages have installed here."""
     found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
     return min(found, key=lambda path: int(path.parent.name), default=None)

@@ -1,8 +1,8 @@
 """A folder that stands for a machine with systemd: a page's commands do there what they would do.
 
-`sudo`, `apt-get`, `git clone` and `python3 -m venv` are stood in for. So are `systemctl` and `systemd-run`: they
-read the units that were copied into the folder, and run their commands with exactly the environment that
-systemd would give them. Whatever they run is real.
+`sudo`, `apt-get`, `git clone` and `python3 -m venv` are replaced by stand-ins. So are `systemctl`
+and `systemd-run`: they read the units that were copied into the folder, and run their commands
+with exactly the environment that systemd would set. The commands themselves are real.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from devstack.programs import COMMAND_MAX_S, ROOT
 from devstack.supervisor import Command, Process, Supervisor
 from tests.deploy.units import Lines, environment_of, kept, lines_of
 
-# What of the machine lies in the folder.
+# The machine's paths that are in the folder.
 PLACES = re.compile(
     r"(?<![\w/.-])(?=/(?:opt/maramoja|etc/maramoja|etc/systemd|usr/local/sbin|var/lib/maramoja-backups)\b)"
 )
-# What systemd gives each process of its own accord; the rest is what the tests' programs need.
+# What systemd itself sets for each process; the rest is what the tests' programs need.
 GIVEN = {
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     "LANG": "C.UTF-8",
@@ -85,13 +85,13 @@ def _free_ports() -> str:
             return prefix
 
 
-# What a stand-in is told: how it ends, or what to become.
+# What a stand-in gets: its exit code and output, or the program to run.
 HttpResponse = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Ran:
-    """A command that systemd-run was asked for."""
+    """A command that was given to systemd-run."""
 
     unit: str
     arguments: list[str]
@@ -100,7 +100,7 @@ class Ran:
 
 @dataclass
 class Machine:
-    """`root` is a short path: a socket lies in it."""
+    """`root` is a short path: a socket is in it."""
 
     root: Path
     supervisor: Supervisor
@@ -108,13 +108,13 @@ class Machine:
     redis_port: int
     port: int = field(default_factory=free_port)
     beat_port: int = field(default_factory=free_port)
-    # Stands for 911: the ports of the workers begin with it.
+    # In place of 911, the first digits of the workers' ports.
     worker_ports: str = field(default_factory=_free_ports)
     services: dict[str, Process] = field(default_factory=dict)
     ran: list[Ran] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Make the folder, and listen to those that stand in for systemd's programs."""
+        """Make the folder, and serve the stand-ins of systemd's programs."""
         self.programs = self.root / "programs"
         for place in ("opt", "etc/systemd/system", "usr/local/sbin", "usr/bin", "programs"):
             (self.root / place).mkdir(parents=True)
@@ -127,7 +127,7 @@ class Machine:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def run(self, script: str) -> subprocess.CompletedProcess[str]:
-        """The script in a shell of this machine."""
+        """Run the script in a shell of this machine."""
         path = f"{self.programs}:{self.root}/usr/local/sbin:{os.environ['PATH']}"
         environment = surroundings() | dict(self.postgres)
         # What is pinned is installed already: pip says so, or fails.
@@ -144,7 +144,7 @@ class Machine:
         )
 
     def placed(self, text: str) -> str:
-        """With this machine's paths and ports in place of those that every machine has."""
+        """The text with this machine's paths and ports in place of the usual ones."""
         text = PLACES.sub(str(self.root), text)
         text = text.replace("=911%i", f"={self.worker_ports}%i")
         text = text.replace("BEAT_PORT=9102", f"BEAT_PORT={self.beat_port}")
@@ -153,12 +153,12 @@ class Machine:
         return text.replace("127.0.0.1:6379", f"127.0.0.1:{self.redis_port}")
 
     def close(self) -> None:
-        """Hear nobody any more."""
+        """Stop serving the stand-ins."""
         with Client(str(self.root / "systemd")) as last:
             last.send_bytes(b"[]")
 
     def environment(self, lines: Lines) -> dict[str, str]:
-        """What a unit's programs get, and no other variable."""
+        """The variables of a unit's programs, and no others."""
         files = kept(lines).get("EnvironmentFile", [])
         read = {name: Path(self.placed(name)).read_text() for name in files}
         needed = {name: os.environ[name] for name in NEEDED if name in os.environ}
@@ -166,7 +166,7 @@ class Machine:
         return {**needed, **given, **environment_of(lines, read)}
 
     def unit(self, name: str) -> tuple[Lines, str]:
-        """What the unit and its drop-ins say, and its instance."""
+        """The settings of the unit and its drop-ins, and its instance."""
         prefix, at, instance = name.partition("@")
         path = self.root / f"etc/systemd/system/{prefix}{at}.service"
         return lines_of(path, *self._drop_ins(name)), instance
@@ -271,7 +271,7 @@ class Machine:
 
 
 def _expanded(word: str, environment: Mapping[str, str]) -> str:
-    """An argument as systemd passes it on: $NAME is a variable's value, $$ is a $."""
+    """An argument as systemd expands it: $NAME is a variable's value, $$ is a $."""
     return re.sub(
         r"\$(?:\$|\{(\w+)\}|([A-Za-z_]\w*))",
         lambda found: "$" if found[0] == "$$" else environment.get(found[1] or found[2], ""),

@@ -19,7 +19,7 @@ Manifest = dict[str, Any]
 
 @dataclass(frozen=True)
 class Workload:
-    """What runs pods: its manifest, and its one container."""
+    """A manifest that runs pods, with its one container."""
 
     manifest: Manifest
 
@@ -55,7 +55,7 @@ def read(path: Path) -> list[Manifest]:
 
 
 def manifests() -> list[Manifest]:
-    """Every object, of the base, the migration, the components and the example."""
+    """Every object of the base, the migration, the components and the example."""
     paths = [path for path in KUBERNETES.rglob("*.yaml") if path.name != "kustomization.yaml"]
     return [found for path in sorted(paths) for found in read(path)]
 
@@ -65,7 +65,7 @@ def of_kind(kind: str) -> list[Manifest]:
 
 
 def config_map(folder: Path) -> dict[str, str]:
-    """What the ConfigMap of this kustomization holds: those that it is built on first, then its own."""
+    """The settings of this kustomization's ConfigMap: first its resources', then its own."""
     (kustomization,) = read(folder / "kustomization.yaml")
     found: dict[str, str] = {}
     for name in (*kustomization.get("resources", []), *kustomization.get("components", [])):
@@ -85,12 +85,12 @@ def secrets() -> dict[str, set[str]]:
 
 
 def environment_of(workload: Workload, secret_values: Mapping[str, str]) -> dict[str, str]:
-    """Each variable that the container gets, from wherever, and no other; "" for a secret without one."""
+    """All variables of the container, and no others; "" for a secret without a value."""
     found: dict[str, str] = {}
     for source in workload.container["envFrom"]:
         if "configMapRef" in source:
             assert source["configMapRef"]["name"] == "maramoja-settings"
-            # The migration is applied by itself, and nothing of the other overlay is there yet.
+            # The migration is applied by itself, when nothing of the other overlay exists yet.
             found |= config_map(EXAMPLE / "migrate" if workload.name == "migrate" else EXAMPLE)
         else:
             names = secrets()[source["secretRef"]["name"]]

@@ -1,4 +1,4 @@
-"""What Prometheus would see: a healthy installation, and for each alert its cause and its near miss.
+"""Series for Prometheus: a healthy installation, and for each alert its cause and a near miss.
 
 A value is promtool's notation: `0+60x40` is a counter that grows by 60 a minute for 40 minutes.
 """
@@ -51,7 +51,7 @@ HELD = "maramoja_held_tenants"
 FENCED = 'maramoja_fenced_writes_total{job="worker",instance="w1"}'
 ONE_BY_ONE = 'maramoja_payments_recorded_one_by_one_total{job="worker",instance="w1"}'
 WEBHOOKS_ONE_BY_ONE = 'maramoja_webhooks_recorded_one_by_one_total{job="worker",instance="w1"}'
-# Prometheus renames a label of ours that it has itself.
+# Prometheus renames a label of ours if it has that label itself.
 DOORBELLS = 'maramoja_doorbells_lost_total{job="api",exported_job="payments.process_due"}'
 REDIS = 'maramoja_redis_errors_total{job="api",instance="a1"}'
 TIMEOUTS = 'maramoja_database_pool_timeouts_total{job="api",instance="a1"}'
@@ -62,8 +62,8 @@ API, API_2 = 'up{job="api",instance="a1"}', 'up{job="api",instance="a2"}'
 WORKER, WORKER_2 = 'up{job="worker",instance="w1"}', 'up{job="worker",instance="w2"}'
 BEAT = 'up{job="beat",instance="b1"}'
 
-# What each minute of an hour of health adds, or what stays as it is. Three in ten payers refuse,
-# some answers are lost, a request in thousands fails: that is health.
+# What each minute adds in a healthy installation. Three in ten payers refuse, some answers are
+# lost, a request in thousands fails: that is healthy.
 _GROWS = {
     PAID: 40,
     NO_FUNDS: 18,
@@ -108,7 +108,7 @@ _STAYS = {
 
 @dataclass(frozen=True)
 class Scenario:
-    """`planted` replaces healthy series; None takes one away. `fires`: (alert, severity)."""
+    """`planted` replaces healthy series; None removes one. `fires`: (alert, severity)."""
 
     name: str
     planted: Mapping[str, str | None]
@@ -138,13 +138,13 @@ def well(name: str, planted: Mapping[str, str | None], **more: int) -> Scenario:
 
 
 def _at_rest() -> dict[str, str | None]:
-    """No traffic at all: what counts stands still."""
+    """No traffic: no counter grows."""
     return dict.fromkeys(_GROWS, f"5+0x{SHORT}")
 
 
 CAUSES = (
     ill("SuccessRateLow", PAGE, {UNAVAILABLE: "0+4x40"}),
-    # Nothing has ever succeeded: there is no series that says 0.
+    # No payment has ever succeeded: there is no series with 0.
     ill("SuccessRateLow", PAGE, {PAID: None, UNAVAILABLE: "0+4x40"}),
     ill(
         "SuccessRateDropped",
@@ -167,7 +167,7 @@ CAUSES = (
         }
         | {NO_FUNDS: None, UNAVAILABLE: None, ACCEPTED: "0+1x40", NOTHING_TOLD: None},
     ),
-    # Its door still gives tokens; behind it nothing answers.
+    # The provider still issues tokens, but all other calls get no answer.
     ill(
         "ProviderSilent",
         PAGE,
@@ -202,7 +202,7 @@ CAUSES = (
     ill("SurveyDown", PAGE, {SURVEY: "1+0x30 0+0x10", SURVEY_2: "1+0x30 0+0x10"}),
     ill("DatabaseGrowth", TICKET, {SIZE: f"{20 * GIB}+{8 * 1024**2}x{DAY}"}, minutes=DAY),
     ill("ApiAbsent", PAGE, {API: "1+0x30 0+0x10", API_2: "1+0x30 0+0x10"}),
-    # Gone from the list of targets, as a deployment that was scaled to none.
+    # Removed from the list of targets, as after a deployment was scaled to none.
     ill("ApiAbsent", PAGE, {API: None, API_2: None}),
     ill("WorkerAbsent", PAGE, {WORKER: "1+0x30 0+0x10", WORKER_2: None}),
     ill("BeatAbsent", TICKET, {BEAT: "1+0x25 0+0x15"}),
@@ -240,7 +240,7 @@ NEAR_MISSES = (
     ),
     well("replays wait for their lock", {REPLAYED_SLOW: "0+900x40"}),
     well("a worker's restart leaves work for a minute", {DUE_LAG: "1+0x38 61+60x1 1+0x1"}),
-    # Still so when it is judged: what keeps these quiet is the time that their alert waits.
+    # The condition still holds at the end: these are quiet only by the time that their alert waits.
     well("something is unknown since minutes, and old", {UNKNOWN_AGE: "1+0x35 3700+60x4"}),
     well("a provider was away for some minutes", {UNSENT_AGE: "1+0x30 1+60x6 5+0x3"}),
     well("a payment is open for most of a day", {OPEN_AGE: "70000+60x40"}),

@@ -1,4 +1,4 @@
-"""Rules and board as they are deployed, and what their queries ask for."""
+"""The alert rules and the dashboard as deployed, and the series that their queries use."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from tests.docs.pages import ROOT, read
 
 RULES = ROOT / "deploy/prometheus/rules/maramoja.yml"
 BOARD = ROOT / "deploy/grafana/dashboards/maramoja.json"
-# What Prometheus itself writes about its targets.
+# What Prometheus itself records of its targets.
 OF_PROMETHEUS = {"up": {"job", "instance"}}
 _SUFFIX = re.compile(r"_(?:bucket|sum|count)$")
-# Grafana's own, which stand for a piece of PromQL.
+# Grafana's own variables, and PromQL in their place.
 _INTERVAL = {"$__rate_interval": "5m", "$__range": "1h"}
 
 
 @dataclass(frozen=True)
 class Query:
-    """One expression, and where it stands."""
+    """One expression, and the rule or panel that it is in."""
 
     where: str
     text: str
@@ -53,7 +53,7 @@ def panels() -> list[dict[str, Any]]:
 
 
 def queries() -> list[Query]:
-    """All of them: rules', alerts' and the board's."""
+    """All queries: of rules, alerts and the dashboard."""
     of_rules = [Query(rule.get("alert", rule.get("record")), rule["expr"]) for rule in rules()]
     of_board = [
         Query(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]
@@ -69,11 +69,11 @@ def parsed(query: Query) -> promql_parser.Expr:
 
 
 def asked_for(query: Query) -> Iterator[tuple[str, set[str]]]:
-    """Each series' name, a histogram's by its own, with the labels that choose among them."""
+    """Each series' name, a histogram's by its own, with the labels that select the series."""
     found: list[promql_parser.VectorSelector] = []
 
     def keep(part: promql_parser.Expr) -> None:
-        # A range is visited as a whole: its selector is inside.
+        # The visitor gets a range as a whole: its selector is inside.
         if isinstance(part, promql_parser.MatrixSelector):
             found.append(part.vector_selector)
         elif isinstance(part, promql_parser.VectorSelector):
@@ -96,7 +96,7 @@ def grouped_by(query: Query) -> set[str]:
 
 
 def documented() -> dict[str, set[str]]:
-    """What docs/metrics.md says there is: each metric, and its labels."""
+    """Each metric in docs/metrics.md, and its labels."""
     rows = re.findall(
         r"^\| `(maramoja_\w+)` \| \w+ \|([^|]*)\|", read("docs/metrics.md"), re.MULTILINE
     )
@@ -104,5 +104,5 @@ def documented() -> dict[str, set[str]]:
 
 
 def of_metric(name: str) -> str:
-    """A histogram's series by the name of the histogram."""
+    """The histogram's name of one of its series."""
     return _SUFFIX.sub("", name)

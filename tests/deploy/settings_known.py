@@ -1,4 +1,4 @@
-"""What the gateway can be told by its environment: each name that a deploy file sets must be one."""
+"""All settings of the gateway's environment: each name that a deploy file sets must be one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from pathlib import Path
 
 from devstack.programs import ROOT
 
-# Without these nothing starts.
+# Without these no program starts.
 REQUIRED = {"DATABASE_URL", "REDIS_URL", "SECRET_KEYS"}
-# gunicorn's own, told below the table; and those that Python itself reads.
+# gunicorn's own, documented below the table, and those that Python itself reads.
 OTHERS = {"PORT", "WEB_CONCURRENCY", "DRAIN_SECONDS", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"}
-# Where worker and beat answer probes.
+# The ports of the probes of worker and beat.
 PORTS = {"WORKER_PORT", "BEAT_PORT"}
-# Read by OpenTelemetry itself, told in a section of their own.
+# Read by OpenTelemetry itself, documented in a section of their own.
 TRACES = {
     "OTEL_SERVICE_NAME",
     "OTEL_TRACES_SAMPLER",
@@ -23,7 +23,7 @@ TRACES = {
 
 
 def known_settings() -> set[str]:
-    """The rows of the settings' page, which another test holds to the code."""
+    """The rows of docs/settings.md (another test compares them with the code), and those above."""
     page = (ROOT / "docs/settings.md").read_text()
     return set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE)) | OTHERS | PORTS | TRACES
 

@@ -1,4 +1,4 @@
-"""Rules and board ask for what there is; each alert fires when it should, and only then."""
+"""Rules and dashboard use existing metrics; each alert fires when it should, and only then."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ from tests.deploy.rules import (
 from tests.docs.pages import ROOT, read
 
 PROMTOOL_MAX_S = 60
-# Where the pages can be read from wherever an alert arrives.
+# A link that works wherever an alert is read.
 REPOSITORY = "https://github.com/example/maramoja/blob/main"
 RUNBOOKS = ROOT / "docs/runbooks"
-# Pages for what no metric can tell.
+# Pages without an alert: no metric shows what they are about.
 WITHOUT_ALERT = {"README.md", "charged-twice.md"}
 PARTS = ["Means", "Doesn't mean", "Look at", "Do", "Never"]
-# Prometheus' own, and the name that it gives to ours where it has one itself.
+# Labels of Prometheus itself, and `le` of histograms.
 LABELS_OF_ALL = {"job", "instance", "le"}
 BY_NAME = pytest.mark.parametrize("query", queries(), ids=lambda query: query.where)
 
@@ -92,7 +92,7 @@ def test_the_board_is_whole() -> None:
     ["deploy/prometheus/prometheus.yml", "deploy/prometheus/systemd.yml", "docs/metrics.md"],
 )
 def test_the_jobs_have_the_names_that_the_alerts_ask_for(where: str) -> None:
-    """Under another name an `absent` is true for ever."""
+    """With another name an `absent` would be true for ever."""
     asked = {job for alert in alerts() for job in re.findall(r'job="(\w+)"', alert["expr"])}
     named = set(re.findall(r"^ +- job_name: (\w+)$", read(where), re.MULTILINE))
     assert asked
@@ -173,7 +173,7 @@ def test_the_list_of_pages_has_all_of_them_with_their_urgency() -> None:
 
 
 def test_the_success_rate_leaves_out_what_only_payers_decide() -> None:
-    """A new code of the payer's must be left out too, or its payers page somebody."""
+    """A new failure code that only payers cause must be left out too, or payers cause pages."""
     judged = next(
         r for r in rules() if r.get("record") == "provider:maramoja_payments_judged:increase30m"
     )
@@ -202,7 +202,7 @@ def test_what_fires(program: Path, scenario: Scenario, tmp_path: Path) -> None:
 
 
 def _as_promtools(scenario: Scenario) -> dict[str, Any]:
-    """Exactly these alerts fire at the end: one more or one less fails."""
+    """A promtool test: exactly these alerts fire at the end, no more and no fewer."""
     fires = [
         {"labels": f'{{alertname="{alert}",severity="{severity}"}}', "value": 1}
         for alert, severity in scenario.fires
@@ -223,7 +223,7 @@ def _page_of(alert: str) -> str:
 
 
 def _labels_of_recorded(name: str) -> set[str]:
-    """By their naming: `provider:…` has that label, `maramoja:…` none."""
+    """The labels by the recorded name: `provider:…` has that label, `maramoja:…` none."""
     level = name.partition(":")[0]
     return set() if level == "maramoja" else {level}
 

@@ -1,4 +1,4 @@
-"""What the backup's scripts call shows no password to who lists the machine's processes."""
+"""No password is in the arguments of the backup scripts' programs, where `ps` would show it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from tests.shape.source_tree import ROOT
 
 PASSWORD = "s3cret"
-# Stands in for a program of PostgreSQL: writes down how it was called, and makes the file.
+# Stands in for a program of PostgreSQL: records how it was called, and creates the file.
 PROGRAM = """#!/bin/sh
 echo "$0 $* | $PGPASSWORD" >> "$CALLS"
 for word; do case $word in --file=*) : > "${word#--file=}";; esac; done

@@ -1,4 +1,4 @@
-"""Backups in Compose and in Kubernetes: what each starts, run with exactly the environment that it gives."""
+"""Backups in Compose and Kubernetes: each command, run with exactly its environment."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.deploy.manifests import Manifest, environment_of, read, workloads
 
 SCRIPTS = ROOT / "deploy/backup"
 WORKLOADS = workloads()
-# .env, filled in.
+# The values of .env.
 FILLED = {
     "POSTGRES_PASSWORD": "superusers0",
     "OWNER_DATABASE_PASSWORD": "owners0",
@@ -40,7 +40,7 @@ Done = subprocess.CompletedProcess[str]
 
 
 def filled(value: str, given: Mapping[str, str]) -> str:
-    """A value of docker-compose.yml with what stands in .env; $$ is a dollar."""
+    """A value of docker-compose.yml with its variables from .env; $$ is a dollar."""
 
     def meaning(found: re.Match[str]) -> str:
         name, how, default = found[1], found[2], found[3]
@@ -71,17 +71,17 @@ def _filled_in(value: Any, given: Mapping[str, str]) -> Any:
 
 @dataclass
 class Installation:
-    """A PostgreSQL that answers as the containers' does, and a folder that stands for /backups."""
+    """A PostgreSQL in place of the containers' one, and a folder in place of /backups."""
 
     server: Mapping[str, str]
     folder: Path
     programs: Path
 
     def run(self, command: list[str], environment: Mapping[str, str]) -> Done:
-        """As the image does: our scripts and PostgreSQL's programs are on its PATH."""
+        """Run it as the image does: our scripts and PostgreSQL's programs are on its PATH."""
         path = f"{SCRIPTS}:{self.programs}:{os.defpath}"
         here = [self._here(word) for word in command]
-        # A shell looks the program up by the PATH that it has.
+        # Start it by a shell, which looks the program up in this PATH.
         return subprocess.run(
             ["/bin/sh", "-c", 'exec "$@"', "sh", *here],
             env={**{name: self._here(value) for name, value in environment.items()}, "PATH": path},
@@ -98,14 +98,14 @@ class Installation:
         return text.replace("@postgres:5432/", f"@127.0.0.1:{self.server['PGPORT']}/")
 
     def roles(self) -> Done:
-        """The service that makes them."""
+        """Run the service that creates the roles."""
         roles = service("roles")
-        # Its address is the server's own; here the superuser comes by the socket.
+        # Its address is the server's in Compose; here the superuser connects by socket.
         environment = roles["environment"] | self.server
         return self.run([*roles["entrypoint"], *roles["command"]], environment)
 
     def ask(self, statement: str, database: str = "maramoja") -> object:
-        """The superuser's answer."""
+        """The superuser's query; its answer."""
         address = {"host": self.server["PGHOST"], "port": self.server["PGPORT"]}
         with psycopg.connect(**address, user="postgres", dbname=database, autocommit=True) as found:
             cursor = found.execute(statement.encode())
@@ -182,7 +182,7 @@ def kubernetes_backs_up_and_drops_the_old(installation: Installation) -> None:
     url = service("backup")["environment"]["BACKUP_DATABASE_URL"]
     environment = environment_of(workload, {"BACKUP_DATABASE_URL": url})
     (dump,) = installation.dumps()
-    # The clock gives each its name, to the second.
+    # Each name has the time, to the second.
     dump = dump.rename(dump.with_name("maramoja-2026-01-01T000000Z.dump"))
     days = int(environment["BACKUP_KEEP_DAYS"])
     others = installation.folder / "notes.dump"
@@ -223,7 +223,7 @@ def kubernetes_comes_back(installation: Installation) -> None:
 
 
 def test_what_a_killed_backup_has_left_goes_with_the_next(tmp_path: Path) -> None:
-    """The disk would be full one day, and no backup would succeed."""
+    """Else the disk would be full one day, and no backup would succeed."""
     for name in ("pg_dump", "pg_restore"):
         program = tmp_path / name
         program.write_text("#!/bin/sh\nexit 1\n", encoding="ascii")
@@ -253,7 +253,7 @@ def test_days_that_are_none_stop_it_before_it_begins(tmp_path: Path, days: str) 
 
 
 def test_without_a_password_no_role_for_backups_is_made() -> None:
-    """What the SQL makes of an empty one: tests/devstack/test_containers.py."""
+    """tests/devstack/test_containers.py shows what the SQL does with an empty password."""
     without = {name: value for name, value in FILLED.items() if "BACKUP" not in name}
     assert service("roles", without)["environment"]["BACKUP_PASSWORD"] == ""
 

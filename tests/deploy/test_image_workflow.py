@@ -1,4 +1,4 @@
-"""What is published is what was scanned: one build, and its digest all the way."""
+"""The published image is the scanned one: one build, and its digest in every step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The manifests agree with the gateway and with each other. make check looks at their form."""
+"""The manifests agree with the gateway and with each other. `make check` validates their schema."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.deploy.settings_known import REQUIRED, known_settings
 WORKLOADS = workloads()
 SERVING = ("api", "worker", "beat")
 PORTS = {"api": 8000, "worker": 9101, "beat": 9102}
-# What is a process's own.
+# Settings that differ from one process to another.
 PORT_SETTINGS = {"WEB_CONCURRENCY", "WORKER_PORT", "BEAT_PORT"}
 PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
 # These run the gateway's code; the others PostgreSQL's programs.
@@ -38,7 +38,7 @@ def settings_of(workload: Workload) -> set[str]:
 
 
 def policies(name: str) -> list[dict[str, Any]]:
-    """What lets this workload's pods through, both ways."""
+    """The policies that allow this workload's traffic, in both directions."""
     labels = WORKLOADS[name].labels
     return [
         policy["spec"]
@@ -136,7 +136,7 @@ def test_the_api_is_never_fewer_and_goes_after_the_cluster_has_heard() -> None:
     api = WORKLOADS["api"]
     assert api.manifest["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     waits = api.container["lifecycle"]["preStop"]["sleep"]["seconds"]
-    # gunicorn's graceful_timeout comes on top.
+    # gunicorn's graceful_timeout is added to it.
     assert api.pod["terminationGracePeriodSeconds"] > waits + 30
     assert "replicas" not in api.manifest["spec"], "the autoscaler says how many"
 
@@ -170,7 +170,7 @@ def test_scalers_scale_what_is_there_and_never_to_nothing() -> None:
 def test_workers_are_as_many_as_the_lag_asks_for() -> None:
     (trigger,) = of_kind("ScaledObject")[0]["spec"]["triggers"]
     assert trigger["metadata"]["query"] == "max(maramoja_due_lag_seconds)"
-    # A lag is not shared out among the workers, as the length of a queue is.
+    # A lag is not divided by the number of workers, as the length of a queue is.
     assert trigger["metricType"] == "Value"
 
 
@@ -225,6 +225,6 @@ def test_each_file_of_the_base_is_used() -> None:
 
 
 def test_no_name_of_a_setting_is_in_prose_only() -> None:
-    """A commented line of a settings file would be a setting that nobody made."""
+    """A commented line would look like a setting that is not set."""
     for path in KUBERNETES.rglob("*.env"):
         assert not re.search(r"^#\s*[A-Z_]+=", path.read_text(), re.MULTILINE)

@@ -1,4 +1,4 @@
-"""What kustomize makes of the example: only where kubectl is, and said to be skipped elsewhere."""
+"""What kustomize makes of the example; skipped with a reason where kubectl is missing."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_what_runs_and_its_migration_have_the_same_image() -> None:
 
 def test_the_overlay_changes_what_it_says() -> None:
     found = rendered()
-    # KEDA says how many workers there are.
+    # KEDA sets the number of workers.
     assert "replicas" not in found["Deployment", "maramoja-worker"]["spec"]
     (to,) = found["NetworkPolicy", "data"]["spec"]["egress"][0]["to"]
     assert to == {"ipBlock": {"cidr": "10.20.0.0/24"}}

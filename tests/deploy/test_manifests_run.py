@@ -1,4 +1,4 @@
-"""Each manifest's command, run with exactly the environment that its container gets."""
+"""Each manifest's command, run with exactly the environment of its container."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.deploy.manifests import environment_of, workloads
 
 WORKLOADS = workloads()
 PROGRAMS = Path(sys.executable).parent
-# Where each answers probes. A port of the manifest may be taken on this machine.
+# The settings of the ports for probes. A manifest's port may be in use on this machine.
 PORT_OF = {"api": "PORT", "worker": "WORKER_PORT", "beat": "BEAT_PORT"}
 
 
 @pytest.fixture
 def secret_values(servers: Servers) -> dict[str, str]:
-    """The two Secrets, filled in as their template asks; of a database that was never migrated."""
+    """The two Secrets, filled in as their template says; the database was never migrated."""
     database = servers.postgres.create_database("maramoja_manifests")
     return {
         "DATABASE_URL": servers.postgres.application_url(database),
@@ -64,7 +64,7 @@ def test_the_migration_and_then_all_that_serves(
 def serve(
     supervisor: Supervisor, part: str, port_setting: str, secret_values: dict[str, str]
 ) -> None:
-    """Start it, and see that it answers the first probe that its manifest has."""
+    """Start it, and wait until it answers the first probe of its manifest."""
     workload, port = WORKLOADS[part], free_port()
     name, *arguments = workload.container["args"]
     given = environment_of(workload, secret_values) | {port_setting: str(port)}

@@ -1,4 +1,4 @@
-"""The units for one machine: what they start is there, and none has a right that it does not need."""
+"""The units for one machine: what they start exists, and none has a right that it does not need."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.deploy.units import (
     lines_of,
 )
 
-# What systemd itself makes of a service: 0 is nothing to worry about, 10 is all of the machine.
+# Tenths of systemd's exposure score of a service: 0 is best, 10 gives all of the machine.
 EXPOSURE_MAX = "15"
 HOME = Path("/opt/maramoja")
 each = pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
@@ -50,7 +50,7 @@ def test_each_is_hardened_by_the_drop_in_and_takes_nothing_back(path: Path) -> N
 
 @each
 def test_each_works_in_the_folder_of_its_own_program(path: Path) -> None:
-    """`flask` and `celery` take the code of the folder that they are started in."""
+    """`flask` and `celery` import the code of the folder that they are started in."""
     unit = effective(path)
     release = "next" if path.name == "maramoja-migrate.service" else "current"
     assert unit["WorkingDirectory"] == str(HOME / release)
@@ -61,7 +61,7 @@ def test_each_works_in_the_folder_of_its_own_program(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [p for p in SERVICES if re.search("worker|beat", p.name)])
 def test_a_port_is_set_where_no_settings_file_changes_it(path: Path) -> None:
-    """A file's variables win over those of Environment=, and all workers read the same file."""
+    """A file's variables override those of Environment=, and all workers read the same file."""
     unit = effective(path)
     assert "_PORT" not in unit["Environment"]
     assert re.match(r"/usr/bin/env (WORKER_PORT=911%i|BEAT_PORT=9102) ", unit["ExecStart"])
@@ -157,7 +157,7 @@ def test_the_target_wants_units_that_are_there() -> None:
 
 @pytest.fixture
 def standing(tmp_path: Path) -> Path:
-    """The units as systemd would find them, with programs that are on this machine."""
+    """The units where systemd finds them, with programs that exist on this machine."""
     found = tmp_path / "units"
     shutil.copytree(UNITS, found)
     for path in [*found.glob("*.service"), *found.glob("*/*.conf")]:
@@ -183,5 +183,5 @@ def test_systemd_finds_nothing_wrong_and_little_exposed(standing: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        # A setting that systemd doesn't know is only told of.
+        # systemd only warns of a setting that it doesn't know.
         assert str(standing) not in done.stderr, done.stderr

@@ -25,7 +25,7 @@ from tests.docs.pages import blocks_of, read
 
 PAGE = "docs/systemd.md"
 FILE = "/etc/maramoja/maramoja.env"
-# What an operator may have written there, or not known better than to write.
+# What an operator may have added, by mistake or on purpose.
 MORE = f"""
 cat >> {FILE} <<'ENV'
 WEB_CONCURRENCY=1
@@ -42,14 +42,14 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def root() -> Iterator[Path]:
-    """A short path, for sockets lie in it."""
+    """A short path, because sockets are in it."""
     found = temporary_home(server_user())
     yield found
     remove(found)
 
 
 def commands(*, upgrade: bool) -> str:
-    """The page's blocks before its heading "Upgrade", or those after it."""
+    """The page's commands before its heading "Upgrade", or those after it."""
     from_line = read(PAGE).split("## Upgrade")[0].count("\n")
     return "\n".join(
         block.text + (MORE if f"tee {FILE}" in block.text else "")
@@ -76,7 +76,7 @@ def test_the_page_makes_a_gateway_on_the_oldest_server_that_is_here(
 
 
 def test_a_dollar_in_an_argument_is_a_dollar(root: Path) -> None:
-    """systemd puts a variable's value in the place of $NAME: SECRET_KEYS would be on the screen."""
+    """systemd would replace $NAME by a variable's value, and show SECRET_KEYS on the screen."""
     machine = Machine(root / "m", Supervisor(root / "log"), {"PGPORT": "0", "PSQL": "false"}, 0)
     folder = machine.root / "etc/maramoja"
     folder.mkdir()
@@ -97,7 +97,7 @@ def test_a_dollar_in_an_argument_is_a_dollar(root: Path) -> None:
 
 @contextmanager
 def a_machine(programs: Path, servers: Servers, root: Path) -> Iterator[Machine]:
-    """A fresh one, with the server that these programs are."""
+    """A fresh machine, with a server of these programs."""
     redis = servers.new_redis()
     with (
         Supervisor(root / "log") as supervisor,
@@ -156,7 +156,7 @@ def each_command_has_the_units_environment_and_shows_none_of_it(
 
 
 def environment_of(machine: Machine, service: str) -> dict[str, str]:
-    """What the process really has; not what the shell that started it has added."""
+    """The process's real environment, without what its shell added."""
     found = psutil.Process(machine.services[service].pid).environ()
     return {
         name: value for name, value in found.items() if name not in ("PWD", "OLDPWD", "SHLVL", "_")

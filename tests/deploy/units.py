@@ -19,7 +19,7 @@ Lines = Mapping[str, list[str]]
 
 
 def lines_of(*paths: Path) -> dict[str, list[str]]:
-    """Each setting's values; systemd's files may name one several times."""
+    """Each setting's values; a unit file may name a setting several times."""
     found: dict[str, list[str]] = defaultdict(list)
     for path in paths:
         for name, value in re.findall(r"^(\w+)=(.*)$", path.read_text(), re.MULTILINE):
@@ -36,16 +36,16 @@ def kept(lines: Lines) -> dict[str, list[str]]:
     """The values that count: all where they add up, else the last."""
     found = {}
     for name, values in lines.items():
-        # An empty value takes back those before it.
+        # An empty value resets those before it.
         last = max((place + 1 for place, value in enumerate(values) if not value), default=0)
         found[name] = values[last:] if name in ADDED else values[last:][-1:]
     return found
 
 
 def environment_of(lines: Lines, read: Mapping[str, str]) -> dict[str, str]:
-    """What the unit's programs get from it. `read`: what each EnvironmentFile holds.
+    """The variables of the unit's programs. `read`: the text of each EnvironmentFile.
 
-    A file's variables win over those of Environment=, wherever either stands.
+    A file's variables override those of Environment=, in whichever order they are.
     """
     settings = kept(lines)
     found: dict[str, str] = {}
@@ -56,7 +56,7 @@ def environment_of(lines: Lines, read: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-# A value by its parts: quoted once or twice, or bare. In bare text quotes mean nothing once it has begun.
+# A value: in single quotes, in double quotes, or bare. Inside bare text quotes mean nothing.
 _LINE = re.compile(
     r"""^[ \t]*(?P<name>[A-Za-z_]\w*)[ \t]*=[ \t]*
         (?: '(?P<single>[^']*)'[ \t\r]* | "(?P<double>(?:\\.|[^"\\])*)"[ \t\r]*
@@ -66,7 +66,7 @@ _LINE = re.compile(
 
 
 def environment_file(text: str) -> dict[str, str]:
-    """The variables of an EnvironmentFile: a value may have spaces, and nothing in it is expanded."""
+    """The variables of an EnvironmentFile: a value may have spaces, and is not expanded."""
     found = {}
     for line in _LINE.finditer(re.sub(r"^\s*[#;].*$", "", text, flags=re.MULTILINE)):
         if (quoted := line["single"]) is not None:

@@ -1,4 +1,4 @@
-"""The first minute on a machine: which Python is taken, and what is said when none fits."""
+"""The first minute on a machine: which Python is used, and what is said when none fits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ case "$*" in
     *) exit 1 ;;
 esac
 """
-# Passes for new enough, and fails to make a virtual environment as Debian's does by default.
+# Passes as new enough, and can't make a virtual environment, like Debian's by default.
 WITHOUT_VENV = """#!/bin/sh
 case "$*" in
     *venv*) echo "ensurepip is not available"; exit 1 ;;
@@ -103,7 +103,7 @@ def test_a_library_with_another_hash_is_not_installed(checkout: Path) -> None:
 
 
 def bootstrap_with(checkout: Path, digest: str) -> subprocess.CompletedProcess[str]:
-    """Where the one pin has this hash, and nothing comes over a network."""
+    """Run bootstrap with one pin that has this hash, and without a network."""
     pin = f"tiny==1.0 \\\n    --hash=sha256:{digest}\n"
     (checkout / "requirements.txt").write_text(pin)
     settings = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(checkout / "index")}

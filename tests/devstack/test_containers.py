@@ -1,4 +1,4 @@
-"""The containers' files, as far as they can be held to their word without a Docker engine."""
+"""The containers' files, as far as they can be tested without a Docker engine."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_worker_and_beat_are_asked_at_the_port_that_they_answer_at(name: str, po
     assert SERVICES[name]["environment"][f"{name.upper()}_PORT"] == port
     question = SERVICES[name]["healthcheck"]["test"][-1]
     assert f"http://127.0.0.1:{port}/health/live" in question
-    # What asks is in the image, and is Python that can be read.
+    # The health check is valid Python, and its program is in the image.
     assert SERVICES[name]["healthcheck"]["test"][1] == "python"
     compile(question, name, "exec")
 
@@ -125,7 +125,7 @@ def test_the_image_is_made_of_what_is_here() -> None:
 
 
 def run_roles_script(server: PostgresServer) -> None:
-    """Compose's own script, its variables as compose would fill them in."""
+    """Run compose's own script, with its variables filled in as compose does."""
     service = SERVICES["roles"]
     script = service["command"][0].replace("$$", "$")
     (mounted,) = service["volumes"]

@@ -1,4 +1,4 @@
-"""`python -m devstack flask …`: flask's own words, and lines that work where they are printed."""
+"""`python -m devstack flask …`: flask's own output, and commands that work as they are printed."""
 
 from __future__ import annotations
 

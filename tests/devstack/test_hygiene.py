@@ -1,4 +1,4 @@
-"""`make check`'s audit and secret scan: what they find, and that a check not done is no pass."""
+"""`make check`'s audit and secret scan: what they find, and that a skipped check is no pass."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ADVISORY = {
 
 
 class Advisories(BaseHTTPRequestHandler):
-    """OSV's API as far as pip-audit asks: one package has a flaw, the others none."""
+    """OSV's API as far as pip-audit uses it: one package has a vulnerability, the others none."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -48,7 +48,7 @@ class Advisories(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_the_summary_tells_what_was_not_done(capfd: pytest.CaptureFixture[str]) 
     assert all(line in shown for line in ("✓ well", "? away", "✗ bad"))
 
 
-# Written in halves: whole they would be found in this very file.
+# Written in halves: whole, they would be found in this file.
 SECRETS = {
     "private key": "-----BEGIN RSA " + "PRIVATE KEY-----",
     "API key of ours": "mara_live_" + "aP1cCV6BrT" + "_" + "x" * 38,

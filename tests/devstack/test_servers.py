@@ -1,4 +1,4 @@
-"""The servers that all other tests stand on: real, killable, and gone afterwards."""
+"""The servers that all other tests use: real, killable, and gone afterwards."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[PostgresServer]:
-    """Durable, as in production, and no other module's: it is killed here."""
+    """Durable as in production, and this module's alone: it is killed here."""
     with Servers(durable=True) as servers:
         yield servers.postgres
 

@@ -1,4 +1,4 @@
-"""The stack that journeys run on: real processes, each with a handle."""
+"""The stack that journeys use: real processes, each with a handle."""
 
 from __future__ import annotations
 

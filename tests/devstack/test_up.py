@@ -1,4 +1,4 @@
-"""`make run`: from nothing to a payment charged once, and back to nothing."""
+"""`make run`: from nothing to a payment that is charged once, and back to nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from devstack.users import server_user
 
 UP_MAX_S = 200.0
 LAST_WORDS = "Ctrl-C ends it all"
-# As /docs shows it: openapi.json has the example.
+# As /docs shows it: the example is in openapi.json.
 EXAMPLE = json.loads((ROOT / "openapi.json").read_text())["components"]["schemas"]["NewEndpoint"]
 AN_ENDPOINT = (
     'curl -sS -i "$MARAMOJA_URL/api/v1/webhook-endpoints" -H "X-API-Key: $MARAMOJA_KEY"'
@@ -40,7 +40,7 @@ DOWN_MAX_S = 60.0
 
 @dataclass
 class Terminal:
-    """Somebody's terminal: runs `python -m devstack` on a var/ of its own."""
+    """A terminal: runs `python -m devstack` on a var/ of its own."""
 
     var: Path
     port: int = field(default_factory=free_port)
@@ -65,7 +65,7 @@ class Terminal:
         return process.returncode, output
 
     def up(self, *arguments: str) -> subprocess.Popen[str]:
-        """Start and wait until the API answers and everything else was started before it."""
+        """Start, and wait until the API answers and a worker runs."""
         process = self.run("up", *arguments)
         self.await_up(process)
         return process
@@ -79,7 +79,7 @@ class Terminal:
         return {path.name: int(path.read_text().split()[0]) for path in directory.iterdir()}
 
     def await_end(self, process: subprocess.Popen[str]) -> int:
-        """Its exit code. If it takes too long, what still runs and what its logs end with."""
+        """Its exit code. On a timeout: what still runs, and the ends of the logs."""
         try:
             return process.wait(timeout=DOWN_MAX_S)
         except subprocess.TimeoutExpired:
@@ -184,7 +184,7 @@ def test_what_is_printed_is_pasted_and_each_key_is_of_the_market_it_is_said_to_b
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("HTTP/1.1 201") == 4
-    # The payment of the demo, and one of each market.
+    # The demo's payment, and one for each market.
     currencies = re.findall(r'"currency":"(...)"', done.stdout)
     assert set(currencies) == {"EUR", "UGX", "ZMW"}
     assert '"url":"http://localhost:3000/webhooks"' in done.stdout
@@ -242,11 +242,11 @@ def test_nothing_outlives_a_killed_run_for_long(terminal: Terminal) -> None:
     first.wait()
     assert [name for name, pid in left.items() if runs(pid)]
 
-    second = terminal.run("up", "--no-demo")  # ends what the first has left
+    second = terminal.run("up", "--no-demo")  # ends what the first has left running
     assert in_time(lambda: not [name for name, pid in left.items() if runs(pid)], DOWN_MAX_S)
     terminal.await_up(second)
     pids = terminal.pids()
-    second.kill()  # and this one's guardian does the rest
+    second.kill()  # and its guardian ends the rest
     assert in_time(lambda: not [name for name, pid in pids.items() if runs(pid)], DOWN_MAX_S)
 
 

@@ -1,9 +1,9 @@
-"""`flask …` without a new process for each: one app, and commands over a Unix socket.
+"""`flask …` without a new process for each command: one app, and commands over a Unix socket.
 
-    python cli_server.py SOCKET            serves until it is told to end
-    python cli_server.py SOCKET -- tenants list      asks the server
+    python cli_server.py SOCKET                      serves until it is killed
+    python cli_server.py SOCKET -- tenants list      sends a command to the server
 
-The commands run as `flask` runs them, with the asker's standard input and environment.
+The commands run as `flask` runs them, with the client's standard input and environment.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import sys
 
 
 def ask(path: str, arguments: list[str], stdin: str) -> tuple[int, str, str]:
-    """Exit code, standard output, standard error."""
+    """Send a command; return exit code, standard output and standard error."""
     request = {"arguments": arguments, "stdin": stdin, "environment": dict(os.environ)}
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(path)
@@ -27,7 +27,7 @@ def ask(path: str, arguments: list[str], stdin: str) -> tuple[int, str, str]:
 
 
 def serve(path: str) -> None:
-    """Answer one command after the other."""
+    """Run one command after the other."""
     # house: allow local-import because an asker needs none of it, and it takes a second
     from payments_app import create_app  # noqa: PLC0415
 

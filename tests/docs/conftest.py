@@ -1,4 +1,4 @@
-"""One running stack for the pages, with a fast `flask`, and an account for each page."""
+"""One running stack for the pages, with a fast `flask`, and a tenant for each page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NEVER_ANSWERS = "46733123453"
 
 @dataclass
 class Site:
-    """A running gateway as a reader has it: addresses, `flask`, a tenant with an API key."""
+    """A running gateway for a reader: addresses, `flask`, tenants with an API key."""
 
     stack: Stack
     cli_socket: str
@@ -42,7 +42,7 @@ class Site:
         return out
 
     def key_of(self, tenant: str) -> str:
-        """The tenant's API key; tenant and key are made at the first call."""
+        """The tenant's API key; the first call creates the tenant and the key."""
         if tenant not in self._keys:
             code, _, err = ask(self.cli_socket, ["tenants", "create", tenant], "")
             assert code == 0 or "tenant_exists" in err, err
@@ -56,7 +56,7 @@ class Site:
         return issued
 
     def environment(self, tenant: str) -> dict[str, str]:
-        """What the snippets expect in the environment."""
+        """The environment variables that the snippets need."""
         return {
             **self.stack.environment,
             "MARAMOJA_URL": self.stack.api_url,
@@ -72,7 +72,7 @@ class Site:
         return found
 
     def movements(self, payment: dict[str, Any]) -> int:
-        """How often money moved for it, by the simulator's own ledger."""
+        """How often money moved for the payment, by the simulator's own ledger."""
         ledger = f"{self.stack.simulator_url}/_admin/ledger"
         query = {"reference": payment["provider_reference"]}
         return len(requests.get(ledger, params=query, timeout=10).json()["data"])

@@ -1,4 +1,4 @@
-"""A proxy before the real API that misbehaves by a script, and writes down what it was sent."""
+"""A proxy before the real API that misbehaves by a script, and records the requests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 # Longer than the clients of these tests wait for one request.
 HANG_S = 1.6
-# Passed on by the gateway's side; these are of one connection only.
+# Headers of one connection only: the proxy does not forward them.
 _OF_ONE_CONNECTION = {"connection", "transfer-encoding", "server", "date", "content-length"}
 
 
@@ -24,9 +24,9 @@ _OF_ONE_CONNECTION = {"connection", "transfer-encoding", "server", "date", "cont
 class Move:
     """What happens to one request.
 
-    `kind`: forward it and answer ("forward"), forward it and lose the answer ("lose"), half of
-    it ("cut"), or all of it until too late ("hang"); hang up before anything ("refuse"); or
-    answer in the gateway's place ("answer").
+    `kind`: forward it and answer ("forward"), forward it and lose the answer ("lose"), send half of
+    the answer ("cut"), or none until it is too late ("hang"); close the connection without
+    forwarding ("refuse"); or answer in the gateway's place ("answer").
     """
 
     kind: str
@@ -40,7 +40,7 @@ FORWARD = Move("forward")
 
 @dataclass(frozen=True)
 class Seen:
-    """A request as it came. `at`: seconds of a monotonic clock; `forwarded`: what was answered."""
+    """A request that arrived. `at`: monotonic seconds; `forwarded`: the gateway's answer."""
 
     at: float
     method: str
@@ -53,7 +53,7 @@ class Seen:
 
 @dataclass
 class MisbehavingProxy:
-    """Takes one move for each POST and each GET, then forwards everything."""
+    """Uses one move for each POST and each GET, then forwards everything."""
 
     upstream: str
     posts: list[Move] = field(default_factory=list)
@@ -89,11 +89,11 @@ class MisbehavingProxy:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    # A hanging request must not hold up the end of the test.
+    # A hanging request must not delay the end of the test.
     block_on_close = False
 
     def handle_error(self, *_details: object) -> None:
-        """A client that hung up is what these tests are about."""
+        """Ignore it: these tests have clients that close their connections."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._handle()
 
     def log_message(self, *_arguments: object) -> None:
-        """Nothing is printed: `seen` has it all."""
+        """Print nothing: `seen` records every request."""
 
     def _handle(self) -> None:
         at = time.monotonic()
@@ -169,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _stand_in(move: Move) -> tuple[dict[str, str], bytes]:
-    """A problem document of the gateway, or without a code some proxy's page."""
+    """A problem document like the gateway's, or, without a code, a proxy's HTML page."""
     headers = {} if move.retry_after is None else {"Retry-After": str(move.retry_after)}
     if not move.code:
         return {**headers, "Content-Type": "text/html"}, b"<html>went wrong</html>"

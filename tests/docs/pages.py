@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 _FENCE = re.compile(r"^```(\S*)[^\n]*\n(.*?)^```\s*$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
-# A file of ours as prose names it: with a folder, or one of those at the top.
+# A file of ours as prose names it: with a folder, or one at the top of the repository.
 _PATH = re.compile(
     r"(?:(?:payments_app|providers|payments|kernel|api|worker|commands|tenants|audit|webhooks"
     r"|simulator|devstack|migrations|tests|docs|bench|\.ci)/[\w./*-]*"
@@ -21,7 +21,7 @@ _FILE_OF_A_SNIPPET = re.compile(r"\A(?:#|//) (\S+\.(?:py|mjs))\b")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block. `line`: where its text begins."""
+    """A fenced block. `line`: the line where its text begins."""
 
     page: str
     line: int
@@ -34,7 +34,7 @@ class Block:
 
     @property
     def file_name(self) -> str | None:
-        """What a first line such as `# pay.py …` calls it; other blocks then run that file."""
+        """The file name in a first line such as `# pay.py …`; other blocks then run that file."""
         text = self.text.removeprefix("#!/usr/bin/env bash\n")
         found = _FILE_OF_A_SNIPPET.match(text) or re.match(r"# (\S+\.sh)\b", text)
         return found[1] if found else None
@@ -51,7 +51,7 @@ def read(page: str) -> str:
 
 
 def the_page_says(page: str, *words: str) -> None:
-    """As one reads it: line breaks are spaces."""
+    """The page has these words; a line break counts as a space."""
     written = " ".join(read(page).split())
     assert [one for one in words if one not in written] == []
 
@@ -70,12 +70,12 @@ def prose_of(page: str) -> str:
 
 
 def links_of(page: str) -> list[str]:
-    """Where its links lead, as they are written."""
+    """The targets of its links, as they are written."""
     return _LINK.findall(prose_of(page))
 
 
 def anchors_of(page: str) -> set[str]:
-    """What a link into the page may name after its `#`."""
+    """The anchors that a link into the page may have after its `#`."""
     headings = re.findall(r"^#+ (.+?)\s*$", prose_of(page), re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading.lower().replace("`", "")).replace(" ", "-")
@@ -84,5 +84,5 @@ def anchors_of(page: str) -> set[str]:
 
 
 def files_named_in(page: str) -> list[str]:
-    """Our files, folders and tests (`file::test`) that stand in `code` of its prose."""
+    """Our files, folders and tests (`file::test`) that its prose names in `code`."""
     return [code for code in _CODE.findall(prose_of(page)) if _PATH.fullmatch(code)]

@@ -1,7 +1,7 @@
-"""How the pages' commands are run: what is put in place of what, and what isn't run and why.
+"""How the pages' commands are run: what is replaced, what isn't run, and why.
 
-Everything that stands in a fenced block is run unless NOT_RUN or NOT_CODE names it. A line of these
-tables that fits nothing any more fails the tests too.
+Everything in a fenced block is run unless NOT_RUN or NOT_CODE names it. A line of these tables
+that matches nothing any more fails the tests.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Rule:
-    """`page` "" is all of them; `pattern` is searched for in a command with its continuations."""
+    """`page` "" means all pages; `pattern` is searched in a command with its continuation lines."""
 
     page: str
     pattern: str
     meaning: str
 
 
-# Pages of which another test runs every block.
+# Pages whose blocks another test runs.
 ELSEWHERE: Final = {"docs/systemd.md": "tests/deploy/test_systemd_page.py"}
 
-# (page, pattern) → reason. A command is left out where one of these is found in it.
+# (page, pattern) → reason. A command that matches one of these is not run.
 NOT_RUN: Final = (
     Rule("", r"^make ", "CI calls these verbs, and tests/devstack runs what is behind them"),
     Rule("", r"^docker\b", "needs Docker"),
@@ -61,14 +61,14 @@ NOT_RUN: Final = (
 # (page, pattern) → reason. Blocks without a language that hold no commands.
 NOT_CODE: Final = (Rule("docs/cli.md", r"^mara_\(live", "the pattern for a secret scanner"),)
 
-# (page, pattern) → what stands there in the test instead.
+# (page, pattern) → the text that replaces it in the test.
 INSTEAD: Final = (
     Rule("", r"\.venv/bin/python", "python"),
-    # The tests' PostgreSQL doesn't wait for its disk, which doctor calls a problem.
+    # The tests' PostgreSQL does not fsync, which doctor reports as a problem.
     Rule("", r"^(flask doctor.*)$", r"\1 || [ $? = 1 ]"),
     Rule("docs/idempotency.md", r"load.py 1000 8", "load.py 40 4"),
     Rule("docs/cli.md", r"flask tenants create acme(?= .*--json)", "flask tenants create acme-2"),
-    # All that the tests' stack has is a sandbox.
+    # The tests' stack has only a sandbox.
     Rule("docs/cli.md", r"(flask providers check acme) --mode live", r"\1 --mode test"),
     Rule("docs/cli.md", r"01a209ad-4164-7047-9850-453984927403", "$A_PENDING_PAYMENT"),
     Rule("docs/cli.md", r"mara_live_aP1cCV6BrT", "$A_KEY"),

@@ -18,12 +18,12 @@ from tests.docs.plan import INSTEAD, NOT_CODE, NOT_RUN, Rule
 
 SHELL = ("", "bash", "sh", "shell", "console")
 PAGE_MAX_S = 60.0
-# Programs that a page may call and a machine may lack.
+# Programs that a page may call and that a machine may not have.
 OPTIONAL = ("curl", "node", "jq")
 # A page's `python3` is the one that runs the tests.
 PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 _QUOTES = re.compile(r"""'[^']*'|"(?:\\.|[^"\\])*"|\\.""", re.DOTALL)
-# An answer of 400 or more is a fault of the page, unless the page says otherwise.
+# An answer of 400 or more is an error of the page, unless the page says otherwise.
 _PROLOGUE = f"""
 set -eo pipefail
 python() {{ {sys.executable} "$@"; }}
@@ -34,7 +34,7 @@ flask() {{ {sys.executable} {ROOT}/tests/docs/cli_server.py "$CLI_SOCKET" -- "$@
 
 @dataclass(frozen=True)
 class Ran:
-    """What a page's shell said, and the block at which it stopped."""
+    """The output of a page's shell, and the block at which it stopped."""
 
     exit_code: int
     output: str
@@ -64,7 +64,7 @@ def rule_for(rules: tuple[Rule, ...], page: str, text: str) -> Rule | None:
 
 
 def lacking(command: str) -> set[str]:
-    """The programs that this command calls, itself or in a script of the page, and aren't here."""
+    """The missing programs that this command calls, itself or in a script of the page."""
     called = set(re.findall(r"[\w.]+", command)) | ({"curl"} if ".sh " in command else set())
     return {program for program in OPTIONAL if program in called and not shutil.which(program)}
 
@@ -76,7 +76,7 @@ def is_shell(block: Block) -> bool:
 
 
 def script_of(blocks: list[Block]) -> str:
-    """The page's commands, each block announced on file descriptor 3."""
+    """The page's commands; the name of each block is written to file descriptor 3."""
     lines = [_PROLOGUE]
     for block in filter(is_shell, blocks):
         lines.append(f"echo {block.name} >&3")
@@ -111,7 +111,7 @@ def run_page(blocks: list[Block], folder: Path, environment: Mapping[str, str]) 
             process.wait(PAGE_MAX_S)
         except subprocess.TimeoutExpired:
             said.write(f"(not over after {PAGE_MAX_S} s)")
-        # Also the servers that the page has started.
+        # Kill also the servers that the page has started.
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -1,4 +1,4 @@
-"""Each row of the table of answers in docs/idempotency.md, asked of the real API; and its rules."""
+"""Each row of the table of answers in docs/idempotency.md, requested from the real API."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGE: Final = "docs/idempotency.md"
 TENANT: Final = "answers"
 ORDER: Final = {"amount": "10", "currency": "EUR", "payer": "256772123456"}
 JSON: Final = {"Content-Type": "application/json"}
-# Not answers to a well-addressed POST /payments, or not to be had without a fault of ours.
+# Not answers to a well-formed POST /payments, or only possible with a fault of ours.
 NOT_ASKED_FOR: Final = {
     "internal_error": "needs a fault of ours: tests of the API make one",
     "provider_account_unreadable": "needs SECRET_KEYS to lose a key: tests/storage",
@@ -34,13 +34,13 @@ NOT_ASKED_FOR: Final = {
     "provider_required": "needs a second provider: tests of the API have one",
     "provider_not_enabled": "needs an installation without a platform account",
 }
-# Of the API's codes, those that can't come as an answer to POST /payments.
+# The API's other codes, which are never an answer to POST /payments.
 OF_OTHER_CALLS: Final = {
     *("cursor_invalid", "payment_not_found", "problem_unknown", "bad_request", "not_acceptable"),
     *("webhook_url_refused", "webhook_endpoint_not_found", "webhook_delivery_not_found"),
     *("webhook_endpoints_too_many", "webhook_endpoint_disabled", "webhook_rotation_running"),
 }
-# Each process finds out by one failed request that its connections are gone.
+# Each process needs one failed request to discover that its connections are broken.
 SETTLED_AFTER: Final = 12
 
 
@@ -72,7 +72,7 @@ def post(
 
 
 def in_progress(site: Site) -> requests.Response:
-    """Another transaction holds the key's row, uncommitted, for longer than anyone waits."""
+    """Another transaction holds the key's row, uncommitted, for longer than a request waits."""
     key = uuid4()
     site.key_of(TENANT)
     tenant = json.loads(site.flask("tenants", "show", TENANT, "--json"))
@@ -318,7 +318,7 @@ def test_a_refusal_spends_no_key(site: Site) -> None:
 
 
 def forget(site: Site, key: UUID) -> None:
-    """As the worker does, some minutes after an answer has expired."""
+    """Do what the worker does some minutes after an answer has expired."""
     with psycopg.connect(site.stack.administrator_url) as connection:
         connection.execute(
             "UPDATE idempotency_keys SET body = NULL, headers = NULL, field_digests = NULL"
@@ -344,7 +344,7 @@ def until_answered(ask: Callable[[], requests.Response | None]) -> requests.Resp
 
 
 def settle(site: Site) -> None:
-    """Until no process holds a broken connection any more."""
+    """Send requests until no process has a broken connection any more."""
     good, deadline = 0, time.monotonic() + 30
     while good < SETTLED_AFTER:
         assert time.monotonic() < deadline
@@ -356,7 +356,7 @@ def settle(site: Site) -> None:
 
 @contextmanager
 def shut_database(site: Site) -> Iterator[None]:
-    """As if PostgreSQL were away, for this stack alone."""
+    """Make PostgreSQL unavailable, for this stack alone."""
     name = sql.Identifier(site.stack.database)
     with psycopg.connect(site.stack.postgres.administrator_url(), autocommit=True) as connection:
         allow = sql.SQL("ALTER DATABASE {} WITH ALLOW_CONNECTIONS {}")

@@ -1,4 +1,4 @@
-"""What a page points to is there."""
+"""The targets of a page's links, and the files and commands that it names, exist."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 
 from tests.docs.pages import ROOT, anchors_of, blocks_of, files_named_in, links_of, pages, read
 
-# Files that a page speaks of and that are not of this repository, or are made by `make run`.
+# Files that a page names and that are not in this repository, or that `make run` creates.
 _ELSEWHERE = {"pyproject.toml", "orders.db", "demo.json", "environment.json"}
-# Where a file named without its folder may be.
+# Folders that may have a file which a page names without its folder.
 _CODE = ("payments_app", "simulator", "devstack", "tests")
 
 
@@ -66,5 +66,5 @@ def test_each_promise_of_the_readme_names_the_test_that_would_fail_without_it() 
 
 
 def _bases(page: str) -> tuple[Path, ...]:
-    """Where a path may begin: at the top, in the package, or beside the page."""
+    """Where a path may start: at the top, in the package, or beside the page."""
     return (ROOT, ROOT / "payments_app", (ROOT / page).parent)

@@ -1,4 +1,4 @@
-"""docs/test-numbers.md has every number that does something, and what it does."""
+"""docs/test-numbers.md has every number with a special effect, and describes the effect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The receivers of docs/webhooks.md get real deliveries, and refuse what is not ours."""
+"""The receivers of docs/webhooks.md accept real deliveries, and refuse all others."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PATIENCE_S = 60.0
 
 
 def written(name: str, folder: Path) -> Path:
-    """The page's block of this name, as a file."""
+    """Write the page's block of this name to a file."""
     (block,) = [block for block in blocks_of(PAGE) if block.file_name == name]
     path = folder / name
     path.write_text(block.text, encoding="utf-8")
@@ -40,7 +40,7 @@ def written(name: str, folder: Path) -> Path:
 
 @contextmanager
 def running(program: list[str], path: Path, port: int, secret: str) -> Iterator[Path]:
-    """The program at this port; the file with what it prints."""
+    """Run the program at this port; the file has its output."""
     output = path.with_suffix(".out")
     environment = {"PATH": PATH, "WEBHOOK_SECRET": secret, "HOME": os.environ.get("HOME", "/")}
     with output.open("w") as out:
@@ -107,7 +107,7 @@ def test_openssl_verifies_a_real_delivery_by_hand(site: Site, tmp_path: Path) ->
 
 
 def by_hand(script: Path, receiver: Receiver, secret: str, body: bytes) -> tuple[int, str]:
-    """What the script says of the body under the headers that came."""
+    """The script's result for the body with the headers of the first delivery."""
     (script.parent / "body").write_bytes(body)
     headers = receiver.received[0].headers
     environment = {

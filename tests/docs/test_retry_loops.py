@@ -1,6 +1,6 @@
-"""The three loops of docs/idempotency.md, before a proxy that loses, delays and refuses.
+"""The three loops of docs/idempotency.md, with a proxy that loses, delays and refuses requests.
 
-Each must charge once, whatever happens on the way, and must stop where a retry is wrong.
+Each must charge once, whatever fails, and must stop where a retry is wrong.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ LOOPS: Mapping[str, list[str]] = {
     "pay.sh": ["bash"],
 }
 NEEDS = {"pay.py": [], "pay.mjs": ["node"], "pay.sh": ["bash", "curl"]}
-# The page's patience is minutes; here it is seconds. What isn't found fails the test.
+# The page's limits are minutes; here they are seconds. A text that isn't found fails the test.
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.1, 0.4
-# What a busy machine adds to a pause.
+# How much a busy machine may add to a pause.
 SLACK_S = 1.5
 SHORTER: Mapping[str, dict[str, str]] = {
     "pay.py": {
@@ -131,7 +131,7 @@ class Loop:
         )
 
     def run(self, order: str, payer: str = PAYER) -> tuple[int, str]:
-        """Exit code and what it said last."""
+        """Return the exit code and the output, or the errors if there is no output."""
         process = self.start(order, payer)
         out, err = process.communicate(timeout=60)
         return process.returncode, out.strip() or err
@@ -145,7 +145,7 @@ class Loop:
         path.write_text(text)
 
     def payment_of(self, order: str) -> dict[str, object]:
-        """The one payment of this order; the proxy isn't asked."""
+        """The one payment of this order, read without the proxy."""
         found = self.site.get("", tenant=self.tenant, external_id=order)["data"]
         assert len(found) == 1
         return dict(found[0])
@@ -153,7 +153,7 @@ class Loop:
 
 @pytest.fixture
 def in_each_loop(site: Site, tmp_path: Path) -> Callable[[Callable[[Loop], None]], None]:
-    """Checks the three loops side by side, each with a folder and a proxy of its own."""
+    """Check the three loops at the same time, each with a folder and a proxy of its own."""
 
     def check_one(name: str, check: Callable[[Loop], None]) -> None:
         text = next(block.text for block in blocks_of(PAGE) if block.file_name == name)
@@ -308,7 +308,7 @@ def test_an_expired_key_leads_to_its_payment(in_each_loop: InEachLoop) -> None:
 
 
 def expire(site: Site, key: str | None) -> None:
-    """As if IDEMPOTENCY_TTL_HOURS had passed."""
+    """Make the key expired, as after IDEMPOTENCY_TTL_HOURS."""
     assert key is not None
     with psycopg.connect(site.stack.administrator_url) as connection:
         changed = connection.execute(

@@ -24,7 +24,7 @@ from tests.nobodys_addresses import NOBODYS_URL
 
 BLOCKS = [block for page in pages() for block in blocks_of(page)]
 DATA = {"json": json.loads, "toml": tomllib.loads, "yaml": yaml.safe_load}
-# Shown, not run: what a command prints, a drawing, HTTP on the wire.
+# Shown, not run: the output of a command, a drawing, an HTTP exchange.
 SHOWN = ("text", "http")
 
 
@@ -100,7 +100,7 @@ def test_the_libraries_page_names_what_is_pinned() -> None:
 
 
 def test_each_command_is_run_or_has_a_reason() -> None:
-    """A page whose every command is left out would be no proof at all: count them."""
+    """A page with no command that is run would prove nothing: most commands must be run."""
     shown = [block for block in BLOCKS if is_shell(block) and block.page not in ELSEWHERE]
     commands = [(b.page, c) for b in shown for c in commands_of(b)]
     left_out = [command for page, command in commands if rule_for(NOT_RUN, page, command)]
@@ -113,7 +113,7 @@ def test_what_is_run_elsewhere_is_run_there() -> None:
 
 
 def defined(block: Block) -> dict[str, Any]:
-    """What a piece of Python defines, given the names that its page speaks of."""
+    """The names that a piece of Python defines, given the names that its page uses."""
     known: dict[str, Any] = {**vars(contract), "TokenCache": tokens.TokenCache}
     known |= {"Stack": Stack, "partial": partial}
     exec(compile(block.text, block.name, "exec"), known)  # noqa: S102  our own page
@@ -121,7 +121,7 @@ def defined(block: Block) -> dict[str, Any]:
 
 
 def _things(page: str, site: Site, folder: Path) -> dict[str, str]:
-    """What a page's commands speak of as if it were there."""
+    """The values that a page's commands use as if they existed."""
     things = {"A_FREE_PORT": str(free_port())}
     if page == "docs/cli.md":
         order = {"amount": 1, "currency": "EUR", "payer": NEVER_ANSWERS}

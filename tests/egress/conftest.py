@@ -1,4 +1,4 @@
-"""What the tests of the way to tenants share: receivers, their names and their certificates."""
+"""Fixtures of the tests of outgoing webhooks: receivers, their names and their certificates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture
 def egress() -> Egress:
-    """As in development: what it sends to is this machine."""
+    """As in development: private addresses are allowed, and every name is this machine."""
     return Egress(
         EgressRules(allow_private=True), user_agent="Maramoja/test", resolve=Names("127.0.0.1")
     )
@@ -33,7 +33,7 @@ def egress() -> Egress:
 
 @pytest.fixture
 def guarded(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Making:
-    """As in production, where of this machine's addresses 127.0.0.1 alone stands for the internet."""
+    """As in production, but 127.0.0.1 counts as public; no other address of this machine does."""
     monkeypatch.setattr("payments_app.kernel.egress.is_public", lambda one: str(one) == "127.0.0.1")
 
     def make(port: int, names: Names, ca_file: Path | None = authority.path) -> Egress:

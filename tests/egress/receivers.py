@@ -1,4 +1,4 @@
-"""Receivers over TLS, their certificates, and ways to answer without an end."""
+"""Receivers over TLS, their certificates, and ways to answer without end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ HOOKS = "hooks.example.com"
 
 
 class Authority:
-    """A certificate authority; `path` is what trusts it."""
+    """A certificate authority; `path` is its certificate."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -37,7 +37,7 @@ class Authority:
         self.path.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
     def certificate(self, *names: str, days: int = 1) -> Path:
-        """A certificate for names and addresses, with its key; `days` is when it ends."""
+        """A certificate for names and addresses, with its key; it expires in `days`."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         builder = self._builder(subject, key, dt.timedelta(days=days)).add_extension(
@@ -79,7 +79,7 @@ def _general(name: str) -> x509.GeneralName:
 def over_tls(
     certificate: Path, behave: Behave, asked_for: list[str | None] | None = None
 ) -> Behave:
-    """The same over TLS; the names that were asked for go into `asked_for`."""
+    """The same over TLS; adds each requested server name (SNI) to `asked_for`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate)
 
@@ -97,7 +97,7 @@ def over_tls(
 
 
 class Flood:
-    """Reads a request, sends `before`, and then all that `parts` yields and is taken."""
+    """Reads a request, sends `before`, and then all that `parts` yields, until the peer closes."""
 
     def __init__(self, before: bytes, parts: Callable[[], Iterator[bytes]], pause_s: float) -> None:
         self._before = before
@@ -106,7 +106,7 @@ class Flood:
         self.sent = 0
 
     def __call__(self, server: BareServer, peer: socket.socket) -> None:
-        # So that what is sent has nearly been taken, and does not wait here.
+        # A small buffer, so that what was sent was nearly all received.
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         server.read_request(peer)
         peer.sendall(self._before)

@@ -1,4 +1,4 @@
-"""What one receiver can cost: so much time, so many bytes, and never more."""
+"""The most that one receiver can cost: this much time, this many bytes, and no more."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.pure.hostile_urls import Hanging, Names
 
 pytestmark = pytest.mark.usefixtures("app_context")
 BYTES_MAX = EgressRules().bytes_max
-# What lies in the buffers of two kernels besides what was read.
+# The most that the buffers of two kernels hold, beside what was read.
 BUFFERS = 24 * 1024
 LOOPBACKS = [f"127.0.0.{last}" for last in range(1, 100)]
 OK_HEAD = b"HTTP/1.1 200 OK\r\n"
@@ -33,7 +33,7 @@ NO_LENGTH = OK_HEAD + b"\r\n"
 def timed(
     egress: Egress, url: str, timeout_s: float, body: bytes = b"{}"
 ) -> HttpResponse | NoResponse:
-    """The outcome, which came in time however it came."""
+    """The outcome; asserts that it came in time."""
     started = time.monotonic()
     outcome = egress.post(url, {}, body, timeout_s=timeout_s)
     assert time.monotonic() - started < timeout_s + 1
@@ -106,7 +106,7 @@ def test_a_handshake_that_does_not_end_has_sent_nothing(
 ) -> None:
     def behave(_server: BareServer, peer: socket.socket) -> None:
         peer.recv(65536)
-        # The beginning of a record of 16 kB.
+        # The beginning of a TLS record of 16 kB.
         for byte in struct.pack("!BHH", 22, 0x0303, 16384) + b"\x02" * 100 * records:
             peer.sendall(bytes([byte]))
             time.sleep(0.05)

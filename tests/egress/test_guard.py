@@ -1,4 +1,4 @@
-"""Where a request goes, and what goes there: over real sockets, with real certificates."""
+"""Where a request is sent, and what is sent: over real sockets, with real certificates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRUST = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 class Rebinding(Names):
-    """Another address at each lookup."""
+    """Resolves to another address at each lookup."""
 
     def __call__(self, host: str, port: int, **_: object) -> list[tuple[Any, ...]]:
         self.asked.append(host)
@@ -169,7 +169,7 @@ def test_a_host_that_speaks_no_tls_gets_nothing(serve: Serve, guarded: Making) -
     assert server.requests == []
 
 
-# --- what goes out -------------------------------------------------------------------------------
+# --- what is sent --------------------------------------------------------------------------------
 
 
 def test_the_environment_changes_nothing(
@@ -275,7 +275,7 @@ def test_a_kept_connection_carries_no_cookies(serve: Serve, egress: Egress) -> N
     assert b"cookie" not in server.requests[1].lower()
 
 
-# --- house rules ---------------------------------------------------------------------------------
+# --- leases, transactions and the log ------------------------------------------------------------
 
 
 def test_a_lease_that_is_over_sends_nothing(serve: Serve, egress: Egress) -> None:

@@ -1,4 +1,4 @@
-"""A connection is kept for the next request: of its owner, to the checked address, if it is fit."""
+"""Connections are kept for later requests of the same owner, to the checked address."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def anywhere(names: Names) -> Egress:
 
 
 def saying(*answers: bytes) -> Callable[[BareServer, socket.socket], None]:
-    """One after the other on each connection, which is closed then."""
+    """Send the answers one after the other on each connection, then close it."""
 
     def behave(server: BareServer, peer: socket.socket) -> None:
         for answer in answers:
@@ -141,7 +141,7 @@ def test_after_any_other_answer_it_is_closed(serve: Serve, egress: Egress, answe
         if answer in ENDED_BY_CLOSING:
             peer.shutdown(socket.SHUT_WR)
         peer.settimeout(5)
-        # A reset, where not all was read.
+        # The peer resets the connection if it has not read all.
         with suppress(ConnectionResetError):
             assert peer.recv(1) == b""
         closed.release()
@@ -167,7 +167,7 @@ def test_what_comes_unasked_answers_no_later_request(serve: Serve, egress: Egres
     server = serve(behave)
     taken(egress, server.url())
     assert sent.wait(5)
-    # Over the loopback it has arrived by now, or does before the next request is read.
+    # Over the loopback it has arrived by now, or arrives before the next response is read.
     assert taken(egress, server.url()).body == b"ok"
     assert server.connections == 2
 
@@ -194,7 +194,7 @@ def test_idle_ones_are_closed_after_a_while(
     taken(egress, server.url())
     idle_since = boot_seconds()
     wait_until(lambda: egress.close_idle() or closed.is_set(), what="it was not closed", limit_s=30)
-    # The upper bound is for a busy machine; the wait itself ends as soon as it is closed.
+    # The upper bound is for a busy machine; the wait itself ends at the close.
     assert 3.9 <= boot_seconds() - idle_since < 20
     taken(egress, server.url())
     assert server.connections == 2
@@ -211,13 +211,13 @@ def test_so_many_are_kept_for_one_and_in_all(serve: Serve, monkeypatch: pytest.M
     for number in range(6):
         taken(egress, f"http://host-{number}:{server.port}/")
     wait_until(lambda: open_now.count == 3, what="not three are kept", limit_s=5)
-    # The newest ones.
+    # The newest ones are kept.
     taken(egress, f"http://host-5:{server.port}/")
     assert server.connections == 6
 
 
 class Counting:
-    """Answers all, and counts the connections that are open."""
+    """Answers all requests, and counts the open connections."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -238,7 +238,7 @@ class Counting:
 def test_what_comes_behind_an_answer_in_its_tls_record_is_no_answer(
     serve: Serve, guarded: Making, authority: Authority, size: int, more: int
 ) -> None:
-    """OpenSSL has decrypted it by then, and nothing is left in the socket."""
+    """OpenSSL has decrypted it by then, and the socket is empty."""
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode()
     prepared = b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nprepared".ljust(more, b" ")
     server = serve(over_tls(authority.certificate(HOOKS), saying(head + b"x" * size + prepared)))
@@ -312,7 +312,7 @@ def test_one_that_is_closed_just_as_it_is_used_loses_nothing(serve: Serve, egres
         server.read_request(peer)
         peer.sendall(OK)
         if server.connections == 1:
-            # It takes the next request, and closes without a word, as after its idle time.
+            # It reads the next request and closes without an answer, as after its idle time.
             server.read_request(peer)
             return
         answer_all(server, peer)
@@ -339,7 +339,7 @@ def test_a_new_connection_that_is_closed_without_a_word_is_a_failure(
     silence = post(egress, server.url())
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("connection_lost", True)
-    # Once on the kept one, once on a new one, and not again.
+    # Once on the kept connection, once on a new one, and not again.
     assert (server.connections, len(server.requests)) == (2, 3)
 
 

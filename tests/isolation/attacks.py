@@ -1,7 +1,7 @@
-"""The attacks: each sends what is the victim's, and beside it the same with what is nobody's.
+"""The attacks: each sends something of the victim's, and the same with something that no one has.
 
-The two answers must be alike in everything. Told apart, an id, a key or a number of another
-tenant's can be found out by trying.
+The two responses must be alike in everything. If they differ, an intruder can find another
+tenant's id, key or number by trying.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ NOBODYS_PAYER = "256772111222"
 
 @dataclass(frozen=True)
 class Pair:
-    """What came for the victim's thing and for nobody's; and what the requests themselves said."""
+    """The responses about the victim's thing and about no one's, and the values in each request."""
 
     theirs: TestResponse
     nobodys: TestResponse
@@ -35,7 +35,7 @@ class Pair:
     said_of_nobody: tuple[str, ...] = ()
 
     def difference(self, scene: Scene) -> str | None:
-        """What an intruder would learn."""
+        """What an intruder would learn, or None."""
         theirs = likeness(self.theirs, self.said)
         nobodys = likeness(self.nobodys, self.said_of_nobody)
         if theirs != nobodys:
@@ -49,7 +49,7 @@ Attack = Callable[[Scene, HttpCaller, str, str], Pair]
 
 
 def by_id(spell: Callable[[str], str], query: str = "", **headers: str) -> Attack:
-    """The victim's id in the path, spelt so, against a random one."""
+    """The victim's id in the path, in this spelling, against a random id."""
 
     def attack(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
         ids = scene.ids[_parameter(route)], str(uuid4())
@@ -65,7 +65,7 @@ def by_id(spell: Callable[[str], str], query: str = "", **headers: str) -> Attac
 
 
 def by_reference(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
-    """The provider's reference where the payment's id belongs."""
+    """The provider's reference in place of the payment's id."""
     reference = scene.payment["provider_reference"]
     theirs = intruder.send(method, _path(route, reference))
     return Pair(theirs, intruder.send(method, _path(route, str(uuid4()))), (reference,))
@@ -82,7 +82,7 @@ def as_tenant(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pa
 
 
 def with_half_a_key(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
-    """The public half of the victim's key with a secret that is wrong, against an unknown one."""
+    """The public half of the victim's key with a wrong secret, against an unknown key."""
     path = _path(route, scene.ids[_parameter(route)])
     known, unknown = scene.victim.key.key, intruder.key.key
     forged = [_forged(known), _forged(unknown[:10] + "zzzzzzzzzz" + unknown[20:])]
@@ -92,7 +92,7 @@ def with_half_a_key(scene: Scene, intruder: HttpCaller, method: str, route: str)
 
 
 def filtered(**query: str) -> Attack:
-    """The victim's values in a filter against values of nobody's."""
+    """The victim's values in a filter, against values that no payment has."""
 
     def attack(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
         nobodys = {
@@ -112,7 +112,7 @@ def filtered(**query: str) -> Attack:
 
 
 def with_cursor(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
-    """A cursor out of the victim's list, against one of the same instant and a random id."""
+    """A cursor from the victim's list, against one of the same time and a random id."""
     text = base64.urlsafe_b64decode(scene.cursor + "=" * (-len(scene.cursor) % 4)).decode()
     made = f"{text.partition('|')[0]}|{uuid4()}".encode()
     forged = base64.urlsafe_b64encode(made).decode().rstrip("=")
@@ -121,7 +121,7 @@ def with_cursor(scene: Scene, intruder: HttpCaller, method: str, route: str) -> 
 
 
 def created(*, key: bool = False, body: str = "own") -> Attack:
-    """The victim's key, order or external_id in a request of one's own, against fresh ones."""
+    """The victim's key, order or external_id in the intruder's own request, against fresh ones."""
 
     def attack(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
         orders: list[dict[str, Any]] = [an_order(amount=77), an_order(amount=77)]
@@ -145,7 +145,7 @@ def created(*, key: bool = False, body: str = "own") -> Attack:
 
 
 def called_back(name: str, **headers: str) -> Attack:
-    """A callback about a reference that exists against one that doesn't."""
+    """A callback for a reference that exists, against one for a reference that doesn't."""
 
     def attack(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
         own = {"X-API-Key": None if headers.get("key") != "own" else intruder.key.key}
@@ -166,19 +166,19 @@ def called_back(name: str, **headers: str) -> Attack:
 
 
 def in_public(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
-    """A public page to a tenant's key against the same to nobody."""
+    """A public page for a tenant's key, against the same page without a key."""
     path = route.replace("<code>", "not_found").replace("<name>", "swagger-ui.css")
     theirs = scene.victim.send(method, path)
     nobodys = intruder.send(method, path, headers={"X-API-Key": None})
     for answer in (theirs, nobodys):
         answer.get_data()
-        # A file that is sent stays open until then.
+        # A file that is sent stays open until it is closed.
         answer.close()
     return Pair(theirs, nobodys)
 
 
 def from_outside(_scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
-    """Through a proxy that isn't trusted, against a path that nothing is at."""
+    """Through a proxy that isn't trusted, against a path that doesn't exist."""
     headers = {"X-Forwarded-For": "203.0.113.7"}
     there, nothing = (intruder.send(method, path, headers=headers) for path in (route, f"{route}s"))
     return Pair(there, nothing)
@@ -236,7 +236,7 @@ ATTACKS: dict[Rule, dict[str, Attack]] = {
         "a provider that is none": called_back("provider_reference", provider="%00"),
     },
 }
-# Other verbs on a tenant's address must not tell who is there either.
+# Other verbs on a tenant's address must not show what exists either.
 OTHER_VERBS = ("PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 
 
@@ -254,7 +254,7 @@ class Case:
         return f"{self.method} {self.route}: {self.attack}, by {self.intruder}"
 
     def run(self, scene: Scene) -> str | None:
-        """What the intruder learned."""
+        """What the intruder learned, or None."""
         attack = ATTACKS[_rule(self.method, self.route)][self.attack]
         return attack(scene, scene.intruders[self.intruder], self.method, self.route).difference(
             scene
@@ -262,7 +262,7 @@ class Case:
 
     @property
     def makes_something(self) -> bool:
-        """Whether the intruder has more after it than before."""
+        """Whether the attack creates something for the intruder."""
         return _rule(self.method, self.route) is Rule.CREATE
 
 
@@ -294,13 +294,13 @@ def _path(route: str, one: str) -> str:
 
 
 def _parameter(route: str) -> str:
-    """What stands in the path; a payment where nothing does."""
+    """The parameter in the path; payment_id if there is none."""
     found = _PARAMETER.search(route)
     return found[1] if found else "payment_id"
 
 
 def _forged(key: str) -> str:
-    """The key with another secret, its checksum right again."""
+    """The key with another secret and a valid checksum."""
     unsigned = key[:-CHECKSUM_LENGTH]
     other = unsigned[:-1] + ("A" if unsigned[-1] != "A" else "B")
     return other + checksum(other)

@@ -1,4 +1,4 @@
-"""What the attacks begin with: a victim and its intruders, and databases with and without a wall."""
+"""Fixtures of the attacks: a victim, its intruders, and databases with and without policies."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MakeApp = Callable[[str], Flask]
 
 @pytest.fixture(scope="module")
 def scene(app: Flask) -> Scene:
-    """A victim with payments, and who is after them."""
+    """A victim with payments, and its intruders."""
     return set_up(app)
 
 
 @pytest.fixture(scope="module")
 def app_on(servers: Servers, settings: Settings) -> Iterator[MakeApp]:
-    """`app_on(database)`: the application on another database, put away at the end."""
+    """`app_on(database)`: the application on another database, closed at the end."""
     made: list[Flask] = []
 
     def make(database: str) -> Flask:
@@ -45,13 +45,13 @@ def app_on(servers: Servers, settings: Settings) -> Iterator[MakeApp]:
 
 @pytest.fixture(scope="module")
 def walled(servers: Servers) -> str:
-    """A database of this module's own, as it is in production."""
+    """This module's own database, with row-level security as in production."""
     return servers.new_database()
 
 
 @pytest.fixture(scope="module")
 def wall_less(servers: Servers) -> str:
-    """The same without its policies: what the code's own filters hold alone."""
+    """The same without its policies: only the code's own filters protect the rows."""
     name = servers.new_database()
     with psycopg.connect(servers.postgres.administrator_url(name), autocommit=True) as connection:
         policies = connection.execute(

@@ -1,4 +1,4 @@
-"""Bytes that no honest client sends. Each is a whole connection's worth, with a name."""
+"""Requests that no honest client sends. Each is all bytes of one connection, with a name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATHS = (
     b"/problems/not_found",
     b"/nothing",
 )
-# What one may find in place of a name, a value or a whole address.
+# Values in place of a name, a value or a whole path.
 NASTY = {
     "a null byte": b"%00",
     "an overlong slash": b"%c0%af",
@@ -65,7 +65,7 @@ def request(
     version: bytes = b"HTTP/1.1",
     plain: bool = True,
 ) -> bytes:
-    """One request; `plain` gives it a host, a type and a length of its own."""
+    """One request; `plain` adds a content type and a content length."""
     own = (b"Host: gateway", b"Connection: close", b"X-API-Key: KEY")
     usual = (b"Content-Type: application/json", b"Content-Length: %d" % len(body)) if plain else ()
     lines = (b"%s %s %s" % (method, path, version), *own, *usual, *headers, b"", b"")
@@ -73,7 +73,7 @@ def request(
 
 
 def corpus() -> dict[str, bytes]:
-    """All of them by name."""
+    """All requests, by name."""
     made: dict[str, bytes] = {}
     for name, sent in (*_addresses(), *_bodies(), *_headers(), *_framings(), *_protocols()):
         assert name not in made, name

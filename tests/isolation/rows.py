@@ -1,4 +1,4 @@
-"""Rows in every table for two tenants, and the statements of one who forgot whose they are."""
+"""Rows in every table for two tenants, and SQL statements without a tenant in their WHERE."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from tests.builders import (
 )
 from tests.webhooks.dispatching import WorkerProcess, answered
 
-# Alembic's own: one line that says which migration was the last.
+# Alembic's own table: one row with the last migration.
 NO_TENANTS = frozenset({"alembic_version"})
 
 
 def fill(app: Flask) -> Tenant:
-    """A tenant with a row in every table that there is. A new table's row is made here."""
+    """A tenant with a row in every table. Add a new table's row here."""
     with app.app_context():
         tenant = a_tenant()
         account = NewAccount(
@@ -58,11 +58,11 @@ def fill(app: Flask) -> Tenant:
         advance(gateway)
         reference = payment_row(payment_id).reference
         record_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), keyring())
-        # And one as it begins: a copy of another would be refused for what it is.
+        # A new payment too: an INSERT of a copy of the other would be refused for its state.
         an_accepted_payment(gateway, context=an_asker(caller=caller))
         owner = Owner(tenant.id, caller.mode)
         send_test(owner, an_endpoint(owner).endpoint.id)
-        # A failure, so that it stays pending.
+        # The attempt fails, so the delivery stays pending.
         process = WorkerProcess()
         process.record(answered(process.claim_one(), 503))
         with transaction(tenant.id) as session:
@@ -78,7 +78,7 @@ def fill(app: Flask) -> Tenant:
 class Forgetful:
     """SQL without a WHERE, as the application's role in a transaction of `tenant`.
 
-    Each attack is undone. `administrator` is a superuser, who sees what really is.
+    Each attack is rolled back. `administrator` is a superuser, who sees all rows.
     """
 
     connection: psycopg.Connection
@@ -86,14 +86,14 @@ class Forgetful:
     tenant: UUID | None
 
     def seen(self, table: str) -> set[str]:
-        """The rows that SELECT shows, by their place."""
+        """The rows that SELECT shows, by ctid."""
         with self.connection.transaction(force_rollback=True):
             self._enter()
             statement = sql.SQL("SELECT ctid::text FROM {}").format(sql.Identifier(table))
             return {place for (place,) in self.connection.execute(statement)}
 
     def reaches(self, verb: str, table: str, column: str, other: UUID) -> bool:
-        """Whether an UPDATE or DELETE of the other's rows finds one."""
+        """Whether an UPDATE or DELETE of the other tenant's rows matches one."""
         update = "UPDATE {t} SET {c} = {c} WHERE {c} = %s"
         statement = sql.SQL(update if verb == "update" else "DELETE FROM {t} WHERE {c} = %s")
         names = {"t": sql.Identifier(table), "c": sql.Identifier(column)}
@@ -104,11 +104,11 @@ class Forgetful:
         except psycopg.errors.InsufficientPrivilege:
             return False
         except psycopg.errors.RestrictViolation:
-            # A trigger stopped it: it had the row in its hand.
+            # A trigger stopped the statement, so it had reached the row.
             return True
 
     def refusal_of_planting(self, table: str, place: str) -> str:
-        """What says no to the row of that place once more, in another tenant's name."""
+        """The error on inserting a copy of the row at `place`, which is another tenant's."""
         copied = sql.SQL("SELECT to_jsonb(t) FROM {} t WHERE ctid = %s::tid").format(
             sql.Identifier(table)
         )
@@ -121,7 +121,7 @@ class Forgetful:
         return self._refusal(statement, [json.dumps(found[0])])
 
     def refusal_of_giving_away(self, table: str, column: str, other: UUID) -> str:
-        """What says no to one's own rows becoming the other's."""
+        """The error on changing the tenant of one's own rows to the other."""
         statement = sql.SQL("UPDATE {} SET {} = %s").format(
             sql.Identifier(table), sql.Identifier(column)
         )

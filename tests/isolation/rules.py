@@ -1,7 +1,7 @@
-"""Whose each route and each command is. One that is missing here fails the suite.
+"""Which tenant's rows each route and each command may reach. A missing one fails the suite.
 
-A new route gets a rule, and with it the attacks of tests/isolation/attacks.py; one that none of them
-fits gets a new kind of rule, with attacks of its own.
+A new route gets a rule, and with it the attacks of tests/isolation/attacks.py. If no rule fits,
+it needs a new rule with attacks of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 
 class Rule(StrEnum):
-    """What stands between a request and a tenant's rows."""
+    """How a route chooses the rows that it shows or changes."""
 
     PUBLIC = "the same for everyone"
     BY_ID = "tenant: by its id in the path"
@@ -22,7 +22,7 @@ class Rule(StrEnum):
     CALLBACK = "a stranger's word about a reference"
 
 
-# (method, route) → rule. HEAD goes with GET, and OPTIONS with all: the walk adds them.
+# (method, route) → rule. HEAD goes with GET, and OPTIONS with all: IMPLIED.
 ROUTES: Final[dict[tuple[str, str], Rule]] = {
     ("GET", "/openapi.json"): Rule.PUBLIC,
     ("GET", "/problems/<code>"): Rule.PUBLIC,
@@ -56,7 +56,7 @@ IMPLIED: Final = frozenset({"HEAD", "OPTIONS"})
 
 
 class Of(StrEnum):
-    """Whose rows a command shows or changes. All are the operator's, who may see every tenant."""
+    """Whose rows a command shows or changes. Only operators run them, and may see every tenant."""
 
     NOBODY = "of no tenant"
     ALL = "of every tenant, on purpose"

@@ -1,4 +1,4 @@
-"""A victim with everything a tenant can have, the intruders, and what two answers have in common."""
+"""A victim with everything a tenant can have, its intruders, and how two responses are compared."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from tests.builders import an_endpoint
 VICTIMS_PAYER = "256772999888"
 _ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|\+00:00)")
-# What says nothing about what was asked for, and differs from one request to the next.
+# Headers that differ from one request to the next, and say nothing about the thing requested.
 _PASSING = {"x-request-id", "date", "ratelimit", "ratelimit-remaining", "ratelimit-reset"}
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What the victim has, and who is after it."""
+    """What the victim has, and its intruders."""
 
     victim: HttpCaller
     payment: dict[str, Any]
@@ -35,12 +35,12 @@ class Scene:
     idempotency_key: str
     cursor: str
     intruders: dict[str, HttpCaller]
-    # What of the victim's stands in paths, by the parameter's name.
+    # The victim's ids, by the name of the path's parameter.
     ids: dict[str, str]
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What no intruder may be told, unless it said it first."""
+        """What no response to an intruder may contain, unless its request did."""
         found = (self.payment["id"], self.payment["provider_reference"], self.payment["payer"])
         return (*found, self.payment["external_id"], self.victim.tenant.slug, *self.ids.values())
 
@@ -66,7 +66,7 @@ def set_up(app: Flask) -> Scene:
 
 
 def _told(app: Flask, victim: HttpCaller) -> dict[str, str]:
-    """An endpoint of the victim's with a delivery. Nothing is ever sent to it; all is published."""
+    """The victim's endpoint, with a delivery that is never sent. All events are published."""
     with app.app_context():
         outbox.publish_outbox()
         owner = Owner(victim.tenant.id, Mode.TEST)
@@ -76,7 +76,7 @@ def _told(app: Flask, victim: HttpCaller) -> dict[str, str]:
 
 
 def likeness(answer: TestResponse, hidden: Sequence[str] = ()) -> tuple[object, ...]:
-    """The whole answer but for ids, times, and what the request itself said (`hidden`)."""
+    """The whole response without ids, times, and the values in the request (`hidden`)."""
     headers = sorted(
         (name.lower(), _masked(value, hidden))
         for name, value in answer.headers

@@ -1,4 +1,4 @@
-"""Every command: what it tells about one tenant holds nothing of another's."""
+"""Every command: its output about one tenant contains nothing of another's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tests.isolation.rules import COMMANDS, NOT_OURS, Of
 from tests.isolation.scene import INTRUDERS, Scene
 from tests.nobodys_addresses import NOBODYS_URL
 
-# What names a tenant, and what names one thing.
+# Parameters that name a tenant, and those that name one thing.
 TENANT_PARAMETERS = {"slug", "tenant"}
 ID_PARAMETERS = {"payment_id", "key_id", "account_id", "endpoint_id", "id", "number"}
-# Arguments behind the tenant; a command that is missing here takes none.
+# Arguments after the tenant; a command that is missing here takes none.
 ARGUMENTS = {
     "providers check": ["mtn_momo"],
     "providers set": ["mtn_momo", "--mode", "test", "--target-environment", "sandbox"],
@@ -66,7 +66,7 @@ def test_a_tenants_command_tells_nothing_of_another(app: Flask, scene: Scene, na
 
 
 def test_another_tenants_id_looks_like_nobodys(app: Flask, scene: Scene) -> None:
-    """By the command of another tenant, in the mode that the victim's thing has."""
+    """The id of the victim's endpoint, in its own mode, given with another tenant."""
     other = scene.intruders[INTRUDERS[0]].tenant.slug
     for name in (name for name, rule in COMMANDS.items() if rule is Of.TENANT_AND_ID):
         told = []

@@ -1,4 +1,4 @@
-"""Hundreds of hostile requests at real gunicorn: no 5xx, nothing of our inside, and it lives on."""
+"""Hundreds of hostile requests to real gunicorn: no 5xx, no internals shown, no crash."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tests.api.http_caller import PAYMENTS
 from tests.isolation.hostile import GOOD, corpus
 
 REQUESTS_MIN = 500
-# On two idle cores it takes some ten.
+# It takes some ten seconds on two idle cores.
 WHOLE_MAX_S = 30.0
 CONNECTIONS = 8
-# What would tell of our inside. Swagger UI's own page and openapi.json are not asked for here.
+# What would show our internals. Swagger UI's page and openapi.json are not requested here.
 INSIDE = re.compile(
     rb"Traceback|psycopg|sqlalchemy|werkzeug|gunicorn|marshmallow|orjson|redis|celery"
     rb"|\.py\b|site-packages|/(?:home|usr)/|SELECT |INSERT |RuntimeError|ValueError|maramoja_",
@@ -38,7 +38,7 @@ def stack(stack_factory: partial[Stack]) -> Iterator[Stack]:
 
 
 def answer_to(address: tuple[str, int], sent: bytes) -> bytes:
-    """All that comes back until the server closes, or resets, the connection."""
+    """All bytes until the server closes or resets the connection."""
     answer = b""
     with socket.create_connection(address, timeout=10) as peer:
         try:
@@ -47,13 +47,13 @@ def answer_to(address: tuple[str, int], sent: bytes) -> bytes:
             while part := peer.recv(65536):
                 answer += part
         except (ConnectionResetError, BrokenPipeError):
-            # It had answered before all was sent, or hung up without a word: both are in order.
+            # It answered before all was sent, or closed without an answer: both are allowed.
             pass
     return answer
 
 
 def wrong_with(sent: bytes, answer: bytes) -> str | None:
-    """What an answer may not be."""
+    """What is wrong with the answer, or None."""
     statuses = [int(status) for status in _STATUS.findall(answer)]
     if answer and not statuses:
         return f"no HTTP: {answer[:200]!r}"
@@ -104,7 +104,7 @@ def test_no_hostile_request_finds_a_way_in_or_a_word_too_much(stack: Stack) -> N
 
 
 def test_no_header_says_where_the_app_is(stack: Stack) -> None:
-    """gunicorn trusts loopback with these two, and answers a page of its own."""
+    """By default gunicorn obeys these two from loopback, and answers with its own page."""
     for name in ("SCRIPT_NAME", "PATH_INFO"):
         answer = requests.get(f"{stack.api_url}/health/live", headers={name: "/x"}, timeout=10)
         assert (answer.status_code, answer.json()) == (200, {"status": "ok"}), name

@@ -1,6 +1,6 @@
-"""The API with its own filters taken out: the database alone must keep the tenants apart.
+"""The API without its own filters: row-level security alone must keep the tenants apart.
 
-And the other half, on a copy of the database without its policies: the same API does leak there.
+And on a copy of the database without its policies: there the same API does leak.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tests.isolation.conftest import MakeApp
 from tests.isolation.scene import INTRUDERS, Scene, set_up
 from tests.simulation.rewriting import Edit, rewritten
 
-# The same key's mode is the code's own business: row-level security knows tenants only.
+# Filters by mode stay: row-level security knows tenants only.
 NO_FILTERS = (
     Edit(queries, "_own", "Payment.tenant_id == caller.tenant_id, ", ""),
     Edit(queries, "find_events", "PaymentEvent.tenant_id == caller.tenant_id,", ""),
@@ -35,13 +35,13 @@ NO_FILTERS = (
 )
 BY_OTHERS = [case for case in cases() if "/api/" in case.route and case.intruder in INTRUDERS[:2]]
 READS = [case for case in BY_OTHERS if case.method == "GET"]
-# By the id of something that is there already.
+# Writes to something that exists, by its id.
 WRITES = [case for case in BY_OTHERS if case.method != "GET" and "<" in case.route]
 
 
 @pytest.fixture
 def forgetful() -> Iterator[None]:
-    """Reads that have forgotten whose they are."""
+    """Reads without their filters by tenant."""
     with rewritten(*NO_FILTERS):
         yield
 
@@ -84,10 +84,9 @@ def test_without_the_filters_a_list_has_ones_own_only(walled_scene: Scene) -> No
 
 @pytest.mark.usefixtures("forgetful")
 def test_without_filters_and_without_the_wall_it_leaks(open_scene: Scene) -> None:
-    """The proof of the proof: each kind of read is seen to leak.
+    """Each kind of read does leak without both, so the tests above can fail.
 
-    But for the payer's number: it is looked for by an index that each tenant has a key of its own
-    for.
+    Except by the payer's number: its index has a key of its own for each tenant.
     """
     leaking = {(case.route, case.attack) for case in READS if case.run(open_scene)}
 
@@ -107,7 +106,7 @@ def test_without_filters_and_without_the_wall_it_leaks(open_scene: Scene) -> Non
 
 
 def test_with_the_filters_and_without_the_wall_the_code_holds_alone(open_scene: Scene) -> None:
-    """Two walls: each stands without the other."""
+    """The filters protect the rows without row-level security, and it does without them."""
     learned = {case.name: told for case in READS if (told := case.run(open_scene))}
 
     assert learned == {}

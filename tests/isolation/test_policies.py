@@ -1,4 +1,4 @@
-"""Row-level security alone: SQL that forgets whose rows it is about reaches nobody else's."""
+"""Row-level security alone: SQL without a WHERE reaches no other tenant's rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.isolation.rows import NO_TENANTS, Forgetful, fill
 
 @dataclass(frozen=True)
 class Ground:
-    """Two tenants with rows everywhere, and the attacker's connections."""
+    """Two tenants with rows in all tables, and the attacker's connections."""
 
     victim: Tenant
     attacker: Forgetful
@@ -28,7 +28,7 @@ class Ground:
 
     @property
     def tables(self) -> dict[str, str]:
-        """Every table and its column with the tenant. A partition's rows are its table's."""
+        """Every table and its tenant column. A partition's rows are in its parent table."""
         rows = self.attacker.administrator.execute(
             "SELECT c.relname, max(a.attname) FILTER (WHERE a.attname = 'tenant_id')"
             " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
@@ -61,7 +61,7 @@ def open_ground(wall_less: str, servers: Servers, app_on: MakeApp) -> Iterator[G
 
 
 def leaks(ground: Ground, attack: Callable[[str, str], object]) -> list[str]:
-    """The tables that the attack finds something in."""
+    """The tables where the attack succeeds."""
     return [table for table, column in ground.tables.items() if attack(table, column)]
 
 
@@ -78,9 +78,9 @@ def test_every_table_has_a_forced_policy(ground: Ground) -> None:
 
 
 def test_nothing_else_leads_around_the_wall(ground: Ground) -> None:
-    """A view reads as its owner unless it says `security_invoker`, and so does a SECURITY DEFINER function.
+    """Views without `security_invoker` and SECURITY DEFINER functions read as their owner.
 
-    The one that there is tells how many partitions it made and dropped, and no row.
+    The only one here is a function that returns how many partitions it made and dropped, no row.
     """
     around = ground.attacker.administrator.execute(
         "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
@@ -107,7 +107,7 @@ def theirs_seen(ground: Ground, whose: UUID | None) -> list[str]:
 
 
 def victims(ground: Ground, table: str) -> set[str]:
-    """The places of the victim's rows, by what is in them."""
+    """The victim's rows, by ctid."""
     column = ground.tables[table]
     rows = ground.attacker.administrator.execute(
         f"SELECT ctid::text FROM {table} WHERE {column} = %s".encode(),  # noqa: S608
@@ -133,7 +133,7 @@ def test_no_change_reaches_anybody_elses_rows(ground: Ground, verb: str, whose: 
     assert leaks(ground, lambda t, c: attacker.reaches(verb, t, c, victim)) == []
 
 
-# The second is the chain's word: it may not see the line of the story that this one follows.
+# The second is a trigger's error: by row-level security it can't see the event that comes before.
 BY_THE_WALL = ("row-level security", "has nothing before it to be linked to")
 
 
@@ -143,7 +143,7 @@ def test_nothing_can_be_planted_in_another_tenants_name(ground: Ground) -> None:
             ground.attacker.refusal_of_planting(table, place) for place in victims(ground, table)
         ]
         assert "" not in refusals, table
-        # A rule of the table's own may speak first for some, but not for all.
+        # Another rule of the table may refuse some of the rows first, but not all of them.
         assert any(word in why for why in refusals for word in BY_THE_WALL), (table, refusals)
 
 
@@ -159,7 +159,7 @@ def test_nothing_can_be_given_to_another_tenant(ground: Ground) -> None:
 
 
 def test_without_the_policies_all_of_it_is_open(open_ground: Ground) -> None:
-    """The proof of the proof: the attacks above do find what is not walled in."""
+    """Without the policies the attacks do succeed, so the tests above can fail."""
     assert theirs_seen(open_ground, open_ground.attacker.tenant) == list(open_ground.tables)
     assert theirs_seen(open_ground, None) == list(open_ground.tables)
     planted = open_ground.attacker.refusal_of_planting(

@@ -11,7 +11,7 @@ from tests.isolation.rules import IMPLIED, ROUTES, Rule
 from tests.isolation.scene import INTRUDERS, Scene, set_up
 
 CASES = cases()
-# As many as there are: fewer mean that a route or an attack has silently gone.
+# The current number: fewer mean that a route or an attack was lost.
 CASES_MIN = 612
 
 
@@ -33,7 +33,7 @@ def test_each_rule_has_its_attacks_and_none_has_gone() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=[case.name for case in CASES])
 def test_another_tenants_things_look_like_nobodys(app: Flask, scene: Scene, case: Case) -> None:
-    # What is made under a victim's key or external_id is the intruder's own ever after.
+    # What an intruder creates with the victim's key or external_id stays, so it gets a new victim.
     learned = case.run(set_up(app) if case.makes_something else scene)
 
     assert learned is None, learned
@@ -50,7 +50,7 @@ def test_the_victim_itself_sees_what_the_intruders_are_after(scene: Scene) -> No
 
 @pytest.mark.parametrize("intruder", INTRUDERS)
 def test_a_difference_would_be_seen(scene: Scene, intruder: str) -> None:
-    """The comparison itself: the victim's own answers, told as an intruder's, are caught."""
+    """The comparison fails when an intruder gets the victim's own responses."""
     nobodys = scene.intruders[intruder].get(f"{PAYMENTS}/{NOBODYS}")
 
     for theirs in (

@@ -1,4 +1,4 @@
-"""One whole stack for all journeys; each test finds it healed, however the last one left it."""
+"""One whole stack for all journeys; each test starts with all of it repaired."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.journeys.leaks import leaks_in_logs
 def running(stack_factory: partial[Stack]) -> Iterator[Gateway]:
     """Two gunicorn workers, two Celery workers, two beats, Redis, PostgreSQL, the simulator.
 
-    At the end of it all the provider's own counts and all logs are looked at once more.
+    At the end the provider's own counts and all logs are checked once more.
     """
     settings = {"RATE_LIMIT_DEFAULT": "1000000 per minute"}
     with stack_factory(workers=2, celery_workers=2, beats=2, settings=settings) as stack:
@@ -31,6 +31,6 @@ def running(stack_factory: partial[Stack]) -> Iterator[Gateway]:
 
 @pytest.fixture
 def gateway(running: Gateway) -> Gateway:
-    """The running stack, with everything up and nothing set wrong."""
+    """The running stack, with every process up and no fault set."""
     running.heal()
     return running

@@ -1,4 +1,4 @@
-"""Connections to gunicorn as a socket makes them, and as its processes hold them."""
+"""Connections to gunicorn: as a client's socket opens them, and as its processes hold them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import psutil
 
 from devstack.stack import Stack
 
-# Longer than gunicorn.conf.py has any client wait, or be waited for.
+# Longer than any timeout of gunicorn.conf.py for a client.
 PATIENCE_S = 60.0
 
 
 def connections_of(stack: Stack) -> list[int]:
-    """How many each process of gunicorn has open with clients."""
+    """How many client connections each process of gunicorn has open."""
     port = int(stack.api_url.rpartition(":")[2])
     return [
         sum(
@@ -27,16 +27,17 @@ def connections_of(stack: Stack) -> list[int]:
 
 
 def connect(stack: Stack, open_until: ExitStack) -> socket.socket:
-    """A client."""
+    """A client's connection, open until the stack of contexts ends."""
     host, _, port = stack.api_url.removeprefix("http://").partition(":")
     peer = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
     return open_until.enter_context(peer)
 
 
 def unread_from(port: int) -> int | None:
-    """How many bytes of the client at this port the server has not read; None without such a client.
+    """How many bytes of the client at this port the server has not read; None without a client.
 
-    The columns of /proc/net/tcp are in proc_pid_net(5): addresses, and the queues of both ways, in hexadecimal.
+    proc_pid_net(5) has the columns of /proc/net/tcp: addresses, and the queues of both directions,
+    in hexadecimal.
     """
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
         _, _, client, _, queues, *_ = line.split()

@@ -1,4 +1,4 @@
-"""A tenant of a running stack, and the hand that stops and kills its processes."""
+"""A tenant of a running stack, and the means to stop and kill the stack's processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from payments_app.kernel.secrets import Cipher
 from payments_app.payments.payers import payer_index
 from tests.journeys.provider import Provider
 
-# What takes a second on an idle machine may take many on one that others use too.
+# What takes a second on an idle machine may take many on a busy one.
 PATIENCE_S = 60.0
 ANSWER_MAX_S = 30.0
 SENDERS = 8
@@ -38,13 +38,13 @@ _payers = count(256_770_000_001)
 
 
 def new_payer() -> str:
-    """A number that no other test uses, so that a fault set for it strikes nobody else."""
+    """A number that no other test uses, so that a fault for this payer affects no other test."""
     return str(next(_payers))
 
 
 @dataclass(frozen=True)
 class Paid:
-    """A payment as its 201 told it: what was asked under which key, and the bytes of the answer."""
+    """A payment as its 201 returned it: the key, the order, and the bytes of the response."""
 
     key: str
     order: Row
@@ -60,7 +60,7 @@ class Paid:
 
 
 class Gateway:
-    """The stack through its public doors; and the database, for a test's own questions."""
+    """A tenant's client of the stack; and access to the database, for a test's own queries."""
 
     def __init__(self, stack: Stack, *, tenant: str = TENANT) -> None:
         self.stack = stack
@@ -68,37 +68,37 @@ class Gateway:
         self.api_key = stack.issue_key(tenant)
         self.url = f"{stack.api_url}/api/v1/payments"
         self.payers: set[str] = set()
-        # What else must never be seen, by a name that a message may show.
+        # More secrets that must never be seen, by a name that a message may show.
         self.secrets: dict[str, str] = {}
 
     # --- the tenant ---------------------------------------------------------------------------
 
     def order(self, *, payer: str | None = None, amount: int | str = 1000) -> Row:
-        """An order of a payer whom nobody else uses."""
+        """An order of a payer that no other test uses."""
         payer = payer or new_payer()
         self.payers.add(payer)
         return {"amount": amount, "currency": "EUR", "payer": payer}
 
     def send(self, order: Row, key: str) -> requests.Response:
-        """POST once; a connection that breaks raises."""
+        """POST once; raises if the connection breaks."""
         headers = {"X-API-Key": self.api_key, "Idempotency-Key": key}
         return requests.post(self.url, json=order, headers=headers, timeout=ANSWER_MAX_S)
 
     def pay(
         self, *, payer: str | None = None, amount: int | str = 1000, key: str | None = None
     ) -> Paid:
-        """POST with one key until it is answered with 201, as a careful client does."""
+        """POST with one key until the answer is a 201, as a careful client does."""
         order, key = self.order(payer=payer, amount=amount), key or str(uuid4())
         return Paid(key, order, self.send_until_created(order, key).content)
 
     def pay_all(self, payers: Sequence[str]) -> dict[str, Paid]:
-        """Many at once; what each payer's payment was answered."""
+        """Pay for many payers at once; the payment of each."""
         with ThreadPoolExecutor(SENDERS) as threads:
             paid = threads.map(lambda payer: self.pay(payer=payer), payers)
             return dict(zip(payers, paid, strict=True))
 
     def send_until_created(self, order: Row, key: str) -> requests.Response:
-        """Retry what may be retried: no answer, 503 and a first request that still runs."""
+        """Retry what may be retried: no answer, a 503, and a first request that still runs."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             answer = None
@@ -113,7 +113,7 @@ class Gateway:
             time.sleep(0.1)
 
     def release(self) -> None:
-        """A test has the provider contradict itself, and up to a minute later the brake goes on."""
+        """Release all tenants: up to a minute after a contradiction its tenant is held."""
         self.rows(
             "UPDATE invariant_breaks SET resolved_at = now(), resolution = 'a test'"
             " WHERE resolved_at IS NULL"
@@ -121,7 +121,7 @@ class Gateway:
         self.rows("UPDATE tenants SET held_at = NULL, held_why = NULL")
 
     def show(self, paid: Paid) -> Row:
-        """The payment as the API tells it now."""
+        """The payment as the API shows it now."""
         return self._get(f"{self.url}/{paid.id}")
 
     def story(self, paid: Paid) -> list[Row]:
@@ -134,7 +134,7 @@ class Gateway:
         try:
             wait_until(lambda: not self.open_of(*paid), what="payments are open", limit_s=limit_s)
         except StackError as error:
-            # Why is in the record and in the workers' logs, which are gone with the stack.
+            # The cause is in the rows and in the workers' logs, which are deleted with the stack.
             rows = [self.row(one) for one in paid]
             raise AssertionError(
                 "\n".join([str(error), *map(str, rows), *(w.log_tail() for w in self.workers)])
@@ -157,7 +157,7 @@ class Gateway:
     # --- the database -------------------------------------------------------------------------
 
     def rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """What the superuser sees or changes, in a connection of its own."""
+        """Run a statement as the superuser, in a connection of its own; the rows."""
         with self.connect() as connection:
             cursor = connection.execute(statement.encode(), values)
             return cursor.fetchall() if cursor.description else []
@@ -167,18 +167,18 @@ class Gateway:
         return psycopg.connect(self.stack.administrator_url, autocommit=True)
 
     def row(self, paid: Paid) -> Row:
-        """The payment's row, whole."""
+        """The payment's whole row."""
         (found,) = self.rows("SELECT to_jsonb(p) FROM payments p WHERE id = %s", paid.id)
         document: Row = found[0]
         return document
 
     def open_of(self, *paid: Paid) -> int:
-        """How many of them have not ended."""
+        """How many of them are still open."""
         statement = "SELECT count(*) FROM payments WHERE status = 'PENDING' AND id = ANY(%s)"
         return int(self.rows(statement, [one.id for one in paid])[0][0])
 
     def payments_of(self, order: Row) -> int:
-        """How many payments there are of this order's payer: found as the gateway finds them."""
+        """How many payments of this order's payer there are, looked up as the gateway does."""
         ((tenant_id,),) = self.rows("SELECT id FROM tenants WHERE slug = %s", TENANT)
         if self.data_key(tenant_id) is None:
             return 0
@@ -189,12 +189,12 @@ class Gateway:
         return int(self.rows(statement, tenant_id, index)[0][0])
 
     def data_key(self, tenant_id: UUID) -> str | None:
-        """The tenant's, wrapped; None before its first payment."""
+        """The tenant's wrapped data key; None before its first payment."""
         ((found,),) = self.rows("SELECT data_key FROM tenants WHERE id = %s", tenant_id)
         return None if found is None else str(found)
 
     def end_leases(self, *paid: Paid) -> None:
-        """As if the leases had run out: spares a test their 30 seconds."""
+        """End the leases now, so that a test need not wait 30 seconds."""
         self.rows(
             "UPDATE payments SET lease_until = clock_timestamp() - interval '1 second',"
             " next_action_at = clock_timestamp() - interval '1 second'"
@@ -204,7 +204,7 @@ class Gateway:
 
     @contextmanager
     def holding_row(self, paid: Paid) -> Iterator[None]:
-        """Lock the payment's row: whoever wants to write it waits."""
+        """Lock the payment's row: a write to it waits."""
         with self.connect() as connection, connection.transaction():
             connection.execute("SELECT FROM payments WHERE id = %s FOR UPDATE", [paid.id])
             yield
@@ -223,17 +223,17 @@ class Gateway:
 
     @property
     def workers(self) -> list[Process]:
-        """The Celery workers, the one that runs longest first."""
+        """The Celery workers, the longest running one first."""
         named = [p for name, p in self.stack.processes.items() if name.startswith("worker-")]
         return sorted(named, key=_age_s, reverse=True)
 
     def await_working(self, worker: Process) -> None:
-        """Wait until the worker waits for work."""
+        """Wait until the worker is ready for tasks."""
         await_worker(worker, self.stack.redis.url)
 
     @contextmanager
     def one_working(self) -> Iterator[tuple[Process, Process]]:
-        """Two workers: the first surely works already, the other is frozen until continued."""
+        """Two workers: the first surely runs, the other is suspended until it is continued."""
         first, second = self.workers
         second.stop()
         try:
@@ -242,7 +242,7 @@ class Gateway:
             second.cont()
 
     def await_call(self, paid: Paid, operation: str, *, times: int = 1) -> None:
-        """Wait until the provider has received this call about the payment."""
+        """Wait until the provider has received this call for the payment."""
         wait_until(
             lambda: len(self.provider.truth(paid.reference).asked(operation)) >= times,
             what=f"no {operation} has reached the provider",
@@ -250,7 +250,7 @@ class Gateway:
         )
 
     def await_fault(self, kind: str) -> None:
-        """Wait until a call has run into the fault of this kind."""
+        """Wait until a fault of this kind has been applied to a call."""
         wait_until(
             lambda: self.provider.strikes(kind) > 0,
             what=f"nothing has run into {kind}",
@@ -258,7 +258,7 @@ class Gateway:
         )
 
     def let_token_run_out(self) -> None:
-        """Leave the worker with a token that is over: before its next call it needs another."""
+        """Leave the worker with an expired token: before its next call it needs another."""
         self.provider.settings(token_ttl_s=1)
         self.provider.expire_tokens()
         self.await_end(self.pay())
@@ -267,7 +267,7 @@ class Gateway:
         self.provider.settings(token_ttl_s=3600)
 
     def heal(self) -> None:
-        """Bring everything back to work that a test has stopped, killed or set wrong."""
+        """Restart or repair everything that a test has stopped, killed or set wrong."""
         self.stack.postgres.process.cont()
         self.stack.postgres.start()
         self.stack.redis.process.cont()
@@ -280,22 +280,22 @@ class Gateway:
 
 
 class _DataKeys:
-    """See payments_app.kernel.encryption.DataKeys: the stack's, which a test only reads."""
+    """Implements payments_app.kernel.encryption.DataKeys: reads the stack's data keys."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     def find(self, tenant_id: UUID) -> str | None:
-        """As it rests."""
+        """The wrapped key as it is stored."""
         return self._gateway.data_key(tenant_id)
 
     def keep(self, tenant_id: UUID, wrapped: str) -> None:
-        """Never."""
+        """Must not be called."""
         raise AssertionError(f"a test made {wrapped!r} for {tenant_id}, who has a data key")
 
 
 def may_be_retried(answer: requests.Response) -> bool:
-    """Whether the contract says: come back with the same key. Then it says when."""
+    """Whether the contract says to retry with the same key. Then `Retry-After` says when."""
     if answer.status_code == 409 and answer.json()["code"] != "idempotency_key_in_progress":
         return False
     return answer.status_code in {409, 503} and int(answer.headers["Retry-After"]) > 0
@@ -303,7 +303,7 @@ def may_be_retried(answer: requests.Response) -> bool:
 
 @contextmanager
 def repeatedly(act: Callable[[], object], *, every_s: float) -> Iterator[None]:
-    """Do it over and over while the block runs; at least once."""
+    """Call `act` again and again while the block runs; at least once."""
     ended = threading.Event()
     failures: list[Exception] = []
 

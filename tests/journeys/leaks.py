@@ -1,4 +1,4 @@
-"""Looks for what must never be seen: whole numbers, keys, credentials and tokens."""
+"""Searches for what must never be seen: whole phone numbers, keys, credentials and tokens."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def secrets_of(gateway: Gateway) -> dict[str, str]:
 
 
 def found_in(text: str, secrets: dict[str, str]) -> list[str]:
-    """The names of the secrets that the text holds."""
+    """The names of the secrets that are in the text."""
     return [name for name, secret in secrets.items() if secret in text]
 
 
 def leaks_in_logs(gateway: Gateway) -> list[str]:
-    """Which log tells which secret."""
+    """Which log contains which secret."""
     secrets = secrets_of(gateway)
     return [
         f"{path.name}: {name}"
@@ -43,14 +43,14 @@ def leaks_in_logs(gateway: Gateway) -> list[str]:
 
 
 def logs_of(gateway: Gateway) -> list[Path]:
-    """What all processes have written, the servers among them."""
+    """The logs of all processes, with those of the servers."""
     stack = gateway.stack
     processes = [*stack.processes.values(), stack.postgres.process, stack.redis.process]
     return [process.log_path for process in processes]
 
 
 def _tokens(gateway: Gateway) -> list[str]:
-    """Every access token that the simulator has ever given out."""
+    """Every access token that the simulator has issued."""
     store = gateway.stack._directory / "simulator.db"
     with sqlite3.connect(f"file:{store}?mode=ro", uri=True) as database:
         rows = database.execute("SELECT token FROM tokens").fetchall()

@@ -1,4 +1,4 @@
-"""Hears every command that anybody sends to a Redis."""
+"""Records every command that any client sends to a Redis."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from devstack.redis_server import RedisServer
 
 @contextmanager
 def overheard(server: RedisServer) -> Iterator[list[str]]:
-    """A list that grows by each command, with its arguments, while the block runs."""
+    """A list to which each command is added, with its arguments, while the block runs."""
     heard: list[str] = []
     ended = threading.Event()
     with server.client() as spy, server.client() as talker:
@@ -25,7 +25,7 @@ def overheard(server: RedisServer) -> Iterator[list[str]]:
             yield heard
         finally:
             ended.set()
-            # It listens for one command more.
+            # One more command, so that the thread's read returns.
             talker.ping()
             listener.join()
 

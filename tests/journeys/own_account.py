@@ -1,4 +1,4 @@
-"""A tenant with an account of its own at the provider: its credentials are secrets of its own."""
+"""A tenant with its own account at the provider, and thus its own credentials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ NAMES = ("collection_subscription_key", "collection_api_user", "collection_api_k
 
 @dataclass(frozen=True)
 class OwnAccount:
-    """What the provider's portal gave the tenant."""
+    """The credentials that the provider's portal gave the tenant."""
 
     subscription_key: str
     api_user: str
@@ -25,7 +25,7 @@ class OwnAccount:
 
     @property
     def secrets(self) -> dict[str, str]:
-        """By names that a message may show; the user's id is none."""
+        """The secrets, by names that a message may show. The API user's id is not a secret."""
         basic = base64.b64encode(f"{self.api_user}:{self.api_key}".encode()).decode()
         return {
             f"the tenant's own {what} ending in {secret[-3:]}": secret
@@ -38,7 +38,7 @@ class OwnAccount:
 
 
 def opened_at(simulator_url: str) -> OwnAccount:
-    """A new account there."""
+    """A new account at the simulator."""
     key, user = secrets.token_hex(16), str(uuid4())
     headers = {"Ocp-Apim-Subscription-Key": key, "X-Reference-Id": user}
     url = f"{simulator_url}/v1_0/apiuser"
@@ -52,7 +52,7 @@ def opened_at(simulator_url: str) -> OwnAccount:
 def give(
     gateway: Gateway, tenant: str, account: OwnAccount, *, environment: str = "sandbox"
 ) -> None:
-    """Have the tenant's payments go through the account, and its secrets looked for."""
+    """Let the tenant's payments use the account; its secrets are searched for from now on."""
     values = (account.subscription_key, account.api_user, account.api_key)
     variables = {name.upper(): value for name, value in zip(NAMES, values, strict=True)}
     Programs({**gateway.stack.environment, **variables}).flask(

@@ -1,4 +1,4 @@
-"""The simulator as a test sees it: what shall go wrong, and what its ledger says happened."""
+"""The simulator as a test uses it: which faults to apply, and what its ledger says happened."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Truth:
-    """All that the provider knows under one reference."""
+    """All that the provider knows of one reference."""
 
     creations: list[Row]
     movements: list[Row]
@@ -24,7 +24,7 @@ class Truth:
 
     @property
     def status(self) -> str | None:
-        """How the payment stands there; None when the provider never took it."""
+        """The payment's status there; None if the provider never accepted it."""
         return str(self.creations[0]["status"]) if self.creations else None
 
     def asked(self, operation: str) -> list[Row]:
@@ -39,12 +39,12 @@ class Provider:
         self._url = f"{url}/_admin"
 
     def truth(self, reference: str) -> Truth:
-        """The evidence for one reference."""
+        """All that the provider knows of one reference."""
         found = [list(self.rows(view, reference=reference)) for view in _EVIDENCE]
         return Truth(*found)
 
     def rows(self, view: str, **query: str) -> Iterator[Row]:
-        """A whole view, oldest first."""
+        """All rows of a view, oldest first."""
         cursor: str | None = "0"
         while cursor is not None:
             page = self._get(view, {**query, "cursor": cursor, "limit": str(PAGE)})
@@ -52,15 +52,15 @@ class Provider:
             cursor = page["next_cursor"]
 
     def summary(self) -> Row:
-        """The referee's counts over everything."""
+        """The simulator's counts over everything."""
         return self._get("summary", {})
 
     def fault(self, kind: str, *, times: int | None = 1, **fields: Any) -> None:
-        """Set a fault; `match` narrows it to one payer, so that tests don't meet."""
+        """Set a fault; `match` limits it to one payer, so that tests don't affect each other."""
         self._post("faults", {"kind": kind, "times": times, **fields})
 
     def strikes(self, kind: str) -> int:
-        """How often faults of this kind have struck since the last reset."""
+        """How often faults of this kind have been applied since the last reset."""
         faults = self._get("faults", {})["data"]
         return sum(fault["applied"] for fault in faults if fault["kind"] == kind)
 
@@ -69,23 +69,23 @@ class Provider:
         self._post("settings", changed)
 
     def advance_clock(self, seconds: float) -> None:
-        """What is due by then happens before this returns."""
+        """Move the clock forward; what is due by then happens before this returns."""
         self._post("clock", {"advance_s": seconds})
 
     def approve(self, reference: str) -> None:
-        """The payer says yes."""
+        """The payer approves."""
         self._post(f"approve/{reference}", {})
 
     def reject(self, reference: str) -> None:
-        """The payer says no."""
+        """The payer rejects."""
         self._post(f"reject/{reference}", {})
 
     def expire_tokens(self) -> None:
-        """No token that was given out is worth anything any more."""
+        """Invalidate all tokens that were issued."""
         self._post("tokens/expire", {})
 
     def reset(self) -> None:
-        """Clear faults and settings; what happened stays."""
+        """Clear faults and settings; the records stay."""
         self._post("reset", {})
 
     def _get(self, path: str, query: dict[str, str]) -> Row:

@@ -1,4 +1,4 @@
-"""What must hold for every payment, whatever was done to the stack: the guarantees, asserted."""
+"""Asserts the guarantees that must hold for every payment, whatever happened to the stack."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from itertools import pairwise
 from tests.journeys.gateway import Gateway, Paid, Row
 from tests.journeys.provider import Truth
 
-# By what a payment's story may go on from a stage; `final` is never left.
+# The stages that may follow each stage; `final` has none.
 _NEXT = {
     "accepted": {"awaiting_payer", "unknown", "final"},
     "awaiting_payer": {"unknown", "final"},
@@ -20,7 +20,7 @@ _NEXT = {
 
 
 def assert_charged_once(gateway: Gateway, *payments: Paid) -> None:
-    """Each ended SUCCESSFUL, by one movement, and its key still gives the first bytes."""
+    """Each ended SUCCESSFUL, with one movement; its key still returns the first bytes."""
     for paid in payments:
         truth = assert_told_the_truth(gateway, paid)
         assert (truth.status, len(truth.movements)) == ("SUCCESSFUL", 1)
@@ -28,7 +28,7 @@ def assert_charged_once(gateway: Gateway, *payments: Paid) -> None:
 
 
 def assert_all_charged_once(gateway: Gateway, payments: Sequence[Paid], *, looked_at: int) -> None:
-    """For many: all by the ledger and by our rows, some of them in every detail."""
+    """For many payments: all by the ledger and by our rows, and some of them in every detail."""
     ids = [paid.id for paid in payments]
     unpaid = "SELECT id FROM payments WHERE status <> 'SUCCESSFUL' AND id = ANY(%s)"
     assert gateway.rows(unpaid, ids) == []
@@ -39,11 +39,11 @@ def assert_all_charged_once(gateway: Gateway, payments: Sequence[Paid], *, looke
 
 
 def assert_told_the_truth(gateway: Gateway, paid: Paid, *, contradictions: int = 0) -> Truth:
-    """What we say of an ended payment is what the provider's ledger says."""
+    """What we show of an ended payment is what the provider's ledger says."""
     shown, truth = gateway.show(paid), gateway.provider.truth(paid.reference)
     assert len(truth.creations) <= 1
     assert len(truth.movements) <= 1
-    # One that the provider never took has failed, if it has ended; no other way to fail or pay.
+    # A payment that the provider never accepted has FAILED. Else our status is the provider's.
     assert shown["status"] == (truth.status or "FAILED")
     assert bool(truth.movements) == (shown["status"] == "SUCCESSFUL")
     for row in (*truth.creations, *truth.movements):
@@ -61,7 +61,7 @@ def assert_told_the_truth(gateway: Gateway, paid: Paid, *, contradictions: int =
 
 
 def assert_replayed(gateway: Gateway, paid: Paid, *, status: str) -> None:
-    """The same request again: the same bytes, told to be a replay, and the status as it is now."""
+    """The same request returns the same bytes, marked as a replay, with the current status."""
     again = gateway.send(paid.order, paid.key)
     assert (again.status_code, again.content) == (201, paid.body)
     assert again.headers["Idempotent-Replayed"] == "true"
@@ -69,7 +69,7 @@ def assert_replayed(gateway: Gateway, paid: Paid, *, status: str) -> None:
 
 
 def assert_one_payment_a_key(gateway: Gateway, *payments: Paid) -> None:
-    """Neither a key nor a tenant's order made a second payment."""
+    """No key and no order made a second payment."""
     for paid in payments:
         assert gateway.payments_of(paid.order) == 1, paid.order
 
@@ -78,14 +78,14 @@ def _assert_story_is_lawful(events: list[Row], shown: Row) -> None:
     assert [event["sequence"] for event in events] == list(range(1, len(events) + 1))
     assert events[0]["type"] == "payment.accepted"
     assert (events[-1]["status"], events[-1]["stage"]) == (shown["status"], shown["stage"])
-    # A contradiction is told after the end, which stays.
+    # A contradiction is recorded after the end, which stays.
     stages = [event["stage"] for event in events if event["type"] != "payment.contradicted"]
     for earlier, later in pairwise(stages):
         assert later in _NEXT[earlier], stages
 
 
 def _assert_each_submission_was_written_down(gateway: Gateway, paid: Paid, truth: Truth) -> None:
-    """No more left than generations were allowed to send; a 401 is sent once more under one."""
+    """No more submissions than generations; one that got a 401 is sent again in its generation."""
     ((allowed,),) = gateway.rows(
         "SELECT count(*) FROM provider_exchanges WHERE payment_id = %s AND kind = 'submit'",
         paid.id,

@@ -1,4 +1,4 @@
-"""What rests where: every column of the database and every key of Redis, searched for secrets."""
+"""Searches every column of the database and every key of Redis for secrets."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.journeys.leaks import found_in
 
 @dataclass(frozen=True)
 class Intended:
-    """A column that holds something whole on purpose. `what`: how the secret's name begins.
+    """A column that stores a secret in plain text on purpose. `what`: how the secret's name begins.
 
-    Take the line out when the column is sealed: a line that nothing needs fails the test too.
+    Remove the entry when the column is encrypted: an entry without a match fails the test too.
     """
 
     table: str
@@ -37,9 +37,9 @@ INTENDED = (
 
 
 def leaks_in_database(gateway: Gateway, secrets: dict[str, str]) -> set[tuple[str, str, str]]:
-    """(table, column, secret): what a dump of the whole database would tell."""
+    """(table, column, secret): what a dump of the whole database would show."""
     with gateway.connect() as connection:
-        # A partition's rows are its table's.
+        # A partition's rows are in its parent table.
         columns = connection.execute(
             "SELECT table_name, column_name, data_type FROM information_schema.columns"
             " WHERE table_schema = 'public' AND NOT EXISTS (SELECT FROM pg_class"
@@ -59,7 +59,7 @@ def leaks_in_database(gateway: Gateway, secrets: dict[str, str]) -> set[tuple[st
 
 
 def judged(leaks: set[tuple[str, str, str]]) -> tuple[list[str], list[str]]:
-    """What is not intended, and what is intended but not there."""
+    """Leaks that are not intended, and intended ones that were not found."""
     wrong = [
         f"{table}.{column}: {secret}"
         for table, column, secret in sorted(leaks)
@@ -86,7 +86,7 @@ def _value(server: redis.Redis, key: bytes) -> Any:
         b"set": server.smembers,
         b"hash": server.hgetall,
         b"zset": lambda name: server.zrange(name, 0, -1),
-        # Gone between the two questions.
+        # The key was deleted between the two commands.
         b"none": lambda _: None,
     }
     return readers[kind](key)

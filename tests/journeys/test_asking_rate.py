@@ -1,4 +1,4 @@
-"""A live account that may be asked ten questions a second, as far as anybody knows before asking."""
+"""The rate of status checks on a live account: it begins at the advised ten a second."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tests.journeys.referee import assert_all_charged_once
 
 TENANT = "asked-often"
 PAYMENTS = 250
-# In a while of so many seconds.
+# The seconds over which checks are counted.
 WHILE_S = 4
-# At the advised rate: ten a second, and what may leave at once after a rest.
+# At the advised rate: ten a second, and the burst that is allowed after a pause.
 ADVISED_MAX = 10 * WHILE_S + 12
 RISEN_MIN = 80
 REFUSALS_MIN = 20
@@ -52,7 +52,7 @@ def pay_all(live: Gateway, payments: int) -> list[Paid]:
 
 
 def most_asked(live: Gateway, paid: list[Paid]) -> int:
-    """The most questions that left within WHILE_S."""
+    """The most checks that were started within WHILE_S."""
     ids = [one.id for one in paid]
     ((count,),) = live.rows(_MOST_ASKED, f"{WHILE_S} seconds", ids)
     return int(count)
@@ -92,5 +92,5 @@ def test_the_rate_rises_while_answers_are_quick_and_refusals_lose_nothing(
     live.await_end(*paid)
 
     assert_all_charged_once(live, paid, looked_at=10)
-    # Two workers, and what earlier tests left open: far from one for each refusal.
+    # Two workers, and open payments of earlier tests: far fewer than one for each 429.
     assert tokens_asked_for(live) - before <= TOKENS_MAX

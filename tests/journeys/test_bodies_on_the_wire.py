@@ -43,7 +43,7 @@ def stack(stack_factory: partial[Stack]) -> Iterator[Stack]:
 
 def answer_to(stack: Stack, path: str, header: str, body: bytes) -> bytes:
     address = urlsplit(stack.api_url)
-    # A command of its own, which takes longer than a client may say nothing.
+    # Before the connection opens: the command takes longer than a client may be silent.
     key = stack.issue_key("wire")
     head = (
         f"POST {path} HTTP/1.1\r\nHost: gateway\r\nX-API-Key: {key}\r\n"
@@ -68,7 +68,7 @@ def test_a_body_is_taken_whole_or_not_at_all(stack: Stack, name: str) -> None:
     assert b"Traceback" not in stack.processes["api"].log_text().encode()
 
 
-# A server in front, or WSGI, takes a hyphen for an underscore; the names are as they are sent.
+# A proxy in front, or WSGI, may change a hyphen to an underscore; names as they are sent.
 NEAR_MISSES = ("X-Idempotency-Key", "Idempotency_Key", "X_Idempotency_Key", "idempotncy_key")
 
 
@@ -85,7 +85,7 @@ def test_a_misspelt_idempotency_key_is_refused_by_name(stack: Stack, name: str) 
 
 
 def test_no_other_header_with_an_underscore_is_read(stack: Stack) -> None:
-    """WSGI would give it to the app as the one with a hyphen."""
+    """WSGI would pass it to the app as the header with a hyphen."""
     lines = ("X_Tenant_Id: another", "Content_Length: 1", "X_API_Key: x", "X-Dropped-Headers: x")
     header = "\r\n".join((f"Content-Length: {len(GOOD)}", *lines))
 
@@ -128,7 +128,7 @@ def test_a_client_that_hangs_up_in_its_body_is_no_alarm(stack: Stack) -> None:
         peer.sendall(head.encode() + GOOD)
         mine: int = peer.getsockname()[1]
         wait_until(lambda: unread_from(mine) == 0, what="it has not read so far", limit_s=20)
-        # A reset, and no orderly end.
+        # Close by a reset instead of an orderly end.
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     api = stack.processes["api"]

@@ -1,4 +1,4 @@
-"""A callback is a hint (G6): however it comes, what we say is what the provider's status says."""
+"""A callback is a hint (G6): whatever it says, our status is the provider's status."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODES = {
 
 @dataclass(frozen=True)
 class Told:
-    """Two payments whose callbacks behaved alike: the payer of one approved, the other didn't."""
+    """Two payments with the same kind of callbacks: one payer approved, the other rejected."""
 
     approved: Paid
     rejected: Paid
@@ -37,7 +37,7 @@ class Told:
 
 @pytest.fixture(scope="module")
 def told(running: Gateway) -> dict[str, Told]:
-    """By mode; all have ended and all callbacks have been taken."""
+    """The pairs by mode; all payments have ended and all callbacks were received."""
     running.heal()
     running.provider.settings(approval_delay_s=None)
     payers = {mode: (new_payer(), new_payer()) for mode in MODES}
@@ -77,7 +77,7 @@ def test_a_callback_that_comes_before_the_answer_it_is_about_disturbs_nothing(
     gateway: Gateway,
 ) -> None:
     payer = new_payer()
-    # The payer has approved and we are told before the 202 is on its way.
+    # The payer approves, and the callback is sent before the 202.
     gateway.provider.fault("callback", match={"msisdn": payer}, parameters={"mode": "early"})
     gateway.provider.fault("slow", match={"msisdn": payer}, parameters={"delay_s": 0.5})
     paid = gateway.pay(payer=payer)
@@ -132,15 +132,15 @@ def test_forged_words_from_anyone_end_nothing_and_revive_nothing(gateway: Gatewa
 
 
 def forge(gateway: Gateway, reference: str, body: Row) -> None:
-    """Say it as MTN would, under a reference that somebody has learnt."""
+    """Send a callback as MTN would, for a reference that a stranger has learnt."""
     url = f"{gateway.stack.api_url}/callbacks/mtn_momo/{reference}"
     answer = requests.put(url, json=body, timeout=ANSWER_MAX_S)
-    # Whatever it was: the answer tells a stranger nothing.
+    # Whatever it was, the response shows a stranger nothing.
     assert (answer.status_code, answer.content) == (200, b"")
 
 
 def _await_asked_after_forged(gateway: Gateway, forged: Told) -> None:
-    """Both were told to be paid at once; after that we ask, and believe the answer."""
+    """Both callbacks said SUCCESSFUL at once; we check the status and trust only its answer."""
     for paid in (forged.approved, forged.rejected):
         _await_callbacks(gateway, {paid.reference: 1})
         asked = len(gateway.provider.truth(paid.reference).asked("status"))

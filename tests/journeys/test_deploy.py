@@ -1,4 +1,4 @@
-"""A deploy: everything is asked to end under load, and started again. Nothing is lost."""
+"""A deploy: every process gets SIGTERM under load and is started again. Nothing is lost."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from devstack.supervisor import Process, wait_until
 from tests.journeys.gateway import PATIENCE_S, Gateway, Paid, new_payer
 from tests.journeys.referee import assert_all_charged_once, assert_one_payment_a_key
 
-# What an orchestrator gives a process between SIGTERM and SIGKILL, with some to spare.
+# The time from SIGTERM to SIGKILL that an orchestrator gives, and some more.
 EXIT_MAX_S = 40.0
 CLIENTS = 6
-# Twice what two workers can have in hand at once.
+# Twice what two workers can process at once.
 BACKLOG = 80
 ENDING = ["api", "worker-1", "worker-2", "beat-1", "beat-2"]
 
@@ -36,9 +36,9 @@ def test_sigterm_under_load_ends_every_process_in_order_and_loses_nothing(
     gateway: Gateway, broker: str
 ) -> None:
     for process in gateway.workers:
-        # One that is still starting may end at once, and leaves nothing.
+        # A worker that is still starting would end at once, without any work to finish.
         gateway.await_working(process)
-    # Each submission takes a while, and there are more than the workers have hands for.
+    # Each submission takes a while, and there are more than the workers have slots.
     gateway.provider.fault("slow", times=None, operation="create", parameters={"delay_s": 2.0})
     if broker == "away":
         gateway.stack.redis.kill()
@@ -56,7 +56,7 @@ def test_sigterm_under_load_ends_every_process_in_order_and_loses_nothing(
         )[0]
         gateway.heal()
     assert codes == dict.fromkeys(ENDING, 0)
-    # What was in hand was finished, and nothing new was begun.
+    # The payments under way were finished, and no new one was begun.
     assert leased == 0
     assert untouched > 0
     gateway.await_end(*payments)
@@ -81,7 +81,7 @@ def test_two_workers_and_two_beats_share_the_work_send_each_payment_once_and_nev
 
 @contextmanager
 def load(gateway: Gateway) -> Iterator[list[Paid]]:
-    """Clients that pay one after the other, until the block ends and each has been answered."""
+    """Clients that pay one after the other, until the block ends and each has its answer."""
     payments: list[Paid] = []
     stop = threading.Event()
 
@@ -109,7 +109,7 @@ def _await_work_in_hand(gateway: Gateway) -> None:
 
 
 def _end_in_order(processes: list[Process]) -> dict[str, int | None]:
-    """SIGTERM to all at once; the exit code of each that ended by itself in time."""
+    """Send SIGTERM to all at once; the exit code of each that ended by itself in time."""
     for process in processes:
         os.kill(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + EXIT_MAX_S
@@ -125,7 +125,7 @@ def _end_in_order(processes: list[Process]) -> dict[str, int | None]:
 
 
 def _errors(workers: list[Process]) -> dict[str, list[str]]:
-    """What each has logged as an error or worse."""
+    """What each worker has logged as an error or worse."""
     found: dict[str, list[str]] = {}
     for worker in workers:
         lines = [line for line in worker.log_text().splitlines() if line.startswith("{")]
@@ -145,7 +145,7 @@ def test_a_balancer_hears_that_the_api_is_to_end_before_it_does(
     os.kill(api.pid, signal.SIGTERM)
     wait_until(lambda: asked().status_code == 503, what="it is ready", limit_s=2)
     assert asked().json()["status"] == "draining"
-    # All that still comes is answered.
+    # Requests that still arrive are answered.
     assert requests.get(f"{url}/health/live", timeout=10).status_code == 200
     servers.supervisor.forget(api)
     wait_until(lambda: not api.alive, what="it serves on", limit_s=EXIT_MAX_S)

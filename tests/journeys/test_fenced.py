@@ -1,7 +1,7 @@
-"""A worker that was suspended and comes back late: it sends nothing, it changes nothing (G2).
+"""A worker that was suspended and resumes late: it sends nothing, it changes nothing (G2).
 
-SIGSTOP stands for a machine that sleeps, a debugger, a paused container. Mostly the lease is
-ended in the database; once its 30 seconds pass for real.
+SIGSTOP stands for a machine that sleeps, a debugger, a paused container. Most tests end the
+lease in the database; one waits for its real 30 seconds.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from payments_app.payments.claims import LEASE, LEASE_RENEW_BELOW_S
 from tests.journeys.gateway import PATIENCE_S, Gateway, Paid, new_payer
 from tests.journeys.referee import assert_charged_once, assert_told_the_truth
 
-# With less of its lease left than this a worker asks the database before it sends.
+# With less of its lease left than this, a worker asks the database before it sends.
 LATE_S = LEASE.total_seconds() - LEASE_RENEW_BELOW_S
-# Time enough to strike while the provider still keeps its answer back, also on a machine that stands still.
+# Enough time to suspend the worker before the provider answers, also on a stalled machine.
 HELD_S = 4.0
 
 
@@ -78,7 +78,7 @@ def test_an_answer_that_a_suspended_worker_brings_home_late_is_kept_and_changes_
 def test_a_late_answer_that_contradicts_the_end_is_told_and_changes_no_end(
     gateway: Gateway,
 ) -> None:
-    # Within a minute the brake goes on for its tenant: no other test's payments may wait for that.
+    # Within a minute its tenant is held, so no other test may use it.
     own = Gateway(gateway.stack, tenant="contradicted")
     own.payers = gateway.payers
     own.provider.settings(callback_mode="none")
@@ -105,11 +105,11 @@ def test_a_late_answer_that_contradicts_the_end_is_told_and_changes_no_end(
 def test_a_lease_that_ends_in_real_time_lets_another_take_over_and_its_holder_send_no_more(
     gateway: Gateway,
 ) -> None:
-    """Two payments in one suspended worker, and nobody ends a lease by hand.
+    """Two payments in one suspended worker; both leases run out by themselves.
 
-    `sent` is on the wire: the other worker takes it over when the database's clock says so.
-    `refused` got a 401 and waits for a new token: between that and its second try stands only
-    the process's own fence, which closes a moment before the database's.
+    `sent` was sent: the other worker takes it over when the lease ends by the database's clock.
+    `refused` got a 401 and waits for a new token. Only the process's own lease check, which ends a
+    moment before the database's, prevents its second attempt.
     """
     gateway.provider.settings(callback_mode="none")
     with gateway.one_working() as (sleeper, other):
@@ -136,10 +136,10 @@ def _sent_and_refused(gateway: Gateway, sleeper: Process) -> tuple[Paid, Paid]:
     gateway.provider.fault("accept_then_hang", match=match, parameters={"delay_s": 60})
     sent = gateway.pay(payer=payer)
     gateway.await_call(sent, "create")
-    # So much earlier that its lease is over while the second one's is just not.
+    # Earlier by so much that its lease is over while that of the second has just not ended.
     _await_database_time(gateway, sent, before_lease_end_s=LEASE.total_seconds() - 4)
     gateway.provider.expire_tokens()
-    # The worker sleeps through it in any case: only this test must not be later than the token.
+    # The worker is suspended meanwhile anyway; the token must come after this test's next steps.
     gateway.provider.fault("token_slow", parameters={"delay_s": 6.0})
     refused = gateway.pay()
     gateway.await_fault("token_slow")
@@ -150,7 +150,7 @@ def _sent_and_refused(gateway: Gateway, sleeper: Process) -> tuple[Paid, Paid]:
 
 
 def _let_others_rest(gateway: Gateway) -> None:
-    """Nothing that another test left open may be asked about: it would get the 401 and the token."""
+    """Postpone what other tests left open: a check of theirs would take the 401 and the token."""
     gateway.rows(
         "UPDATE payments SET next_action_at = clock_timestamp() + interval '1 hour'"
         " WHERE status = 'PENDING' AND lease_until IS NULL"
@@ -162,7 +162,7 @@ def _let_others_rest(gateway: Gateway) -> None:
 def _suspended_with_an_answer(
     gateway: Gateway, sleeper: Process, operation: str, kind: str | None, parameters: dict[str, str]
 ) -> tuple[Paid, int]:
-    """A payment whose answer has come to a worker that is suspended; and its generation."""
+    """A payment whose answer waits for a suspended worker; and its generation."""
     payer = new_payer()
     match = {"msisdn": payer}
     held = {"delay_s": HELD_S}
@@ -181,7 +181,7 @@ def _suspended_with_an_answer(
 
 
 def _await_taken_over(gateway: Gateway, paid: Paid, *, after: int) -> None:
-    """Wait until another has asked and found it open; then nothing is due for an hour."""
+    """Wait until another worker has checked it and it is open; then postpone it by an hour."""
     statement = (
         "UPDATE payments SET next_action_at = clock_timestamp() + interval '1 hour',"
         " lease_until = clock_timestamp() + interval '1 hour'"
@@ -211,7 +211,7 @@ def _await_database_time(gateway: Gateway, paid: Paid, *, before_lease_end_s: fl
 
 
 def _verdict_brought_home(gateway: Gateway, paid: Paid, generation: int) -> object:
-    """What this generation's exchange came to, once its worker has written that down."""
+    """The verdict of this generation's exchange, once its worker has recorded it."""
     statement = (
         "SELECT verdict FROM provider_exchanges"
         " WHERE payment_id = %s AND generation = %s AND verdict IS NOT NULL"

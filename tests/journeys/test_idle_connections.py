@@ -1,4 +1,4 @@
-"""How long gunicorn keeps a connection on which nothing is asked: on its own clock, which no test can move."""
+"""How long gunicorn keeps an idle connection: by the real clock, which no test can move."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from devstack.stack import Stack
 from tests.journeys.connections import PATIENCE_S, connect
 
 ASK = b"GET /health/live HTTP/1.1\r\nHost: gateway\r\n\r\n"
-# A balancer closes its own after 60: no request is to meet one that we are just closing.
+# A balancer closes its own after 60: it must never send a request on one that we are closing.
 KEPT_S = 75.0
 
 
 def answered(peer: socket.socket) -> bool:
-    """Ask, and read the whole answer; False if the connection is closed before."""
+    """Send a request and read the whole response; False if the connection was closed before."""
     peer.sendall(ASK)
     answer = b""
     while not answer.endswith(b"}"):
@@ -39,7 +39,7 @@ def test_an_idle_connection_is_kept_for_75_seconds_and_no_longer(
         since = time.monotonic()
         time.sleep(KEPT_S - 1.5)
         asked_after_s = time.monotonic() - since
-        # Where the machine stood still for longer than was left, nothing is known.
+        # If the machine stalled for longer than was left, either result is right.
         assert answered(asking) or asked_after_s > KEPT_S - 0.5
         silent.settimeout(PATIENCE_S)
         assert silent.recv(65_536) == b""

@@ -1,4 +1,4 @@
-"""A key's end and its succession, as real gunicorn with two workers sees them, under load."""
+"""Revoking and rotating a key, on real gunicorn with two workers, under load."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TENANT = "journeys"
 
 
 def ask(gateway: Gateway, key: str) -> int:
-    """A new connection each, so that either worker may answer."""
+    """Each request has a new connection, so that either worker may answer."""
     return requests.get(gateway.url, headers={"X-API-Key": key}, timeout=10).status_code
 
 
@@ -29,7 +29,7 @@ def issue(gateway: Gateway) -> dict[str, str]:
 
 @contextmanager
 def asking(gateway: Gateway, keys: list[str]) -> Iterator[list[int]]:
-    """Four clients that ask without a pause, each time with the newest of `keys`; the answers."""
+    """Four clients that send requests without a pause, with the newest of `keys`; the statuses."""
     answers: list[int] = []
     stop = threading.Event()
 
@@ -53,7 +53,7 @@ def test_a_revoked_key_is_refused_by_both_workers_in_time(gateway: Gateway) -> N
     assert {ask(gateway, issued["key"]) for _ in range(20)} == {200}
 
     gateway.stack.flask("keys", "revoke", issued["id"])
-    # A thread that has read the key just before may answer as late.
+    # A thread that read the key just before may use it for as long.
     time.sleep(2 * KNOWN_FOR_S)
 
     assert {ask(gateway, issued["key"]) for _ in range(100)} == {401}

@@ -1,7 +1,7 @@
-"""SIGKILL at every point of a payment's walk: the ledger's truth, one charge, the same bytes (G4).
+"""SIGKILL at every point of a payment's life: the ledger's truth, one charge, the same bytes (G4).
 
-A point is held open without touching our code: by a provider that is slow, or by a row, a table
-or a Redis that makes the next step wait. What is killed is the whole process, there and then.
+A point is held without a change to our code: by a slow provider, or by a row, a table or a Redis
+that makes the next step wait. The kill ends the whole process, with no clean-up.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from tests.journeys.referee import (
     assert_one_payment_a_key,
 )
 
-# Longer than a test needs to strike.
+# Longer than a test needs to kill the worker.
 LONG_S = 8.0
-# Long enough to lock the row behind the claim; the answer is there when the lock is.
+# Long enough to lock the row after the claim; the answer arrives while the row is locked.
 SHORT_S = 1.0
 
 
 @contextmanager
 def claimed(gateway: Gateway) -> Iterator[Paid]:
-    """Claimed and written down, nothing sent: the worker still waits for its access token."""
+    """Claimed and recorded, nothing sent: the worker still waits for its access token."""
     gateway.let_token_run_out()
     gateway.provider.fault("token_slow", times=None, parameters={"delay_s": LONG_S})
     paid = gateway.pay()
@@ -41,13 +41,13 @@ def claimed(gateway: Gateway) -> Iterator[Paid]:
     assert gateway.provider.truth(paid.reference).requests == []
     yield paid
     gateway.provider.reset()
-    # With its locks: the dead one's turn to ask for a token would stand for ten seconds.
+    # With its locks: the dead worker's lock for refreshing the token would last for ten seconds.
     gateway.stack.redis.flush()
 
 
 @contextmanager
 def left(gateway: Gateway) -> Iterator[Paid]:
-    """The request has left; the provider takes it only seconds after its sender is dead."""
+    """The request was sent; the provider accepts it seconds later, when its sender is dead."""
     paid = _pay_with(gateway, "hang", {"delay_s": 3.0})
     gateway.await_call(paid, "create")
     yield paid
@@ -55,7 +55,7 @@ def left(gateway: Gateway) -> Iterator[Paid]:
 
 @contextmanager
 def accepted(gateway: Gateway) -> Iterator[Paid]:
-    """The provider has accepted, and its answer never arrives."""
+    """The provider has accepted it, and its answer never arrives."""
     paid = _pay_with(gateway, "accept_then_hang", {"delay_s": LONG_S})
     gateway.await_call(paid, "create")
     yield paid
@@ -63,7 +63,7 @@ def accepted(gateway: Gateway) -> Iterator[Paid]:
 
 @contextmanager
 def answered(gateway: Gateway) -> Iterator[Paid]:
-    """The 202 has arrived, and writing that down waits for the row."""
+    """The 202 has arrived, and recording it waits for the row."""
     paid = _pay_with(gateway, "slow", {"delay_s": SHORT_S})
     gateway.await_call(paid, "create")
     with gateway.holding_row(paid):
@@ -73,7 +73,7 @@ def answered(gateway: Gateway) -> Iterator[Paid]:
 
 @contextmanager
 def asked(gateway: Gateway) -> Iterator[Paid]:
-    """The status was asked for, and the answer never arrives."""
+    """The status check was sent, and the answer never arrives."""
     paid = _pay_with(gateway, "hang", {"delay_s": LONG_S}, operation="status")
     gateway.await_call(paid, "status")
     yield paid
@@ -81,7 +81,7 @@ def asked(gateway: Gateway) -> Iterator[Paid]:
 
 @contextmanager
 def ended(gateway: Gateway) -> Iterator[Paid]:
-    """SUCCESSFUL has arrived, and writing that down waits for the row."""
+    """SUCCESSFUL has arrived, and recording it waits for the row."""
     paid = _pay_with(gateway, "slow", {"delay_s": SHORT_S}, operation="status")
     gateway.await_call(paid, "status")
     with gateway.holding_row(paid):
@@ -143,7 +143,7 @@ def test_a_request_killed_before_its_commit_has_done_nothing_and_its_retry_does_
         connection.execute("LOCK TABLE payments IN EXCLUSIVE MODE")
         client = _send_aside(gateway, order, key)
         gateway.await_waiting_backend()
-        # The master lives on and starts others in their place.
+        # The master survives and starts others.
         for worker in gateway.stack.processes["api"].children():
             os.kill(worker, signal.SIGKILL)
         client.join(PATIENCE_S)
@@ -225,7 +225,7 @@ def test_postgres_killed_under_load_loses_no_answered_payment_and_charges_none_t
 
 
 def _in_hand(gateway: Gateway, payments: list[Paid]) -> int:
-    """How many of them a worker has claimed and not written down."""
+    """How many of them are claimed and have no result yet."""
     statement = "SELECT count(*) FROM payments WHERE lease_until IS NOT NULL AND id = ANY(%s)"
     return int(gateway.rows(statement, [paid.id for paid in payments])[0][0])
 
@@ -235,7 +235,7 @@ def _has(payments: list[Paid], enough: int) -> bool:
 
 
 class _Client(threading.Thread):
-    """A client whose request may find no answer."""
+    """A client that may get no answer."""
 
     outcome = "running"
 
@@ -262,7 +262,7 @@ def _pay_with(
 
 
 def _await_late_submissions(gateway: Gateway, paid: Paid) -> None:
-    """Wait until the provider has dealt with every submission, also with those it was late with."""
+    """Wait until the provider has answered every submission, also those that it delayed."""
     wait_until(
         lambda: all(
             row["answered_at"] for row in gateway.provider.truth(paid.reference).asked("create")
@@ -274,9 +274,9 @@ def _await_late_submissions(gateway: Gateway, paid: Paid) -> None:
 
 @contextmanager
 def _commits_unanswered(gateway: Gateway) -> Iterator[Callable[[_Client], None]]:
-    """PostgreSQL has written each commit down, and waits for a standby before it says so.
+    """PostgreSQL has committed, and waits for a standby before it confirms.
 
-    Yields a function that returns once that client's payment does.
+    Yields a function that returns once that client's payment waits so too.
     """
     url = gateway.stack.administrator_url
     with psycopg.connect(url, autocommit=True, options="-c synchronous_commit=local") as server:
@@ -301,15 +301,15 @@ def _commits_unanswered(gateway: Gateway) -> Iterator[Callable[[_Client], None]]
 
 
 def _commits_held(server: psycopg.Connection, query: str) -> int:
-    """How many of these wait for a standby."""
+    """How many backends with such a query wait for a standby."""
     statement = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE %s"
     return len(server.execute(statement, [query]).fetchall())
 
 
 def _await_commits_held(gateway: Gateway, server: psycopg.Connection) -> None:
-    """Return once commits are held: that begins when the checkpointer reads the settings again.
+    """Return once commits wait: that begins when the checkpointer has reread the settings.
 
-    A payment that came sooner would be answered at once.
+    A payment before that would be answered at once.
     """
 
     def commit() -> None:

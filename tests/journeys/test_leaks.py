@@ -1,7 +1,7 @@
-"""What is never seen: whole payer numbers, keys, credentials, tokens, in any log or in Redis (G8).
+"""Never seen in any log or in Redis: whole payer numbers, keys, credentials, tokens (G8).
 
-Nor in an answer to an error, nor in a figure; and in the database only where tests/journeys/rests.py
-says why. What is in spans, tests/traces looks through.
+Nor in an error response, nor in a metric; in the database only where tests/journeys/rests.py
+gives a reason. tests/traces searches the spans.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tests.journeys.own_account import give, opened_at
 from tests.journeys.rests import all_of_redis, judged, leaks_in_database
 from tests.webhooks.receiver import OK, Receiver, receiving
 
-# MTN answers wrong credentials with either.
+# MTN answers wrong credentials with either status.
 _REFUSED = {401, 500}
 
 
@@ -30,7 +30,7 @@ def test_neither_logs_nor_redis_ever_hold_a_secret_or_a_whole_number(gateway: Ga
     with overheard(gateway.stack.redis) as heard:
         refusals = [*_make_everyone_talk(gateway), *_have_own_secrets_used(gateway)]
     words = "\n".join(heard)
-    # The listener heard what it is there for: locks, limits, tokens and doorbells.
+    # The recording has what it is there for: locks, limits, tokens and notifications.
     assert all(
         name in words for name in ("idempotency:", "limit", "token:", "payments.process_due")
     )
@@ -57,9 +57,9 @@ def _assert_nothing_rests(gateway: Gateway, refusals: list[str]) -> None:
 
 
 def _make_everyone_talk(gateway: Gateway) -> list[str]:
-    """Payments that end well and badly, refusals, a provider in trouble, a database that goes.
+    """Payments that succeed and fail, refusals, a provider in trouble, a database that restarts.
 
-    What the refusals said.
+    Returns the bodies of the refusals.
     """
     gateway.provider.expire_tokens()
     for kind in ("garbage", "accept_then_reset", "waf_html_200", "refuse_400"):
@@ -69,14 +69,14 @@ def _make_everyone_talk(gateway: Gateway) -> list[str]:
     paid = gateway.pay(payer="46733123451")
     gateway.await_end(paid)
     refusals = _send_what_is_refused(gateway)
-    # The provider's own word, forged, while we still listen.
+    # A forged callback, while the commands are still recorded.
     _call_back(gateway, gateway.pay())
     with gateway.holding_row(paid):
-        # A callback that cannot be noted in time.
+        # A callback that can't be stored in time.
         _call_back(gateway, paid)
     open_ones = [gateway.pay() for _ in range(3)]
     gateway.stack.postgres.restart("immediate")
-    # What was in hand at that moment rests until its lease is over.
+    # What was under way at that moment waits until its lease ends.
     gateway.end_leases(*open_ones)
     gateway.await_end(gateway.pay(), *open_ones)
     return refusals
@@ -85,7 +85,7 @@ def _make_everyone_talk(gateway: Gateway) -> list[str]:
 def _have_own_secrets_used(gateway: Gateway) -> list[str]:
     """A tenant with its own account, wrong at first, and a webhook that fails, then is rotated.
 
-    What the refusals said.
+    Returns the bodies of the refusals.
     """
     own = Gateway(gateway.stack, tenant="own")
     own.payers = gateway.payers
@@ -107,7 +107,7 @@ def _have_own_secrets_used(gateway: Gateway) -> list[str]:
 
 @contextmanager
 def _told_at(own: Gateway, receiver: Receiver) -> Iterator[dict[str, str]]:
-    """An endpoint of its own there, with a rotated secret; both, and the word in its URL."""
+    """An endpoint at the receiver, with a rotated secret; both secrets, and the word in its URL."""
     word = secrets.token_hex(16)
     flask = own.stack.flask
     added = json.loads(flask("webhooks", "add", "own", f"{receiver.url}?word={word}", "--json"))

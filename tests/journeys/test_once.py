@@ -1,4 +1,4 @@
-"""One accept per key, whatever Redis does: G1 by 64 clients at once on two gunicorn workers."""
+"""One payment per key, whatever Redis does: G1, with 64 clients at once on two gunicorn workers."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ CLIENTS = 64
 
 
 def stopped(gateway: Gateway) -> AbstractContextManager[None]:
-    """Redis is not there."""
+    """Redis is down."""
     gateway.stack.redis.kill()
     return nullcontext()
 
 
 def frozen(gateway: Gateway) -> AbstractContextManager[None]:
-    """Redis takes connections and never answers."""
+    """Redis accepts connections and never answers."""
     gateway.stack.redis.process.stop()
     return nullcontext()
 
 
 def emptied(gateway: Gateway) -> AbstractContextManager[None]:
-    """Redis forgets everything a hundred times a second."""
+    """Redis is flushed a hundred times a second."""
     return repeatedly(gateway.stack.redis.flush, every_s=0.01)
 
 
 @contextmanager
 def lying(gateway: Gateway) -> Iterator[None]:
-    """Redis brings back locks that were released, hands them to strangers, garbles and drops them.
+    """Redis restores released locks, gives locks to others, corrupts and deletes them.
 
-    It listens for each lock that is taken, so it knows their names and values without our code.
+    The test watches for each lock that is taken, so it knows names and values without our code.
     """
     locks: dict[str, str] = {}
     with gateway.stack.redis.client() as liar, overheard(gateway.stack.redis) as heard:
@@ -93,7 +93,7 @@ def test_a_lock_whose_holder_died_and_that_never_ends_refuses_nobody(gateway: Ga
     order = gateway.order()
     with overheard(gateway.stack.redis) as heard:
         earlier = _pay_under_a_lock(gateway, order, heard)
-    # The same lock for another key, as if its holder had died before it came to the database.
+    # The same lock for another key, as if its holder had died before it reached the database.
     (name, value), key = earlier, str(uuid4())
     with gateway.stack.redis.client() as client:
         client.set(name.replace(name.rpartition(":")[2], key), value)
@@ -124,7 +124,7 @@ def test_a_client_that_hangs_up_has_its_payment_made_once_and_is_told_of_it_when
 
 
 def _hang_up_after_sending(gateway: Gateway, order: dict[str, object], key: str) -> None:
-    """The whole request, and gone before a byte of the answer, by reset."""
+    """Send the whole request, and reset the connection before the first byte of the response."""
     address = urlsplit(gateway.url)
     body = json.dumps(order).encode()
     head = (
@@ -153,7 +153,7 @@ def test_another_request_under_a_running_key_is_refused_and_the_first_goes_on(
     by_amount: dict[object, set[int]] = {10: set(), 11: set()}
     for amount, answer in answers:
         by_amount[amount].add(answer.status_code)
-    # Whichever came first is the one; the others are told so, and no amount is charged twice.
+    # Either amount may be first; requests with the other are refused, and one amount is charged.
     (winner,) = [amount for amount, statuses in by_amount.items() if 201 in statuses]
     (loser,) = {10, 11} - {winner}
     assert by_amount[winner] <= {201, 409}
@@ -168,7 +168,7 @@ def test_another_request_under_a_running_key_is_refused_and_the_first_goes_on(
 def at_once(
     gateway: Gateway, order: dict[str, object], key: str, *, clients: int = CLIENTS
 ) -> list[requests.Response]:
-    """What each client was answered; they start together."""
+    """The answer to each client; they start together."""
     started = threading.Barrier(clients)
 
     def send() -> requests.Response:
@@ -182,7 +182,7 @@ def at_once(
 def _pay_under_a_lock(
     gateway: Gateway, order: dict[str, object], heard: list[str]
 ) -> tuple[str, str]:
-    """Name and value of the lock under which the order was taken."""
+    """Name and value of the lock under which the order was accepted."""
     taken: list[tuple[str, str]] = []
 
     def pay() -> bool:
@@ -190,13 +190,13 @@ def _pay_under_a_lock(
         taken.extend(_locks_in(heard))
         return bool(taken)
 
-    # After an outage processes do without locks for a while.
+    # After an outage processes use no locks for a while.
     wait_until(pay, what="no lock is taken", limit_s=PATIENCE_S)
     return taken[-1]
 
 
 def _locks_in(heard: list[str]) -> list[tuple[str, str]]:
-    """The locks that were taken by these commands, which are forgotten."""
+    """The locks that these commands took; it empties the list."""
     words = [heard.pop(0).split(" ") for _ in range(len(heard))]
     return [
         (word[1], word[2])

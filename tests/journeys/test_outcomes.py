@@ -1,4 +1,4 @@
-"""MTN's magic numbers through the REST API: each to its documented end, in our stable words."""
+"""MTN's magic numbers through the REST API: each has its documented end, in our stable codes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.journeys.gateway import Gateway, Paid, new_payer
 from tests.journeys.referee import assert_charged_once, assert_replayed, assert_told_the_truth
 
 MAGIC = "467331234"
-# Ending of the number → MTN's reason (its sandbox matrix for requesttopay), our failure code.
+# Last digits of the number → MTN's reason (its sandbox matrix for requesttopay), our code.
 FAILURES = {
     "50": ("INTERNAL_PROCESSING_ERROR", "provider_error"),
     "51": ("APPROVAL_REJECTED", "payer_rejected"),
@@ -30,7 +30,7 @@ FAILURES = {
 
 @dataclass(frozen=True)
 class Sandbox:
-    """One payment of each number, sent at once, all ended that end by themselves."""
+    """One payment for each number, sent at once; all but `stuck` have ended."""
 
     failed: dict[str, Paid]
     stuck: Paid
@@ -87,5 +87,5 @@ def test_a_number_that_pays_now_or_later_is_charged_its_amount_once(
 
 
 def told(gateway: Gateway, paid: Paid) -> list[str]:
-    """The types of the payment's events, in their order."""
+    """The types of the payment's events, in order."""
     return [event["type"] for event in gateway.story(paid)]

@@ -1,4 +1,4 @@
-"""Workers of one queue each: the operator gives payments and webhooks hosts of their own."""
+"""Workers of one queue each: an operator may run payments and webhooks on different hosts."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_without_the_worker_for_payments_nothing_is_sent_to_the_provider(
     """Neither by a task nor by a poll of another worker."""
     gateway.stack.processes[PAYER].kill()
     paid = gateway.pay()
-    # The others have polled by then: the event of the acceptance is told.
+    # The other workers have polled by then: they delivered the event of the acceptance.
     wait_until(lambda: told_of(receiver, paid), what="not told", limit_s=PATIENCE_S)
     assert gateway.row(paid)["generation"] == 0
     gateway.stack.processes[PAYER].start()
@@ -103,7 +103,7 @@ def test_without_the_broker_each_worker_polls_for_its_own_queue(
 def test_a_notification_under_an_old_or_unknown_name_does_no_harm(
     gateway: Gateway, queue: str, name: str
 ) -> None:
-    """While a release goes out, processes of two releases share the broker."""
+    """During a deploy, processes of two releases share the broker."""
     with Celery(broker=gateway.stack.redis.url) as other_release:
         other_release.conf.task_default_exchange = HOUSEKEEPING
         for _ in range(3):

@@ -1,6 +1,6 @@
-"""RabbitMQ instead of Redis as the broker: a doorbell too, and allowed to be away.
+"""RabbitMQ instead of Redis as the broker: it only carries notifications, and may be down.
 
-Skipped, and said to be, where no rabbitmq-server is installed (Debian: apt install rabbitmq-server).
+Skipped with a reason where no rabbitmq-server is installed (Debian: apt install rabbitmq-server).
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ def rabbit(servers: Servers) -> Iterator[RabbitServer]:
 
 @pytest.fixture(scope="module")
 def as_the_page_says(rabbit: RabbitServer) -> str:
-    """CELERY_BROKER_URL of the user that docs/deploy.md makes, with the rights that it gives."""
+    """CELERY_BROKER_URL of the user that docs/deploy.md creates, with the rights that it gives."""
     (block,) = (one for one in blocks_of("docs/deploy.md") if "rabbitmqctl" in one.text)
     for line in block.text.splitlines():
         sudo, program, *words = shlex.split(line)
         assert (sudo, program) == ("sudo", "rabbitmqctl")
         rabbit.control(*words)
-    # The tests' own looks at the queues.
+    # For the tests' own queries of the queues.
     rabbit.control("set_permissions", "--vhost", "maramoja", "guest", ".*", ".*", ".*")
     return f"amqp://maramoja:PASSWORD@127.0.0.1:{rabbit.port}/maramoja"
 
@@ -73,7 +73,7 @@ def test_payments_are_rung_for_and_reach_their_end(gateway: Gateway, rabbit: Rab
 def test_rings_that_nobody_takes_do_not_pile_up(gateway: Gateway, rabbit: RabbitServer) -> None:
     await_consumer(gateway, rabbit)
     with Connection(f"{rabbit.url[:-1]}maramoja") as connection:
-        # RabbitMQ refuses a queue that is declared with other arguments than it was made with.
+        # RabbitMQ refuses to declare a queue with other arguments than those that it was made with.
         connection.channel().queue_declare(
             PAYMENTS, durable=True, auto_delete=False, arguments=DROP_OLD
         )
@@ -82,7 +82,7 @@ def test_rings_that_nobody_takes_do_not_pile_up(gateway: Gateway, rabbit: Rabbit
 def test_a_killed_rabbitmq_costs_no_payment_and_is_heard_again(
     gateway: Gateway, rabbit: RabbitServer
 ) -> None:
-    # Rings are being answered when the connection breaks: then Celery once waited for ever.
+    # Tasks are being run when the connection breaks: there Celery once waited for ever.
     gateway.provider.fault("slow", times=None, operation="create", parameters={"delay_s": 1.0})
     payments = [gateway.pay() for _ in range(20)]
     rabbit.kill()
@@ -101,12 +101,12 @@ def test_a_killed_rabbitmq_costs_no_payment_and_is_heard_again(
     worker.terminate()
     assert worker.exit_code == 0
     worker.start()
-    # Also not since it came back, and by nothing that a worker does only now and then.
+    # Nor since its restart, nor from anything that a worker does only now and then.
     assert "access_refused" not in rabbit.process.log_text(), "the page's rights are too few"
 
 
 def longest_of(gateway: Gateway, times: int) -> tuple[float, list[Paid]]:
-    """How long the slowest of so many requests took, and what they made."""
+    """How long the slowest of so many requests took, and the payments."""
     longest_s, payments = 0.0, []
     for _ in range(times):
         started = time.monotonic()
@@ -116,12 +116,12 @@ def longest_of(gateway: Gateway, times: int) -> tuple[float, list[Paid]]:
 
 
 def waiting(rabbit: RabbitServer) -> tuple[int, int]:
-    """How many rings wait in the queue, and how many workers listen."""
+    """How many notifications wait in the queue, and how many workers consume from it."""
     with Connection(f"{rabbit.url[:-1]}maramoja") as connection:
         try:
             found = connection.channel().queue_declare(PAYMENTS, passive=True)
         except NotFound:
-            # No worker has made it yet.
+            # No worker has created the queue yet.
             return 0, 0
         return found.message_count, found.consumer_count
 

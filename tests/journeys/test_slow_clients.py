@@ -1,4 +1,4 @@
-"""Clients that are slow, silent or gone: they keep their own connection waiting, nobody else's."""
+"""Clients that are slow, silent or gone: only their own connections wait."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from devstack.stack import Stack
 from devstack.supervisor import wait_until
 from tests.journeys.connections import PATIENCE_S, connect, connections_of
 
-# One process of eight threads, as gunicorn.conf.py has it.
+# One process with eight threads, as in gunicorn.conf.py.
 THREADS = 8
-# As there, and what a busy machine needs besides.
+# As there, and some more for a busy machine.
 REQUEST_MAX_S = 20.0
 REQUEST_ENDED_MAX_S = REQUEST_MAX_S + 10
-# Far less than the second or more that one of them could make the others wait.
+# Far less than the second or more that one of them could make others wait.
 PROMPT_S = 1.0
 
-# So many connections a process may have, in the test in which it has them.
+# The most connections of a process, in the test that fills it.
 FULL = 40
-# STOP_KEEPALIVE_LINGER of gunicorn, and what a busy machine needs besides.
+# STOP_KEEPALIVE_LINGER of gunicorn, and some more for a busy machine.
 STOP_MAX_S = 2.0 + 8.0
 LIMITS = "import runpy; print(runpy.run_path('gunicorn.conf.py')['worker_connections'])"
 
@@ -55,7 +55,7 @@ def open_until() -> Iterator[ExitStack]:
 
 
 def answer_to(peer: socket.socket) -> bytes:
-    """All that comes until the gateway closes its side."""
+    """All bytes until the gateway closes its side."""
     answer = b""
     while part := peer.recv(65_536):
         answer += part
@@ -63,7 +63,7 @@ def answer_to(peer: socket.socket) -> bytes:
 
 
 def answered_after_s(stack: Stack) -> float:
-    """How long somebody who has nothing to do with them waits."""
+    """How long an unrelated client waits for a response."""
     before = time.monotonic()
     answer = requests.get(f"{stack.api_url}/health/live", timeout=PATIENCE_S)
     assert answer.status_code == 200
@@ -71,7 +71,7 @@ def answered_after_s(stack: Stack) -> float:
 
 
 def drip(peer: socket.socket, stop: threading.Event) -> None:
-    """A byte of a header now and then, as long as it is taken."""
+    """Send a byte of a header every second, until the gateway closes."""
     try:
         while not stop.wait(1.0):
             peer.sendall(b"x")
@@ -80,7 +80,7 @@ def drip(peer: socket.socket, stop: threading.Event) -> None:
 
 
 def is_refused(port: int) -> bool:
-    """Whether nobody is there to be connected to."""
+    """Whether the port refuses connections."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=PROMPT_S).close()
     except ConnectionRefusedError:
@@ -89,7 +89,7 @@ def is_refused(port: int) -> bool:
 
 
 def smuggle(peer: socket.socket, stop: threading.Event) -> None:
-    """Whole requests inside a body, one after the other, from before its time is over."""
+    """Send whole requests inside a body, one after the other, from just before its time ends."""
     stop.wait(REQUEST_MAX_S - 1)
     try:
         while not stop.wait(0.005):
@@ -131,9 +131,9 @@ def test_who_stalls_is_ended_and_the_threads_are_free_again(
         head, _, body = answer_to(peer).partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 400 "), head
         assert b"\r\nConnection: close" in head
-        # One answer and no other: what came later is no request.
+        # One response and no other: what was sent later is not read as a request.
         assert json.loads(body)["code"] == "body_malformed"
-    # A client that does not read does not see its end either.
+    # A client that does not read does not see the close either.
     wait_until(lambda: connections_of(stack) == [0], what="some are served on", limit_s=PATIENCE_S)
     assert "Traceback" not in stack.processes["api"].log_text()
 
@@ -142,7 +142,7 @@ def test_who_connects_and_is_silent_holds_no_thread(stack: Stack, open_until: Ex
     silent = [connect(stack, open_until) for _ in range(4 * THREADS)]
 
     assert answered_after_s(stack) < PROMPT_S
-    # It may still come, and then is served.
+    # Its request may still be sent, and is then answered.
     silent[0].sendall(HEAD + b"Connection: close\r\n\r\n")
     assert answer_to(silent[0]).startswith(b"HTTP/1.1 200 ")
 
@@ -222,7 +222,7 @@ def test_who_says_nothing_does_not_keep_it_from_stopping(
         silent[0].sendall(HEAD + b"\r\n")
         api, port = stack.processes["api"], int(stack.api_url.rpartition(":")[2])
         time.sleep(PROMPT_S)
-        # Who came just before is served; its request comes when it has been silent for too long.
+        # Opened just before SIGTERM, it is served, though its request comes after SILENT_MAX_S.
         late = connect(stack, kept)
         time.sleep(0.01)
         before = time.monotonic()

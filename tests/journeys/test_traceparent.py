@@ -29,10 +29,10 @@ def test_the_callers_trace_stands_in_every_line_about_its_payment(gateway: Gatew
 
     written = "".join(process.log_text() for process in gateway.stack.processes.values())
     lines = [json.loads(line) for line in written.splitlines() if paid.id in line]
-    # What a callback says of it stands in the callback's own place.
+    # Lines about a callback belong to the callback's own request.
     lines = [line for line in lines if line["event"] != "callback.received"]
     assert {"payment.accepted", "payment.settled"} <= {line["event"] for line in lines}
     assert {line["trace_id"] for line in lines} == {trace_id}
-    # The span that it names is the caller's, and none of ours.
+    # The lines have no span of ours; the row's `traceparent` has the caller's.
     assert not any("span_id" in line for line in lines)
     assert gateway.row(paid)["traceparent"] == f"00-{trace_id}-{SPAN}-01"

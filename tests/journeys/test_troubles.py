@@ -1,6 +1,6 @@
-"""Everything that the simulator can do wrong, over the whole stack: the ledger's truth, one charge.
+"""Every fault of the simulator, over the whole stack: the ledger's truth, one charge.
 
-All troubles happen at once, each to a payer of its own; then each is judged for itself.
+All faults happen at once, each to its own payer; then each payment is checked by itself.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from devstack.supervisor import wait_until
 from tests.journeys.gateway import PATIENCE_S, Gateway, Paid, new_payer
 from tests.journeys.referee import assert_charged_once, assert_replayed, assert_told_the_truth
 
-# Our calls wait 15 s at most.
+# Our calls time out after 15 s.
 TOO_LONG = {"delay_s": 16.0}
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """A fault, and the failure that it must end in; None: the payment is paid all the same."""
+    """A fault, and the failure code that it must end in; None: the payment still succeeds."""
 
     kind: str
     operation: str = "create"
@@ -95,9 +95,9 @@ TROUBLES = [*REFUSED, *LOST, *UNASKED]
 
 @pytest.fixture(scope="module")
 def troubled(running: Gateway) -> dict[str, Paid]:
-    """One payment into each trouble; all have ended, and the provider is done with all calls."""
+    """A payment for each fault; all have ended, and the provider has answered all calls."""
     running.heal()
-    # Nobody tells us anything: what we know, we have asked for.
+    # No callbacks: all we know comes from status checks.
     running.provider.settings(callback_mode="none")
     payers = {new_payer(): str(trouble) + str(trouble.times) for trouble in TROUBLES}
     for payer, trouble in zip(payers, TROUBLES, strict=True):

@@ -1,4 +1,4 @@
-"""Connections that come together are shared by gunicorn's processes, and stay shared."""
+"""Simultaneous connections are spread over gunicorn's processes, and stay so."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tests.journeys.connections import connect, connections_of
 
 WORKERS = 4
 TOGETHER = 64
-# A fair share is 16. Who wakes late misses some turns.
+# A fair share is 16. A process that wakes late gets fewer.
 FEWEST = 8
 
 
 def all_serve(stack: Stack) -> bool:
-    """Whether each process takes connections by now: they don't start as one."""
+    """Whether each process accepts connections by now: they don't start at the same time."""
     with ExitStack() as tried:
         for _ in range(TOGETHER):
             connect(stack, tried)

@@ -1,4 +1,4 @@
-"""A new version under load: migrated first, then reloaded and replaced. No request fails.
+"""A new version under load: migrate first, then reload and replace. No request fails.
 
 As on one machine with deploy/systemd: `current` is a link to a release, and SIGHUP follows it.
 """
@@ -31,9 +31,9 @@ from tests.journeys.referee import assert_all_charged_once, assert_one_payment_a
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 CLIENTS = 4
-# Between two requests of a client: the verdict looks at each payment.
+# Between two requests of a client: it limits the payments, as each is checked at the end.
 PAUSE_S = 0.2
-# Before, between and after: enough of them that each step has some under way.
+# Requests before, between and after the steps, so that each step has some under way.
 ENOUGH = 30
 PARTS = ("payments_app", "migrations", "celery_worker.py", "gunicorn.conf.py")
 WSGI = """
@@ -64,7 +64,7 @@ def downgrade():
 
 
 class Machine:
-    """Two releases, and the link that says which is current."""
+    """Two releases, and the link to the current one."""
 
     def __init__(self, home: Path, stack: Stack) -> None:
         self.link = home / "current"
@@ -74,13 +74,13 @@ class Machine:
         self.link.symlink_to(self.old)
 
     def go_on(self) -> None:
-        """`ln -sfn`: the link leads to the new release, in one step."""
+        """`ln -sfn`: switch the link to the new release, in one step."""
         beside = self.link.with_name("next")
         beside.symlink_to(self.new)
         beside.replace(self.link)
 
     def current(self, command: Command, *more: str) -> Command:
-        """A program of the release that is current."""
+        """The command, run from the current release."""
         arguments = [*command.arguments, *more]
         return replace(command, directory=self.link, arguments=arguments)
 
@@ -134,7 +134,7 @@ def test_a_new_version_takes_over_under_load_and_no_request_fails(
     with load(gateway) as told:
         await_more(told)
         machine.migrate()
-        # The old version on the new schema: it is ready, and takes payments.
+        # The old version on the new schema is ready, and accepts payments.
         assert requests.get(f"{url}/health/ready", timeout=10).status_code == 200
         await_more(told)
         machine.go_on()
@@ -155,7 +155,7 @@ Told = list[tuple[Paid | str, str]]
 
 @contextmanager
 def load(gateway: Gateway) -> Iterator[Told]:
-    """Clients that send each order once, on a connection of its own; and what they were told."""
+    """Clients that send each order once, on a new connection; the answers with their release."""
     told: Told = []
     stop = threading.Event()
 
@@ -188,7 +188,7 @@ def await_more(told: Told) -> None:
 
 
 def await_new(told: Told) -> None:
-    """Until nobody hears the old release any more."""
+    """Wait until only the new release answers."""
     wait_until(
         lambda: {release for _, release in told[-ENOUGH:]} == {"new"},
         what="the new release does not answer",
@@ -207,7 +207,7 @@ def judge(gateway: Gateway, told: Told) -> None:
 
 
 def end(*processes: Process, after: partial[None]) -> None:
-    """What was started beside the stack goes with it, whatever the verdict."""
+    """End the processes that were started beside the stack, whether or not `after` fails."""
     try:
         after()
     finally:

@@ -1,4 +1,4 @@
-"""Webhooks on a whole stack: workers, a broker, a receiver that is killed beside, hangs or drips."""
+"""Webhooks on a whole stack: a worker is killed, the broker hangs, the receiver fails at first."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def receiver() -> Iterator[Receiver]:
 
 @pytest.fixture
 def endpoint(gateway: Gateway, receiver: Receiver) -> Iterator[dict[str, Any]]:
-    """The tenant's, at the receiver; removed at the end."""
+    """The tenant's endpoint at the receiver; removed at the end."""
     added = gateway.stack.flask("webhooks", "add", TENANT, receiver.url, "--json")
     found: dict[str, Any] = json.loads(added)
     yield found
@@ -31,7 +31,7 @@ def endpoint(gateway: Gateway, receiver: Receiver) -> Iterator[dict[str, Any]]:
 
 
 def told_of(receiver: Receiver, paid: Paid) -> list[Received]:
-    """What came about this payment."""
+    """The deliveries for this payment."""
     came = list(receiver.received)
     return [one for one in came if one.document["data"].get("payment_id") == paid.id]
 
@@ -105,7 +105,7 @@ def test_news_arrive_without_a_broker(
 def test_all_is_told_once_at_least_whatever_the_receiver_answers_at_first(
     gateway: Gateway, receiver: Receiver, endpoint: dict[str, Any]
 ) -> None:
-    """Each first try fails, each second is taken: none is lost, and no id has two bodies."""
+    """Each first attempt fails, each second succeeds: none is lost, and no id has two bodies."""
     tried: set[str] = set()
 
     def reply(received: Received) -> Reply:

@@ -1,4 +1,4 @@
-"""A whole stack whose processes all tell their figures."""
+"""A whole stack whose processes all export metrics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Installation:
 
     @property
     def folder(self) -> Path:
-        """Where gunicorn's processes count."""
+        """The folder in which gunicorn's processes count."""
         (found,) = {
             Path(opened.path).parent
             for opened in psutil.Process(self.stack.processes["api"].pid).open_files()
@@ -71,7 +71,7 @@ class Installation:
             what="some are open",
             limit_s=PATIENCE_S,
         )
-        # Counted just after the commit that the survey sees.
+        # The worker counts just after the commit that the gauges show.
         time.sleep(0.5)
 
 

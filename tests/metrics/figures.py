@@ -1,4 +1,4 @@
-"""What a /metrics says, as figures: read by the library's own parser."""
+"""The metrics of a /metrics response, read by the library's own parser."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from payments_app.kernel import metrics
 
 @dataclass(frozen=True)
 class Figures:
-    """One answer."""
+    """One response."""
 
     text: str
 
     @property
     def families(self) -> dict[str, Metric]:
-        """By the name that a query uses."""
+        """The metrics by the name that a query uses."""
         return {
             f"{one.name}_total" if one.type == "counter" else one.name: one
             for one in text_string_to_metric_families(self.text)
@@ -35,18 +35,18 @@ class Figures:
         )
 
     def labels(self, name: str, label: str) -> set[str]:
-        """The values that the label has."""
+        """The values of this label."""
         samples = self.families[f"maramoja_{name}"].samples
         return {sample.labels[label] for sample in samples if label in sample.labels}
 
 
 def figures_here() -> Figures:
-    """Of this very process."""
+    """The metrics of this process."""
     return Figures(metrics.exposition().decode())
 
 
 def figures_at(url: str) -> Figures:
-    """Of a running one."""
+    """The metrics of a running process."""
     answer = requests.get(f"{url}/metrics", timeout=30)
     assert answer.status_code == 200, answer.text
     return Figures(answer.text)

@@ -1,4 +1,4 @@
-"""docs/metrics.md and what the processes really export are the same."""
+"""docs/metrics.md lists exactly what the processes export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's and beat's port: alive while something ticks, figures for the operator only."""
+"""The port of worker and beat: alive while the heartbeat is fresh, metrics for operators only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HERE = (ip_network("127.0.0.0/8"),)
 
 
 class Patient:
-    """What the port is to tell of."""
+    """The process whose liveness the port reports."""
 
     alive = True
 
@@ -123,7 +123,7 @@ def test_a_clockwork_is_alive_while_it_ticks_and_until_it_has_ended(app: Flask) 
 
 
 def test_a_clockwork_with_nothing_to_do_for_a_minute_is_alive(app: Flask) -> None:
-    """As that of a worker for housekeeping alone."""
+    """As in a worker for housekeeping alone."""
     stop = threading.Event()
     poller = Poller(app, stop, heartbeat=Heartbeat(silent_max_s=BEAT_EVERY_S + 2.0))
     poller.start([HOUSEKEEPING])
@@ -134,7 +134,7 @@ def test_a_clockwork_with_nothing_to_do_for_a_minute_is_alive(app: Flask) -> Non
 
 
 def test_a_clockwork_whose_one_poll_is_busy_for_long_is_alive(app: Flask) -> None:
-    """As that of a worker for payments alone, under load: its poll does not end."""
+    """As in a worker for payments alone, under load: its one poll does not end."""
     processor: PaymentProcessor = app.extensions[PROCESSOR]
     Poller(app, threading.Event(), heartbeat=(heartbeat := Heartbeat(silent_max_s=0.2)))
     time.sleep(0.3)

@@ -1,4 +1,4 @@
-"""Several processes are one set of figures, whoever of them is killed."""
+"""Several processes export one set of metrics, whichever of them is killed."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from devstack.supervisor import wait_until
 from tests.builders import PAYER
 from tests.metrics.conftest import PATIENCE_S, TENANT, Installation
 
-# Enough that both of two processes have some of them.
+# Enough that each of two processes handles some.
 MANY = 60
-# What each gunicorn process may lend out at most.
+# The most connections that each gunicorn process may use.
 POOL = 24
 
-# More than any pid there may be.
+# Larger than any pid.
 NOBODY = 2**22 + 1
 
 
@@ -26,7 +26,7 @@ def counted_by(folder: Path) -> set[str]:
 
 
 def await_both(installation: Installation) -> None:
-    """Wait until two of gunicorn's are at work, and not only one that answers already."""
+    """Wait until two gunicorn processes have connected, not only the first that answers."""
     wait_until(
         lambda: installation.api.total("database_pool_size") >= 2 * POOL,
         what="only one is at work",
@@ -40,7 +40,7 @@ def pay_many(installation: Installation) -> None:
 
 
 def kill_a_worker(installation: Installation) -> int:
-    """SIGKILL one of gunicorn's; its pid, once another answers in its place."""
+    """SIGKILL one of gunicorn's processes; its pid, once another answers in its place."""
     api = installation.stack.processes["api"]
     victim, *_ = before = api.children()
     os.kill(victim, signal.SIGKILL)
@@ -104,7 +104,7 @@ def test_a_killed_process_takes_no_counts_with_it_and_leaves_no_gauge(
 
 
 def test_a_file_that_was_only_just_made_is_no_trouble(installation: Installation) -> None:
-    """A process that starts makes its files and then gives them their size; it may die in between."""
+    """A process that starts creates its files, then sets their size; it may die in between."""
     await_both(installation)
     before = installation.api.total("payments_accepted_total")
     empty = [installation.folder / f"{kind}_{NOBODY}.db" for kind in ("counter", "histogram")]

@@ -1,4 +1,4 @@
-"""docs/pairs.md: the tables that a test holds true."""
+"""docs/pairs.md: its tables, which a test keeps true."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "pairs.md"
 _LETTERS: Final = ascii_lowercase + ascii_uppercase
 _HEADINGS: Final = {
     Second.SUBMISSION: "## A submission after a submission",
-    Second.QUESTION: "## Questions after a submission",
+    Second.QUESTION: "## Status checks after a submission",
 }
 
 
 def tables_in(page: str) -> dict[Second, str]:
-    """What stands below each of the two headings, up to the next one."""
+    """The text below each of the two headings, up to the next heading."""
     return {
         of: page.split(f"{heading}\n", 1)[1].split("\n## ", 1)[0].strip()
         for of, heading in _HEADINGS.items()
@@ -27,7 +27,7 @@ def tables_in(page: str) -> dict[Second, str]:
 
 
 def tables_of(outcomes: Mapping[Pair, Outcome]) -> dict[Second, str]:
-    """The same from what was played."""
+    """The same tables, made from the outcomes."""
     return {of: _table([row for row in all_pairs() if row[0].of is of], outcomes) for of in Second}
 
 

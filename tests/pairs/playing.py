@@ -1,7 +1,7 @@
 """Each ordered pair of effects, once, on the real engine, adapter, PostgreSQL and HTTP.
 
-A pair has a payment of its own, and the simulator a script for it. What the tenant is told in the
-end is held against the simulator's ledger.
+Each pair has a payment of its own, for which its faults are set in the simulator. The status that
+the tenant gets in the end is compared with the simulator's ledger.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from payments_app.worker.exchange_threads import ThreadExchangePool
 from tests.builders import a_caller, an_accepted_payment, an_asker, an_order, let_time_pass
 from tests.builders import payment_row as row_of
 
-# Of real time; a late answer is later than that.
+# In real time; a late answer takes longer than that.
 PATIENCE_S: Final = 0.4
 LATE_S: Final = 0.8
 SLOTS: Final = 8
 ROWS_AT_ONCE: Final = 3
-# How long the provider hides what it took, where the second effect is that of a submission: nearly
-# as long as the adapter believes that it may (visible_after_s).
+# How long the provider hides an accepted payment when the second effect is on a submission: nearly
+# as long as the adapter expects at most (visible_after_s).
 HIDDEN_S: Final = 250.0
 QUESTIONS_STRUCK: Final = 3
-# Seconds that pass between the engine's turns: first as fast as it acts, later in leaps.
+# Seconds between the engine's runs: at first as short as its own pauses, later in leaps.
 _FIRST_STEPS_S: Final = (1, 1, 2, 4)
 _LEAP_S: Final = 120
 _PAYER_APPROVES_S: Final = 240.0
 _STUCK_S: Final = 3_000.0
-# A question, a submission, and the same once more under a new token.
+# A status check, a submission, and the same once more under a new token.
 _CALLS_IN_A_TURN: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the tenant was told, and what the ledger says. `had_second`: the second effect struck."""
+    """The tenant's status, and the ledger's counts. `had_second`: the second effect happened."""
 
     told: str
     taken: int
@@ -62,7 +62,7 @@ class Outcome:
 
     @property
     def fault(self) -> str:
-        """The broken promise; empty if none is."""
+        """The kind of broken promise; empty if there is none."""
         if self.taken > 1 or self.moved > 1:
             return "DUPLICATE"
         if self.told == "PENDING":
@@ -79,7 +79,7 @@ class Outcome:
 
 @dataclass
 class Wires(Transport):
-    """The real transport, less patient. What the simulator can't cause happens here.
+    """The real transport with a shorter timeout. Causes the effects that the simulator can't.
 
     `script`: (reference, which submission) → the effect's name.
     """
@@ -112,10 +112,10 @@ class Wires(Transport):
 
 
 class Unlimited:
-    """Stands in for AccountPace, which goes by real time: here time leaps, and it would lag behind."""
+    """Replaces AccountPace, which uses real time: here the clock leaps, and it would lag behind."""
 
     def advise(self, _account: AccountKey, _checks_per_s: float | None) -> None:
-        """Nothing follows from it here."""
+        """Do nothing."""
 
     def is_open(self, _account: AccountKey, _step: Step) -> bool:
         return True
@@ -124,7 +124,7 @@ class Unlimited:
         return wanted
 
     def learn(self, _account: AccountKey, _step: Step, _seen: Observation, _calls: int) -> None:
-        """Nothing follows from it here."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class Provider:
     session: requests.Session = field(default_factory=requests.Session)
 
     def begin(self) -> None:
-        """No payment ends until the payer approves."""
+        """Let no payment end until the payer approves."""
         self._call("POST", "reset")
         self._call("POST", "settings", {"approval_delay_s": None, "callback_mode": "none"})
 
@@ -143,7 +143,7 @@ class Provider:
         """Set what happens to this payment's requests."""
         if pair.of is Second.SUBMISSION:
             self._fault(reference, "invisible", {"delay_s": HIDDEN_S}, times=None)
-            # Here it is the first, where the first did not get this far.
+            # If the first request does not arrive, the simulator counts the second as its first.
             nth = 1 if pair.first.on_the_wire else 2
             second: dict[str, Any] = {"nth": nth, "times": None if pair.second.lasts else 1}
         else:
@@ -155,7 +155,7 @@ class Provider:
         self._call("POST", "clock", {"advance_s": seconds})
 
     def approve_all(self) -> None:
-        """Each payer who is asked says yes."""
+        """Each payer with a pending payment approves."""
         for row in self.rows("payments"):
             if row["status"] == "PENDING":
                 self._call("POST", f"approve/{row['reference_id']}")
@@ -191,7 +191,7 @@ class Provider:
 
 @dataclass
 class Stage:
-    """An app with an empty database, and a simulator, for pairs to be played on."""
+    """An app with an empty database, and a simulator, on which the pairs are played."""
 
     app: Flask
     provider: Provider
@@ -205,11 +205,11 @@ class Stage:
     @classmethod
     @contextmanager
     def set_up(cls, app: Flask, account: ProviderAccount) -> Iterator[Self]:
-        """`account`: of the sandbox environment at the simulator."""
+        """`account`: a sandbox account at the simulator."""
         parts: Parts = app.extensions["maramoja"]
         pool = ThreadExchangePool(app, SLOTS)
         with app.app_context(), socket.socket() as deaf:
-            # It is ours and nobody listens there: whoever connects is refused.
+            # The socket is bound and does not listen, so that each connection is refused.
             deaf.bind(("127.0.0.1", 0))
             wires = Wires(closed_port=deaf.getsockname()[1])
             platform = replace(account, mode=Mode.TEST, target_environment="sandbox", version="1")
@@ -221,7 +221,7 @@ class Stage:
         pool.join()
 
     def play(self, pairs: Sequence[Pair]) -> dict[Pair, Outcome]:
-        """Play these side by side, until the last of them has ended."""
+        """Play these at the same time, until all of them have ended."""
         self.passed_s = 0.0
         self.provider.forget()
         self.provider.begin()
@@ -230,7 +230,7 @@ class Stage:
         self._turn()
         for step in _FIRST_STEPS_S:
             self._let_pass(step)
-        # What comes after we have left must have come before time leaps.
+        # Requests that timed out must have arrived before time leaps.
         time.sleep(LATE_S - PATIENCE_S)
         self._until_ended(list(payments.values()), pairs[0].of)
         return self._judge(payments)
@@ -252,7 +252,7 @@ class Stage:
                 self.provider.approve_all()
             self._let_pass(_LEAP_S)
             still_open = [one for one in still_open if not row_of(one).is_final]
-        # Whoever is asked still says yes, also after we called it failed.
+        # Approve once more, also payments that the gateway calls failed.
         self.provider.approve_all()
 
     def _let_pass(self, seconds: float) -> None:
@@ -262,7 +262,7 @@ class Stage:
         self._turn()
 
     def _turn(self) -> None:
-        """Each payment has its turn once. On a slow machine they would be due again by then."""
+        """Process each payment once. On a slow machine they would be due again meanwhile."""
         until = self.wires.calls + _CALLS_IN_A_TURN * self.payments
         gateway = replace(self.gateway, stopping=lambda: self.wires.calls > until)
         processor.process_due(gateway, self.pool)
@@ -286,7 +286,7 @@ class Stage:
         return outcomes
 
     def _had_second(self, pair: Pair, reference: str, calls: Sequence[tuple[str, str]]) -> bool:
-        """Whether both effects struck, in this order. Raises AssertionError if not even the first."""
+        """Whether both effects happened, in order. Raises AssertionError if the first did not."""
         submissions = [fault for operation, fault in calls if operation == "create"]
         sent = self.wires.submitted[reference]
         if pair.first.on_the_wire:
@@ -296,7 +296,7 @@ class Stage:
         if pair.second.on_the_wire:
             return sent > 1
         if pair.of is Second.QUESTION:
-            # Some strike only a question that finds the payment.
+            # Some faults happen only to a status check that finds the payment.
             return pair.second.kind in [
                 fault for operation, fault in calls if operation == "status"
             ]
@@ -313,7 +313,7 @@ def all_pairs() -> list[list[Pair]]:
 
 
 def play_all(stage: Stage) -> dict[Pair, Outcome]:
-    """Play every pair, some rows at a time: more would take longer than the steps of time."""
+    """Play every pair, some rows at a time: more would take longer than a step of time."""
     rows, outcomes = all_pairs(), {}
     for of in Second:
         of_this = [row for row in rows if row[0].of is of]

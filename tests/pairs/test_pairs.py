@@ -1,4 +1,4 @@
-"""Every pair of effects on two following requests of one payment ends in the ledger's truth."""
+"""Whichever pair of effects two consecutive requests meet, the payment ends as in the ledger."""
 
 from __future__ import annotations
 

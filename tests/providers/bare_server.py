@@ -1,4 +1,4 @@
-"""A server made of bare sockets, which answers as badly as it is told to, and its behaviours."""
+"""A server made of bare sockets, which sends any bytes that a test wants, and its behaviours."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
 class BareServer:
-    """Accepts on localhost and lets `behave` talk on each connection, in a thread of its own."""
+    """Accepts on localhost and runs `behave` for each connection, in a thread of its own."""
 
     def __init__(self, behave: Behaviour) -> None:
         self._behave = behave
@@ -32,7 +32,7 @@ class BareServer:
         self._listener.close()
 
     def read_request(self, peer: socket.socket) -> bytes:
-        """One whole request; empty when the peer has closed. Kept in `requests`."""
+        """Read one whole request; empty when the peer has closed. Stored in `requests`."""
         data = b""
         while b"\r\n\r\n" not in data:
             part = peer.recv(65536)

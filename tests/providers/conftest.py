@@ -1,4 +1,4 @@
-"""What the tests of the ways out share."""
+"""Fixtures for the tests of outgoing HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.providers.minting import SECRET_KEY, a_client
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[Callable[[BareServer, socket.socket], None]], BareServer]]:
-    """Starts bare servers; `behave(server, peer)` runs once for each connection."""
+    """Start bare servers; `behave(server, peer)` runs once for each connection."""
     servers: list[BareServer] = []
 
     def start(behave: Callable[[BareServer, socket.socket], None]) -> BareServer:
@@ -34,7 +34,7 @@ def serve() -> Iterator[Callable[[Callable[[BareServer, socket.socket], None]], 
 
 @pytest.fixture
 def app_context() -> Iterator[None]:
-    """The transport asks whether this context holds a transaction."""
+    """The transport checks that this context has no open transaction."""
     with Flask(__name__).app_context():
         yield
 

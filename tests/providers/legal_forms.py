@@ -12,7 +12,7 @@ from decimal import Decimal
 from hypothesis import strategies as st
 
 BOM = b"\xef\xbb\xbf"
-# Members that no reader of ours has a use for: one with a name like ours in it, among others.
+# Members that our code does not read; one of them has a name like one that it reads.
 EXTRA = {
     "payer": {"partyIdType": "MSISDN", "partyId": "46733123450", "status": "FAILED"},
     "payerMessage": 'A "quoted" \\ line\nwith ünïcödé, \U0001f600 and \x01',
@@ -79,7 +79,7 @@ def json_forms(draw: st.DrawFn, members: Mapping[str, str]) -> bytes:
 
 @dataclass(frozen=True)
 class Coding:
-    """A content coding: its name on the wire, and what it makes of a body."""
+    """A content coding: its name in the header, and how it encodes a body."""
 
     name: str
     form: str = ""
@@ -113,14 +113,14 @@ CODINGS = (
 
 @st.composite
 def http_forms(draw: st.DrawFn, status: int, body: bytes) -> bytes:
-    """A whole answer of `status` with `body`, as it may come over a connection that then closes."""
+    """A whole answer of `status` with `body`, for a connection that closes after it."""
     codings = draw(st.lists(st.sampled_from(CODINGS), max_size=2))
     for coding in codings:
         body = coding.folded(body)
     fields = [
         f"X-Filler-{number}: {number}" for number in range(draw(st.sampled_from([0, 3, 250])))
     ]
-    # Lines of one field may not change places among each other (RFC 9110, 5.3), and these do.
+    # Lines of one field must keep their order (RFC 9110, 5.3), and the fields are shuffled below.
     if len(codings) > 1 or (codings and draw(st.booleans())):
         fields.append("content-ENCODING:" + " , ".join(coding.name for coding in codings))
     else:

@@ -1,4 +1,4 @@
-"""What the tests of the token cache share: an account, and mints that count."""
+"""For the tests of the token cache: an account, and a token source that counts its calls."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ACCOUNT = ProviderAccount(
 
 
 class CountingMint:
-    """Mints `name-1`, `name-2` … or what it was told to answer, after `takes_s`."""
+    """Issues `name-1`, `name-2` … or returns `answer`, after `takes_s`."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ Process = Callable[[], TokenCache]
 
 
 def the_turn(redis: Redis) -> bytes:
-    """The key that says whose turn it is to mint, as one failure leaves it behind."""
+    """The name of the lock for fetching a token, which one failure leaves in Redis."""
     cache = TokenCache(redis, Cipher([SECRET_KEY]))
     cache.token(ACCOUNT, "collection", CountingMint(answer=REFUSED))
     (name,) = keys(redis, "*:turn")

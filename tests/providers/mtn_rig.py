@@ -20,7 +20,7 @@ from tests.providers.rig import PATIENCE_S, Trouble
 SUBSCRIPTION_KEY = "key-1"
 API_USER = "5f1c2a34-0d5e-4a7b-9c11-2b3c4d5e6f70"
 API_KEY = "0123456789abcdef0123456789abcdef"
-# Longer than the suite's patience.
+# Longer than PATIENCE_S.
 TOO_LONG_S = 0.8
 
 
@@ -38,7 +38,7 @@ def fault(
     return Trouble(recipe, verdict, outlasts_us, lasts_s)
 
 
-# Without a token nothing is sent; a status question then knows no more than before.
+# Without a token no request is sent; a status check then proves nothing new.
 def token_troubles(verdict: Verdict) -> dict[str, Trouble]:
     return {
         "token login_failed": fault("token_500", "token", verdict),
@@ -84,7 +84,7 @@ class MtnRig:
         "a token without its life": fault("token_without_life", "token", None),
         "unavailable": fault("unavailable_503", "create", UNKNOWN),
         "no such address": fault("no_route_404", "create", UNKNOWN),
-        # It sends again under a new token, and is told that the reference is there.
+        # The adapter sends again under a new token, and the answer says that the reference exists.
         "accepted, then 401": fault("accept_then_401", "create", Verdict.DUPLICATE),
         "accepted, then 404": fault("accept_then_404", "create", UNKNOWN),
         "accepted, then 409": fault("accept_then_409", "create", Verdict.DUPLICATE),
@@ -208,7 +208,7 @@ class MtnRig:
         self, method: str, path: str, document: Mapping[str, object] | None = None
     ) -> dict[str, list[dict[str, object]]]:
         body = None if document is None else json.dumps(document).encode()
-        # The address is that of our own child.
+        # The address is that of our own child process.
         request = Request(f"{self._url}/_admin/{path}", body, method=method)  # noqa: S310
         with urlopen(request, timeout=10) as answer:  # noqa: S310
             found: dict[str, list[dict[str, object]]] = json.loads(answer.read() or b"{}")

@@ -1,4 +1,4 @@
-"""What the contract suite needs of a provider: a stand-in that can be put in any kind of trouble.
+"""What the contract suite needs of a provider: a stand-in in which any fault can be caused.
 
 A rig for each adapter; see docs/adding-a-provider.md.
 """
@@ -15,17 +15,17 @@ from payments_app.providers.contract import PaymentOrder, ProviderAccount, Verdi
 
 GROUP: Final = "payments_app.provider_rigs"
 BUILT_IN: Final = {"mtn_momo": "tests.providers.mtn_rig:MtnRig"}
-# The suite's patience with a call that won't be answered in time, in place of the adapter's own.
+# The suite's timeout for a request that won't be answered in time, in place of the adapter's own.
 PATIENCE_S: Final = 0.5
 
 
 @dataclass(frozen=True)
 class Trouble:
-    """What goes wrong, in the stand-in's own words, and what the adapter must say to it.
+    """A fault, as the stand-in describes it, and the verdict that the adapter must return.
 
-    `verdict` None means that it must come through all the same: accepted, or the truth.
+    `verdict` None means that the fault must not matter: accepted, or the payment's true status.
     `outlasts_us`: it isn't answered within PATIENCE_S, and may still have its effect later.
-    `lasts_s`: how long the stand-in is busy with it.
+    `lasts_s`: how long the stand-in needs to process it.
     `changes_amount`: the answer's amount isn't the order's.
     """
 
@@ -43,15 +43,15 @@ class Rig(Protocol):
     CHECK_TROUBLES: ClassVar[Mapping[str, Trouble]]
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Start the stand-in."""
         ...
 
     def __exit__(self, *error: object) -> None:
-        """End it, and all that it started."""
+        """Stop it, and everything that it started."""
         ...
 
     def account(self) -> ProviderAccount:
-        """An account that works."""
+        """An account with valid credentials."""
         ...
 
     def wrong_account(self) -> ProviderAccount:
@@ -59,27 +59,27 @@ class Rig(Protocol):
         ...
 
     def order(self) -> PaymentOrder:
-        """A new order that the account takes."""
+        """A new order that the account can submit."""
         ...
 
     def cause(self, trouble: Trouble) -> None:
-        """Have it strike the next calls."""
+        """Cause this fault for the next requests."""
         ...
 
     def calm(self) -> None:
-        """No more trouble."""
+        """Remove all faults."""
         ...
 
     def delay_tokens(self, delay_s: float) -> None:
-        """Have the next answer to a request for credentials come this late."""
+        """Delay the next answer to a token request by `delay_s`."""
         ...
 
     def pay(self, reference: UUID) -> None:
-        """The payer says yes."""
+        """The payer approves."""
         ...
 
     def fail(self, reference: UUID) -> None:
-        """The payer says no."""
+        """The payer refuses."""
         ...
 
     def submissions(self, reference: UUID) -> int:
@@ -87,7 +87,7 @@ class Rig(Protocol):
         ...
 
     def payments(self, reference: UUID) -> int:
-        """How many payments there are under it."""
+        """How many payments have this reference."""
         ...
 
     def movements(self, reference: UUID) -> int:
@@ -96,6 +96,6 @@ class Rig(Protocol):
 
 
 def rigs() -> dict[str, type[Rig]]:
-    """The rigs by the code of their adapter, partners' too."""
+    """The rigs by the code of their adapter, those of partners included."""
     built_in = [EntryPoint(code, where, GROUP) for code, where in BUILT_IN.items()]
     return {point.name: point.load() for point in (*built_in, *entry_points(group=GROUP))}

@@ -1,4 +1,4 @@
-"""One answer means one thing, in whatever legal form it comes."""
+"""An answer has the same meaning in each legal form."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ amounts = st.integers(0, 10**12)
 
 @st.composite
 def paid_answers(draw: st.DrawFn) -> tuple[Money, bytes]:
-    """A status that says SUCCESSFUL of an amount in whole units."""
+    """A status answer that says SUCCESSFUL, with an amount in whole units."""
     whole, currency = draw(amounts), draw(st.sampled_from(sorted(EXPONENTS)))
     members = {
         "amount": draw(number_forms(whole)),
@@ -93,7 +93,7 @@ def test_a_refusal_is_a_refusal(data: st.DataObject) -> None:
 
 
 class Told:
-    """A server that gives each connection the answer of now."""
+    """A server that sends its current answer on each connection."""
 
     def __init__(self) -> None:
         self.raw = b""

@@ -1,7 +1,7 @@
-"""The contract that every adapter keeps, shown against a stand-in over real HTTP.
+"""The contract that every adapter keeps, tested against a stand-in over real HTTP.
 
-Its heart: whatever goes wrong, the adapter never says more than the provider's own ledger bears
-out, and asking and resending under one reference ends in the truth, with money moved once.
+The main rule: in any fault, an adapter's verdict never claims more than the provider's own ledger
+shows; and checks and resends under one reference end in the true status, with money moved once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("app_context")
 
 
 class ImpatientWire:
-    """The real wire, with less time for each call than the adapter asks for."""
+    """The real HTTP client, with a shorter timeout for each request than the adapter sets."""
 
     def __init__(self, http_client: HttpClient) -> None:
         self._wire = http_client
@@ -58,7 +58,7 @@ class ImpatientWire:
 
 @pytest.fixture(scope="session")
 def running_rigs() -> Iterator[Callable[[str], Rig]]:
-    """Each rig, started when it is first asked for."""
+    """Each rig; it is started when it is first used."""
     running: dict[str, Rig] = {}
     with ExitStack() as stack:
 
@@ -83,7 +83,7 @@ def rig(code: str, running_rigs: Callable[[str], Rig]) -> Rig:
 
 
 def an_adapter(code: str) -> Provider:
-    """A fresh one, which holds no token yet."""
+    """A new adapter, which has no token yet."""
     away = Redis(port=1, retry=Retry(NoBackoff(), 0), socket_connect_timeout=0.1)
     tokens = TokenCache(away, Cipher([Fernet.generate_key().decode()]))
     return Registry.load(tokens).get(code)
@@ -229,7 +229,7 @@ def test_a_submission_in_trouble_is_told_as_it_is_and_ends_in_one_charge(
         Verdict.NOT_SENT,
         None,
     ):
-        # One that was answered "throttled" did leave: the engine counts it.
+        # A request that was answered "throttled" was sent: the engine counts it.
         assert rig.payments(order.reference) == 0
     if seen.verdict in ACCEPTED:
         assert rig.payments(order.reference) == 1
@@ -243,9 +243,9 @@ def test_a_submission_in_trouble_is_told_as_it_is_and_ends_in_one_charge(
 
 
 class AnsweredOtherwise:
-    """The real wire, but for the answer to the first request that may create something.
+    """The real HTTP client, except for the answer to the first request that may create something.
 
-    That request arrives and has its effect. `before_second`: what happens before a second one.
+    That request arrives and has its effect. `before_second` is called before the second one.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ FIRST_ANSWERS = {
 def test_whatever_becomes_of_a_second_request_the_submission_is_no_refusal(
     code: str, first: str, rig: Rig, http_client: HttpClient
 ) -> None:
-    """The first request of the submission was taken, and answered so or lost."""
+    """The provider accepted the first request; its answer was this one, or was lost."""
     troubles = [one for one in RIGS[code].SUBMISSION_TROUBLES.values() if not one.outlasts_us]
     for trouble in (None, *troubles):
         rig.calm()
@@ -290,7 +290,7 @@ def test_whatever_becomes_of_a_second_request_the_submission_is_no_refusal(
         otherwise = AnsweredOtherwise(http_client, FIRST_ANSWERS[first], cause)
         seen = submit_through(SubmissionClient(otherwise), adapter, order, account)
         assert rig.payments(order.reference) == 1
-        # What has created a payment counts, whatever the adapter says that it can create.
+        # A request that created a payment counts, whatever the adapter says about it.
         assert seen.requests_left
         if otherwise.left > 1 or isinstance(FIRST_ANSWERS[first], NoResponse):
             assert seen.verdict not in ABOUT_ONE_REQUEST, trouble
@@ -316,7 +316,7 @@ def test_a_question_in_trouble_never_ends_a_payment_otherwise_than_it_ended(
         assert seen.amount is not None
         assert seen.amount != order.money
     rig.calm()
-    # What we gave up on is still under way there, and would meet the next test's trouble.
+    # The abandoned request still runs at the stand-in, and would meet the next test's fault.
     time.sleep(trouble.lasts_s)
     after = an_adapter(code).check(order, account, http_client)
     assert after.verdict is truth
@@ -381,7 +381,7 @@ def test_a_lease_that_ends_while_the_token_is_waited_for_sends_nothing(
     with pytest.raises(LeaseLost):
         provider.submit(order, account, transport.http_client(Lease(boot_seconds() + 0.2)))
     assert rig.submissions(order.reference) == 0
-    # The token came all the same, and serves the next one.
+    # The token was issued all the same, and serves the next request.
     lease = Lease(boot_seconds() + 5)
     assert provider.submit(order, account, transport.http_client(lease)).verdict is Verdict.PENDING
 
@@ -431,7 +431,7 @@ def test_no_secret_and_no_number_is_shown_or_logged(
 def test_an_order_is_told_by_its_reference_alone(
     rig: Rig, provider: Provider, http_client: HttpClient
 ) -> None:
-    """Two payments with everything alike but the reference are two payments."""
+    """Two payments that differ only in the reference are two payments."""
     order, account = rig.order(), rig.account()
     twin: PaymentOrder = replace(order, reference=uuid4())
     assert provider.submit(order, account, http_client).verdict is Verdict.PENDING

@@ -1,4 +1,4 @@
-"""Every failure code says what it means, who must act, and whether trying again makes sense."""
+"""Every failure code has a meaning, says who must act, and whether a retry makes sense."""
 
 from __future__ import annotations
 

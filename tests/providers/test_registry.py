@@ -1,4 +1,4 @@
-"""Adapters are found by name: our own, and those that a partner's package brings."""
+"""Adapters are found by name: our own, and those in a partner's package."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def tokens() -> TokenCache:
 
 
 def install(where: Path, module: str, *, name: str, code: str) -> None:
-    """A package with one adapter, as pip would leave it on the path."""
+    """Install a package with one adapter, as pip would leave it on the path."""
     (where / f"{module}.py").write_text(ADAPTER.format(code=code))
     metadata = where / f"{module}-1.0.dist-info"
     metadata.mkdir()

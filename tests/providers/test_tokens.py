@@ -1,4 +1,4 @@
-"""Tokens on a real Redis: minted once by everyone together, and never by a stampede."""
+"""Tokens on a real Redis: all processes together fetch one, never many at once."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_the_pause_grows_with_each_failure_and_ends_with_a_success(process: Proc
     assert isinstance(first, Observation)
     assert isinstance(second, Observation)
     assert (first.retry_after_s, second.retry_after_s) == (1.0, 2.0)
-    # A process that hears of it counts on from there.
+    # Another process that sees the failure continues the count.
     other = process()
     other.token(ACCOUNT, "collection", failing)
     time.sleep(2.05)

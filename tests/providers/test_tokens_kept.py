@@ -1,4 +1,4 @@
-"""Tokens when Redis is away, empty or wrong, for other credentials, and once they are refused."""
+"""Tokens when Redis is unavailable, empty or wrong, for other credentials, and after a refusal."""
 
 from __future__ import annotations
 
@@ -189,7 +189,7 @@ def test_who_takes_over_a_token_leaves_the_turn_to_the_next(process: Process) ->
     other = process()
     other.token(ACCOUNT, "collection", fetch_token)
     other.discard(ACCOUNT, "collection", "token-1")
-    # Were the turn still taken, this would be an answer that says to come back: see test_tokens.
+    # If the lock were still held, this would return a NOT_SENT observation: see test_tokens.
     assert process().token(ACCOUNT, "collection", fetch_token) == "token-2"
 
 
@@ -209,7 +209,7 @@ def test_eight_refusals_at_once_mint_one_new_token(process: Process) -> None:
 
 
 def refused_again(cache: TokenCache, fetch_token: CountingMint) -> bool:
-    """A call under the token at hand is refused, and so is the one under a new token."""
+    """A request under the current token is refused, and so is one under a new token."""
     token = cache.token(ACCOUNT, "collection", fetch_token)
     if not cache.discard(ACCOUNT, "collection", str(token)):
         return False
@@ -244,7 +244,7 @@ def test_after_a_pause_one_more_is_tried_and_one_that_is_taken_ends_it(process: 
 
 
 def test_a_new_token_that_many_calls_were_refused_under_counts_once(process: Process) -> None:
-    """They were on their way together: nothing is known of a second token."""
+    """The requests ran at the same time: they prove nothing about a second token."""
     cache, fetch_token = process(), CountingMint()
     assert refused_again(cache, fetch_token)
     for _ in range(20):
@@ -253,7 +253,7 @@ def test_a_new_token_that_many_calls_were_refused_under_counts_once(process: Pro
 
 
 def test_a_payment_that_is_refused_under_each_token_holds_up_no_other(process: Process) -> None:
-    """The others are let in under the same tokens; when those end, there are new ones soon."""
+    """The provider accepts the others' tokens; when one ends, a new one is fetched soon."""
     cache, fetch_token = process(), CountingMint()
     for _ in range(20):
         token = str(cache.token(ACCOUNT, "collection", fetch_token))

@@ -1,4 +1,4 @@
-"""One HTTP exchange against servers that drip, reset, lie and hang."""
+"""One HTTP exchange with servers that drip, reset, send wrong answers and hang."""
 
 from __future__ import annotations
 
@@ -108,8 +108,8 @@ def test_many_threads_each_get_their_own_answer(serve: Serve, transport: Transpo
             peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(path), path))
 
     server = serve(echo)
-    # One for all: making an app compiles its routes, which threads of CPython 3.11 can't do at
-    # once (github.com/python/cpython/issues/106905).
+    # One app for all threads: making an app compiles its routes, which threads of CPython 3.11
+    # can't do at once (github.com/python/cpython/issues/106905).
     app = Flask(__name__)
 
     def ask(number: int) -> HttpResponse | NoResponse:
@@ -227,7 +227,7 @@ def coded(coding: str, body: bytes) -> Callable[[BareServer, socket.socket], Non
     return answering(head.encode() + body)
 
 
-# Without the time of day: a test's name is made of it, and is the same in each process.
+# Without a timestamp: the test's id contains it, and must be the same in each process.
 GZIPPED = gzip.compress(b'{"status":"PENDING"}', mtime=0)
 
 
@@ -242,10 +242,10 @@ GZIPPED = gzip.compress(b'{"status":"PENDING"}', mtime=0)
         ("gzip, gzip", gzip.compress(GZIPPED, mtime=0), b'{"status":"PENDING"}', True),
         ("deflate", zlib.compress(b"{}"), b"{}", True),
         ("deflate", zlib.compress(b"{}")[:-1], b"{}", False),
-        # What isn't known is left as it is.
+        # An unknown coding is left as it is.
         ("br", b"{}", b"{}", True),
         ("utf-8", b"{}", b"{}", True),
-        # A thousand times as long as it comes.
+        # A thousand times as long as its compressed form.
         ("gzip", gzip.compress(b" " * 10_000_000, mtime=0), b" " * RESPONSE_BYTES_MAX, False),
         ("deflate", zlib.compress(b" " * 10_000_000), b" " * RESPONSE_BYTES_MAX, False),
         ("gzip", GZIPPED * 1_000, b'{"status":"PENDING"}' * 1_000, True),

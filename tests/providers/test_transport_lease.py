@@ -1,4 +1,4 @@
-"""When a call may leave, whom it trusts over TLS, and what it keeps to itself."""
+"""When a request may be sent, which servers TLS trusts, and what the transport keeps secret."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""No deadline for an example: on a machine under load, slow says nothing."""
+"""Examples have no deadline: on a machine under load, a slow example proves nothing."""
 
 from __future__ import annotations
 

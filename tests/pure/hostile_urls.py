@@ -1,4 +1,4 @@
-"""URLs and addresses that must be refused, those that must not, and a resolver with answers."""
+"""URLs and addresses that must be refused, those that must not be, and a resolver for tests."""
 # ruff: noqa: RUF001 - characters that look alike are the point
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ FORMS = {
     "too long": (f"https://hooks.example.com/{'a' * 2048}", "2048 characters at most"),
 }
 
-# What a host must not be, neither written in the URL nor as one of a name's addresses.
+# Addresses that must be refused, both written in a URL and as the address of a name.
 NOT_PUBLIC = {
     "this network": "0.0.0.0",  # noqa: S104 - the point of it
     "this network, other": "0.1.2.3",
@@ -217,13 +217,13 @@ GOOD = {
 GOOD_ADDRESSES = (
     *NEIGHBOURS_4,
     NOBODYS_HOST,
-    # The last address before 198.18.0.0/15, as a network with IPv6 only reaches it.
+    # The last address before 198.18.0.0/15, as a network that has only IPv6 reaches it.
     "64:ff9b::c611:ffff",
 )
 
 
 class Names:
-    """A resolver with a table of its own, which counts."""
+    """A resolver with a table of its own, which records the names that it was asked for."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses
@@ -237,7 +237,7 @@ class Names:
 
 
 class Hanging(Names):
-    """A resolver that answers nothing for as long as the block lasts."""
+    """A resolver that gives no answer until the block ends."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -252,7 +252,7 @@ class Hanging(Names):
 
     @property
     def is_asked_still(self) -> bool:
-        """Whether some lookup has had no answer yet."""
+        """Whether some lookup has no answer yet."""
         return any(thread.is_alive() for thread in self._threads)
 
     def __enter__(self) -> Self:

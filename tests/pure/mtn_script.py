@@ -1,4 +1,4 @@
-"""A wire by hand for MTN MoMo: replies in order, and what was asked."""
+"""A scripted HTTP client for MTN MoMo: replies in order, and the requests that were sent."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ Reply = HttpResponse | NoResponse | LeaseLost
 
 @dataclass
 class ScriptedWire:
-    """A wire by hand: gives the replies in order and keeps what was asked."""
+    """A scripted HTTP client: returns the replies in order and records the requests."""
 
     replies: Sequence[Reply]
     calls: list[HttpRequest] = field(default_factory=list)
@@ -64,7 +64,7 @@ class ScriptedWire:
 
 
 def an_adapter() -> MtnMomo:
-    """With a Redis that is away, so that each adapter's tokens are its own."""
+    """An adapter whose Redis is unavailable, so that its tokens are its own."""
     away = Redis(port=1, retry=Retry(NoBackoff(), 0), socket_connect_timeout=0.1)
     return MtnMomo(TokenCache(away, Cipher([Fernet.generate_key().decode()])))
 
@@ -97,17 +97,17 @@ def an_order(money: Money | None = None, **options: str) -> PaymentOrder:
 
 
 def submitted(*replies: Reply) -> Observation:
-    """What the adapter makes of these replies to a submission, after a token."""
+    """The adapter's observation for these replies to a submission, after a token."""
     return an_adapter().submit(an_order(), an_account(), ScriptedWire([TOKEN, *replies]))
 
 
 def checked(*replies: Reply) -> Observation:
-    """What the adapter makes of these replies to a status question, after a token."""
+    """The adapter's observation for these replies to a status check, after a token."""
     return an_adapter().check(an_order(), an_account(), ScriptedWire([TOKEN, *replies]))
 
 
 def an_azure(status: int, message: str) -> bytes:
-    """As Azure API Management, in front of MTN, says it."""
+    """An error of Azure API Management, which is in front of MTN."""
     return json.dumps({"statusCode": status, "message": message}).encode()
 
 

@@ -1,4 +1,4 @@
-"""Whose payments a process takes next: by rules that need no database."""
+"""Which account's payments a process claims next: rules that need no database."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def own_account() -> AccountKey:
 
 
 def hold(slots: AccountSlots, shares: dict[Queue, int]) -> None:
-    """They are claimed, and none of them is answered."""
+    """Take the slots of these queues, without any answer."""
     for one, share in shares.items():
         for _ in range(share):
             slots.take(one.account, step_of(one))
@@ -64,7 +64,7 @@ def test_a_quick_account_gets_more_slots_and_a_slow_one_fewer_within_bounds() ->
 
 
 def test_what_never_left_says_nothing_of_an_account_unless_it_took_long() -> None:
-    """While one waits half a minute for a token, the others give up after three seconds each."""
+    """While one exchange waits 30 s for a token, the others give up after 3 s each."""
     slots, account = AccountSlots(), own_account()
     waiting = {queue(account=account): 100, queue(Lane.CHECK, account=account): 100}
     never_left = Observation(Verdict.NOT_SENT, "token_pending")

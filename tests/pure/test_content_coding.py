@@ -1,4 +1,4 @@
-"""A compressed body costs no more memory than its bound, whatever it would unfold to."""
+"""A compressed body takes no more memory than its limit, however large it is decompressed."""
 
 from __future__ import annotations
 

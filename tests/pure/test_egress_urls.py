@@ -1,4 +1,4 @@
-"""Hostile URLs, each refused for its own reason; and good ones, which must go through."""
+"""Hostile URLs, each refused for its own reason; and good ones, which must be accepted."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_nothing_is_looked_up_inside_a_transaction() -> None:
 
 @given(st.ip_addresses(v=4, network="0.0.0.0/0"))
 def test_what_python_calls_private_is_never_public(address: ipaddress.IPv4Address) -> None:
-    # The other way round it may differ: the list here is longer.
+    # The converse does not hold: our list of addresses that are not public is longer.
     assert address.is_global or not is_public(address)
 
 

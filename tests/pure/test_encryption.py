@@ -1,4 +1,4 @@
-"""The vault's data_key: what it seals opens in its own place only, and its digests need its key."""
+"""Encryption with a data key: bound to its place by `about`; digests depend on the key."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ KEY = b"k" * 32
 
 
 class Drawer:
-    """Data keys in a dictionary: where they rest is not the vault's concern."""
+    """Data keys in a dictionary: TenantKeyring does not care where they are stored."""
 
     def __init__(self) -> None:
         self.kept: dict[object, str] = {}

@@ -1,4 +1,4 @@
-"""What fails again and again: few lines, with how often it was."""
+"""Repeated failures produce few log lines, each with the number of failures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AWAY = OperationalError("SELECT 1", {}, Exception("connection refused"))
 
 @pytest.fixture
 def logged(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """A logger that another test has used is configured for good: so it is here, too."""
+    """Structlog caches the configuration of a used logger, so this test configures it, too."""
     configure_logs(level="INFO", log_format="json")
     return caplog
 
@@ -28,7 +28,7 @@ def lines(logged: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def lines_of(
     error: Exception, *, times: int, every_s: float, logged: pytest.LogCaptureFixture
 ) -> list[dict[str, Any]]:
-    """What is logged while it fails so often, and then works."""
+    """The log lines of this many failures in a row, followed by a success."""
     now = [100.0]
     failures = FailuresInARow(seconds=lambda: now[0], queue="payments")
     for _ in range(times):

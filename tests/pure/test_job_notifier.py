@@ -1,4 +1,4 @@
-"""The thread that notifies workers outlives whatever a broker says."""
+"""The thread that notifies workers survives any error of the broker."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from payments_app.kernel.jobs import Job, JobNotifier
 
 
 class Refusing(Celery):
-    """Its broker refuses the first notification in a way that is no lost connection."""
+    """Its broker refuses the first notification with an error that is no lost connection."""
 
     asked: list[str]
 
     def send_task(self, name: str, *_args: Any, **_options: Any) -> None:
-        """As AMQP's ACCESS_REFUSED comes, which kombu hands on as it is."""
+        """Raise what AMQP's ACCESS_REFUSED raises; kombu does not wrap it."""
         self.asked.append(name)
         if len(self.asked) == 1:
             raise AccessRefused(403, "ACCESS_REFUSED")
@@ -33,7 +33,7 @@ def refusing() -> Iterator[Refusing]:
     app = Refusing("refusing", set_as_current=False)
     app.asked = []
     before = app_or_default()
-    # The notifier has a thread of its own, which has the default app.
+    # The notifier's thread uses the default app.
     app.set_default()
     yield app
     before.set_default()

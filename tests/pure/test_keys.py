@@ -1,4 +1,4 @@
-"""The form of an API key: scanners can match it, typing errors show, and it can't be guessed."""
+"""An API key's form: scanners can match it, a checksum shows typing errors, it can't be guessed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from payments_app.tenants.key_format import (
 )
 from payments_app.tenants.keys import IssuedKey
 
-# Written out here, as a secret scanner would have it: this form is a promise.
+# Written out here as a secret scanner would have it: the form is public and must not change.
 PUBLISHED = re.compile(r"mara_(live|test)_[0-9A-Za-z]{10}_[0-9A-Za-z]{38}")
 
 

@@ -1,4 +1,4 @@
-"""Whatever a line carries, no whole number and no credential gets through; ids stay."""
+"""Log lines never contain a whole phone number or a credential; ids stay."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_of_a_key_its_public_beginning_stays() -> None:
 
 @pytest.fixture
 def lines() -> Iterator[StringIO]:
-    """What is written in the product's own form, to look at instead of to stderr."""
+    """The log lines in the product's own format, captured instead of written to stderr."""
     root = logging.getLogger()
     before, level = root.handlers[:], root.level
     configure_logs(level="DEBUG", log_format="json")

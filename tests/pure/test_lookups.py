@@ -1,4 +1,4 @@
-"""Lookups of names: bounded in time and number, and one owner's take none from another."""
+"""DNS lookups are limited in time and number; one owner's lookups take no slots from another's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_an_owner_with_too_many_lookups_is_refused_at_once_and_another_is_not() 
         with pytest.raises(LookupRefused):
             lookups.addresses(hang, name(host="c.example.com"), 5.0)
         assert lookups.addresses(Names(*PUBLIC), name("other"), 5.0) == ADDRESS
-    # Those that hung have ended, and give their places back.
+    # The lookups that hung have ended, and their slots are free again.
     wait_until(lambda: finds(lookups, name()), what="lookups are under way", limit_s=5)
 
 

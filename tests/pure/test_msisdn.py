@@ -19,7 +19,7 @@ MOBILE: Final = (
     phonenumbers.PhoneNumberType.FIXED_LINE_OR_MOBILE,
 )
 UGANDAN: Final = "256772123456"
-# One of each country that MTN's or Airtel's money is in: digits → (country, national number).
+# One number per country of MTN's or Airtel's mobile money: digits → (country, national number).
 NUMBERS: Final = {
     UGANDAN: ("UG", "772123456"),
     "250788123456": ("RW", "788123456"),
@@ -35,7 +35,7 @@ NUMBERS: Final = {
     "224621234567": ("GN", "621234567"),
     "245955123456": ("GW", "955123456"),
     "211921234567": ("SS", "921234567"),
-    # Congo's national numbers begin with a zero that stays.
+    # Congo's national numbers keep their leading zero.
     "242066123456": ("CG", "066123456"),
     # Benin's and Côte d'Ivoire's have ten digits since 2024 and 2021, zero included.
     "2290197123456": ("BJ", "0197123456"),
@@ -79,7 +79,7 @@ def test_each_plan_s_own_examples_are_read_as_the_library_reads_them(code: int) 
 
 
 def assert_as_the_library(digits: str) -> None:
-    # As it is understood: 00 before a number stands for +.
+    # 00 before a number means +.
     international = digits.removeprefix("00")
     try:
         number = phonenumbers.parse(f"+{international}")
@@ -114,7 +114,7 @@ def test_one_number_in_any_spelling_is_one_number(text: str) -> None:
             "+256(0)772123456",
             "٢٥٦٧٧٢١٢٣٤٥٦",
         ),
-        # Plans that ended: Benin's eight digits, Côte d'Ivoire's eight; Congo without its zero.
+        # Former numbering plans: Benin's and Côte d'Ivoire's eight digits; Congo without its zero.
         *("22997123456", "22507123456", "24266123456"),
         *("999772123456", "256112123456"),
     ],

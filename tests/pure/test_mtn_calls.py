@@ -1,4 +1,4 @@
-"""MTN MoMo on the wire: what we send, under which token, and when we send nothing."""
+"""MTN MoMo: the requests that we send, under which token, and when we send none."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_without_a_token_nothing_is_sent(reply: HttpResponse | NoResponse) -> No
     not_ready = adapter.prepare(account, http_client)
     assert not_ready is not None
     assert not_ready.verdict is Verdict.NOT_SENT
-    # It isn't asked for again at once either.
+    # The token is not requested again at once either.
     assert adapter.submit(an_order(), account, http_client).verdict is Verdict.NOT_SENT
     assert adapter.check(an_order(), account, http_client).verdict is Verdict.UNKNOWN
     assert len(http_client.calls) == 1

@@ -1,4 +1,4 @@
-"""MTN MoMo on the wire: what each answer of its error tables proves."""
+"""MTN MoMo: what each answer of its error tables proves."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ SUBMISSIONS = [
     (400, DUPLICATE, Verdict.DUPLICATE, None),
     (500, an_error("INTERNAL_PROCESSING_ERROR"), Verdict.UNKNOWN, None),
     (500, an_error("SERVICE_UNAVAILABLE"), Verdict.UNKNOWN, None),
-    # These speak of a payment that exists: then we ask.
+    # These codes are about a payment that exists, so its status must be checked.
     (500, an_error("APPROVAL_REJECTED"), Verdict.UNKNOWN, None),
     (500, an_error("EXPIRED"), Verdict.UNKNOWN, None),
     (500, an_error("TRANSACTION_CANCELED"), Verdict.UNKNOWN, None),

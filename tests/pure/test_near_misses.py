@@ -1,4 +1,4 @@
-"""Which header names are taken for a misspelt Idempotency-Key, and which never are."""
+"""Which header names count as a misspelt Idempotency-Key, and which never do."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ NEAR = [
     "idempotency_key",
     "idempotencyKey",
 ]
-# Those of RFC 9110 and its kin, of browsers, of proxies, and of other gateways.
+# Headers of RFC 9110 and related RFCs, of browsers, of proxies, and of other gateways.
 FAR = [
     "Accept",
     "Accept-Charset",

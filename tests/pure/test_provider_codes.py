@@ -1,4 +1,4 @@
-"""`provider_code` is a code: what may name the payer stays in the sealed evidence."""
+"""`provider_code` is a code: a text that may name the payer stays in the encrypted evidence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What commands print: aligned, empty lists say so, ids and instants as the API writes them."""
+"""The commands' output: aligned; empty lists say so; ids and instants as the API writes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When to act next: soon at first, later and later, never never."""
+"""The delay before the next action: short at first, then longer and longer, never infinite."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from payments_app.payments import retry
 AGES: Final = st.floats(-3600, 400 * 86_400, allow_nan=False)
 COUNTS: Final = st.integers(0, 100_000)
 HINTS: Final = st.none() | st.floats(-1e12, 1e12) | st.sampled_from([float("inf")])
-# The widest that jitter spreads a delay.
+# The largest factor by which jitter changes a delay.
 WIDEST: Final = 1 + retry.JITTER
 
 

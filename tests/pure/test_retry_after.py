@@ -1,4 +1,4 @@
-"""Retry-After in both forms of RFC 9110, for providers' answers and for webhook receivers' alike."""
+"""Retry-After in both forms of RFC 9110, in the answers of providers and of webhook receivers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_retry_after_is_whole_seconds_or_a_date(
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_provider_may_name_a_date(status: int) -> None:
-    """A submission's answer and a question's alike."""
+    """In the answer to a submission and to a status check."""
     at = format_datetime(utc_now() + timedelta(seconds=61), usegmt=True)
     answer = HttpResponse(status, {"retry-after": at}, b"")
     for seen in (submitted(answer), checked(answer)):

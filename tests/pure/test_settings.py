@@ -301,7 +301,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318"}
             },
             "otlp",
         ),
-        # What an operator sets for all services stops none that sends nothing.
+        # A variable that an operator sets for all services must not stop one that exports no spans.
         ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, None),
     ],
 )
@@ -318,7 +318,7 @@ def test_spans_go_where_opentelemetrys_own_variables_say(
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "http/json"),
         ("OTEL_SDK_DISABLED", "perhaps"),
-        # Credentials have a variable of their own: an address is repeated in messages.
+        # Credentials have a variable of their own: error messages repeat an address.
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "https://user:hunter2@collector"),
     ],
 )

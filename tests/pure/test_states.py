@@ -1,4 +1,4 @@
-"""The table of states, walked whole: what isn't written here can't happen to a payment."""
+"""The whole table of states: a payment can make no transition that is not written here."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from payments_app.payments.states import (
 NOW: Final = datetime(2026, 11, 20, tzinfo=UTC)
 LATER: Final = NOW + timedelta(minutes=1)
 IN_FLIGHT: Final = ("submitting", "awaiting_payer", "unknown")
-# What may happen, told a second time and in other words than the table: (stage, event) → after.
+# The lawful transitions, written again independently of the table: (stage, event) → state after.
 LAWFUL: Final = {
     ("accepted", "payment.submitting"): ("PENDING", "submitting"),
     ("submitting", "payment.submitting"): ("PENDING", "submitting"),
-    # A resend doesn't unlearn what is known.
+    # A resend keeps the stage that is known.
     ("awaiting_payer", "payment.submitting"): ("PENDING", "awaiting_payer"),
     ("unknown", "payment.submitting"): ("PENDING", "unknown"),
-    # A restored database: what it calls unsent may have been sent since.
+    # After a restore: a payment that the backup calls unsent may have been sent since.
     ("accepted", "payment.unknown"): ("PENDING", "unknown"),
-    # Only what never left can be taken back.
+    # Only a submission that was not sent can go back to accepted.
     ("submitting", "payment.handed_back"): ("PENDING", "accepted"),
     **{(stage, "payment.pending"): ("PENDING", "awaiting_payer") for stage in IN_FLIGHT},
     **{(stage, "payment.unknown"): ("PENDING", "unknown") for stage in IN_FLIGHT},

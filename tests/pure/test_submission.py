@@ -40,7 +40,7 @@ A_REFUSAL = Failure(FailureCode.PROVIDER_NOT_ALLOWED, "NOT_ALLOWED")
 
 @dataclass
 class PartnersAdapter:
-    """A careless one: sends these requests, ignores what comes, and says what it was told to say."""
+    """A careless adapter: sends these requests, ignores the answers, and returns `says`."""
 
     says: Observation | Exception
     calls: tuple[HttpRequest, ...]
@@ -62,7 +62,7 @@ def a_call(method: str = "POST", *, creates_nothing: bool | None = None) -> Http
 def the_whole(
     says: Verdict | Exception, *sent: tuple[HttpRequest, Reply], failure: Failure | None = None
 ) -> Observation:
-    """What the engine gets from an adapter that says this after these requests."""
+    """The engine's result for an adapter that returns `says` after these requests."""
     calls, replies = [call for call, _ in sent], [reply for _, reply in sent]
     answer = Observation(says, "said", failure=failure) if isinstance(says, Verdict) else says
     partner = PartnersAdapter(answer, tuple(calls))

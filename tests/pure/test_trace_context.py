@@ -1,4 +1,4 @@
-"""`traceparent` as W3C Trace Context has it read: what is wrong is as if it weren't there."""
+"""`traceparent` is read as W3C Trace Context says; a malformed header counts as absent."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ GOOD = f"00-{TRACE}-{SPAN}-01"
     [
         (GOOD, GOOD),
         (f"00-{TRACE}-{SPAN}-00", f"00-{TRACE}-{SPAN}-00"),
-        # Flags that nobody knows yet are not ours to pass on.
+        # Unknown flags must not be passed on.
         (f"00-{TRACE}-{SPAN}-ff", f"00-{TRACE}-{SPAN}-03"),
-        # A version to come is read as far as ours goes, and told as ours.
+        # A later version is read as far as version 00 goes, and passed on as version 00.
         (f"01-{TRACE}-{SPAN}-01", GOOD),
         (f"cc-{TRACE}-{SPAN}-01-what-will-be", GOOD),
     ],

@@ -1,4 +1,4 @@
-"""Which errors of PostgreSQL say nothing about the rows, so that the same may work again."""
+"""Errors of PostgreSQL that are not about the rows, so that the same statement may work later."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ABOUT_ROWS = {
 
 
 def of(sqlstate: str) -> DBAPIError:
-    """As SQLAlchemy raises it; psycopg knows no class for some that are newer than it."""
+    """The error as SQLAlchemy raises it; psycopg has no class for some newer sqlstates."""
     known = type("Unknown", (errors.InternalError,), {"sqlstate": sqlstate})
     with contextlib.suppress(KeyError):
         known = errors.lookup(sqlstate)

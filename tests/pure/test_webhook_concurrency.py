@@ -1,4 +1,4 @@
-"""How many deliveries at once, and whose turn it is: by rules that need no database."""
+"""How many deliveries run at once, and which endpoint is next: rules that need no database."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_it_falls_by_half_the_share_of_failures_and_slow_answers(bad: tuple[bool
     assert all(before >= after for before, after in pairwise(falls))
     assert falls[8] <= LIMIT_MAX / 2
     assert falls[-1] == 1, "never to nothing"
-    # Of one that nothing good is known of, it is halved at once.
+    # The limit of an endpoint without any good answer is halved at once.
     assert limits_after(bad).limit(ENDPOINT) == FIRST_LIMIT // 2
 
 
@@ -129,7 +129,7 @@ def test_who_was_served_longest_ago_is_next() -> None:
 
 def test_an_endpoint_gets_four_at_once_and_32_at_most() -> None:
     assert limits_after().limit(ENDPOINT) == 4
-    # One more once all four, and the one that took the place of the first, were quick.
+    # The limit grows by one after five quick answers: four at once, and the next one.
     assert [limits_after(*[(True, 0.0)] * n).limit(ENDPOINT) for n in (4, 5)] == [4, 5]
     assert limits_after(*[(True, 0.0)] * 5000).limit(ENDPOINT) == 32
 

@@ -1,4 +1,4 @@
-"""Signatures, schedule and patterns: what they are by the specification, not by our code."""
+"""Signatures, schedule and patterns, checked against the specification, not against our code."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The repository's Python, parsed once, and what a rule says when it is broken.
+"""The repository's Python, parsed once, and the message for a broken rule.
 
-A line may be let off with `# house: allow <rule> because <reason>`, on it or on the line above.
+`# house: allow <rule> because <reason>`, on a line or on the line above it, exempts the line.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Source:
         return self.text.splitlines()
 
     def allows(self, rule: str, line: int) -> bool:
-        """Whether the file's author let this line off from this rule, with a reason."""
+        """Whether the file exempts this line from this rule, with a reason."""
         near = self.lines[max(line - 2, 0) : line]
         return any(found[1] == rule for found in map(_PASS.search, near) if found)
 
@@ -39,13 +39,13 @@ class Source:
                 yield node
 
     def calls(self) -> Iterator[tuple[str, ast.Call]]:
-        """Each call with the text of what is called."""
+        """Each call with the text of its callee."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Call):
                 yield ast.unparse(node.func), node
 
     def imports(self) -> Iterator[tuple[str, int]]:
-        """The modules that it imports, and where."""
+        """The modules that the file imports, with line numbers."""
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
                 yield from ((alias.name, node.lineno) for alias in node.names)
@@ -77,7 +77,7 @@ def sources(*folders: str) -> tuple[Source, ...]:
 
 
 def assert_none(rule: str, breaches: Iterable[Breach], *, instead: str) -> None:
-    """Fail with every place where the rule is broken, why it is there, and the way out."""
+    """Fail with every place where the rule is broken, what to write instead, and the exemption."""
     told = [
         f"{breach.source.name}:{breach.line}: {breach.what}"
         for breach in breaches

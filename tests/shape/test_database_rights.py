@@ -1,6 +1,6 @@
-"""Our functions in PostgreSQL, as a migrated database has them, and what our role may do there.
+"""Our functions in PostgreSQL, in a migrated database, and our role's rights there.
 
-`flask doctor` asks the same of a database that runs.
+`flask doctor` checks the same in a running database.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FUNCTIONS = """
            p.prosecdef, has_function_privilege(%(role)s, p.oid, 'EXECUTE')
     FROM pg_proc p WHERE p.pronamespace = 'public'::regnamespace ORDER BY 1
 """
-# What the gateway's own statements call, and what is called with its rights.
+# Functions that the gateway's own statements call, or that run with its rights.
 CALLED_BY_US = {
     "audit_entry_hash(audit_entries)",
     "chain_field(text)",
@@ -55,7 +55,7 @@ def functions(catalogue: psycopg.Connection[Any]) -> list[tuple[Any, ...]]:
 def test_each_looks_in_our_own_schemas_and_at_temporary_tables_last(
     catalogue: psycopg.Connection[Any],
 ) -> None:
-    """Or it was parsed when it was made, and looks for nothing any more."""
+    """Or its body was parsed when it was created, so that it needs no search path."""
     straying = [
         name
         for name, settings, is_parsed, *_ in functions(catalogue)
@@ -101,7 +101,7 @@ def test_our_role_makes_nothing_that_could_stand_in_for_ours(database_url: str) 
 def test_who_runs_with_the_owners_rights_names_each_schema(
     catalogue: psycopg.Connection[Any],
 ) -> None:
-    """Beside the path: a second wall for the one kind that runs with more rights than its caller."""
+    """Besides the search path: these functions run with more rights than their caller."""
     named = re.compile(r"\b(?:FROM|JOIN|INTO|UPDATE)\s+(?!STRICT\b)(\w+\.\w+|\w+)")
     own = re.compile(r"public\.\w+|pg_catalog\.\w+|is_needed")
     for name, _, _, source, is_definer, _ in functions(catalogue):
@@ -122,7 +122,7 @@ RIGHTS = """
 def test_our_role_may_change_the_columns_that_it_changes(
     catalogue: psycopg.Connection[Any],
 ) -> None:
-    """A column that is added and has to be changed is granted, and named in doctor/rights.py."""
+    """A new column that must be changed needs a grant, and a line in doctor/rights.py."""
     granted: dict[str, set[str]] = {}
     for table, column in catalogue.execute(RIGHTS):
         granted.setdefault(table, set()).add(column)

@@ -1,8 +1,8 @@
-"""A migration goes before the version that needs it: what still runs must be able to live with it.
+"""A migration runs before the version that needs it, so the running version must work with it.
 
-So it only adds. What takes away waits for a later version, when nothing that runs needs it any more,
-and says so: `# contract: <since which version nobody uses it>`, on the line or the one above. The rules
-with an example: docs/deploy.md.
+Therefore it only adds. What removes something waits for a later version, when no running version
+needs it, and says so: `# contract: <since which version nobody uses it>`, on the line or the one
+above. The rules with an example: docs/deploy.md.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pytest
 from tests.shape.source_tree import ROOT, Breach, Source, sources
 
 VERSIONS = "migrations/versions"
-# Before the first installation that had to be upgraded without a pause.
+# Migrations from before the first installation that had to be upgraded without downtime.
 FREE_UNTIL = 7
 MARK = re.compile(r"# contract: \S")
 TAKES_AWAY = {
@@ -36,7 +36,7 @@ STATEMENTS = {
 
 
 def breaches(source: Source) -> Iterator[Breach]:
-    """What takes away in this migration, on its way up, without saying that it may."""
+    """Statements in this migration's upgrade that remove something without the mark."""
     for node in _way_up(source.tree):
         if isinstance(node, ast.Call):
             found = list(_by_call(node))
@@ -51,7 +51,7 @@ def breaches(source: Source) -> Iterator[Breach]:
 
 def _way_up(tree: ast.Module) -> Iterator[ast.AST]:
     for top in tree.body:
-        # The way down is for whoever has nothing new running any more.
+        # A downgrade runs only when no new version runs any more.
         if not (isinstance(top, ast.FunctionDef) and top.name == "downgrade"):
             yield from ast.walk(top)
 

@@ -1,4 +1,4 @@
-"""The house rules that a parser can check. Each failure says the rule, the place and the way out."""
+"""The house rules that a parser can check. Each failure says the rule, the place and the remedy."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ KERNEL_OF_ONE = {
     "payments_app/kernel/pool.py": "the database's connections, split off for its length",
     "payments_app/kernel/logs.py": "every module logs through what create_app sets up with it",
 }
-# Names that say where a thing was put and not what it is.
+# Names that say where something was put, not what it is.
 EMPTY_NAMES = {
     "utils",
     "util",
@@ -132,7 +132,7 @@ def test_only_the_model_moves_a_payment() -> None:
 
 
 def test_what_proves_who_asks_is_compared_in_constant_time() -> None:
-    """`==` ends at the first byte that differs, and its time tells how far a guess was right."""
+    """`==` ends at the first different byte, so its time shows how much of a guess was right."""
     proofs = re.compile(r"(^|[._])(hash|digest|secret|signature|password|hmac)s?\b", re.IGNORECASE)
     assert_none(
         "constant-time",

@@ -1,4 +1,4 @@
-"""Migrations: numbered in a row, true to the models, and there and back on a database with data."""
+"""Migrations: numbered in a row, equal to the models, and reversible on a database with data."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from tests.conftest import Installation
 from tests.shape.source_tree import ROOT, sources
 
 VERSIONS = "migrations/versions"
-# Everything that makes a schema what it is, as PostgreSQL itself writes it.
-# What migration 0016 takes of the partitions isn't given back: they are reached through their table.
+# Everything that defines a schema, as PostgreSQL itself writes it.
+# The partitions' rights that migration 0016 revokes aren't restored: access is by the table.
 SCHEMA = r"""
 SELECT 'column', format('%s.%s %s null=%s default=%s identity=%s',
            table_name, column_name, data_type, is_nullable, column_default, identity_generation)
@@ -65,7 +65,7 @@ FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
 
 @dataclass(frozen=True)
 class Migrated:
-    """A database of this test's own, with an app on it."""
+    """A database for this test alone, with an app on it."""
 
     app: Flask
     administrator_url: str
@@ -128,7 +128,7 @@ def test_there_and_back_with_data_in_it_comes_out_the_same(migrated: Migrated) -
 
 def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrated) -> None:
     with migrated.app.app_context():
-        # A story of more than one line.
+        # A payment with more than one event.
         gateway = rails_of(migrated.app, ScriptedProvider())
         told = an_accepted_payment(gateway).payment_id
         advance(gateway)
@@ -148,10 +148,10 @@ def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrate
 
     with migrated.app.app_context():
         after = verify_record(None, on_row=lambda: None)
-    # The heads are others: from where each change came is lost on the way down.
+    # The chains' heads differ: the downgrade drops the source of each change.
     assert (after.fault, after.seals) == (None, 2)
     counted = [(t.entries, t.events) for t in after.tenants]
-    # And what tenants were told is in no hash any more: one entry of each trail tells that.
+    # And no hash covers what tenants had been shown: one entry in each audit trail says so.
     assert counted == [(t.entries + 1, t.events) for t in before.tenants]
     assert sorted(events for _, events in counted) == [lines, 12]
     assert caller.post(an_order()).status_code == 201
@@ -159,7 +159,7 @@ def test_the_record_is_chained_anew_over_what_was_there_before(migrated: Migrate
         assert verify_record(None, on_row=lambda: None).fault is None
 
 
-# Each event with what is known of it, and each delivery with the event that it tells of.
+# Each event with its data, and each delivery with its event.
 NOW = """
 SELECT e.event_id, e.type, e.mode, e.payment_id, e.sequence, e.position, e.feed_data, e.hash, d.id
 FROM events e LEFT JOIN webhook_deliveries d ON d.event_number = e.id ORDER BY e.event_id, d.id
@@ -178,7 +178,7 @@ def test_the_events_are_the_same_in_two_tables_and_in_one(migrated: Migrated) ->
         caller = a_caller()
         owner = Owner(caller.tenant_id, caller.mode)
         endpoint = an_endpoint(owner).endpoint
-        # Numbers of tables and numbers of sequences differ from here on.
+        # From here on the tables' numbers and the sequences' numbers differ.
         send_test(owner, endpoint.id)
         an_accepted_payment(gateway, context=an_asker(caller=caller))
         advance(gateway)

@@ -1,4 +1,4 @@
-"""What is in the repository: arrows that are kept, pinned requirements, nobody's own paths."""
+"""The repository: import rules are kept, requirements are pinned, no private paths or addresses."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import pytest
 from payments_app.kernel.public_address import is_public
 from tests.shape.source_tree import ROOT
 
-# A path on somebody's machine. The home of `user` in prose is nobody's.
+# A path on a developer's machine. The home of `user` in prose is not one.
 OWN_PATH = re.compile(
     r"(?<![\w.~-])(?:/(?:work/|root/|Users/\w|home/(?!user\b|maramoja\b)\w)|[A-Z]:\\Users)"
 )
 TEXT_MAX = 2_000_000
-# Four numbers, or groups of hexadecimal digits: what may be an address. Versions have fewer parts.
+# Four numbers, or groups of hexadecimal digits: may be an address. Versions have fewer parts.
 MAYBE_ADDRESS = re.compile(
     r"(?<![\w.%])(?:\d+\.){3}\d+(?![\w.]*\w)|(?<![\w:])[0-9a-f:]*::[0-9a-f:]*"
 )
-# No host's, though they look public, and what nobody has (tests/nobodys_addresses.py).
+# Addresses of no host, though they look public, and unassigned ones (tests/nobodys_addresses.py).
 NOBODYS = [
     ip_network(network)
-    # 2000::/3 is all of IPv6 that is handed out, and is written without its length too.
+    # 2000::/3 is all allocated IPv6, and is also written without its length.
     for network in (
         "2000::/128",
         "168.63.129.16/32",
@@ -36,20 +36,20 @@ NOBODYS = [
     )
 ]
 
-# A rule, a finding or a line that is named by a letter and a number: a list that a reader has to have.
-# The README has one, of its promises.
+# A rule, finding or line named by a letter and a number: a reader would need the list of them. The
+# README has one such list, of its promises.
 NUMBERED = re.compile(
     r'"""(?!G[1-9]\b)[A-Z]\d{1,2}\b:'
     r"|\((?!G[1-9]\b)[A-Z]\d{1,2}\)"
     r"|(?<![\w\\.\[-])[A-Z]\d{1,2} ?(?:\u2013|-|to) ?[A-Z]\d{1,2}\b"
     r"|\b[Ff]indings? [A-Z]\d{1,2}\b"
 )
-# Versions of libraries, a section of RFC 9110.
+# Versions of libraries, and a section of RFC 9110, which look like addresses.
 LOOKS_LIKE_ONE = {"6.2.5.1", "1.1.1.2", "8.4.1.2"}
 
 
 def tracked() -> list[Path]:
-    """The files that are in the repository, or those that will be."""
+    """The files in the repository, and new ones that are not ignored."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,
@@ -57,7 +57,7 @@ def tracked() -> list[Path]:
         text=True,
         check=False,
     )
-    # Outside a checkout nothing is checked, and that must not look like a pass.
+    # Outside a checkout no file is checked, and that must not pass.
     assert listed.returncode == 0, listed.stderr
     return [path for name in listed.stdout.split("\0") if (path := ROOT / name).is_file()]
 
@@ -83,7 +83,7 @@ def test_no_file_names_a_path_of_somebodys_machine() -> None:
 
 
 def test_no_file_names_an_address_that_is_somebodys() -> None:
-    """What an example or a test names, somebody sends to one day: RFC 5737 and 3849 have others."""
+    """Readers send to the addresses of examples and tests: use those of RFC 5737 and 3849."""
     found = [
         f"{path.relative_to(ROOT)}: {match[0]}"
         for path in tracked()
@@ -151,7 +151,7 @@ def pins_of(text: str) -> list[str]:
 
 
 def test_whatever_installs_what_is_pinned_asks_for_the_hashes() -> None:
-    """pip asks for them by itself where each pin has one; a pin without one would end that."""
+    """pip requires hashes by itself only if each pin has one; one pin without would end that."""
     for name in ("Dockerfile", "docs/systemd.md", "devstack/bootstrap.sh"):
         text = (ROOT / name).read_text().replace("\\\n", " ")
         found = re.findall(r"\bpip install\b.*", text)

@@ -1,4 +1,4 @@
-"""What stands in two places says the same in both: codes, jobs, settings and their pages."""
+"""Code and pages agree on codes, jobs and settings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 from tests.pure.test_settings import ACCOUNT, GOOD
 from tests.shape.source_tree import ROOT, sources
 
-# What only the operator's commands can meet: they ask for no tenant, key or account by name over
-# HTTP. A class that comes to be raised in a request belongs in PROBLEMS.
+# Errors of the operator's commands only: no request over HTTP names a tenant, key or account. A
+# class that is raised in a request belongs in PROBLEMS.
 OF_COMMANDS = {
-    # It ends the start; a connection that meets it later is a fault to whoever asks.
+    # It stops the start; later, on a connection of a request, it is an internal error.
     "DatabaseRoleUnsafe",
     "TenantNotFound",
     "TenantExists",
@@ -44,12 +44,12 @@ OF_COMMANDS = {
     "ViolationNotFound",
     "RecoveryUnfinished",
 }
-# gunicorn's and compose's own, which no code of ours reads.
+# Settings of gunicorn and compose, which no code of ours reads.
 NOT_OURS = {"PORT", "WEB_CONCURRENCY", "DRAIN_SECONDS"}
 
 
 def rows(page: str) -> Iterator[list[str]]:
-    """The rows of the page's tables, whose first cell is one word of code."""
+    """The rows of the page's tables whose first cell is one word of code."""
     for line in (ROOT / page).read_text().splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if line.startswith("| `") and re.fullmatch(r"`\w+`", cells[0]):
@@ -108,7 +108,7 @@ def test_each_failure_code_has_a_meaning() -> None:
 
 
 class Asked(dict[str, str]):
-    """An environment that remembers what it was asked for."""
+    """An environment that records which names were read."""
 
     def __init__(self, known: Mapping[str, str]) -> None:
         super().__init__(known)
@@ -152,8 +152,8 @@ def test_each_setting_is_in_the_example() -> None:
 
 
 def test_settings_are_read_nowhere_else() -> None:
-    # The second hands a credential to `flask providers set` in a variable that it names. The third
-    # looks where gunicorn's processes count together, which gunicorn.conf.py has made.
+    # The second passes a credential to `flask providers set` in a variable whose name is given. The
+    # third reads the folder where gunicorn's processes count together, made by gunicorn.conf.py.
     own = {
         "payments_app/__init__.py",
         "payments_app/commands/credentials.py",

@@ -1,4 +1,4 @@
-"""Who may look at every tenant's rows: named here, so that one more is a decision."""
+"""The modules that may access every tenant's rows: a new one must be listed here."""
 
 from __future__ import annotations
 

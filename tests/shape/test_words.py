@@ -1,4 +1,4 @@
-"""Names are the field's: a payments engineer who greps for one finds it. The names of before stay out."""
+"""Names are those of the field, so that a payments engineer can grep for them. No old names."""
 
 from __future__ import annotations
 

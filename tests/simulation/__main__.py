@@ -23,7 +23,7 @@ from tests.simulation.pairs import Pair, missing, shortly, table
 from tests.simulation.run import Run
 
 SEEDS_AT_ONCE: Final = 20
-# With so many seeds every pair has had its turn several times.
+# With this many seeds, every pair was played several times.
 ALL_PAIRS_FROM: Final = 2_000
 
 
@@ -55,7 +55,7 @@ def main(
 
 
 def _explore(pool: ProcessPoolExecutor, seeds: Iterator[int], jobs: int, mutant: str | None) -> int:
-    """0 if all is well, 1 at the first broken promise, 2 if the run proves too little."""
+    """0 if all is well, 1 at the first violation, 2 if the run covers too little."""
     begun = time.monotonic()
     done = payments = 0
     counts: Counter[Pair] = Counter()
@@ -78,7 +78,7 @@ def _explore(pool: ProcessPoolExecutor, seeds: Iterator[int], jobs: int, mutant:
 
 
 def tell_pairs(counts: Mapping[Pair, int], *, is_big: bool) -> int:
-    """How often each pair came. A big run in which one never came proves too little: 2."""
+    """Print how often each pair happened. A big run that misses one covers too little: return 2."""
     never = missing(counts)
     if is_big:
         click.echo("\n".join(table(counts)))

@@ -1,7 +1,7 @@
-"""What the provider really did: the truth that every run is judged by. It speaks as MTN does.
+"""A model of the provider: its true state, by which every run is judged. It answers as MTN does.
 
-It keeps its word: a reference makes one order however often it comes, an order that has ended
-stays ended, and what it says of an end is so. Everything else it may do wrong, in network.py.
+It is reliable in three things: a reference makes one order, however often it is sent; an order
+that has ended stays ended; and a final status that it reports is true. Other faults: network.py.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from typing import Final
 from payments_app.kernel.http import HttpRequest, HttpResponse
 from tests.simulation.clock import VirtualClock
 
-# As visible_after_s of the adapter promises less what the network may hold back a request.
+# Below the adapter's visible_after_s, even if the network also delays the request.
 HIDDEN_MAX_S: Final = 90.0
 
 
 class Fate(StrEnum):
-    """How an order stands, in MTN's words."""
+    """The status of an order, in MTN's words."""
 
     PENDING = "PENDING"
     SUCCESSFUL = "SUCCESSFUL"
@@ -29,7 +29,7 @@ class Fate(StrEnum):
 
 @dataclass
 class BankOrder:
-    """One request to pay that the provider has taken."""
+    """One request to pay that the provider has accepted."""
 
     reference: str
     external_id: str
@@ -43,8 +43,8 @@ class BankOrder:
 
 @dataclass
 class Bank:
-    """All orders. `refused`: references of submissions that it made nothing of; `mixed_up`: those
-    for which it once showed another order; `said`: every answer that reached whoever asked.
+    """All orders. `refused`: references of submissions that it refused; `mixed_up`: those for which
+    it once returned another order; `said`: every answer that reached its caller.
     """
 
     clock: VirtualClock
@@ -57,9 +57,9 @@ class Bank:
     def submit(
         self, call: HttpRequest, *, at_s: float | None = None, hide_s: float = 0.0
     ) -> HttpResponse:
-        """Take the order, or say that it is there already. `at_s`: when it came, if not now.
+        """Accept the order, or answer that it exists. `at_s`: when it arrived, if not now.
 
-        `hide_s`: how long this one hides, if longer than the others.
+        `hide_s`: how long this order stays invisible, if longer than the others.
         """
         reference = call.headers["X-Reference-Id"]
         if reference in self.orders:
@@ -77,14 +77,14 @@ class Bank:
         return HttpResponse(202, {}, b"")
 
     def show(self, reference: str) -> HttpResponse:
-        """How the order stands; nothing, for as long as it hides."""
+        """The status of the order; 404 while the order is invisible."""
         order = self.orders.get(reference)
         if order is None or order.visible_at_s > self.clock.seconds():
             return coded(404, "RESOURCE_NOT_FOUND")
         return HttpResponse(200, {}, self.told(order))
 
     def told(self, order: BankOrder, fate: Fate | None = None) -> bytes:
-        """The order as JSON, for answers and for callbacks alike."""
+        """The order as JSON, for answers and callbacks."""
         fate = fate or order.fate
         fields = {
             "amount": order.amount,
@@ -100,36 +100,36 @@ class Bank:
         return json.dumps(fields).encode()
 
     def refuse(self, reference: str, answer: HttpResponse) -> HttpResponse:
-        """A submission that makes nothing of it; what was made by another one stands."""
+        """Refuse a submission; an order that another submission created stays."""
         self.refused.add(reference)
         return answer
 
     def decide(self, order: BankOrder, fate: Fate, reason: str = "") -> None:
-        """The payer approves or doesn't. Once."""
+        """Set the payer's decision. Once."""
         assert order.fate is Fate.PENDING
         order.fate, order.reason = fate, reason
 
     def come_clean(self, hidden: Callable[[str], bool]) -> None:
-        """From now on whatever it has is seen at once, but for what `hidden` still hides."""
+        """Make all orders visible at once, except those that `hidden` says must stay invisible."""
         self.hide_s = 0.0
         for order in self.orders.values():
             if not hidden(order.reference):
                 order.visible_at_s = 0.0
 
     def reveal(self, reference: str) -> None:
-        """From now on this order is seen."""
+        """Make this order visible."""
         if reference in self.orders:
             self.orders[reference].visible_at_s = 0.0
 
     def pending(self) -> list[BankOrder]:
-        """Orders that have no end yet, in the order in which they came."""
+        """Orders without an end, in the order of their arrival."""
         return [order for order in self.orders.values() if order.fate is Fate.PENDING]
 
     def has_said(self, reference: str, answer: HttpResponse) -> None:
-        """The answer left for whoever asked: the referee knows then what may be believed."""
+        """Record an answer that reached its caller: the referee accepts it as evidence."""
         self.said.setdefault(reference, []).append(answer.body)
 
 
 def coded(status: int, code: str) -> HttpResponse:
-    """MTN's error with a code."""
+    """An MTN error with a code."""
     return HttpResponse(status, {}, json.dumps({"code": code, "message": code.lower()}).encode())

@@ -1,4 +1,4 @@
-"""Whole behaviours as other gateways have them, on our tables: bugs that are more than one line."""
+"""Bugs of other gateways that take more than one line, implemented on our tables."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def swapped(*pairs: tuple[Any, Callable[..., Any], Callable[..., Any]]) -> Itera
 
 @contextmanager
 def lock_dropped_on_error() -> Iterator[None]:
-    """A reservation outside the database, given up when the request fails in any way."""
+    """A reservation outside the database, dropped when the request fails in any way."""
     held: dict[tuple[UUID, str, UUID], tuple[UUID, KeyRow]] = {}
     accept, insert_payment = acceptance.accept_payment, insertion.insert_payment
 
@@ -100,7 +100,7 @@ def _as_stored(values: dict[str, Any]) -> KeyRow:
 
 @contextmanager
 def looked_up_then_stored_after() -> Iterator[None]:
-    """Look for the key, act, and remember the key once all is done."""
+    """Look up the key, create the payment, and store the key only afterwards."""
     insert_payment = insertion.insert_payment
 
     def act(
@@ -121,7 +121,7 @@ def looked_up_then_stored_after() -> Iterator[None]:
 
 @contextmanager
 def key_without_tenant() -> Iterator[None]:
-    """A key is looked for whoever's it is. Row-level security has been forgotten too."""
+    """The key is looked up without its tenant, and without row-level security."""
     insert_payment = insertion.insert_payment
 
     def act(
@@ -145,7 +145,7 @@ def key_without_tenant() -> Iterator[None]:
 
 @contextmanager
 def nightly_clean_up() -> Iterator[None]:
-    """What is PENDING for more than a day is called FAILED, and nobody is asked."""
+    """Set a payment that is PENDING for more than a day to FAILED, without a status check."""
     expire = retention.purge_responses
 
     def expire_all() -> int:
@@ -169,7 +169,7 @@ def nightly_clean_up() -> Iterator[None]:
 
 @contextmanager
 def callback_trusted() -> Iterator[None]:
-    """The status in a callback's body becomes the payment's."""
+    """The status in a callback's body becomes the payment's status."""
     note = callbacks.record_callback
 
     def believe(received: ReceivedCallback, keyring: TenantKeyring) -> bool:

@@ -1,10 +1,10 @@
-"""The actors of a run: each on a thread of its own, and one at a time moves, by a baton.
+"""The actors of a run: each has a thread of its own, and one runs at a time.
 
 An actor stops at points: before each statement, before and after each commit, around each
-network exchange. There it goes on, gives the baton back to the director, dies, or loses its
-connection, as the choices say. One that waits for a row's lock inside PostgreSQL is found by
-asking PostgreSQL, and counts as stopped until whoever holds the lock has let it go. So the
-order of all statements of all actors is decided by the choices and by nothing else.
+network exchange. There the choices decide: it goes on, pauses and returns control to the
+scheduler, dies, or loses its connection. Whether one waits for a row's lock inside PostgreSQL is
+found by asking PostgreSQL; it counts as stopped until the holder has released the lock. So the
+choices alone decide the order of all statements of all actors.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from sqlalchemy.exc import OperationalError
 from payments_app.kernel.database import db
 from tests.simulation.choices import Choices
 
-# After this long without a sign PostgreSQL is asked whether the statement waits for a lock.
+# After this time without a stop, ask PostgreSQL whether the statement waits for a lock.
 LOOK_AFTER_S: Final = 0.003
-# Nothing in a run takes this long: the simulation itself hangs.
+# No step takes this long: after it, the simulation itself hangs.
 STUCK_AFTER_S: Final = 30.0
 LIVE_MAX: Final = 5
 
@@ -32,15 +32,15 @@ _WAITS: Final = "SELECT cardinality(pg_blocking_pids(%s)) > 0"
 
 
 class Died(BaseException):
-    """The process was killed at this point. No `except Exception` of ours may see it."""
+    """The process was killed at this point. No `except Exception` of ours may catch it."""
 
 
 class Hung(Exception):
-    """An actor neither came to a point nor waits for a lock: a fault of the simulation."""
+    """An actor neither reached a point nor waits for a lock: a bug of the simulation."""
 
 
 class Where(Enum):
-    """What kind of point it is."""
+    """The kind of a point."""
 
     STATEMENT = "before a statement"
     COMMIT = "before the commit"
@@ -57,7 +57,7 @@ class _State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Odds:
-    """How often at a point: go on, give the baton back, die, lose the connection."""
+    """Weights at a point: go on, pause, die, lose the connection."""
 
     go_on: int = 88
     release_key: int = 12
@@ -67,7 +67,7 @@ class Odds:
 
 @dataclass(eq=False)
 class Actor:
-    """One process's thread of work, from its spawn to its end or death."""
+    """One process's thread of work, from its start to its end or death."""
 
     name: str
     act: Callable[[], None]
@@ -81,8 +81,8 @@ class Actor:
 
 
 class Cast:
-    """Starts, resumes and ends actors. Its methods belong to the director's thread,
-    `point`, `landed`, `ended` and `me` to the one who moves.
+    """Starts, resumes and ends actors. Its methods are for the scheduler's thread; `point`,
+    `landed`, `ended` and `me` are for the actor that runs.
     """
 
     def __init__(self, app: Flask, administrator: psycopg.Connection) -> None:
@@ -97,16 +97,16 @@ class Cast:
         self.calm = self.was_cut = False
 
     def begin(self, choices: Choices, note: Callable[[str], None]) -> None:
-        """A new run, with nobody on stage."""
+        """Begin a new run, without actors."""
         assert not self._actors
         self._choices, self._note = choices, note
         self.gone.clear()
         self.calm = self.was_cut = False
 
-    # --- the director's ---
+    # --- for the scheduler ---
 
     def spawn(self, name: str, act: Callable[[], None]) -> Actor:
-        """Let a new actor move until its first stop."""
+        """Start a new actor and let it run until its first stop."""
         actor = Actor(name, act)
         self._actors.append(actor)
         threading.Thread(target=self._live, args=(actor,), name=name, daemon=True).start()
@@ -114,27 +114,27 @@ class Cast:
         return actor
 
     def resume(self, actor: Actor) -> None:
-        """Let it move until it stops again, is gone, or waits for a lock."""
+        """Let it run until it stops again, is gone, or waits for a lock."""
         actor.state = _State.MOVING
         actor.go.release()
         self._until_stopped(actor)
         self.ended()
 
     def parked(self) -> list[Actor]:
-        """Those that can be resumed."""
+        """The actors that can be resumed."""
         return [actor for actor in self._actors if actor.state is _State.PARKED]
 
     def waiting(self) -> list[Actor]:
-        """Those that wait for a lock."""
+        """The actors that wait for a lock."""
         return [actor for actor in self._actors if actor.state is _State.WAITING]
 
     @property
     def is_full(self) -> bool:
-        """Whether as many are on stage as may be."""
+        """Whether the maximum number of actors is live."""
         return len(self._actors) >= LIVE_MAX
 
     def end_waiting(self, actor: Actor) -> None:
-        """Its lock_timeout is over, by the virtual clock: it gets PostgreSQL's error for that."""
+        """End its wait with PostgreSQL's error: by the virtual clock its lock_timeout is over."""
         actor.lock_times_out = self.was_cut = True
         self._administrator.execute("SELECT pg_cancel_backend(%s)", [actor.backend_pid])
         while actor.state is _State.WAITING:
@@ -142,21 +142,21 @@ class Cast:
                 raise Hung(actor.name)
 
     def drain(self) -> None:
-        """Nothing stops anyone any more: let all of them come to their end."""
+        """Let all actors run to their end; no point stops them any more."""
         self.calm = True
         while self._actors:
             for actor in self.parked():
                 self.resume(actor)
             self.ended()
 
-    # --- the actors' ---
+    # --- for the actors ---
 
     def me(self) -> Actor | None:
-        """The actor on this thread; None for the director and everyone else."""
+        """The actor on this thread; None on the scheduler's and any other thread."""
         return getattr(self._mine, "actor", None)
 
     def point(self, where: Where, what: str) -> None:
-        """One of the places where anything may happen. Raises Died, or a lost connection."""
+        """A point: the choices decide what happens. Raises Died, or a lost connection."""
         actor = self.me()
         if actor is None:
             return
@@ -180,18 +180,18 @@ class Cast:
             raise OperationalError(what, None, psycopg.OperationalError("connection lost"))
 
     def landed(self) -> None:
-        """A statement or commit has come back; one that had to wait stops here."""
+        """A statement or commit has returned; an actor that had to wait for a lock stops here."""
         actor = self.me()
         if actor is not None and actor.state is _State.WAITING:
             self._park(actor)
 
     def ended(self) -> None:
-        """A transaction has ended, and its locks with it. Whoever waited for one of them gets it
-        before anyone moves on: else PostgreSQL and the machine's load decided who comes first.
+        """A transaction has ended and released its locks. An actor that waited for one gets it
+        before any other runs: else PostgreSQL and the load would decide which is first.
         """
         freed = True
         while freed:
-            # One who got a lock may have kept another from it for a moment only: look again.
+            # An actor that got a lock may have blocked another for a moment only: check again.
             freed = any([self._is_free(waiting) for waiting in self.waiting()])  # noqa: C419  all are asked
 
     def _park(self, actor: Actor) -> None:
@@ -220,7 +220,7 @@ class Cast:
     # --- waiting for each other ---
 
     def _until_stopped(self, actor: Actor) -> None:
-        # The state is what counts; `back` only wakes us up.
+        # `state` decides; `back` only wakes this thread.
         waited_s = LOOK_AFTER_S
         while actor.state is _State.MOVING:
             if actor.back.acquire(timeout=waited_s):
@@ -230,14 +230,14 @@ class Cast:
                 actor.state = _State.WAITING
                 self._note(f"{actor.name} waits for a row that another has locked")
                 if len(self.waiting()) > 1:
-                    # Which of two PostgreSQL serves first, once the row was changed, is chance.
+                    # Which of two waiting actors PostgreSQL serves first would be chance.
                     self._note(f"{actor.name} doesn't wait behind another")
                     self.end_waiting(actor)
             elif waited_s > STUCK_AFTER_S:
                 raise Hung(actor.name)
 
     def _is_free(self, actor: Actor) -> bool:
-        """Someone has moved: the lock may be free, then wait until the statement is back."""
+        """Another actor has run, so the lock may be free; then wait until the statement returns."""
         while actor.state is _State.WAITING:
             if not actor.back.acquire(timeout=LOOK_AFTER_S) and self._waits_for_lock(actor):
                 return False

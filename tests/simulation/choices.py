@@ -10,11 +10,11 @@ T = TypeVar("T")
 
 
 class Choices:
-    """Decides, and remembers what was decided.
+    """Makes the decisions and records them.
 
-    Option 0 is always the tamest: go on, no fault, no more steps. A list that is too short
-    goes on with zeros, so cutting numbers out of a list or setting them to zero gives a run
-    that is shorter and tamer, never one that makes no sense.
+    Option 0 is always the mildest: go on, no fault, no more steps. A list that is too short
+    continues with zeros, so a list with numbers removed or set to zero gives a run that is shorter
+    and milder, and always valid.
     """
 
     def __init__(self, seed: int, prescribed: Sequence[int] | None = None) -> None:
@@ -24,23 +24,23 @@ class Choices:
         self.marks: list[int] = []
 
     def mark(self) -> None:
-        """Something new begins here: what was chosen from here to the next mark belongs together."""
+        """Begin a new act: the choices from here to the next mark belong together."""
         self.marks.append(len(self.made))
 
     def pick(self, weights: Sequence[int]) -> int:
-        """The index of an option; one with weight 0 isn't open now."""
+        """The index of an option; an option with weight 0 can't be chosen now."""
         choice = self._drawn(weights) if self._prescribed is None else self._told(weights)
         self.made.append(choice)
         return choice
 
     def in_turn(self, count: int, turn: int) -> int:
-        """An option that is not drawn: the seeds go through all of them, one after the other."""
+        """An option that is not drawn: consecutive seeds take one option after the other."""
         weights = [0] * count
         weights[turn % count] = 1
         return self.pick(weights if self._prescribed is None else (1,) * count)
 
     def one_of(self, options: Sequence[T]) -> T:
-        """Any of the options, all alike."""
+        """One of the options, all equally likely."""
         return options[self.pick((1,) * len(options))]
 
     def _drawn(self, weights: Sequence[int]) -> int:

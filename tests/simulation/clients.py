@@ -1,4 +1,4 @@
-"""The tenants' side: orders with their keys, sent, sent again, sent changed; and what was said."""
+"""The tenants' clients: they send orders with keys, retry and change them, and record answers."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from payments_app.tenants.caller import Caller
 from tests.simulation.referee import Check, Violation
 
 KEPT_FOR: Final = timedelta(hours=24)
-# Each intent pays from a number of its own, so that its payments are found without its key.
+# Each intent has a payer's number of its own, so that its payments are found without its key.
 _PAYER: Final = "25677212{:04d}"
 
 
 @dataclass(eq=False)
 class Intent:
-    """What a tenant wants paid, once. `key` None: sent without an Idempotency-Key."""
+    """A payment that a tenant wants once. `key` None: sent without an Idempotency-Key."""
 
     number: int
     caller: Caller
@@ -44,11 +44,11 @@ class Intent:
 
     @property
     def name(self) -> str:
-        """For the trace."""
+        """The name in the trace."""
         return f"I{self.number}@{self.caller.tenant_slug}"
 
     def order(self, variant: int) -> NewPayment:
-        """Variant 0 is what is meant; another one is a client's mistake under the same key."""
+        """Variant 0 is the intended order; another one is a client's mistake under the same key."""
         return NewPayment(
             money=Money(self.minor + variant, "UGX"),
             payer=Msisdn(_PAYER.format(self.number)),
@@ -70,7 +70,7 @@ class Said:
 
 @dataclass
 class Clients:
-    """Sends requests and keeps every answer that left, whether or not it reached anyone."""
+    """Sends requests and records every answer, whether or not the client received it."""
 
     note: Callable[[str], None]
     is_open: Callable[[Intent], bool]
@@ -78,7 +78,7 @@ class Clients:
     said: list[Said] = field(default_factory=list)
 
     def send(self, intent: Intent, variant: int, gateway: PaymentGateway) -> None:
-        """One request, as the view makes it."""
+        """Send one request, as the view does."""
         context = AcceptContext(
             caller=intent.caller,
             request_id="simulation",

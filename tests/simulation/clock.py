@@ -1,10 +1,10 @@
-"""One clock for the whole world, which stands still unless the schedule moves it.
+"""One clock for a whole run. It stands still unless the schedule moves it.
 
-The database asks it too: in a simulation's database a schema `sim` stands before pg_catalog in
-the search path, and its clock_timestamp() and statement_timestamp() read a sequence, which
-every session sees change at once. So leases end and payments fall due by the very statements
-of the engine, and a run doesn't depend on how fast the machine is. clock_timestamp() is a
-microsecond later each time it is asked, so that no two rows are due at the same instant.
+The database uses it too: a simulation's database has a schema `sim` before pg_catalog in the
+search path, and its clock_timestamp() and statement_timestamp() read a sequence, whose changes
+every session sees at once. So leases end and payments fall due by the engine's own statements,
+and a run doesn't depend on how fast the machine is. Each call of clock_timestamp() is a
+microsecond later than the last, so that no two rows are due at the same instant.
 """
 
 from __future__ import annotations
@@ -52,17 +52,17 @@ DO $$ DECLARE place record; BEGIN
     END LOOP;
 END $$
 """
-# For each session of the gateway: it names its own path as it connects.
+# For each session of the gateway: the engine sets its own search path when it connects.
 SEARCH_PATH: Final = "sim, pg_catalog, public"
 
 
 def install(administrator: psycopg.Connection) -> None:
-    """Give this database the clock. Sessions with SEARCH_PATH read it."""
+    """Install the clock in this database. Sessions with SEARCH_PATH read it."""
     administrator.execute(_INSTALL)
 
 
 class VirtualClock:
-    """Counts microseconds since 1970. Only the thread that holds the baton touches it."""
+    """Counts microseconds since 1970. Only the thread that runs now may use it."""
 
     def __init__(self, administrator: psycopg.Connection) -> None:
         self._administrator = administrator
@@ -71,45 +71,45 @@ class VirtualClock:
         self.restart()
 
     def restart(self) -> None:
-        """Back to the instant at which every run begins."""
+        """Set the clock to the instant at which every run begins."""
         self.microseconds = (_START - _EPOCH) // timedelta(microseconds=1)
         self._told = 0
         self.tell()
 
     def now(self) -> datetime:
-        """This instant, aware."""
+        """The current instant, with its time zone."""
         return _EPOCH + timedelta(microseconds=self.microseconds)
 
     def seconds(self) -> float:
-        """What the kernel's boot_seconds() gives."""
+        """The value that the kernel's boot_seconds() returns."""
         return self.microseconds / MICROSECONDS
 
     def since_start_s(self) -> float:
-        """For the trace."""
+        """Seconds since the run began, for the trace."""
         return self.seconds() - (_START - _EPOCH).total_seconds()
 
     def spend(self, seconds: float) -> None:
-        """A call took this long; the database learns it when the next transaction begins."""
+        """Add a call's duration; the database gets it when the next transaction begins."""
         self.microseconds += round(seconds * MICROSECONDS)
 
     def leap(self, seconds: float) -> None:
-        """Time passes, also for transactions that are open."""
+        """Move the clock, also for transactions that are open."""
         self.spend(seconds)
         self.tell()
 
     def leap_to(self, instant: datetime) -> None:
-        """As above, to an instant; it never goes back."""
+        """Move the clock to an instant; it never goes back."""
         self.leap(max((instant - self.now()).total_seconds(), 0.0))
 
     def tell(self) -> None:
-        """Let the database know."""
+        """Write the time to the database."""
         if self._told != self.microseconds:
             self._administrator.execute("SELECT setval('sim.clock', %s)", [self.microseconds])
             self._told = self.microseconds
 
 
 class _Time:
-    """Stands where kernel.clock has the module `time`."""
+    """Replaces the module `time` in kernel.clock."""
 
     CLOCK_BOOTTIME: Final = 7
 
@@ -121,7 +121,7 @@ class _Time:
 
 
 class _Datetime:
-    """Stands where kernel.clock has the class `datetime`."""
+    """Replaces the class `datetime` in kernel.clock."""
 
     def __init__(self, clock: VirtualClock) -> None:
         self._clock = clock
@@ -132,7 +132,7 @@ class _Datetime:
 
 @contextmanager
 def ruling(clock: VirtualClock) -> Iterator[None]:
-    """The kernel's one source of time reads this clock. Time is faked here, and nothing else."""
+    """Make the kernel's one source of time read this clock. Only time is replaced here."""
     with (
         patch.object(kernel_clock, "time", _Time(clock)),
         patch.object(kernel_clock, "datetime", _Datetime(clock)),

@@ -1,4 +1,4 @@
-"""What each process of `make simulate` does: one database, one installation, run after run."""
+"""The work of each process of `make simulate`: one database, one installation, run after run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from tests.simulation.run import Run, run
 from tests.simulation.shrinking import shrunk
 
 MUTANT_SEEDS_MAX: Final = 1_000
-# Of the application's role, and of the superuser.
+# The database's URLs for the application's role and for the superuser.
 Urls = tuple[str, str]
 
 
 @dataclass
 class _Process:
-    """What a worker process keeps between its tasks."""
+    """The state of a worker process between its tasks."""
 
     open: ExitStack
     installation: Installation | None = None
@@ -31,9 +31,9 @@ _process: Final = _Process(ExitStack())
 
 
 def prepare(databases: Queue[Urls]) -> None:
-    """Take one of the databases, for good."""
+    """Take one of the databases; the process uses it until it ends."""
     _process.installation = _process.open.enter_context(installed(*databases.get()))
-    # All that stays is made by now; what a run leaves is collected between runs.
+    # All permanent objects exist by now; a run's garbage is collected between runs.
     gc.freeze()
     gc.disable()
 
@@ -44,7 +44,7 @@ def _here() -> Installation:
 
 
 def play(seeds: Sequence[int], mutant: str | None) -> list[Run]:
-    """One run for each seed, up to the first that breaks a promise."""
+    """One run for each seed, up to the first with a violation."""
     runs: list[Run] = []
     for seed in seeds:
         runs.append(run_one(seed, mutant))
@@ -54,18 +54,18 @@ def play(seeds: Sequence[int], mutant: str | None) -> list[Run]:
 
 
 def run_one(seed: int, mutant: str | None) -> Run:
-    """One seed."""
+    """Run one seed."""
     with ALL[mutant].applied() if mutant else nullcontext():
         return run(_here(), seed)
 
 
 def shorten(found: Run, mutant: str | None) -> Run:
-    """The shortest run that breaks the same promise."""
+    """The shortest run with the same violation."""
     with ALL[mutant].applied() if mutant else nullcontext():
         return shrunk(_here(), found)
 
 
 def killer_of(mutant: str, start: int) -> Run | None:
-    """The first seed from `start` on that shows the mutant."""
+    """The run of the first seed from `start` on that detects the mutant."""
     seeds = range(start, start + MUTANT_SEEDS_MAX)
     return next((found for seed in seeds if (found := run_one(seed, mutant)).broken), None)

@@ -1,4 +1,4 @@
-"""Where SQLAlchemy is about to speak to PostgreSQL, or has just done so, an actor is at a point."""
+"""SQLAlchemy hooks: before a statement or commit, and after it, an actor is at a point."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from payments_app.payments.due import QUEUES
 from tests.simulation.cast import Cast, Died, Where
 from tests.simulation.clock import VirtualClock
 
-# Statements that touch no row, or only look where work may be: there is nothing to interleave.
+# Statements that touch no row, or only find out where work may be: their order does not matter.
 ASIDE = (BEGIN, CHECK_DEFERRED, COMMIT, QUEUES)
 
 
@@ -34,7 +34,7 @@ class _Hooks:
             actor.backend_pid = raw.info.backend_pid
 
     def checked_in(self, *_call: Any) -> None:
-        # From here on the connection may be another actor's.
+        # From here on another actor may use the connection.
         if (actor := self.cast.me()) is not None:
             actor.backend_pid = 0
 
@@ -43,7 +43,7 @@ class _Hooks:
 
     def before_statement(self, *call: Any) -> None:
         if call[2].startswith(BEGINNING):
-            # It is its transaction's begin.
+            # This statement begins its own transaction.
             self.clock.tell()
         if self.cast.me() is not None and not call[2].startswith(ASIDE):
             self.cast.point(Where.STATEMENT, _short(call[2]))
@@ -51,7 +51,7 @@ class _Hooks:
     def after_statement(self, *call: Any) -> None:
         self.cast.landed()
         if call[2].startswith(BEGINNING):
-            # It was its transaction's begin and commit too.
+            # This statement began and committed its own transaction.
             self.cast.ended()
             self.cast.point(Where.COMMITTED, _short(call[2]))
 
@@ -69,8 +69,8 @@ class _Hooks:
     def failed(self, context: ExceptionContext) -> None:
         self.cast.landed()
         if isinstance(context.original_exception, Died):
-            # To PostgreSQL a dead client is a rollback. To SQLAlchemy it is a lost server, for
-            # which it would leave all connections of the pool, which takes a third of a run.
+            # For PostgreSQL a dead client is a rollback. SQLAlchemy would treat it as a lost server
+            # and discard all connections of the pool, which costs a third of a run's time.
             context.is_disconnect = False
             return
         actor = self.cast.me()
@@ -82,7 +82,7 @@ class _Hooks:
 
 @contextmanager
 def listening(cast: Cast, clock: VirtualClock) -> Iterator[None]:
-    """Make `cast` and `clock` hear of every step. An app context is open."""
+    """Call `cast` and `clock` at every step. An app context must be open."""
     hooks = _Hooks(cast, clock)
     wiring: tuple[tuple[Any, str, Any], ...] = (
         (db.engine, "checkout", hooks.checked_out),
@@ -105,7 +105,7 @@ def listening(cast: Cast, clock: VirtualClock) -> Iterator[None]:
 
 
 def _short(statement: str) -> str:
-    """`UPDATE payments`, as the trace tells it."""
+    """`UPDATE payments`, as the trace shows it."""
     words = statement.replace("\n", " ").split()
     verb = words[0]
     if statement.startswith(BEGINNING):

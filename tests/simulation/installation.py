@@ -1,4 +1,4 @@
-"""What all runs of one process share: a migrated database with the virtual clock, an app on it."""
+"""What all runs of one process share: a migrated database with the virtual clock, and an app."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ from tests.simulation.cast import Cast
 from tests.simulation.clock import SEARCH_PATH, VirtualClock
 from tests.simulation.referee import Referee
 
-# In the order in which nothing points to what is gone; rules that forbid it are off.
+# Delete in the order of references; triggers that forbid it are off.
 _FORGET: Final = """
 SET session_replication_role = replica;
 DELETE FROM idempotency_keys; DELETE FROM callbacks; DELETE FROM events;
 DELETE FROM provider_exchanges; DELETE FROM payments
 """
-# Rows that are gone still cost a scan; after so many runs their room is given back.
+# Deleted rows still cost time in a scan; VACUUM after this many runs.
 RUNS_BETWEEN_CLEANINGS: Final = 100
 _VACUUM: Final = "VACUUM payments, events, provider_exchanges, idempotency_keys, callbacks"
 
 
 @dataclass
 class Doorbell:
-    """Stands where kernel.jobs has Celery: it counts, and the schedule may hear it or not."""
+    """Replaces Celery in kernel.jobs: it counts notifications, and a worker may see them or not."""
 
     rings: int = 0
 
@@ -54,13 +54,13 @@ class Doorbell:
         self.rings += name == jobs.Job.PROCESS_DUE
 
     def notify_soon(self, job: jobs.Job, _traceparent: str | None) -> None:
-        """As kernel.jobs' notifier, but at once. No webhook is sent here."""
+        """Count at once, without kernel.jobs' notifier thread. No webhook is sent here."""
         self.rings += job is jobs.Job.PROCESS_DUE
 
 
 @dataclass
 class Installation:
-    """One process's world before anything has happened in it."""
+    """The database, the app and the parts that a process uses for all its runs."""
 
     app: Flask
     administrator: psycopg.Connection
@@ -71,12 +71,12 @@ class Installation:
     cipher: Cipher
     keyring: TenantKeyring
     doorbell: Doorbell
-    # What the engine's pauses are spread by. Its own: other threads of the process draw from Python's.
+    # The engine's jitter. It has a source of its own: other threads also use Python's global one.
     jitter: random.Random
     runs: int = 0
 
     def restart(self) -> None:
-        """Forget the last run: the tables as before it, the clock at its beginning."""
+        """Undo the last run: empty the tables, set the clock to its beginning."""
         self.administrator.execute(_FORGET)
         if self.runs % RUNS_BETWEEN_CLEANINGS == 0:
             self.administrator.execute(_VACUUM)
@@ -89,7 +89,7 @@ class Installation:
 
 @contextmanager
 def installed(application_url: str, administrator_url: str) -> Iterator[Installation]:
-    """An installation on a database that nobody else uses."""
+    """An installation on a database that it does not share."""
     with _quietly(), psycopg.connect(administrator_url, autocommit=True) as administrator:
         clock.install(administrator)
         time = VirtualClock(administrator)
@@ -104,7 +104,7 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
         app.extensions["maramoja"] = SimpleNamespace(keyring=keyring)
         with app.app_context(), _wired(cast, time, doorbell), patch.object(retry, "random", jitter):
             callers = [_caller(slug) for slug in ("amber", "birch", "cedar")]
-            # Before the first run: in it there would be steps that the next one doesn't have.
+            # Before the first run: else the first run would have steps that later runs don't have.
             for caller in callers:
                 keyring.key_for(caller.tenant_id)
             yield Installation(
@@ -124,7 +124,7 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
 
 def _without_timeouts(raw: Any, *_entry: Any) -> None:
     """Locks and statements time out by the virtual clock here: on a slow machine PostgreSQL's own
-    timeouts would decide how a run goes. And the clock is looked for before PostgreSQL's own.
+    timeouts would change the run. The search path finds the virtual clock before PostgreSQL's own.
     """
     raw.execute(
         "SET lock_timeout = 0; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0;"
@@ -134,9 +134,9 @@ def _without_timeouts(raw: Any, *_entry: Any) -> None:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Nobody reads the engine's log here, and writing it takes time.
+    """Switch the engine's log off: it is not read here, and writing it takes time.
 
-    No logger is cached meanwhile: one that is first used here would be silent for good.
+    No logger is cached meanwhile: one that is first used here would stay silent afterwards.
     """
     before = structlog.get_config()
     structlog.configure(

@@ -1,6 +1,6 @@
-"""The bugs of other gateways, and some that ours could have, each to be switched on alone.
+"""The bugs of other gateways, and some that ours could have; each can be switched on alone.
 
-docs/mutants.md lists them with the check that kills each.
+docs/mutants.md lists them with the check that detects each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.simulation.rewriting import Edit, rewritten
 
 @dataclass(frozen=True)
 class Mutant:
-    """`applied()` has it in force for one run; it remembers nothing from one run to the next."""
+    """`applied()` switches the bug on for one run; it keeps no state from one run to the next."""
 
     name: str
     wrong: str
@@ -36,8 +36,9 @@ def _edited(name: str, wrong: str, *edits: Edit) -> Mutant:
     return Mutant(name, wrong, partial(rewritten, *edits))
 
 
-# Nothing judges what an adapter says of several requests, or of one whose answer was lost, and the
-# count that the database would refuse it by is wrong too. Bugs that it would make harmless need it.
+# Switches off the check of an adapter's verdict about several requests, or about one whose answer
+# was lost, and falsifies the count by which the database would refuse it. Some bugs are harmless
+# without this edit.
 _NOT_JUDGED: Final = Edit(
     SubmissionClient,
     "judge",
@@ -46,7 +47,7 @@ _NOT_JUDGED: Final = Edit(
     more=(("requests_left=self.left", "requests_left=min(self.left, 1)"),),
 )
 
-# Seen in the open in other gateways: docs/mutants.md says where.
+# Bugs observed in other gateways: docs/mutants.md says where.
 OF_OTHERS: Final = (
     _edited(
         "reference_made_in_the_call",
@@ -61,7 +62,7 @@ OF_OTHERS: Final = (
     ),
     _edited(
         "new_reference_on_retry",
-        "what is sent again goes under a new reference",
+        "a resend carries a new reference",
         Edit(
             PaymentGateway,
             "order_for",
@@ -94,7 +95,7 @@ OF_OTHERS: Final = (
     ),
     _edited(
         "not_found_is_failed",
-        "a 404 to a question means FAILED at once",
+        "a 404 to a status check means FAILED at once",
         Edit(mtn_answers, "checked", 'Verdict.NOT_FOUND, "', 'Verdict.FAILED, "'),
     ),
     _edited(
@@ -131,12 +132,12 @@ OF_OTHERS: Final = (
     ),
     Mutant(
         "key_without_tenant",
-        "an idempotency key is looked for whoever's it is",
+        "an idempotency key is looked up without its tenant",
         borrowed.key_without_tenant,
     ),
     _edited(
         "key_without_body",
-        "a key answers whatever is asked under it",
+        "a key gives its answer to any other request too",
         Edit(idempotency, "fingerprint", "return _DIGESTS[version]", "return bytes(32) or"),
     ),
     _edited(
@@ -158,7 +159,7 @@ OF_OTHERS: Final = (
     ),
     Mutant(
         "lock_dropped_on_error",
-        "the key is given up when the request fails, whatever had happened by then",
+        "the key is released when the request fails, whatever had happened by then",
         borrowed.lock_dropped_on_error,
     ),
     Mutant(
@@ -178,11 +179,11 @@ OF_OTHERS: Final = (
     ),
 )
 
-# One guard of ours taken out at a time.
+# Each removes one guard of ours.
 OF_OURS: Final = (
     _edited(
         "no_generation_check",
-        "who has lost the claim writes all the same",
+        "a worker that lost its claim still writes",
         Edit(
             outcomes,
             "apply_result",
@@ -207,7 +208,7 @@ OF_OURS: Final = (
     ),
     _edited(
         "renewed_by_anyone",
-        "who has lost the claim can renew the lease",
+        "a worker that lost its claim can renew the lease",
         Edit(claims, "renewed", ", Payment.generation == claim.generation", ""),
     ),
     _edited(
@@ -233,20 +234,20 @@ OF_OURS: Final = (
     ),
     _edited(
         "lease_ignored",
-        "a payment that is due is taken although it is in hand",
+        "a due payment is claimed although another worker holds its lease",
         Edit(
             due,
             "in_queue",
             "coalesce(lease_until, next_action_at)",
             "next_action_at",
         ),
-        # Built anew, with what is said otherwise.
+        # Build the query anew, so that it uses the edited function.
         Edit(due, "_due_query", "@cache", ""),
         Edit(due, "_waiting_query", "@cache", ""),
     ),
     _edited(
         "lease_for_hours",
-        "after a crash nobody comes for hours",
+        "after a crash no worker claims the payment for hours",
         Edit(
             processor,
             "_take",
@@ -271,7 +272,7 @@ OF_OURS: Final = (
     ),
     _edited(
         "resent_after_a_crash",
-        "when its worker is lost, a submission is sent again instead of asked for",
+        "after its worker's crash a submission is sent again without a status check",
         Edit(processor, "_take", "payment.next_step = Step.CHECK", "pass"),
     ),
     _edited(
@@ -312,7 +313,7 @@ OF_OURS: Final = (
     ),
     _edited(
         "failure_of_a_resend_believed",
-        "an adapter says FAILED of the request that it has sent again, and that ends the payment",
+        "an adapter returns FAILED for a request that it sent again, and that ends the payment",
         Edit(
             mtn_answers,
             "submitted",
@@ -392,7 +393,7 @@ OF_OURS: Final = (
     ),
     _edited(
         "change_without_its_line",
-        "a payment moves and its story says nothing",
+        "a payment's status changes without an event",
         Edit(
             outcomes,
             "move",
@@ -402,7 +403,7 @@ OF_OURS: Final = (
     ),
     _edited(
         "asked_hours_later",
-        "the pause before the next question is a thousand times too long",
+        "the pause before the next status check is a thousand times too long",
         Edit(outcomes, "_act_again", "seconds=delay_s", "seconds=1000 * delay_s"),
     ),
 )

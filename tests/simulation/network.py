@@ -1,7 +1,7 @@
-"""The way to the provider and back, where anything may happen to a call but a lie about an end.
+"""The network between gateway and provider. It can cause any fault except a false final status.
 
-Only the sockets are replaced: the real MtnMomo speaks over the real Transport, whose fence
-decides whether a call may still leave and whose words say what became of it.
+Only the sockets are replaced: the real MtnMomo uses the real Transport, which checks whether a
+request may still be sent, and reports whether it was.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from tests.simulation.clock import VirtualClock
 from tests.simulation.pairs import HONEST, LEASE_OVER, NOT_CONNECTED, Requests
 from tests.simulation.referee import Referee
 
-# How long a request that seems lost may still be on its way. With HIDDEN_MAX_S and the lease it
-# stays below the adapter's visible_after_s: an older 404 may be believed.
+# How long a delayed request may take to arrive. With HIDDEN_MAX_S and the lease it stays below the
+# adapter's visible_after_s: after that, a 404 proves that there is no order.
 STRAGGLE_MAX_S: Final = 150.0
 EXCHANGE_S: Final = 0.2
 
@@ -36,7 +36,7 @@ Fault = Callable[["Network", HttpRequest, str], Told]
 
 @dataclass(frozen=True, slots=True)
 class Straggler:
-    """A submission that its sender has given up, and that may yet arrive."""
+    """A submission that its sender has given up, and that may still arrive."""
 
     call: HttpRequest
     until_s: float
@@ -44,7 +44,7 @@ class Straggler:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What the network is told of the world around it."""
+    """The parts of the run that the network uses."""
 
     cast: Cast
     clock: VirtualClock
@@ -55,7 +55,7 @@ class Surroundings:
 
 
 class Network(Transport):
-    """One run's network. `submit_odds`, `check_odds`: weights of the faults below, in turn."""
+    """One run's network. `submit_odds`, `check_odds`: weights of the faults below, in order."""
 
     def __init__(self, around: Surroundings) -> None:
         super().__init__(user_agent="simulation")
@@ -70,7 +70,7 @@ class Network(Transport):
     def exchange(
         self, call: HttpRequest, *, leave_before: float | None
     ) -> HttpResponse | NoResponse:
-        """See Transport. The lease may end before the call leaves."""
+        """See Transport. The lease may end before the request is sent."""
         if call.method == "POST":
             reference = self._known(call)
             if self.requests.planned(reference, is_submission=True) == LEASE_OVER:
@@ -79,7 +79,7 @@ class Network(Transport):
         return super().exchange(call, leave_before=leave_before)
 
     def _answer(self, call: HttpRequest, leaving: ExchangeDeadline, _start: float) -> HttpResponse:
-        """One call on the wire, in the place of HTTPAdapter and of departure's connections."""
+        """One exchange, in the place of HTTPAdapter and the connections of bounded_connection."""
         reference = reference_of(call)
         name = self.around.referee.name_of(reference)
         what = f"{'submit' if call.method == 'POST' else 'check'} {name}"
@@ -102,22 +102,22 @@ class Network(Transport):
         return told
 
     def is_good(self, odds: Sequence[int]) -> bool:
-        """Whether nothing goes wrong now."""
+        """Whether no fault happens now."""
         return self.around.cast.calm or self.around.choices.pick(odds) == 0
 
     def deliver(self, straggler: Straggler) -> None:
-        """The late request arrives; nobody waits for the answer."""
+        """The late request arrives; no caller waits for the answer."""
         self.stragglers.remove(straggler)
-        # It is overdue only for us, who look late: it came when it had to.
+        # The simulation delivers it late; for the provider it arrived in time.
         self.take(straggler.call, at_s=min(straggler.until_s, self.clock.seconds()))
 
     def take(self, call: HttpRequest, *, at_s: float | None = None) -> HttpResponse:
-        """The submission arrives. A payment whose script goes on hides until then."""
+        """The submission arrives. Its order is invisible while the script expects a second one."""
         hide_s = HIDDEN_MAX_S if self.requests.hides(reference_of(call)) else 0.0
         return self.bank.submit(call, at_s=at_s, hide_s=hide_s)
 
     def deliver_overdue(self) -> None:
-        """None is on its way longer than STRAGGLE_MAX_S."""
+        """Deliver the requests that are under way longer than STRAGGLE_MAX_S."""
         for straggler in list(self.stragglers):
             if straggler.until_s <= self.clock.seconds():
                 self.deliver(straggler)
@@ -137,7 +137,7 @@ class Network(Transport):
         return told
 
     def _known(self, call: HttpRequest) -> str:
-        """The reference; whose payment it is, is remembered."""
+        """Return the reference, and record its payer."""
         reference = reference_of(call)
         self.requests.payers[reference] = json.loads(call.body or b"")["payer"]["partyId"]
         return reference
@@ -149,7 +149,7 @@ class Network(Transport):
 
 @dataclass(frozen=True)
 class Tokens:
-    """Stands in for TokenCache, which has tests of its own: a token, or none to be had now."""
+    """Replaces TokenCache, which has tests of its own: returns a token, or a NOT_SENT."""
 
     network: Network
 
@@ -161,24 +161,24 @@ class Tokens:
         return Observation(Verdict.NOT_SENT, "token_unavailable", retry_after_s=2.0)
 
     def discard(self, _account: ProviderAccount, _product: str, _token: str) -> bool:
-        """A new one is at hand."""
+        """Say that there is a new token."""
         return True
 
     def note_refused(self, _account: ProviderAccount, _product: str, _token: str) -> None:
-        """However often: each 401 is followed by a second request here."""
+        """Do nothing: here each 401 is followed by a second request, however often."""
 
     def note_accepted(self, _token: str) -> None:
-        """Nothing follows from it here."""
+        """Do nothing."""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Stands in for AccountPace: questions may be held back at any time."""
+    """Replaces AccountPace: status checks may be postponed at any time."""
 
     network: Network
 
     def advise(self, _account: AccountKey, _checks_per_s: float | None) -> None:
-        """Nothing follows from it here."""
+        """Do nothing."""
 
     def is_open(self, _account: AccountKey, _step: Step) -> bool:
         return True
@@ -189,15 +189,15 @@ class Pace:
         return dict.fromkeys(wanted, 0)
 
     def learn(self, _account: AccountKey, _step: Step, _seen: Observation, _calls: int) -> None:
-        """Nothing follows from it here."""
+        """Do nothing."""
 
 
 def reference_of(call: HttpRequest) -> str:
-    """What the call is about, as it stands on the wire."""
+    """The payment's reference, from the request's header or path."""
     return call.headers.get("X-Reference-Id") or call.url.rpartition("/")[2]
 
 
-# --- what may become of a submission ----------------------------------------------------------
+# --- outcomes of a submission -----------------------------------------------------------------
 
 
 def _honest_submit(network: Network, call: HttpRequest, _reference: str) -> Told:
@@ -294,8 +294,8 @@ SUBMIT_FAULTS: Final[Mapping[str, Fault]] = {
     "taken, 429": _taken_and(_throttled),
     "taken, 503": _taken_and(_unavailable),
 }
-# ProviderFaultPlan of its own, for what needs a chain of these: the first is lost from sight, the second
-# refused, and the first still there.
+# Odds of their own, for bugs that need a chain of these: the first submission is accepted and not
+# visible, the second is refused, and the first order still exists.
 _EVASIVE: Final[Mapping[str, int]] = {
     HONEST: 2,
     "taken, reset": 4,
@@ -306,7 +306,7 @@ _EVASIVE: Final[Mapping[str, int]] = {
 EVASIVE_ODDS: Final = tuple(_EVASIVE.get(effect, 0) for effect in SUBMIT_FAULTS)
 
 
-# --- what may be said to a question -----------------------------------------------------------
+# --- answers to a status check ----------------------------------------------------------------
 
 
 def _honest_check(network: Network, _call: HttpRequest, reference: str) -> Told:
@@ -331,7 +331,7 @@ def _still_pending(network: Network, _call: HttpRequest, reference: str) -> Told
 
 
 def _another_order(network: Network, _call: HttpRequest, reference: str) -> Told:
-    """Somebody else's payment of another amount: paid, but not ours."""
+    """Another payment with another amount: paid, but not this one."""
     order = network.bank.orders.get(reference)
     if order is None:
         return coded(404, "RESOURCE_NOT_FOUND")

@@ -1,8 +1,8 @@
-"""Which two effects meet on two following requests of one payment; planned for it, and counted.
+"""Pairs of effects on two consecutive requests of one payment: planned, and counted.
 
-A payment's script says what becomes of its first submission, and of its second submission or its
-first question. Scripts go through all pairs in turn, from one seed to the next, so that a run of
-some hundred seeds meets each of them. What really happened is counted, planned or not.
+A payment's script has the effect on its first submission, and on its second submission or its
+first status check. Consecutive seeds use one pair after the other, so that a run of some hundred
+seeds covers each of them. The effects that really happened are counted, planned or not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ HONEST: Final = "honest"
 LEASE_OVER: Final = "lease over"
 NOT_CONNECTED: Final = "not connected"
 
-# Submissions that the provider takes, that it doesn't and says so, that it doesn't without a word.
+# Submissions that the provider accepts, refuses with an answer that says so, or neither.
 TAKEN: Final = (
     *(HONEST, "taken, reset", "taken later", "taken, 500", "taken, 503", "taken, wrong page"),
     *("taken, 401", "taken, 404", "taken, 429", "taken, 409"),
@@ -34,7 +34,7 @@ QUESTIONS: Final = (
 
 @dataclass(frozen=True, order=True, slots=True)
 class Pair:
-    """The effect on the first submission, and the effect on the second request of this kind."""
+    """The effect on the first submission, and the effect on the second request of kind `of`."""
 
     first: str
     of: str
@@ -44,7 +44,7 @@ class Pair:
         return f"{self.first} → {self.of} {self.second}"
 
 
-# A refusal of the only request that left is the payment's end: no second request follows.
+# A refusal of the only request that was sent ends the payment: no second request follows.
 ALL: Final = tuple(
     Pair(first, of, second)
     for first in SUBMISSIONS
@@ -56,7 +56,7 @@ ALL: Final = tuple(
 
 @dataclass
 class Requests:
-    """What became of each payment's requests so far. `scripts`: by the payer's number."""
+    """The effects on each payment's requests so far. `scripts`: by the payer's number."""
 
     scripts: dict[str, Pair] = field(default_factory=dict)
     payers: dict[str, str] = field(default_factory=dict)
@@ -75,18 +75,18 @@ class Requests:
         return script.second if script.of == QUESTION and sent and not asked else None
 
     def hides(self, reference: str) -> bool:
-        """Whether the script has a second submission to come: until then nothing may be found."""
+        """Whether a second submission is to come: until then the order must stay invisible."""
         script, sent = self._script(reference), self.submissions.get(reference, [])
         return script is not None and script.of == SUBMISSION and len(sent) < 2
 
     def happened(self, reference: str, effect: str, *, is_submission: bool) -> None:
-        """This became of a request."""
+        """Record the effect on a request."""
         kind = self.submissions if is_submission else self.questions
         if is_submission or reference in self.submissions:
             kind.setdefault(reference, []).append(effect)
 
     def pairs(self) -> Counter[Pair]:
-        """Every pair that came."""
+        """How often each pair happened."""
         found: Counter[Pair] = Counter()
         for reference, (first, *later) in self.submissions.items():
             for of, following in ((SUBMISSION, later), (QUESTION, self.questions.get(reference))):
@@ -99,7 +99,7 @@ class Requests:
 
 
 def missing(counts: Mapping[Pair, int]) -> list[Pair]:
-    """The pairs that never came."""
+    """The pairs that never happened."""
     return [pair for pair in ALL if not counts.get(pair)]
 
 
@@ -112,5 +112,5 @@ def shortly(pairs: Sequence[Pair]) -> Iterable[str]:
 
 
 def table(counts: Mapping[Pair, int]) -> Iterable[str]:
-    """How often each pair came, a line for each first effect and kind of request."""
+    """How often each pair happened, a line for each first effect and kind of request."""
     return shortly([replace(pair, second=f"{pair.second} {counts.get(pair, 0)}") for pair in ALL])

@@ -1,6 +1,6 @@
-"""Judges a run: what leaves, while it leaves, and at the end everything that is in the tables.
+"""Judges a run: each request when it is sent, and all tables at the end.
 
-It reads with SQL of its own, as the superuser, and trusts neither the engine nor its types.
+It reads with SQL of its own, as the superuser, and uses neither the engine nor its types.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 class Check(StrEnum):
-    """What a run must keep. docs/mutants.md says which of them kills which mutant."""
+    """The rules that a run must keep. docs/mutants.md says which of them detects which mutant."""
 
     ONE_ACCEPT = "one accept per key"
     SAME_ANSWER = "same answer for a key"
@@ -32,19 +32,19 @@ class Check(StrEnum):
     KEY_LIVES = "a key expires only after the payment's end"
     ONE_CHARGE = "one order at the provider"
     REFERENCE = "only the payment's own reference is sent"
-    NOT_SENT = "not sent is said only of what did not leave"
-    WRITTEN_FIRST = "written down before it is sent"
-    FENCE = "who sends holds the lease"
-    ASK_FIRST = "asked before it is sent again"
+    NOT_SENT = "NOT_SENT only if nothing left"
+    WRITTEN_FIRST = "stored before it is sent"
+    FENCE = "the sender holds the lease"
+    ASK_FIRST = "status checked before it is sent again"
     TRUTH = "the end is the provider's truth"
     EVIDENCE = "an end has its evidence"
-    STORY = "the story is whole"
-    LIVENESS = "every payment comes to its end in time"
+    STORY = "every change has its event"
+    LIVENESS = "every payment ends in time"
     NO_CRASH = "no unexpected error"
 
 
 class Violation(BaseException):
-    """A run broke a promise. No `except Exception` of ours may swallow it."""
+    """A run broke a rule. No `except Exception` of ours may catch it."""
 
     def __init__(self, check: Check, why: str) -> None:
         super().__init__(f"{check}: {why}")
@@ -61,7 +61,7 @@ SELECT p.id, p.reference, p.status, p.stage, p.generation, p.lease_until,
         FROM provider_exchanges e WHERE e.payment_id = p.id) AS exchanges
 FROM payments p
 """
-# A tenant sees the payment there, so a line of its story has told of it.
+# Tenants see these stages, so an event must have recorded them.
 _TOLD_STAGES: Final = ("unknown", "awaiting_payer")
 
 
@@ -79,7 +79,7 @@ class Referee:
     tickets: int = 0
 
     def begin(self) -> None:
-        """A new run."""
+        """Begin a new run."""
         self.names.clear()
         self.left.clear()
         self.generations.clear()
@@ -87,16 +87,16 @@ class Referee:
         self.out.clear()
 
     def rows(self, query: str, parameters: list[Any] | None = None) -> list[Row]:
-        """Every committed row."""
+        """The rows of a query; it sees committed rows only."""
         with self.administrator.cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query, parameters).fetchall()
 
     def name_of(self, reference: str) -> str:
-        """P1, P2 … in the order in which they are met: ids differ from run to run."""
+        """P1, P2 … in the order of their first use: ids differ from run to run."""
         return self.names.setdefault(reference, f"P{len(self.names) + 1}")
 
     def references(self) -> list[str]:
-        """Of all payments, oldest first."""
+        """The references of all payments, oldest first."""
         return [
             str(row["reference"]) for row in self.rows("SELECT reference FROM payments ORDER BY id")
         ]
@@ -109,16 +109,16 @@ class Referee:
         return bool(self.rows(query, [description, tenant_id]))
 
     def next_due(self) -> datetime | None:
-        """When the next open payment can be taken; None when all have ended."""
+        """When the next open payment can be claimed; None when all have ended."""
         return self.rows(
             "SELECT min(greatest(next_action_at, lease_until)) AS due FROM payments"
             " WHERE status = 'PENDING'"
         )[0]["due"]
 
     def leaving(self, call: HttpRequest, reference: str) -> int:
-        """This call is about to leave; a ticket to give back with its answer.
+        """Called before a request is sent. Returns a ticket; call `back` with it after the answer.
 
-        Raises Violation unless everything is written down and nobody else is out for it.
+        Raises Violation unless the request is recorded and the payment has no other under way.
         """
         is_submission = call.method == "POST"
         payment = self._payment(call, reference, is_submission=is_submission)
@@ -139,11 +139,11 @@ class Referee:
         return self.tickets
 
     def back(self, ticket: int) -> None:
-        """The answer is in hand, or there will be none; of one who died it never is."""
+        """The exchange is over, with or without an answer. Not called for an actor that died."""
         del self.out[ticket]
 
     def has_left(self, reference: str) -> None:
-        """The submission that was to leave has left: it may have arrived."""
+        """The submission was sent: it may have arrived."""
         self.arrived.add((reference, self.generations[reference]))
 
     def unauthorized(self, reference: str) -> None:

@@ -1,7 +1,7 @@
-"""One line of the engine, said otherwise for as long as a `with` lasts.
+"""Changes one line of the engine for the duration of a `with` block.
 
-Everywhere else our tests replace nothing of ours. Here that is the point: a proof that can't
-tell a broken engine from a sound one proves nothing.
+All other tests replace no code of ours. Here that is the point: checks that can't tell a broken
+engine from a correct one prove nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from unittest.mock import patch
 class Edit:
     """In the function `name` of a module or class, `old` becomes `new`, and so do `more` pairs.
 
-    What is old must stand there exactly once: a mutant of code that has changed fails loudly,
-    and is brought up to date. `uses`: names that what is new needs.
+    The code must contain `old` exactly once: a mutant of code that has changed fails, and must be
+    updated. `uses`: names that the new code needs.
     """
 
     owner: ModuleType | type
@@ -46,7 +46,7 @@ def rewritten(*edits: Edit) -> Iterator[None]:
 
 @contextmanager
 def replaced(owner: ModuleType | type, original: FunctionType, new: object) -> Iterator[None]:
-    """`new` stands wherever the gateway holds `original`."""
+    """Put `new` wherever the gateway holds `original`."""
     holders = [owner, *_importers(original)] if isinstance(owner, ModuleType) else [owner]
     with ExitStack() as stack:
         for holder in holders:
@@ -69,7 +69,7 @@ def _rewritten(original: FunctionType, edit: Edit) -> object:
 
 
 class _Globals(dict[str, Any]):
-    """A module's globals as they are when asked, so that edits meet, with a few names more."""
+    """A module's current globals, so that several edits work together, and a few names more."""
 
     def __init__(self, module: dict[str, Any], uses: Mapping[str, Any]) -> None:
         super().__init__(uses)

@@ -1,4 +1,4 @@
-"""One run: a world, disturbed for a while, then left in peace until it has ended, then judged."""
+"""One run: first with faults, then without faults until all is final, then the verdict."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from tests.simulation.verdict import judge
 from tests.simulation.world import WORKER_STEPS_MAX, World
 
 ACTS_MAX: Final = 60
-# After the trouble is over every payment has ended by then: the longest pause between two
-# questions is half an hour and a fifth, and the provider may need to be asked twice.
+# The time in which every payment must end after the last fault: the longest pause between two
+# status checks is half an hour and a fifth, and two checks may be necessary.
 HEALED_WITHIN_S: Final = 2 * 3600.0
 ROUNDS_MAX: Final = 60
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a seed, or a list of choices under it, came to."""
+    """The result of a seed, or of a list of choices under it."""
 
     seed: int
     choices: tuple[int, ...]
@@ -44,7 +44,7 @@ class Run:
 
 
 def run(installation: Installation, seed: int, prescribed: Sequence[int] | None = None) -> Run:
-    """Play one seed from its beginning to its verdict; the same seed goes the same way."""
+    """Run one seed from its beginning to its verdict; the same seed gives the same run."""
     installation.restart()
     world = World(installation, Choices(seed, prescribed))
     violation: Violation | None = None
@@ -80,7 +80,7 @@ def _disturb(world: World) -> None:
 
 
 def _heal(world: World) -> None:
-    """No more faults: all go on, the clients send once more, and time passes until all is final."""
+    """No more faults: all actors finish, clients send once more, time passes until all is final."""
     world.note("--- peace ---")
     world.cast.drain()
     _hear(world)
@@ -90,7 +90,7 @@ def _heal(world: World) -> None:
         world, [(intent, 0) for intent in world.clients.intents if not _has_payment(world, intent)]
     )
     _until_final(world)
-    # What arrives after a payment's end may not belie it either.
+    # A submission that arrives after a payment's end must not make that end false.
     _deliver_all(world)
     keyed = [intent for intent in world.clients.intents if intent.key]
     _ask(world, [(intent, variant) for intent in keyed for variant in (0, 1)])
@@ -135,7 +135,7 @@ def _until_final(world: World) -> None:
 
 
 def _hear(world: World) -> None:
-    """What ended actors died of: a kill is ours, a lost connection too; anything else isn't."""
+    """Judge the errors of ended actors: a kill or a lost connection is planned, others are bugs."""
     for actor in world.cast.gone:
         _judge_end(actor, was_cut=world.cast.was_cut)
     world.cast.gone.clear()
@@ -164,7 +164,7 @@ def _crash(who: str, error: BaseException) -> Violation:
 
 
 def _abandon(world: World) -> None:
-    """The verdict is in: send everyone home, whatever they still find."""
+    """After the verdict, end all actors, whatever they still raise."""
     for actor in (*world.cast.parked(), *world.cast.waiting()):
         actor.dead = True
     world.cast.drain()

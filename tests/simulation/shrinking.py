@@ -1,4 +1,4 @@
-"""From a long list of choices that breaks a promise to a short one that breaks the same."""
+"""Shortens a list of choices that breaks a rule to one that breaks the same rule."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ ZEROS_AT_ONCE: Final = (16, 4, 1)
 
 
 def shrunk(installation: Installation, found: Run, *, tries_max: int = TRIES_MAX) -> Run:
-    """A run of the same seed that breaks the same promise, with as little as can be in it.
+    """A run of the same seed that breaks the same rule, as short as possible.
 
-    First whole acts are left out, many at once and then one by one; then single choices are
-    set to 0, the tamest, and what nothing depends on is gone with them. Again, until nothing
-    more can go.
+    First whole acts are left out, many at once and then one by one; then single choices are set
+    to 0, the mildest, and the choices that depended on them disappear. Repeated until nothing more
+    can be removed.
     """
     search = _Search(installation, found, tries_max)
     before = None
@@ -36,7 +36,7 @@ class _Search:
     tries_left: int
 
     def leave_out_acts(self) -> None:
-        """Acts from the last to the first; half of them, a quarter, … one."""
+        """Try acts from the last to the first; half of them, a quarter, … one."""
         size = max(len(self.best.marks) // 2, 1)
         while size:
             start = len(self.best.marks) - size
@@ -46,7 +46,7 @@ class _Search:
             size //= 2
 
     def tame_choices(self) -> None:
-        """Choices from the last to the first."""
+        """Try choices from the last to the first."""
         for size in ZEROS_AT_ONCE:
             for start in _downwards(len(self.best.choices), size):
                 made = list(self.best.choices)
@@ -73,6 +73,6 @@ def _downwards(length: int, step: int) -> Iterator[int]:
 
 
 def _weight(candidate: Run) -> tuple[int, int, int]:
-    """What a reader has to follow: lines, then choices that aren't the tamest, then all."""
+    """What a reader has to follow: lines, then choices other than the mildest, then all choices."""
     wild = sum(1 for choice in candidate.choices if choice)
     return (len(candidate.trace), wild, len(candidate.choices))

@@ -1,4 +1,4 @@
-"""The simulation itself: it repeats, it replays, it shrinks; and it tells a broken engine."""
+"""The simulation itself: runs repeat, replay and shrink, and a broken engine is detected."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.simulation.run import Run, run
 from tests.simulation.shrinking import shrunk
 
 SEEDS = 500
-# So much of all pairs comes in so many seeds.
+# SEEDS seeds cover at least this part of all pairs.
 PAIRS_PART = 0.85
 # A row of docs/mutants.md: the mutant, what is wrong, the check, the seed.
 _ROW = re.compile(r"^\| `(\w+)` \| (.+) \| (.+) \| (\d+) \|$", re.MULTILINE)
@@ -50,7 +50,7 @@ def test_the_first_payments_of_so_many_seeds_have_all_pairs_in_turn() -> None:
 
 
 def test_a_script_says_what_becomes_of_the_first_two_requests(installation: Installation) -> None:
-    """And what came is counted as what it was."""
+    """The effects that happened are counted as the pair that was planned."""
     for seed in (1, 150, 333):
         played = run(installation, seed)
         script = next(line for line in played.trace if ": " in line and " → " in line)

@@ -1,4 +1,4 @@
-"""The end of a run, judged from the tables, the provider's truth and what clients were told."""
+"""Judges the end of a run by the tables, the provider's true state and the clients' answers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tests.simulation.bank import Bank, BankOrder, Fate
 from tests.simulation.clients import Clients, Intent, Said
 from tests.simulation.referee import Check, Referee, Row, Violation
 
-# These change no stage that a tenant sees, so they leave no line in the story.
+# These change no stage that a tenant sees, so they write no event.
 _SILENT = (Event.SUBMITTING, Event.NOT_SENT)
 
 
 @dataclass(frozen=True)
 class Record:
-    """All that the database has to say about one payment."""
+    """All rows of one payment."""
 
     payment: Row
     events: list[Row]
@@ -31,9 +31,9 @@ class Record:
 
 
 def judge(referee: Referee, clients: Clients, bank: Bank, *, was_cut: bool) -> None:
-    """Raises Violation for the first promise that this run broke.
+    """Raise Violation for the first rule that this run broke.
 
-    `was_cut`: a connection was lost, so errors inside the engine are to be expected.
+    `was_cut`: a connection was lost, so errors inside the engine are expected.
     """
     records = _read(referee)
     _judge_clients(records, clients)
@@ -66,7 +66,7 @@ def _read(referee: Referee) -> dict[UUID, Record]:
 
 
 def _opened(record: Record) -> Record:
-    """With the number and the provider's words as they were before they were sealed."""
+    """The record with the payer's number and the provider's answers decrypted."""
     row = record.payment
     payer = decrypt_payer(
         keyring(), tenant_id=row["tenant_id"], payment_id=row["id"], sealed=row["payer"]
@@ -79,7 +79,7 @@ def _opened(record: Record) -> Record:
     return record
 
 
-# --- what clients were told -------------------------------------------------------------------
+# --- what clients were answered ---------------------------------------------------------------
 
 
 def _judge_clients(records: dict[UUID, Record], clients: Clients) -> None:
@@ -129,7 +129,7 @@ def _judge_key(  # noqa: C901  one rule after the other
             raise Violation(Check.REUSE_SEEN, f"{intent.name}: another request was let in")
 
 
-# --- what became of each payment --------------------------------------------------------------
+# --- what happened to each payment ------------------------------------------------------------
 
 
 def _judge_wall(record: Record) -> None:
@@ -174,7 +174,7 @@ def _judge_evidence(record: Record, bank: Bank) -> None:
 
 def _judge_not_sent(record: Record, referee: Referee) -> None:
     for exchange in record.exchanges:
-        # A throttled one did leave, and its row says so by the answer's status.
+        # A throttled request was sent: its row has the answer's status.
         if exchange["verdict"] == "NOT_SENT" and exchange["http_status"] is None:
             sent = (str(exchange["reference"]), exchange["generation"])
             if exchange["kind"] == "submit" and sent in referee.arrived:
@@ -203,7 +203,7 @@ def _judge_story(record: Record, *, contradicted: bool) -> None:
 
 
 def _silently(stages: set[Stage]) -> set[Stage]:
-    """Where a payment can have come without a line."""
+    """The stages that a payment can have reached without an event."""
     reached = set(stages)
     while (
         more := {

@@ -1,4 +1,4 @@
-"""One seed's world: who is in it, what may go wrong in it, and what may happen next."""
+"""One seed's world: its actors, its faults, and the acts that may happen next."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ from tests.simulation.network import (
     Tokens,
 )
 
-# A worker that does more in one go than any world has work for goes round in circles.
+# A worker that does more steps at once than any world has work for is in an endless loop.
 WORKER_STEPS_MAX: Final = 25
 INTENTS_MAX: Final = 3
 HONEST_ODDS: Final = 12
-# How far apart in their order the pairs of one world's payments are.
+# The distance, in their order, between the pairs of one world's payments.
 PAIRS_APART: Final = 270
 
 SHORT_LEAPS_S: Final = (1.0, 4.0, 12.0, 20.0, 31.0)
@@ -64,7 +64,7 @@ _PLATFORM: Final = ProviderAccount(
 
 @dataclass
 class World:
-    """Everything that a run needs; `act` does the next thing that the choices say."""
+    """The parts of a run; `act` does the next thing that the choices say."""
 
     installation: Installation
     choices: Choices
@@ -93,8 +93,8 @@ class World:
         )
 
     def settle_in(self, seed: int) -> None:
-        """Draw the weather and the intents. Not every fault comes in every world: some show
-        only where another one keeps still.
+        """Draw the odds of the faults, and the intents. Not every world has every fault: some show
+        only where another one does not happen.
         """
         self.installation.jitter.seed(seed)
         self.cast.begin(self.choices, self.note)
@@ -118,11 +118,11 @@ class World:
             self._write_script(intent, turn=seed + (number - 1) * PAIRS_APART)
 
     def note(self, line: str) -> None:
-        """A line of the trace."""
+        """Add a line to the trace."""
         self.trace.append(f"{self.clock.since_start_s():12.3f}  {line}")
 
     def act(self) -> bool:
-        """Do one thing more. False: enough."""
+        """Do one more act. False: no more acts."""
         room, bell = not self.cast.is_full, self.installation.doorbell
         weights = (
             self._stop_odds,
@@ -146,20 +146,20 @@ class World:
     # --- what may happen ---
 
     def resume_someone(self) -> None:
-        """Someone who has stopped goes on."""
+        """An actor that has stopped goes on."""
         actor = self.choices.one_of(self.cast.parked())
         self.note(f"{actor.name} goes on")
         self.cast.resume(actor)
 
     def look(self) -> None:
-        """A worker looks for what is due: the doorbell rang, or it is its tick."""
+        """A worker polls for due work: after a notification, or at its next poll."""
         bell = self.installation.doorbell
         bell.rings = max(bell.rings - 1, 0)
         hands = SerialExchangePool(1 + self.choices.pick((3, 1, 2)))
         self._spawn("worker", partial(processor.process_due, self.gateway, hands))
 
     def look_when_due(self) -> None:
-        """Time passes until something is due; then a worker looks."""
+        """Move the clock until something is due; then a worker polls."""
         due = self.installation.referee.next_due()
         if due is not None:
             self.clock.leap_to(due)
@@ -173,13 +173,13 @@ class World:
         self._spawn(f"client({intent.name}/{variant})", act)
 
     def pass_time(self) -> None:
-        """Nobody does anything for a while."""
+        """Time passes without any act."""
         leap = self.choices.one_of(self._leaps)
         self.note(f"{leap:g} s pass")
         self.clock.leap(leap)
 
     def payer_decides(self) -> None:
-        """One order at the provider comes to its end, or takes long to be seen."""
+        """The payer approves or refuses one order."""
         order = self.choices.one_of(self.bank.pending())
         fate = (Fate.SUCCESSFUL, Fate.FAILED)[self.choices.pick((3, 2))]
         reason = self.choices.one_of(REASONS) if fate is Fate.FAILED else ""
@@ -187,7 +187,7 @@ class World:
         self.bank.decide(order, fate, reason)
 
     def call_back(self) -> None:
-        """The provider calls back, or somebody pretends to, even before there is an order."""
+        """The provider calls back, or an attacker does, even before there is an order."""
         references = self.installation.referee.references()
         if not references:
             return
@@ -208,7 +208,7 @@ class World:
         )
 
     def keep_house(self) -> None:
-        """Old answers are dropped, now or a day later, or the operator looks into a payment."""
+        """Old answers are purged, now or a day later, or the operator rechecks a payment."""
         chosen = self.choices.pick((1, 1, 1 if self._leaps[-1] > NIGHT_S else 0))
         if chosen == _NIGHT:
             self.note("a night passes")
@@ -227,7 +227,7 @@ class World:
         self.network.deliver(straggler)
 
     def lock_times_out(self) -> None:
-        """Someone has waited too long for a row."""
+        """An actor has waited too long for a row's lock."""
         actor = self.choices.one_of(self.cast.waiting())
         self.note(f"{actor.name} has waited too long")
         self.cast.end_waiting(actor)
@@ -242,7 +242,7 @@ class World:
 
     def _intent(self, number: int) -> Intent:
         caller = self.choices.one_of(self.installation.callers)
-        # Two tenants may come upon one key; a tenant doesn't use one twice on purpose.
+        # Two tenants may use the same key by chance; a tenant doesn't use one twice on purpose.
         shared = number > 1 and self.choices.pick((3, 1))
         key = UUID(int=(0xC0FFEE << 96) + (1 if shared else number), version=4)
         if any((other.caller, other.key) == (caller, key) for other in self.clients.intents):
@@ -250,7 +250,7 @@ class World:
         return Intent(number, caller, key, minor=1000 * number)
 
     def _write_script(self, intent: Intent, turn: int) -> None:
-        """The first payment has one, and most others: with the seeds all pairs have their turn."""
+        """The first payment has a script, and most others: over the seeds all pairs are played."""
         if intent.number == 1 or self.choices.pick((1, 6)):
             pair = pairs.ALL[self.choices.in_turn(len(pairs.ALL), turn)]
             payer = intent.order(0).payer.digits
@@ -258,7 +258,7 @@ class World:
             self.note(f"{intent.name}: {pair}")
 
     def _weather(self, faults: int) -> tuple[int, ...]:
-        """Good: none. Else each fault with a weight of its own, often nought."""
+        """Weights of the faults: none at all, or each with a weight of its own, often 0."""
         if not self.choices.pick((1, 3)):
             return (HONEST_ODDS, *[0] * (faults - 1))
         self.bank.hide_s = self.choices.one_of((0.0, 10.0, HIDDEN_MAX_S))
@@ -287,7 +287,7 @@ _ACTIONS: Final[tuple[Callable[[World], None], ...]] = (
 
 
 def _ignore(_result: object) -> None:
-    """An actor returns nothing."""
+    """Discard the result: an actor returns nothing."""
 
 
 def _recheck(payment_id: UUID) -> None:

@@ -27,7 +27,7 @@ def simulator_process() -> Iterator[SimulatorProcess]:
 
 @pytest.fixture
 def url(simulator_process: SimulatorProcess) -> str:
-    """Its address, with all earlier tests forgotten."""
+    """The simulator's address; all data of earlier tests is deleted."""
     answer = requests.post(f"{simulator_process.url}/_admin/reset", json={"data": True}, timeout=5)
     assert answer.ok
     return simulator_process.url
@@ -57,7 +57,7 @@ class Callback:
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes callbacks and keeps them."""
+    """Accepts callbacks and records them."""
 
     daemon_threads = False
 
@@ -71,7 +71,7 @@ class Receiver(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/callbacks/some-token"
 
     def expect(self, count: int) -> list[Callback]:
-        """Wait for this many; then a little, so that one too many would show."""
+        """Wait for this many callbacks, and a little longer, so that one too many would show."""
         eventually(lambda: len(self.callbacks) >= count)
         time.sleep(0.1)
         assert len(self.callbacks) == count
@@ -96,7 +96,7 @@ class _Receive(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture

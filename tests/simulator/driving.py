@@ -47,13 +47,13 @@ class SimulatorProcess:
         self.port = urlsplit(self.url).port or 0
 
     def stop(self) -> tuple[int, str]:
-        """Ask it to end; its exit code and what it printed since the start."""
+        """Stop the process with SIGTERM; return its exit code and its output since the start."""
         self._process.send_signal(signal.SIGTERM)
         output, _ = self._process.communicate(timeout=ANSWER_S)
         return self._process.returncode, output.decode()
 
     def kill(self) -> None:
-        """End it as a crash would."""
+        """Kill the process, as in a crash."""
         self._process.kill()
         self._process.communicate(timeout=ANSWER_S)
 
@@ -85,7 +85,7 @@ class Merchant:
     _token: str | None = None
 
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
-        """One call, bounded in time."""
+        """Send one request, with a timeout."""
         options.setdefault("timeout", ANSWER_S)
         return self.session.request(method, self.url + path, **options)
 
@@ -97,14 +97,14 @@ class Merchant:
 
     @property
     def token(self) -> str:
-        """A token, fetched once."""
+        """A token, requested once."""
         if self._token is None:
             self._token = str(self.request_token().json()["access_token"])
         return self._token
 
     @property
     def headers(self) -> dict[str, str]:
-        """What every call carries."""
+        """The headers of every request."""
         return {
             "Authorization": f"Bearer {self.token}",
             "Ocp-Apim-Subscription-Key": SUBSCRIPTION_KEY,
@@ -112,7 +112,7 @@ class Merchant:
         }
 
     def body(self, msisdn: str = PAYER, **changes: Any) -> dict[str, Any]:
-        """A good body, with changes; a change to None takes the field out."""
+        """A valid body, with changes; a change to None removes the field."""
         party = "payer" if self.operation == "requesttopay" else "payee"
         good = {
             "amount": "5.00" if self.currency == "EUR" else "5",
@@ -144,16 +144,16 @@ class Merchant:
         )
 
     def ask(self, reference: str, **options: Any) -> requests.Response:
-        """GET its state."""
+        """GET the payment."""
         path = f"/{self.product}/v1_0/{self.operation}/{reference}"
         return self.call("GET", path, headers=self.headers, **options)
 
     def status(self, reference: str) -> str:
-        """Its state in one word."""
+        """The payment's status."""
         return str(self.ask(reference).json()["status"])
 
     def admin(self, method: str, path: str, json: object = None, **params: str) -> Any:
-        """An admin call that must go well."""
+        """Send an admin request, which must succeed."""
         answer = self.call(method, f"/_admin/{path}", json=json, params=params)
         assert answer.ok, answer.text
         return answer.json()
@@ -172,15 +172,15 @@ class Merchant:
         return rows
 
     def creations(self, reference: str) -> int:
-        """How many payments the simulator keeps for it."""
+        """How many payments the simulator has for the reference."""
         return len(self.seen("payments", reference=reference))
 
     def movements(self, reference: str) -> int:
-        """How often it moved money."""
+        """How often it moved money for the reference."""
         return len(self.seen("ledger", reference=reference))
 
     def submissions(self, reference: str) -> list[dict[str, Any]]:
-        """The creating calls that came in for it."""
+        """The creating requests that arrived for the reference."""
         rows = self.seen("requests", reference=reference)
         return [row for row in rows if row["operation"] == "create"]
 
@@ -191,7 +191,7 @@ def new_reference() -> str:
 
 
 def on_the_wire(merchant: Merchant, method: str, path: str, *, body: object = None) -> bytes:
-    """Send one call over a bare socket and read to the end; raises what the socket raises."""
+    """Send one request over a bare socket and read to the end; raises what the socket raises."""
     payload = b"" if body is None else json.dumps(body).encode()
     headers = merchant.headers | {"Host": "simulator", "Connection": "close"}
     if body is not None:
@@ -207,7 +207,7 @@ def on_the_wire(merchant: Merchant, method: str, path: str, *, body: object = No
 
 
 def eventually(truth: Any, within_s: float = ANSWER_S) -> Any:
-    """Wait until `truth()` is true; its value."""
+    """Wait until `truth()` is true; return its value."""
     deadline = time.monotonic() + within_s
     while not (value := truth()):
         assert time.monotonic() < deadline, "it did not happen in time"

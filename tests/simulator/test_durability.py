@@ -1,4 +1,4 @@
-"""What outlives a SIGKILL, what nobody can rewrite, and how the process starts and ends."""
+"""What survives a SIGKILL, what no statement can rewrite, and how the process starts and ends."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_evidence_cannot_be_changed_or_deleted(tmp_path: Path) -> None:
 
 
 def test_a_second_movement_would_be_shown(tmp_path: Path) -> None:
-    """The ledger is a referee: it must not hide behind a constraint what it is there to show."""
+    """The ledger must be able to show a second movement, so no constraint may forbid one."""
     store = tmp_path / "store"
     with running(store) as (_, merchant):
         merchant.pay(new_reference())

@@ -1,4 +1,4 @@
-"""Each kind of fault does on the wire what its name says, and creates what it says."""
+"""Each kind of fault has the effect that its name says, and creates as many payments as it says."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KEY = {"Ocp-Apim-Subscription-Key": SUBSCRIPTION_KEY}
 
 
 def check_traces(merchant: Merchant, reference: str, *, created: int, fault: str) -> None:
-    """One call was seen, with this fault; and so many payments and movements came of it."""
+    """One request was recorded, with this fault, and created so many payments and movements."""
     (seen,) = merchant.submissions(reference)
     assert seen["fault"] == fault
     assert merchant.creations(reference) == created
@@ -63,7 +63,7 @@ def test_an_answer_may_come_in_another_form_and_say_the_same(merchant: Merchant)
     reference = new_reference()
     merchant.pay(reference)
     plain = merchant.ask(reference)
-    # This client takes no more than 100.
+    # This HTTP client accepts no more than 100.
     parameters: dict[str, dict[str, object]] = {"many_headers": {"lines": 90}}
     for kind in ("gzip", "many_headers", "amount_number"):
         merchant.fault(kind, operation="status", parameters=parameters.get(kind, {}))
@@ -396,7 +396,7 @@ def test_a_fault_can_be_for_one_product(merchant: Merchant, payer_out: Merchant)
 def test_a_fault_can_be_for_one_account(merchant: Merchant) -> None:
     other = Merchant(merchant.url)
     other_user, reference = new_reference(), new_reference()
-    # Whoever makes a user here opens every product to the key: not the one that others share.
+    # Creating a user gives the key access to every product, so not with the key that others share.
     headers = {"Ocp-Apim-Subscription-Key": "key-of-another", "X-Reference-Id": other_user}
     host = {"providerCallbackHost": "shop.example"}
     assert other.call("POST", "/v1_0/apiuser", headers=headers, json=host).status_code == 201

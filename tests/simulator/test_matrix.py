@@ -1,4 +1,4 @@
-"""Every row of the sandbox's scenario matrix (provider facts 1.14), spelled out again here."""
+"""Every row of the sandbox's scenario matrix (provider facts 1.14), written out again here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests to pay and transfers: creating, asking, refusing, and when money moves."""
+"""Requests to pay and transfers: creation, status, refusal, and when money moves."""
 
 from __future__ import annotations
 

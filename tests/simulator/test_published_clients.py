@@ -24,7 +24,7 @@ REJECTS = "46733123451"
 
 @pytest.fixture
 def credentials(url: str, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
-    """An API user and key, made by momo-openapi's own provisioning."""
+    """An API user and key, created by momo-openapi's own provisioning."""
     monkeypatch.setattr(momo_openapi.sandbox, "SANDBOX_URL", url)
     with requests.Session() as session:
         return momo_openapi.provision_sandbox_user(KEY, "example.test", session=session)
@@ -43,7 +43,7 @@ def openapi(config: MomoConfig) -> Iterator[Collection]:
 
 @pytest.fixture
 def lepresk(url: str, monkeypatch: pytest.MonkeyPatch) -> CollectionApi:
-    """mtn-momo-client, with a user made by its own provisioning."""
+    """mtn-momo-client, with a user created by its own provisioning."""
     monkeypatch.setattr(MomoApi, "SANDBOX_URL", url)
     momo = MomoApi.create(MomoApi.ENVIRONMENT_SANDBOX)
     api_user = momo.sandbox(KEY).create_api_user(new_reference(), "example.test")

@@ -1,4 +1,4 @@
-"""The token endpoint and the gate behind it."""
+"""The token endpoint, and the checks of a token."""
 
 from __future__ import annotations
 

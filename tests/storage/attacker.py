@@ -1,4 +1,4 @@
-"""Plain SQL against the schema's rules, as one who has taken over a database role."""
+"""Plain SQL against the schema's rules, as an attacker who controls a database role."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psycopg import sql
 from payments_app.commands.doctor.rights import MAY_CHANGE
 from payments_app.payments.model import Payment
 
-# For a test's own connection: past the tenant wall.
+# For a test's own connection: row-level security shows it the rows of all tenants.
 EVERY_ROW = "-c maramoja.tenant=*"
 
 
@@ -27,11 +27,11 @@ class Attacker:
         return self.connection.execute(statement, values)
 
     def may_change(self, table: str, column: str) -> bool:
-        """Whether the role has the right; the owner has every one."""
+        """Whether the role may update the column; the owner may update all."""
         return self.role == "owner" or column in MAY_CHANGE.get(table, ())
 
     def refusal_of(self, attack: Callable[[], object]) -> str:
-        """What the attack was refused with, or "" if it was not; either way it is undone."""
+        """The error that refused the attack, or "" if it succeeded. Always rolled back."""
         try:
             with self.connection.transaction(force_rollback=True):
                 attack()
@@ -40,7 +40,7 @@ class Attacker:
         return ""
 
     def change(self, table: str, column: str, value: object, *, where: str = "true") -> None:
-        """Set the column in every row. An attack that hits no row proves nothing."""
+        """Set the column in every row. An attack that changes no row proves nothing."""
         statement = sql.SQL("UPDATE {} SET {} = {} WHERE {}").format(
             sql.Identifier(table),
             sql.Identifier(column),
@@ -50,7 +50,7 @@ class Attacker:
         assert self.connection.execute(statement).rowcount > 0
 
     def evidence(self, payment: Payment, verdict: str | None) -> int:
-        """A stored answer about the payment; without a verdict, one that has not come yet."""
+        """Insert an exchange; without a verdict, one without an answer yet. Returns its id."""
         found = self.run(
             "INSERT INTO provider_exchanges"
             " (tenant_id, payment_id, generation, kind, reference, verdict, finished_at)"
@@ -70,7 +70,7 @@ class Attacker:
         verdict: str | None,
         http_status: int | None,
     ) -> int:
-        """Another exchange about the payment; without a verdict, one that has not come back yet."""
+        """Insert another exchange; without a verdict, one without an answer yet. Returns its id."""
         found = self.run(
             "INSERT INTO provider_exchanges"
             " (tenant_id, payment_id, generation, kind, reference, verdict, http_status, finished_at)"
@@ -88,7 +88,7 @@ class Attacker:
     def end(
         self, payment: Payment, status: str, evidence: int | None, *, besides: str = ""
     ) -> None:
-        """Set all that an end consists of; `besides`: what else stands in the statement."""
+        """Set all columns of a final payment; `besides`: SQL to append to the statement."""
         statement = (
             "UPDATE payments SET status = %(status)s, stage = 'final', evidence_id = %(evidence)s,"
             " final_at = now(), next_action_at = NULL, lease_until = NULL,"
@@ -97,7 +97,7 @@ class Attacker:
         self.run(statement + besides, id=payment.id, status=status, evidence=evidence)
 
     def tell(self, payment: Payment, status: str) -> None:
-        """Add a line to the payment's story."""
+        """Append an event to the payment."""
         self.run(
             "INSERT INTO events"
             " (tenant_id, mode, payment_id, sequence, type, status, stage, actor)"
@@ -108,7 +108,7 @@ class Attacker:
         )
 
     def copy(self, **own: object) -> None:
-        """Insert the only payment there is once more, with some columns of its own."""
+        """Insert a copy of the only payment, with other values in some columns."""
         row = self.connection.execute("SELECT to_jsonb(p) FROM payments p").fetchone()
         assert row is not None
         self.connection.execute(

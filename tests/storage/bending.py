@@ -1,4 +1,4 @@
-"""A superuser with all rules off, who bends rows of the record."""
+"""A superuser without triggers or foreign keys, who tampers with rows of the record."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Superuser:
         self._connection.execute(query, [json.dumps(row)])
 
     def put(self, table: str, row_id: object, row: dict[str, Any]) -> None:
-        """Have `row` stand where the row with this id stood."""
+        """Replace the row with this id by `row`."""
         self.remove(table, row_id)
         self.insert(table, row)
 
     def make_hashes_fit(self, event_id: int) -> None:
-        """Give an event the hashes of what it holds now."""
+        """Recompute an event's hashes from its current content."""
         self.run("UPDATE events e SET hash = payment_event_hash(e) WHERE id = %s", event_id)
         query = f"SELECT encode(hash, 'hex'), ARRAY[{CONTENT_FIELDS}] FROM events e WHERE id = %s"  # noqa: S608  a constant
         own, fields = self.run(query, event_id).fetchone()
@@ -70,7 +70,7 @@ class Superuser:
 
     @contextmanager
     def bent(self, table: str, row_id: object, **values: object) -> Iterator[None]:
-        """The row with other values, and then as it was."""
+        """Give the row other values, and restore it at the end."""
         kept = self.row(table, row_id)
         changed = {**kept, **values}
         assert changed != kept
@@ -80,12 +80,12 @@ class Superuser:
 
 
 def another(value: Any, data_type: str) -> object:
-    """The least change of a value of this type."""
+    """The smallest change of a value of this type."""
     match data_type:
         case "text":
             return f"{value[:-1]}{chr(ord(value[-1]) ^ 1)}" if value else "x"
         case "bytea":
-            # In JSON it is \\x and hexadecimal digits.
+            # In JSON, PostgreSQL writes it as \\x and hexadecimal digits.
             return f"{value[:-1]}{int(value[-1], 16) ^ 1:x}"
         case "bigint" | "integer":
             return value + 1000

@@ -1,4 +1,4 @@
-"""Each test begins on empty tables: the engine takes whatever is due, whoever left it there."""
+"""Each test begins on empty tables: the engine processes all due payments, also another test's."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from tests.webhooks.backlogs import Backlogs
 
 @pytest.fixture(scope="module")
 def administrator_url(postgres_server: PostgresServer, database_name: str) -> str:
-    """The superuser on this module's database: for cleaning, and for what no rule stops."""
+    """The superuser on this module's database: to clean up, and to break the schema's rules."""
     return postgres_server.administrator_url(database_name)
 
 
 class Sweeper:
-    """Removes all rows, past the rules that forbid it, in one round trip."""
+    """Deletes all rows in one round trip, without the triggers that forbid it."""
 
     # A test that left a row locked fails here, instead of hanging.
     OPTIONS = "-c lock_timeout=2000 -c session_replication_role=replica"
@@ -57,7 +57,7 @@ class Sweeper:
         except psycopg.OperationalError:
             if not self._connection.broken:
                 raise
-            # The server was started anew meanwhile.
+            # A test has restarted the server.
             self._connection = self._connect()
             self._connection.execute(self._batch)
 
@@ -91,7 +91,7 @@ def _context(app: Flask) -> Iterator[None]:
 
 @pytest.fixture
 def past_rules(administrator_url: str) -> Iterator[psycopg.Connection]:
-    """Writes rows that nothing leads to; only the superuser may."""
+    """A superuser's connection without triggers, for rows that the code can't produce."""
     with psycopg.connect(administrator_url, autocommit=True) as connection:
         connection.execute("SET session_replication_role = replica")
         yield connection
@@ -105,7 +105,7 @@ def backlogs(past_rules: psycopg.Connection) -> Backlogs:
 
 @pytest.fixture
 def quiet() -> Iterator[None]:
-    """No logs: thousands of lines that nobody reads take longer than what they tell of."""
+    """No logs: to write thousands of lines takes longer than the work that they report."""
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
@@ -115,7 +115,7 @@ def quiet() -> Iterator[None]:
 def attacker(
     request: pytest.FixtureRequest, database_url: str, migration_database_url: str
 ) -> Iterator[Attacker]:
-    """Each role that the installation has, in the wrong hands, and past the tenant wall."""
+    """An attacker with each role of the installation, who sees the rows of all tenants."""
     url = database_url if request.param == "application" else migration_database_url
     with psycopg.connect(url, options=EVERY_ROW) as connection:
         yield Attacker(connection, request.param)
@@ -124,7 +124,7 @@ def attacker(
 
 @pytest.fixture
 def open_payment(app: Flask) -> Payment:
-    """A payment that the provider has: with a key, a callback, evidence that it is pending."""
+    """A submitted payment: with a key, a callback, and evidence that it is pending."""
     gateway = rails_of(app, ScriptedProvider())
     accepted = an_accepted_payment(gateway, context=an_asker(key=uuid4()))
     advance(gateway)

@@ -1,4 +1,4 @@
-"""One accept per key, whoever asks, however often, at the same time, and whatever is away."""
+"""One payment per key, however often the request is repeated; a refused order uses up no key."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ from tests.builders import (
 )
 
 PAST: Final = timedelta(seconds=-1)
-# What a client may be kept waiting for another's transaction, and some room for a slow machine.
+# How long a client may wait for another request's transaction, plus a margin for a slow machine.
 WAIT_MAX_S: Final = 5.0
 
 
@@ -84,7 +84,7 @@ def orders_that_differ() -> Iterator[NewPayment]:
     return (an_order(amount=str(amount)) for amount in itertools.count(1000))
 
 
-# --- one after the other ------------------------------------------------------------------------
+# --- one request after the other ----------------------------------------------------------------
 
 
 def test_a_first_request_makes_key_payment_and_story_at_once(
@@ -287,7 +287,7 @@ def test_an_external_id_is_taken_once_for_each_tenant_and_mode(gateway: PaymentG
     with pytest.raises(ExternalIdTaken):
         an_accepted_payment(gateway, order=order, context=context)
     assert payments_and_keys() == (1, 0)
-    # The key was not spent by the refusal.
+    # The refusal did not use up the key.
     an_accepted_payment(gateway, order=an_order(external_id="order-2"), context=context)
     for other in (a_caller(), replace(caller, mode=Mode.TEST)):
         an_accepted_payment(gateway, order=order, context=an_asker(caller=other))

@@ -1,4 +1,4 @@
-"""One accept per key while others ask at the same moment, are stuck, or the broker is away."""
+"""One payment per key, with concurrent or stuck requests, or without the broker."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.builders import (
 )
 from tests.storage.attacker import EVERY_ROW
 
-# What a client may be kept waiting, and some room for a slow machine.
+# How long a client may wait, plus a margin for a slow machine.
 WAIT_MAX_S: Final = 5.0
 AWAY_MAX_S: Final = 3.0
 
@@ -105,7 +105,7 @@ def test_of_many_payments_for_one_external_id_at_once_one_is_taken(
 
 @dataclass
 class FirstRequest:
-    """A request that has taken the key, has made its payment, and has not committed."""
+    """A request that has claimed the key and inserted its payment, but has not committed."""
 
     connection: psycopg.Connection
     payment_id: UUID
@@ -115,7 +115,7 @@ class FirstRequest:
 def a_first_request_in_flight(
     context: AcceptContext, gateway: PaymentGateway, url: str
 ) -> Iterator[FirstRequest]:
-    """Another process's transaction: it holds the key and points it to a payment."""
+    """Another process's open transaction, which inserted the key with a payment's id."""
     attempt = attempt_of(an_order(), context, keyring())
     assert attempt is not None
     payment_id = an_accepted_payment(gateway, context=an_asker(caller=context.caller)).payment_id
@@ -145,7 +145,7 @@ def test_a_second_request_gives_up_on_a_first_that_is_stuck(
             an_accepted_payment(gateway, context=context)
         assert 1 < time.monotonic() - before < WAIT_MAX_S
         assert refused.value.extra["retry_after_s"] >= 1
-        # The stuck one holds up nobody else.
+        # The stuck request blocks no request with another key.
         an_accepted_payment(gateway, context=an_asker(caller=context.caller, key=uuid4()))
     assert an_accepted_payment(gateway, context=context).status_now is None
 
@@ -178,7 +178,7 @@ def test_a_second_request_waits_for_the_first_and_takes_what_is_left(
 
 @pytest.fixture
 def broker(redis_server: RedisServer) -> Iterator[RedisServer]:
-    """The broker, to be taken away; afterwards it is there again, and heard."""
+    """A broker for the test to stop; afterwards it runs again, and notifications arrive."""
     let_rings_be_heard()
     yield redis_server
     redis_server.process.cont()
@@ -197,7 +197,7 @@ def test_a_payment_is_accepted_in_time_while_the_broker_is_dead_or_hangs(
         accepted = an_accepted_payment(gateway, context=context)
         assert time.monotonic() - before < AWAY_MAX_S
         assert an_accepted_payment(gateway, context=context).answer == accepted.answer
-    # The rows are the queue: whoever looks finds them due. Where the rates rest in the same Redis,
-    # the first look waits for it as long as it may, and finds the questions due as well.
+    # The rows are the queue: a worker finds them due without a notification. If the rate limits are
+    # in the same Redis, the first pass waits for its timeout, and then the checks are due as well.
     assert advance(gateway) >= len(askers)
     assert payment_row(accepted.payment_id).submissions == 1

@@ -1,4 +1,4 @@
-"""A tenant's account is changed while processes remember it as it was: no payment is stranded."""
+"""A tenant's account changes while processes have the old one cached: no payment gets stuck."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def tenant(app: Flask) -> Iterator[Tenant]:
 
 
 def give(tenant: Tenant, merchant: str) -> UUID:
-    """As another process does it, and `flask providers set`: what this one remembers stays."""
+    """Set the account as `flask providers set` or another process does: caches here stay."""
     account = NewAccount(
         provider=SCRIPTED,
         mode=Mode.LIVE,
@@ -137,7 +137,7 @@ def test_a_change_waits_for_a_payment_that_is_being_accepted(
 
     accepting, changing = threading.Thread(target=accept), threading.Thread(target=change)
     with psycopg.connect(database_url, options=EVERY_ROW) as connection:
-        # It holds the key, and so the acceptance, which has looked at the account.
+        # The open INSERT of the key blocks the acceptance once it has read the account.
         connection.execute(
             "INSERT INTO idempotency_keys (tenant_id, mode, key, fingerprint, fingerprint_version,"
             " resource_id, status, body, expires_at) VALUES (%s, 'live', %s, %s, 1, %s, 201, '',"

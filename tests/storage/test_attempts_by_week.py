@@ -1,4 +1,4 @@
-"""Attempts lie in a partition for each week; one past its time goes as a whole, and not before."""
+"""Attempts are partitioned by week; a partition is dropped whole, after its retention time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ PARTITIONS = (
     "SELECT relname FROM pg_inherits JOIN pg_class c ON c.oid = inhrelid"
     " WHERE inhparent = 'webhook_attempts'::regclass"
 )
-# With an id of its time, as the publisher makes it, and with as many attempts.
+# Its id (UUIDv7) has the time of creation, as the publisher makes it; its `generation` is 2, as it
+# has two attempts.
 DELIVERY = """
     WITH told AS (
         INSERT INTO events (tenant_id, mode, type, feed_data)
@@ -45,7 +46,7 @@ ATTEMPTS = """
 
 @dataclass
 class Weeks:
-    """A database of a test's own, whose weeks of long ago have partitions as they had then."""
+    """A database of the test's own, with partitions for past weeks too."""
 
     app: Flask
     superuser: psycopg.Connection
@@ -100,7 +101,7 @@ def weeks(installation_of_its_own: Installation) -> Iterator[Weeks]:
         app.app_context(),
         psycopg.connect(installation_of_its_own.administrator_url, autocommit=True) as superuser,
     ):
-        # So that they have the rights that they would have had.
+        # As the owner, so that the partitions get the rights that they have in production.
         superuser.execute("SET ROLE maramoja_owner")
         superuser.execute("DROP TABLE webhook_attempts_before")
         superuser.execute(
@@ -144,7 +145,7 @@ def test_a_week_past_its_time_goes_as_a_whole_and_nothing_else(weeks: Weeks) -> 
 
 
 def test_thirty_days_are_kept_and_no_more(weeks: Weeks) -> None:
-    """docs/webhooks.md says thirty, of a delivery and of its attempts."""
+    """docs/webhooks.md promises thirty days, for a delivery and for its attempts."""
     kept, gone = (
         weeks.a_delivery(ago=timedelta(days=30) + timedelta(hours=hours)) for hours in (-1, 1)
     )
@@ -165,7 +166,7 @@ def test_a_week_with_something_on_its_way_stays_until_that_has_ended(
     weeks.forget()
     assert weeks.place_of(open_one) in weeks.partitions()
     assert weeks.attempts_of(open_one) == 2
-    # What has ended is removed by itself, as ever.
+    # An ended delivery is deleted as a row, as usual.
     assert weeks.attempts_of(ended) == 0
     weeks.superuser.execute(
         "UPDATE webhook_deliveries SET status = 'failed', lease_until = NULL, delivered_at = NULL"
@@ -190,7 +191,7 @@ def test_what_is_told_again_after_its_week_was_dropped_is_written_down(weeks: We
 
 
 def test_whoever_reads_is_not_waited_for_and_the_week_goes_next_time(weeks: Weeks) -> None:
-    """Such as a backup that takes hours: a lock that waits would hold up each attempt behind it."""
+    """E.g. a backup that takes hours: a waiting lock would block each later attempt."""
     weeks.a_delivery(ago=OLD)
     (name,) = [weeks.ask("SELECT current_database()")[0][0]]
     url = weeks.superuser.info
@@ -200,7 +201,7 @@ def test_whoever_reads_is_not_waited_for_and_the_week_goes_next_time(weeks: Week
         weeks.forget()
         took_s = time.monotonic() - begun
         assert week_of(datetime.now(UTC) - OLD) in weeks.partitions()
-    # Each of the old weeks is tried once, for a fifth of a second.
+    # Each old partition is tried once, with a lock timeout of a fifth of a second.
     assert took_s < 3
     weeks.forget()
     assert week_of(datetime.now(UTC) - OLD) not in weeks.partitions()

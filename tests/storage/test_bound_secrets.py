@@ -1,4 +1,4 @@
-"""A secret opens in its own row only, beside the address that it was stored for."""
+"""A secret can be decrypted only in its own row, with the address that it was stored for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ THEIRS = {"collection_api_key": "theirs"}
 
 @pytest.fixture
 def us(database_url: str) -> Iterator[psycopg.Connection]:
-    """SQL with our own role's rights."""
+    """SQL with the rights of the application's role."""
     with psycopg.connect(database_url, options=EVERY_ROW, autocommit=True) as connection:
         yield connection
 
@@ -59,7 +59,7 @@ def opened(cipher: Cipher, tenant: Tenant, mode: Mode = Mode.LIVE) -> str:
 
 
 def unbind(us: psycopg.Connection, cipher: Cipher, tenant: Tenant, key: str) -> None:
-    """As the releases before this one stored it."""
+    """Store the key unbound, as earlier releases did."""
     us.execute(
         "UPDATE provider_accounts SET credentials = %s WHERE tenant_id = %s",
         [cipher.encrypt(json.dumps({"collection_api_key": key})), tenant.id],
@@ -94,7 +94,7 @@ def test_another_tenants_credentials_open_nothing(us: psycopg.Connection, cipher
 def test_with_anything_changed_that_decides_where_they_go_they_open_nothing(
     superuser: psycopg.Connection, cipher: Cipher, change: str
 ) -> None:
-    """By a superuser, as our role has no right to some of it, and a trigger refuses it."""
+    """A superuser changes it: the application's role lacks the right, and a trigger refuses it."""
     mine = an_account(cipher, "mine")
     other = a_tenant()
     superuser.execute(f"UPDATE provider_accounts SET {change}".encode())  # noqa: S608  the test's own

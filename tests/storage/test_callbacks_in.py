@@ -1,4 +1,4 @@
-"""A callback is a hint: kept once, a reason to ask now, and never believed."""
+"""A callback is a hint: stored once, it triggers a status check, and is never evidence."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
 
 @pytest.fixture
 def waiting(gateway: PaymentGateway) -> Payment:
-    """A payment that was sent, and that nobody would ask about for minutes."""
+    """A submitted payment whose next status check is minutes away."""
     payment_id = an_accepted_payment(gateway).payment_id
     advance(gateway)
     assert due_in_s(payment_id) > 200
@@ -82,7 +82,7 @@ def test_a_callback_is_kept_as_it_came_and_the_provider_is_asked_now(
     assert (row.tenant_id, row.payment_id) == (waiting.tenant_id, waiting.id)
     assert (row.method, row.source) == ("PUT", "203.0.113.7")
     assert opened_callback(payer_of(keyring(), waiting), row.body) == SAYS_PAID
-    # Neither the bytes nor a digest that somebody could find them by.
+    # The row has neither the plain bytes nor a digest that would reveal them.
     assert b"SUCCESSFUL" not in row.body
     assert row.digest != hashlib.sha256(SAYS_PAID).digest()
     assert due_in_s(waiting.id) <= 0
@@ -204,7 +204,7 @@ def test_a_flood_of_different_callbacks_is_bounded(
     ]
     assert noted == [*[True] * CALLBACKS_MAX, *[False] * 5]
     assert len(kept()) == CALLBACKS_MAX
-    # And the payment is none the worse for it.
+    # The payment still ends as the provider says.
     provider.checks = [ANSWERS["paid"]]
     advance(gateway)
     assert payment_row(waiting.id).status == "SUCCESSFUL"
@@ -213,13 +213,13 @@ def test_a_flood_of_different_callbacks_is_bounded(
 def test_the_next_callback_is_asked_about_only_after_a_gap(
     gateway: PaymentGateway, provider: ScriptedProvider, waiting: Payment
 ) -> None:
-    """Else whoever knows the reference has the provider asked once for each callback."""
+    """Otherwise each callback by anyone who knows the reference would cause a status check."""
     assert record_callback(callback(waiting), keyring())
     assert advance(gateway) == 1
     assert record_callback(callback(waiting, SAYS_FAILED), keyring())
     assert 0 < due_in_s(waiting.id) <= HINT_GAP_S
     assert advance(gateway) == 0
-    # A third puts nothing off.
+    # A third callback delays nothing.
     due_s = due_in_s(waiting.id)
     assert record_callback(callback(waiting, b"3"), keyring())
     assert due_in_s(waiting.id) <= due_s
@@ -241,7 +241,7 @@ def test_so_is_one_that_comes_while_the_provider_is_asked(
     else:
         make_due(waiting.id)
     provider.checks = [answer_late, ANSWERS["pending"]]
-    # The first callback has the next question asked at once, within the same round.
+    # The first callback triggers the next status check at once, within the same pass.
     assert advance(gateway) == (1 if earlier else 2)
     if earlier:
         assert 0 < due_in_s(waiting.id) <= HINT_GAP_S

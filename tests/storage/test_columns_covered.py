@@ -1,6 +1,6 @@
-"""Each column of a payment, its events and the answer that ended it is covered by the record, or may change.
+"""Each column of a payment, its events and its evidence is covered by an event, or may change.
 
-A new column is in no group until somebody decides: then this fails.
+Fails for a new column until somebody puts it in a group.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def superuser(administrator_url: str) -> Iterator[Superuser]:
 
 @pytest.fixture
 def _without_checks(superuser: Superuser) -> Iterator[None]:
-    """The superuser has dropped what the database asks of single rows, too."""
+    """The superuser has dropped the CHECK constraints, too."""
     found = superuser.run(
         "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint"
         " WHERE contype = 'c' AND conrelid::regclass::text = ANY (%s)",
@@ -102,7 +102,7 @@ def _without_checks(superuser: Superuser) -> Iterator[None]:
 
 
 def ended_payment(app: Flask, answer: Observation) -> Payment:
-    """With all that a tenant can give."""
+    """A payment with every field that a tenant can set."""
     order = replace(
         an_order(external_id="order-1"),
         payer_message="Thank you",
@@ -131,7 +131,7 @@ def columns_of(table: str) -> set[str]:
 
 
 def named() -> str | None:
-    """The row that `verify` names, with what is wrong."""
+    """The row that `verify` names, and the problem."""
     fault = verify_record(None, on_row=lambda: None).fault
     return None if fault is None else f"{fault.table} {fault.row}: {fault.detail}"
 
@@ -157,7 +157,7 @@ def test_a_covered_column_that_is_changed_by_hand_is_named(
         value = other_than(row[column], data_type)
         with superuser.bent(table, row_id, **{column: value}):
             found = named()
-        # By its own row, or by the one that it is now said to belong to.
+        # The fault names this row, or the row that it now refers to.
         names = found is not None and any(
             str(name) in found for name in (ended.id, ended.evidence_id, value)
         )
@@ -217,14 +217,14 @@ def test_an_open_payments_order_is_covered_from_its_first_event_on(
 def test_evidence_that_is_gone_is_missing(superuser: Superuser, ended: Payment) -> None:
     assert ended.evidence_id is not None
     superuser.remove(EVIDENCE, ended.evidence_id)
-    # The event covers it. One of an earlier release does not, and is missed all the same.
+    # The event covers it. An event of an earlier release does not, but the loss is found as well.
     assert str(ended.evidence_id) in (named() or "")
     uncover(superuser)
     assert (named() or "").startswith(f"{EVIDENCE} id {ended.evidence_id}: ")
 
 
 def uncover(superuser: Superuser) -> None:
-    """As the release before this one publishes."""
+    """Make events as the previous release publishes them."""
     superuser.run("UPDATE events SET content_hash = NULL, covers = NULL")
 
 
@@ -241,7 +241,7 @@ def test_the_verdict_of_an_earlier_releases_evidence_fits_the_end(
 
 
 def test_a_refusal_does_not_pass_for_a_failure(app: Flask, superuser: Superuser) -> None:
-    """Both end a payment as FAILED; which of them it was is in the hash."""
+    """Both end a payment as FAILED; the hash includes which of the two it was."""
     payment = ended_payment(app, ANSWERS["declined"])
     superuser.run(
         "UPDATE provider_exchanges SET verdict = 'REFUSED' WHERE id = %s", payment.evidence_id
@@ -281,7 +281,7 @@ def test_a_payer_who_was_forgotten_before_the_end_was_told(app: Flask) -> None:
     assert named() is None
 
 
-# --- the seal over it -----------------------------------------------------------------------------
+# --- the checkpoint over it -----------------------------------------------------------------------
 
 
 @contextmanager
@@ -377,7 +377,7 @@ def test_words_that_are_none_are_named_and_stop_no_walk(app: Flask, superuser: S
     assert "payer_masked" in (named() or "")
 
 
-# --- what may be added later ------------------------------------------------------------------------
+# --- new columns ----------------------------------------------------------------------------------
 
 
 def test_a_new_column_is_in_no_group(superuser: Superuser) -> None:

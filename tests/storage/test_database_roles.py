@@ -1,4 +1,4 @@
-"""A role that row-level security doesn't hold is refused; a plain one is held even as the owner."""
+"""A role that bypasses row-level security is refused; even the tables' owner is subject to it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages say in numbers, by what the engine and the webhooks do: no constant is asked."""
+"""The numbers in the docs, compared with what engine and webhooks do, not with constants."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_lease_is_30_seconds(app: Flask) -> None:
     assert leases == [pytest.approx(30, abs=0.5)]
 
 
-# From its claim on: the row of the submission comes with it.
+# Counted from the claim, which inserts the row of the submission.
 LEASE = """
     SELECT extract(epoch FROM p.lease_until - x.started_at)
     FROM payments p JOIN provider_exchanges x ON x.payment_id = p.id
@@ -78,7 +78,7 @@ LEASE = """
 
 @pytest.mark.parametrize(("left_s", "again"), [(10, 0), (-1, 1)])
 def test_whose_lease_is_over_is_taken_by_another(app: Flask, left_s: int, again: int) -> None:
-    """Both sides of the end of the lease, by the database's clock."""
+    """Before and after the end of the lease, by the database's clock."""
     provider = ScriptedProvider()
     gateway = rails_of(app, provider)
     payment_id = an_accepted_payment(gateway).payment_id
@@ -92,7 +92,7 @@ def test_whose_lease_is_over_is_taken_by_another(app: Flask, left_s: int, again:
 
 def test_50_different_callbacks_are_kept_of_a_payment(open_payment: Payment) -> None:
     the_page_says("docs/security.md", "at most 50 different ones for a payment")
-    # The fixture has kept one.
+    # The fixture has stored one.
     noted = [
         record_callback(
             ReceivedCallback(SCRIPTED, open_payment.reference, "PUT", b"%d" % n, None), keyring()
@@ -150,7 +150,7 @@ def test_evidence_is_kept_up_to_16_kib(app: Flask) -> None:
     sealed = value(
         "SELECT octet_length(body) FROM provider_exchanges WHERE id = :id", id=payment.evidence_id
     )
-    # A nonce of 12 bytes and a tag of 16 are around it.
+    # Encryption adds a nonce of 12 bytes and a tag of 16.
     assert sealed == 16_384 + 28
 
 
@@ -159,7 +159,7 @@ def test_evidence_is_kept_up_to_16_kib(app: Flask) -> None:
 
 @pytest.fixture
 def owner(app: Flask) -> Owner:
-    """With one endpoint and one payment, whose first event is published."""
+    """A tenant with one endpoint and one payment, whose first event is published."""
     caller = a_caller()
     owner = Owner(caller.tenant_id, caller.mode)
     an_endpoint(owner, "http://127.0.0.1:9/", "payment.accepted")
@@ -184,7 +184,7 @@ def test_deliveries_that_have_ended_are_kept_for_30_days(
     assert value("SELECT count(*) FROM webhook_deliveries") == kept
 
 
-# For how many hours; the last warning, in days; and what becomes of it.
+# Hours of failure; days of the last warning; the endpoint's status.
 FAILURES = [
     *((23, 0, "enabled"), (25, 1, "enabled"), (71, 1, "enabled"), (73, 3, "enabled")),
     *((119, 3, "enabled"), (121, 0, "disabled")),
@@ -202,14 +202,14 @@ def test_an_endpoint_is_warned_of_after_one_and_three_days_and_disabled_after_fi
         [hours],
     )
     process = WorkerProcess()
-    # Nobody listens there.
+    # Nothing listens at the endpoint's address.
     process.deliver(process.claim_one())
     assert value("SELECT status FROM webhook_endpoints") == status
     assert value("SELECT warned_days FROM webhook_endpoints") == warned_days
 
 
 def test_a_rotation_overlaps_by_24_hours_unless_asked_otherwise_and_by_72_at_most() -> None:
-    """Whoever asks for it, the API or a command."""
+    """Both the API and the command use SecretRotation."""
     assert SecretRotation().overlap == timedelta(hours=24)
     SecretRotation(timedelta(hours=72)).check()
     with pytest.raises(FieldsInvalid):
@@ -217,7 +217,7 @@ def test_a_rotation_overlaps_by_24_hours_unless_asked_otherwise_and_by_72_at_mos
 
 
 def test_a_try_ends_after_15_seconds(app: Flask) -> None:
-    """In a receiver that takes the request and says nothing."""
+    """The receiver accepts the connection and sends no response."""
     the_page_says("docs/webhooks.md", "A try ends after 15 seconds")
     caller = a_caller()
     with socket.create_server(("127.0.0.1", 0)) as mute:
@@ -232,7 +232,7 @@ def test_a_try_ends_after_15_seconds(app: Flask) -> None:
     took_s = time.monotonic() - begun
     assert isinstance(seen, NoResponse)
     assert took_s >= 14.9
-    # What its end costs is less than that, however busy the machine.
+    # A margin for a busy machine.
     assert took_s < 25
 
 

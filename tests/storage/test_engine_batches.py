@@ -1,4 +1,4 @@
-"""Several payments in one transaction and at one time: what happens to one happens to it alone."""
+"""Several payments in one transaction: a failure of one affects no other."""
 
 from __future__ import annotations
 
@@ -50,10 +50,9 @@ from tests.builders import (
 from tests.metrics.figures import figures_here
 
 LEASE_S: Final = LEASE.total_seconds()
-# What takes a moment on an idle machine may take many seconds on one that others use too.
+# What takes a moment on an idle machine may take many seconds on a busy one.
 PATIENCE_S: Final = 30.0
-# No INTEGER column takes it.
-# PostgreSQL keeps no NUL in a text.
+# PostgreSQL stores no NUL character in a text.
 UNSTORABLE: Final = replace(ANSWERS["accepted"], reason="accep\x00ted")
 
 
@@ -72,7 +71,7 @@ def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
 
 
 def accepted(gateway: PaymentGateway, count: int, *, tenants: int = 1) -> list[UUID]:
-    """So many payments, of each tenant in turn, in the order in which they fall due."""
+    """Accept `count` payments, for each tenant in turn; ids in the order of their due times."""
     askers = cycle([an_asker() for _ in range(tenants)])
     return [an_accepted_payment(gateway, context=next(askers)).payment_id for _ in range(count)]
 
@@ -86,7 +85,7 @@ def stages(payment_ids: list[UUID]) -> list[str]:
 
 @contextmanager
 def counted_messages() -> Iterator[list[str]]:
-    """What goes to the database: each statement, however many rows it is sent with, and commits."""
+    """The messages to the database: each statement (with many rows: once), and each commit."""
     sent: list[str] = []
 
     def statement(_connection: object, _cursor: object, sql: str, *_: object) -> None:
@@ -108,7 +107,7 @@ def counted_messages() -> Iterator[list[str]]:
 def test_twelve_payments_take_as_many_messages_to_the_database_as_two(
     gateway: PaymentGateway, provider: ScriptedProvider, step: str
 ) -> None:
-    """Whoever's they are: twelve of one tenant, or of twelve."""
+    """Whether the twelve are of one tenant or of twelve."""
     counts = {}
     for count, tenants in ((2, 1), (12, 12), (12, 1)):
         ids = accepted(gateway, count, tenants=tenants)
@@ -122,7 +121,7 @@ def test_twelve_payments_take_as_many_messages_to_the_database_as_two(
         let_time_pass(seconds=-1000)
         assert len({payment_row(each).stage for each in ids}) == 1
     assert counts[2, 1] == counts[12, 1] == counts[12, 12]
-    # Six are two looks at what waits.
+    # Six of them are two queries for what is due (BEGIN, SELECT, COMMIT).
     assert len(counts[12, 12]) <= 17, counts
 
 
@@ -141,7 +140,7 @@ def test_twelve_tenants_events_take_as_many_messages_to_publish_as_one_tenants(
 
 
 def test_no_row_is_added_to_another_tenants_payment(gateway: PaymentGateway) -> None:
-    """The engine writes for several tenants at once: a row's tenant is its payment's, or none is added."""
+    """The engine writes for several tenants at once: each row must have its payment's tenant."""
     mine, theirs = (payment_row(one) for one in accepted(gateway, 2, tenants=2))
     theirs.tenant_id = mine.tenant_id
     with transaction(EVERY_TENANT) as session:
@@ -152,7 +151,7 @@ def test_no_row_is_added_to_another_tenants_payment(gateway: PaymentGateway) -> 
     assert exchanges_of(theirs.id) == []
 
 
-# --- one of many ----------------------------------------------------------------------------------
+# --- one of a batch fails -------------------------------------------------------------------------
 
 
 def test_an_answer_that_cannot_be_stored_leaves_the_others_of_its_batch_stored(
@@ -164,7 +163,7 @@ def test_an_answer_that_cannot_be_stored_leaves_the_others_of_its_batch_stored(
         advance(gateway, hands=4)
     assert stages(ids) == ["awaiting_payer", "submitting", "awaiting_payer", "final"]
     assert [len(events_of(each)) for each in ids] == [2, 1, 2, 2]
-    # Nobody knows what became of it: its lease ends, and somebody asks.
+    # The payment's state is unknown: its lease ends, and a worker checks the status.
     let_time_pass(seconds=LEASE_S + 1)
     provider.checks = [ANSWERS["paid"]]
     advance(gateway, hands=4)
@@ -235,15 +234,14 @@ def test_ten_tenants_payments_end_in_one_batch_and_none_is_written_alone(
         assert advance(gateway, hands=10) == 10
     assert stages(ids) == ["final"] * 10
     assert written_one_by_one() == before
-    # One for the claims, one for what came of them.
-    # One of them ends a look at what waits.
+    # One for the claims, one for the results; the others end the queries for what is due.
     assert sent.count("COMMIT") <= 4, sent
 
 
 def test_what_is_deferred_to_the_commit_is_checked_before_the_next_tenant(
     gateway: PaymentGateway,
 ) -> None:
-    """A change that its own tenant's rows forbid is found while they are seen."""
+    """The deferred checks run while row-level security still shows the rows of the first tenant."""
     first, second = (payment_row(an_accepted_payment(gateway).payment_id) for _ in range(2))
     with transaction(EVERY_TENANT) as session:
         set_tenant(session, first.tenant_id)
@@ -283,7 +281,7 @@ def test_one_row_that_is_refused_is_counted_as_a_batch_written_one_by_one(
 def test_a_connection_lost_at_the_commit_costs_a_batch_nothing(
     gateway: PaymentGateway, when: str
 ) -> None:
-    """Whether the commit went through or not: the batch is written once, and as one."""
+    """Whether the commit succeeded or not: the batch is written once, and together."""
     ids = accepted(gateway, 3)
     mine = claims(3)
     before = written_one_by_one()
@@ -312,7 +310,7 @@ def test_a_connection_lost_at_the_commit_costs_a_batch_nothing(
 def test_a_worker_that_stood_still_in_its_transaction_writes_its_batch_as_one(
     gateway: PaymentGateway, administrator_url: str
 ) -> None:
-    """PostgreSQL has ended the transaction after half a minute: here at once.
+    """PostgreSQL ends such a transaction after half a minute; in this test after 50 ms.
 
     Whether libpq still reads why (SQLSTATE 25P03) or finds the connection closed is a race; for the
     former see tests/pure/test_transient_errors.py.
@@ -372,8 +370,8 @@ def test_a_worker_killed_between_its_claims_and_its_sends_leaves_none_to_be_char
         let_time_pass(seconds=LEASE_S + 1)
         advance(gateway, hands=3)
     references = [payment_row(each).reference for each in ids]
-    # Their leases ended at one moment: which three come first is nobody's promise. Each was asked
-    # about before it was sent again; the one that had arrived was not sent again.
+    # Their leases ended together, so any three may be claimed first. Each was checked before it was
+    # sent again; the one that had arrived was not sent again.
     assert len(set(provider.questions[:3])) == 3
     assert set(provider.questions) == set(references)
     assert sorted(ledger.arrivals) == sorted(references)
@@ -383,7 +381,7 @@ def test_a_worker_killed_between_its_claims_and_its_sends_leaves_none_to_be_char
     assert {payment_row(each).status for each in ids} == {"SUCCESSFUL"}
 
 
-# --- the worker's own hands -----------------------------------------------------------------------
+# --- the worker's thread pool ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -395,7 +393,7 @@ def hands(app: Flask) -> Iterator[ThreadExchangePool]:
 
 @contextmanager
 def a_worker(app: Flask, gateway: PaymentGateway, hands: ThreadExchangePool) -> Iterator[list[int]]:
-    """One that looks once, in a thread of its own; how many it did, once it is through."""
+    """Runs one pass in its own thread; yields a list that gets the number processed at the end."""
     done: list[int] = []
 
     def look() -> None:
@@ -424,7 +422,7 @@ def test_a_call_that_hangs_holds_up_neither_its_batch_nor_what_is_due_later(
     *,
     is_called: bool,
 ) -> None:
-    """Also where nobody calls: the broker may be away, and the worker's clock be who waits."""
+    """Also without a wake-up: the broker may be away, and the poller's thread may be this one."""
     answer_it = threading.Event()
 
     def hang(_order: PaymentOrder, _wire: HttpClient) -> Observation:
@@ -442,7 +440,7 @@ def test_a_call_that_hangs_holds_up_neither_its_batch_nor_what_is_due_later(
         assert done == []
         assert "submitting" in stages(ids)
         answer_it.set()
-    # A second later the first of them are due again.
+    # After a second the first of them are due again, and count twice.
     assert done[0] >= 8
     assert stages(ids) == ["awaiting_payer"] * 6
     assert len(provider.submissions) == 8

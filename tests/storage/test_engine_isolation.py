@@ -1,4 +1,4 @@
-"""One payment that can't be claimed, recorded or published holds up no other."""
+"""A payment that can't be claimed, recorded or published blocks no other."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ LEASE_S: Final = LEASE.total_seconds()
 
 @pytest.fixture
 def provider() -> ScriptedProvider:
-    # A machine that stands still for a second would have it asked, and ended.
+    # "pending": if the machine pauses for a second, the status is checked, and must not be final.
     return ScriptedProvider(checks=[ANSWERS["pending"]])
 
 
@@ -82,7 +82,7 @@ def locked(url: str, payment_id: UUID) -> Iterator[None]:
 
 @contextmanager
 def commits_lost(times: int, *, after: bool = False) -> Iterator[None]:
-    """The connection is lost at so many commits, before or after they went through."""
+    """Lose the connection at the next `times` commits, before or after they take effect."""
     left = iter(range(times))
 
     def lose(connection: Connection) -> None:
@@ -113,7 +113,7 @@ def test_a_payment_that_somebody_has_locked_keeps_no_other_answer_from_being_rec
         processor.record(results, gateway, unrecorded)
         assert stages(ids) == ["final", "submitting", "final"]
         assert [one.claim.payment.id for one in unrecorded] == [ids[1]]
-        # Nobody waits for it again, and it takes no other with it.
+        # The next call does not wait for its lock again, and blocks no other result.
         processor.record([], gateway, unrecorded)
         assert len(unrecorded) == 1
     processor.record([], gateway, unrecorded)
@@ -125,7 +125,7 @@ def test_a_payment_that_somebody_has_locked_keeps_no_other_answer_from_being_rec
 def test_what_is_in_while_the_database_is_away_is_recorded_when_it_is_back(
     gateway: PaymentGateway, *, after: bool
 ) -> None:
-    """Once, whether the commits went through or not."""
+    """Recorded once, whether the lost commits took effect or not."""
     ids = accepted(gateway, 3)
     results, unrecorded = paid_of_all(3), list[ExchangeResult]()
     with commits_lost(2, after=after), pytest.raises(OperationalError):
@@ -138,7 +138,7 @@ def test_what_is_in_while_the_database_is_away_is_recorded_when_it_is_back(
 
 
 def test_an_answer_is_kept_for_as_long_as_its_lease(gateway: PaymentGateway) -> None:
-    """Then another worker asks."""
+    """After that, another worker checks the status."""
     accepted(gateway, 1)
     (result,) = paid_of_all(1)
     over = replace(result, claim=replace(result.claim, lease=Lease(boot_seconds())))
@@ -164,7 +164,7 @@ def test_one_that_cannot_be_recorded_is_not_tried_for_ever(gateway: PaymentGatew
 def test_a_payment_whose_events_were_removed_stops_no_other(
     gateway: PaymentGateway, superuser: Superuser
 ) -> None:
-    """Its claim needs a further event, and the database refuses one without the one before it."""
+    """Its claim needs a new event, and the database refuses one without its predecessor."""
     (bent,) = accepted(gateway, 1)
     claims(1)
     superuser.run("DELETE FROM events WHERE payment_id = %s", bent)
@@ -172,7 +172,7 @@ def test_a_payment_whose_events_were_removed_stops_no_other(
     others = accepted(gateway, 2)
     assert advance(gateway, hands=3) == 2
     assert stages([bent, *others]) == ["submitting", "awaiting_payer", "awaiting_payer"]
-    # It is put off, so that the next look is quick.
+    # Its next claim is put off, so that it does not slow down each pass.
     (left,) = superuser.run(
         "SELECT next_action_at - now() BETWEEN '30 s' AND '60 s' FROM payments WHERE id = %s", bent
     ).fetchone()
@@ -185,7 +185,7 @@ def test_a_payment_whose_events_were_removed_stops_no_other(
 def test_an_event_that_cannot_be_published_holds_up_its_own_payment_only(
     gateway: PaymentGateway, superuser: Superuser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Such as one in a currency that only a later release knows."""
+    """E.g. an event in a currency that only a later release knows."""
     ids = accepted(gateway, 3)
     assert advance(gateway, hands=3) == 3
     superuser.run("UPDATE payments SET currency = 'XTS' WHERE id = %s", ids[0])
@@ -203,7 +203,7 @@ def test_an_event_that_cannot_be_published_holds_up_its_own_payment_only(
 
 
 class NeverReady(ScriptedProvider):
-    """What gets it ready fails in a way that nobody foresaw."""
+    """Its `prepare` raises an unexpected error."""
 
     def prepare(self, _account: ProviderAccount, _wire: HttpClient) -> Observation | None:
         raise ConnectionResetError("a fault of our own")

@@ -1,4 +1,4 @@
-"""A lease is the right to send: who lost it sends nothing. A callback is the wish to ask, no more."""
+"""Only a worker with a valid lease may send. A callback only triggers a status check."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
 
 
 def later(claim: Claim, *, seconds: float) -> Claim:
-    """The claim of a worker that was frozen for so long, as it finds its own clock."""
+    """The claim as the worker's own clock shows it after it was frozen for `seconds`."""
     return replace(claim, lease=Lease(claim.lease.expires_at - seconds))
 
 
@@ -61,7 +61,7 @@ def later(claim: Claim, *, seconds: float) -> Claim:
 
 @contextmanager
 def a_listening_provider() -> Iterator[tuple[str, list[bytes]]]:
-    """An address, and all that ever arrived there. It answers 202 to whatever comes."""
+    """An address, and the requests that it received. It answers each with 202."""
     arrived: list[bytes] = []
 
     def serve() -> None:
@@ -171,7 +171,7 @@ def test_a_worker_with_little_time_left_takes_a_new_lease_before_it_sends(
     assert len(provider.submissions) == 1
 
 
-# --- callbacks in between -----------------------------------------------------------------------
+# --- callbacks in the meantime ------------------------------------------------------------------
 
 
 def hint(row: Payment, *, body: bytes = b"{}") -> None:

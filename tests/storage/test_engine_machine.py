@@ -1,9 +1,9 @@
-"""Whatever happens in whatever order: a machine plays clients, workers, a provider and time.
+"""Any order of events: a state machine acts as clients, workers, a provider and the clock.
 
-Workers claim, go out, write down, or die in between; the provider answers anything, late or
-never, and lies about nothing but what it can't know; time passes by moving the database's times
-back. After each act the promises hold; at the end all is healed, and each payment must come to
-the provider's truth.
+Workers claim, call the provider, record the result, or die in between. The provider may answer
+anything, late or never, but never reports an end that is not true. To let time pass, the test moves
+the times in the database back. The promises must hold after each step. At the end all faults stop,
+and each payment must reach the state that the provider has.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ from tests.storage.attacker import EVERY_ROW
 
 PAYMENTS_MAX: Final = 3
 WORKERS_MAX: Final = 3
-# A submission arrives at most this late, and is not to be found for at most this long after.
+# A late submission arrives after this time; a check may not find it for so long after its arrival.
 LATE_S: Final = 15.0
 HIDDEN_S: Final = 40.0
 VISIBLE_AFTER_S: Final = 60.0
@@ -91,7 +91,7 @@ WHICH: Final = st.integers(0, 5)
 
 @dataclass
 class Truth:
-    """What the provider has under one reference. `charges`: how often the payer was asked."""
+    """What the provider has under one reference. `charges`: how often the payer was charged."""
 
     arrived_at: float
     state: str = "pending"
@@ -100,7 +100,7 @@ class Truth:
 
 @dataclass
 class Provider(ScriptedProvider):
-    """Keeps its own book, and answers as it is told to. Time is the machine's."""
+    """Keeps its own ledger, and answers as the rules say. The state machine moves its clock."""
 
     now: float = 0.0
     book: dict[UUID, Truth] = field(default_factory=dict)
@@ -163,7 +163,7 @@ class Provider(ScriptedProvider):
 
 @dataclass
 class Order:
-    """What one client asked for, and what it was answered."""
+    """What one client requested, and the response."""
 
     context: AcceptContext
     amount: str
@@ -171,7 +171,7 @@ class Order:
 
 
 class Life(RuleBasedStateMachine):
-    """See the module. The test hands it the app, an onlooker's connection and the broom."""
+    """See the module. The test sets the app, a connection to inspect rows, and `empty_tables`."""
 
     app: ClassVar[Flask]
     onlooker: ClassVar[psycopg.Connection[dict[str, Any]]]
@@ -283,7 +283,7 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.workers)
     @rule()
     def write_down_together(self) -> None:
-        """One worker had them all, or it is as if: each stands behind its own fence."""
+        """Record all results in one batch, as one worker would: each is fenced separately."""
         home = [(claim, seen) for claim, seen in self.workers if seen is not None]
         self.workers = [(claim, seen) for claim, seen in self.workers if seen is None]
         processor.record([found(claim, seen) for claim, seen in home], self.gateway)
@@ -293,7 +293,7 @@ class Life(RuleBasedStateMachine):
     def die(self, which: int) -> None:
         del self.workers[which % len(self.workers)]
 
-    # --- the world
+    # --- time, payers and callbacks
 
     def time_passes(self, seconds: float) -> None:
         if not seconds:
@@ -319,11 +319,11 @@ class Life(RuleBasedStateMachine):
     @precondition(lambda self: self.orders)
     @rule(which=WHICH, body=st.sampled_from([b"SUCCESSFUL", b"FAILED", b""]))
     def callback(self, which: int, body: bytes) -> None:
-        """Right, forged, early, late or twice: who can tell?"""
+        """A callback may be right, forged, early, late or repeated: the gateway can't know."""
         row = self.rows()[which % len(self.orders)]
         record_callback(ReceivedCallback(SCRIPTED, row["reference"], "PUT", body, None), keyring())
 
-    # --- what holds at any time
+    # --- invariants
 
     def rows(self) -> list[dict[str, Any]]:
         return self.onlooker.execute(
@@ -360,7 +360,7 @@ class Life(RuleBasedStateMachine):
         end = {name: value for name, value in row.items() if name not in moving}
         assert self.ends.setdefault(row["id"], end) == end, "an end was left"
 
-    # --- and in the end
+    # --- the end
 
     def teardown(self) -> None:
         self.workers.clear()
@@ -377,7 +377,7 @@ class Life(RuleBasedStateMachine):
         self.reached.update(f"{row['status']} {row['evidence']}" for row in self.rows())
 
     def is_told(self) -> bool:
-        """Whether each payment has come to the truth. What may not be resent may stay open."""
+        """Whether each has ended. One that never arrived may stay open if a resend is unsafe."""
         return all(
             row["status"] != "PENDING"
             or (
@@ -388,7 +388,7 @@ class Life(RuleBasedStateMachine):
         )
 
 
-# Two hundred stories of some twenty steps: it waits for nothing, it works.
+# Two hundred sequences of up to thirty steps. The time goes into work, not into waits.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.usefixtures("quiet")
@@ -411,6 +411,6 @@ def test_the_promises_hold_in_whatever_order_things_happen(
                 suppress_health_check=list(HealthCheck),
             ),
         )
-    # It went where it hurts.
+    # The sequences have reached the difficult cases.
     assert Life.reached["lease lost"] > 0
     assert {"SUCCESSFUL SUCCESSFUL", "FAILED FAILED", "FAILED REFUSED"} <= set(Life.reached)

@@ -1,4 +1,4 @@
-"""Many workers, late workers, dead workers: each payment is sent once, and the last word stands."""
+"""Many, late and dead workers: each payment is submitted once, and an end never changes."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from tests.storage.attacker import EVERY_ROW
 
 LEASE_S: Final = LEASE.total_seconds()
 SLOW_S: Final = 0.2
-# After it nothing is due for minutes, however slow the machine.
+# After this answer nothing is due for minutes, however slow the machine.
 PATIENT: Final = replace(ANSWERS["unknown"], retry_after_s=300)
 
 
@@ -63,7 +63,7 @@ def slowly(answer: Observation) -> Move:
 
 
 def state_of(row: Payment) -> dict[str, object]:
-    """All of the row but the count of the story's lines."""
+    """All columns but the number of events."""
     return {
         name: value
         for name, value in vars(row).items()
@@ -123,7 +123,7 @@ def test_a_row_that_somebody_holds_does_not_hold_up_the_others(
         connection.execute("SELECT FROM payments WHERE id = %s FOR UPDATE", [first])
         before = time.monotonic()
         assert advance(gateway) == 2
-        # The row is held to the end of this block: who waits for it waits until its time limit.
+        # The row stays locked to the end of this block: to wait for it would take the lock timeout.
         assert time.monotonic() - before < LOCK_TIMEOUT_MS / 1000
     assert [payment_row(each).stage for each in others] == ["awaiting_payer"] * 2
     assert payment_row(first).stage == "accepted"
@@ -170,7 +170,7 @@ def test_a_worker_whose_hands_are_full_rings_for_another_once(
     context = an_asker()
     for _ in range(payments):
         an_accepted_payment(gateway, context=context)
-    # Those of the acceptances are given by a thread.
+    # A thread sends the notifications of the acceptances.
     let_rings_be_heard()
     before = redis.llen("payments")
     assert advance(gateway, hands=4) == payments
@@ -246,7 +246,7 @@ def test_a_late_answer_after_the_end_is_told_if_it_contradicts_and_changes_nothi
         [("payment.contradicted", {"verdict": ANSWERS[late_answer].verdict})] if contradicts else []
     )
     assert exchanges_of(row.id)[1].verdict == ANSWERS[late_answer].verdict
-    # Nothing but the count of the story's lines.
+    # Only the number of events has changed.
     after = payment_row(row.id)
     assert state_of(after) == state_of(before)
     assert after.sequence == before.sequence + len(told)

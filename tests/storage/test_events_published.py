@@ -1,4 +1,4 @@
-"""One row is an event: it commits with its change, and the publisher completes it once."""
+"""An event is one row: it commits with its change, and the publisher completes it once."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from tests.webhooks.dispatching import WorkerProcess
 
 PATIENCE_S: Final = 30.0
 
-# What the publisher gives; nobody else's column, and never in part.
+# The columns that only the publisher sets, all of them at once.
 GIVEN = (
     *("position = 1", "feed_data = '{}'", "previous_hash = sha256('a')", "hash = sha256('b')"),
     *("content_hash = sha256('c')", "covers = '{}'"),
@@ -81,7 +81,7 @@ def fault() -> str | None:
 
 
 def published(superuser: Superuser) -> list[tuple[int, int]]:
-    """Of each published event, in the order of the feed, its position and its sequence."""
+    """Position and sequence of each published event, in the order of the feed."""
     query = "SELECT position, sequence FROM events WHERE feed_data IS NOT NULL ORDER BY position"
     return list(superuser.run(query).fetchall())
 
@@ -105,7 +105,7 @@ def test_each_hash_is_what_the_database_makes_of_the_row(app: Flask, superuser: 
     gateway = rails_of(app, ScriptedProvider())
     first = an_accepted_payment(gateway).payment_id
     publish_outbox()
-    # Linked to one that is published, and to one of the same pass.
+    # Now events are linked to a published event, and to one of the same batch.
     advance(gateway)
     second = an_accepted_payment(gateway).payment_id
     for payment_id in (first, second):
@@ -133,7 +133,7 @@ def test_more_than_a_batch_is_published_in_one_order(app: Flask, superuser: Supe
     assert fault() is None
 
 
-# --- what the database holds ----------------------------------------------------------------------
+# --- what the database enforces -------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("accepted")
@@ -141,7 +141,7 @@ def test_an_unpublished_event_takes_what_the_publisher_gives_and_nothing_else(
     attacker: Attacker,
 ) -> None:
     for column, value in OWN.items():
-        # With all that the publisher gives: only this column is wrong.
+        # All columns of the publisher are set; only this column is wrong.
         refused = attacker.refusal_of(
             lambda c=column, v=value: attacker.run(f"{COMPLETE}, {c} = %(v)s", v=v)  # type: ignore[misc]
         )
@@ -189,7 +189,7 @@ def test_the_application_may_change_what_the_publisher_gives(database_url: str) 
             connection.execute("DELETE FROM events")
 
 
-# --- the window -----------------------------------------------------------------------------------
+# --- unpublished events ---------------------------------------------------------------------------
 
 
 def test_seals_wait_for_what_is_not_published(app: Flask, superuser: Superuser) -> None:
@@ -202,7 +202,7 @@ def test_seals_wait_for_what_is_not_published(app: Flask, superuser: Superuser) 
     assert fault() is None
     publish_outbox()
     assert write_checkpoints() == 1
-    # Committed and not published, before one that is: what is behind it waits too.
+    # An unpublished event before a published one: the later one waits too.
     later = an_accepted_payment(gateway).payment_id
     an_accepted_payment(gateway)
     publish_outbox()
@@ -270,7 +270,7 @@ def test_a_publisher_killed_at_any_statement_loses_nothing_and_publishes_nothing
     advance(gateway)
     killed = 0
     while not published(superuser):
-        # All of it commits, or nothing does.
+        # Events and deliveries commit together, or not at all.
         assert superuser.run("SELECT count(*) FROM webhook_deliveries").fetchone() == (0,)
         killed += _dies_at(app, administrator_url, killed + 1)
     assert killed > 6, "it never came to its statements"
@@ -281,7 +281,7 @@ def test_a_publisher_killed_at_any_statement_loses_nothing_and_publishes_nothing
 
 
 def _dies_at(app: Flask, administrator_url: str, nth: int) -> bool:
-    """Publish; the connection is ended before the n-th statement. False if there are fewer."""
+    """Publish, and terminate the connection before the n-th statement. False if there are fewer."""
     seen = 0
     with app.app_context():
         engine = db.engine
@@ -344,7 +344,7 @@ def test_the_bytes_of_a_delivery_are_those_of_the_feed(app: Flask, superuser: Su
 def test_accepting_reads_no_index_of_all_that_a_tenant_has(
     app: Flask, superuser: Superuser
 ) -> None:
-    """A plan made while there were few events would read them all, for good."""
+    """A cached plan from a time with few events would read all of them, for ever."""
     caller = a_caller()
     with app.app_context():
         db.engine.dispose()
@@ -371,9 +371,9 @@ def test_accepting_reads_no_index_of_all_that_a_tenant_has(
 
 
 def others_idle(superuser: Superuser) -> dict[int, float]:
-    """By their process' id, how many seconds the other connections have been idle.
+    """For each other connection, by process id, the seconds that it has been idle.
 
-    A connection tells its counts when it ends, or after ten idle seconds at the latest.
+    A connection reports its statistics when it ends, or after ten idle seconds at the latest.
     """
     return dict(
         superuser.run(
@@ -385,7 +385,7 @@ def others_idle(superuser: Superuser) -> dict[int, float]:
 
 
 def index_reads(superuser: Superuser) -> dict[str, int]:
-    """How often each index of `events` was used, as the connections have told it."""
+    """How often each index of `events` was used, as the connections have reported."""
     return dict(
         superuser.run(
             "SELECT indexrelname, idx_scan FROM pg_stat_user_indexes WHERE relname = 'events'"

@@ -1,9 +1,9 @@
-"""Each step of one payment's journey fails once; its end is always that of the undisturbed one.
+"""Each step of a payment fails once; the payment always ends as it does without a fault.
 
-As SQLite tests its input and output: the steps are counted, and the n-th one fails, for each n.
-A step is a statement, a commit, or a call of the provider; the latter two fail before they
-happened or after, when only the answer is lost. To fail is to die in the middle (what was in
-the process is gone, what was committed stays), or to be an error that the code sees.
+As SQLite tests its I/O: the steps are counted, and the n-th one fails, for each n. A step is a
+statement, a commit, or a call to the provider; the latter two fail before they take effect, or
+after, when only the answer is lost. A failure is either the death of the process (its memory is
+lost, what was committed stays), or an error that the code sees.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from tests.builders import (
 )
 from tests.storage.attacker import EVERY_ROW
 
-# More rounds than any journey needs; one that needs more is stuck.
+# More rounds than any payment needs; one that needs more is stuck.
 ROUNDS_MAX: Final = 12
-# Longer than a lease and than any pause of the first minutes.
+# Longer than a lease, and than any delay of the first minutes.
 A_WHILE_S: Final = 60.0
 
 
 class Killed(BaseException):
-    """The process is gone: no `except Exception` may catch this."""
+    """The process dies: no `except Exception` may catch this."""
 
 
 def an_error() -> Exception:
@@ -61,7 +61,7 @@ def an_error() -> Exception:
 
 @dataclass
 class Steps:
-    """Counts the steps of whoever is watched, and lets those whose number is in `failing` fail."""
+    """Counts steps while `watched` is set, and makes those whose number is in `failing` fail."""
 
     failing: frozenset[int]
     failure: Callable[[], BaseException]
@@ -81,7 +81,7 @@ class Steps:
         self, _connection: Connection, _cursor: object, sql: str, *_: object
     ) -> None:
         if sql.startswith(WITH_TENANT):
-            # It has committed too.
+            # The statement has committed as well.
             self.take("after COMMIT")
 
     def commit(self, connection: Connection) -> None:
@@ -116,7 +116,7 @@ class Steps:
 
 @dataclass
 class Journey:
-    """One client with one key, one engine, one provider; each may die at a step and comes again."""
+    """A client with one key, an engine and a provider; each may die at a step and is restarted."""
 
     app: Flask
     caller: Caller
@@ -136,7 +136,7 @@ class Journey:
         self.gateway = rails_of(self.app, provider)
 
     def taken_in(self, order: PaymentOrder, http_client: Any) -> Observation:
-        """The provider gets a submission. Its row must have been committed by now."""
+        """The provider receives a submission. Its row must be committed already."""
         found = self.onlooker.execute(
             "SELECT count(*) > 0 FROM provider_exchanges WHERE reference = %s"
             " AND kind = 'submit' AND finished_at IS NULL",
@@ -146,14 +146,14 @@ class Journey:
         return self.ledger.take(order, http_client)
 
     def asked(self, order: PaymentOrder, http_client: Any) -> Observation:
-        """The payer approves between the first question and the second."""
+        """The payer approves between the first status check and the second."""
         seen = self.ledger.tell(order, http_client)
         if seen is ANSWERS["pending"]:
             self.ledger.truths[order.reference] = "paid"
         return seen
 
     def run(self) -> UUID:
-        """Until the client knows that it is paid; the payment."""
+        """Run until the client is answered that it is paid; returns the payment's id."""
         with self.steps.counted():
             for _ in range(ROUNDS_MAX):
                 self.survive(self.ask)
@@ -171,7 +171,7 @@ class Journey:
         try:
             act()
         except (Killed, OperationalError):
-            # Whoever it was: a new process knows nothing of it.
+            # A new process starts without this session.
             db.session.remove()
         finally:
             self.steps.watched = False

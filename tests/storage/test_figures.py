@@ -1,4 +1,4 @@
-"""What engine and dispatcher do shows in the figures, once it is committed."""
+"""The counters of engine and dispatcher, which count once the work is committed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Added = Callable[..., float]
 
 @pytest.fixture
 def added() -> Added:
-    """`added(name, label=…)`: what the figure has gained since."""
+    """`added(name, label=…)`: by how much the counter has grown since the start of the test."""
     before = figures_here()
 
     def gained(name: str, **labels: str) -> float:

@@ -1,4 +1,4 @@
-"""What the survey says is what the rows are; what has ended costs it nothing."""
+"""The gauges match the rows; ended payments cost their queries nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.builders import (
 from tests.metrics.figures import figures_here
 
 QUESTIONS = {name: found for name, found in vars(gauges).items() if isinstance(found, TextClause)}
-# Copies of a payment that has ended, past the rules, with what hangs on them.
+# SQL that copies an ended payment, an event and a delivery, with the triggers off.
 ENDED = 20_000
 COPIES = """
     INSERT INTO payments SELECT (jsonb_populate_record(p, jsonb_build_object(
@@ -73,7 +73,7 @@ def test_what_is_open_by_its_stage_and_age(app: Flask) -> None:
         an_accepted_payment(gateway)
         advance(gateway)
     an_accepted_payment(gateway)
-    # The two that were sent are due again in some seconds; a minute later, for most of it.
+    # The two submitted ones are due again in some seconds; after a minute they are 50 to 61 s late.
     let_time_pass(seconds=60)
 
     figures = read()
@@ -194,7 +194,7 @@ def test_each_question_is_answered_by_an_index_over_what_is_open(
     with psycopg.connect(administrator_url, autocommit=True, options=past_the_rules) as filler:
         for copies in (COPIES, EVENTS, DELIVERIES):
             filler.execute(copies.encode(), [ENDED])
-        # The index entries of rows that earlier tests removed would be touched too.
+        # Otherwise the queries would also read index entries of rows that earlier tests deleted.
         filler.execute("VACUUM (ANALYZE, INDEX_CLEANUP ON) payments, events, webhook_deliveries")
 
     with psycopg.connect(database_url, options="-c maramoja.tenant=*") as connection:
@@ -202,7 +202,7 @@ def test_each_question_is_answered_by_an_index_over_what_is_open(
             plan = plan_of(connection, QUESTIONS[name])
             for table in ("payments", "events", "webhook_deliveries"):
                 assert f"Seq Scan on {table}" not in plan, (name, plan)
-            # What has ended would be thousands.
+            # The ended rows would add thousands.
             assert pages_touched(plan) < 100, (name, plan)
 
 

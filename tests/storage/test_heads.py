@@ -1,4 +1,4 @@
-"""Each chain's head is said where a superuser of this database can't take it back."""
+"""Each chain's head is published where a superuser of this database can't change it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _loud(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, int, str]]:
-    """What was said since the last look."""
+    """The heads that were logged since the last call."""
     said = [record.msg for record in caplog.records if isinstance(record.msg, dict)]
     caplog.clear()
     return [
@@ -58,7 +58,7 @@ def head_of(tenant_id: object) -> str:
 
 
 def add_entry(tenant: Tenant) -> None:
-    """One that leaves the tenant as it is: without it nothing looks wrong."""
+    """Add an entry that does not change the tenant: its removal leaves no other trace."""
     configure_tenant(tenant, rate_limit=None, actor="cli:ada")
 
 
@@ -96,7 +96,7 @@ def test_what_was_said_shows_that_the_newest_entry_or_the_tenant_is_gone(
     superuser.run("DELETE FROM audit_entries WHERE tenant_id = %s", gone.id)
     superuser.run("DELETE FROM tenants WHERE id = %s", gone.id)
 
-    # Alone each chain looks whole.
+    # Without the heads, each chain looks intact.
     assert verify_record(None, on_row=lambda: None).fault is None
     for tenant in (mine, gone):
         fault = verify_record(None, sought=[heads[str(tenant.id)]], on_row=lambda: None).fault
@@ -127,7 +127,7 @@ def test_each_head_is_appended_once_and_is_on_the_disk(tmp_path: Path) -> None:
     add_entry(mine)
     assert publisher.publish(file) == 1
     assert heads_in(file) == [*first, KeptHead(mine.id, 2, head_of(mine.id))]
-    # Another process, or this one after its restart, says all of them, behind what is there.
+    # Another process, or this one after a restart, appends all heads to the file.
     assert HeadPublisher().publish(file) == 2
     assert heads_in(file)[:3] == [*first, KeptHead(mine.id, 2, head_of(mine.id))]
     assert fault_by(file) is None
@@ -141,7 +141,7 @@ def test_what_is_not_known_to_be_on_the_disk_is_published_again(tmp_path: Path) 
     publisher, pipe = HeadPublisher(), tmp_path / "heads.jsonl"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    # It takes the line, and can't be synced.
+    # A pipe takes the line, but fsync fails.
     assert [publisher.publish(pipe), publisher.publish(pipe)] == [1, 1]
     assert os.read(reader, 10_000).count(b"\n") == 2
     os.close(reader)
@@ -221,7 +221,7 @@ def test_a_chain_that_was_written_anew_is_named_at_the_first_head_that_changed(
     superuser.run(
         "UPDATE audit_entries e SET hash = audit_entry_hash(e) WHERE tenant_id = %s", mine.id
     )
-    # Its head since is in the chain, and that of before is not.
+    # The newer head is in the chain, the older one is not.
     HeadPublisher().publish(file)
     assert verify_record(None, on_row=lambda: None).fault is None
     fault = fault_by(file)

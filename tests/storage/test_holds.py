@@ -1,4 +1,4 @@
-"""The brake: a held tenant's payments aren't sent, and what was sent goes on to its end."""
+"""A held tenant's payments aren't submitted; those submitted before continue to their end."""
 
 from __future__ import annotations
 

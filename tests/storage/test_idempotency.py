@@ -1,4 +1,4 @@
-"""The key by itself: what it stands for, who holds it, and what is left of it at the end."""
+"""The idempotency key alone: what it refers to, its claim, and what is left once it expires."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def attempt(caller: Caller) -> Attempt:
 
 @pytest.fixture
 def payment_id(app: Flask, caller: Caller) -> UUID:
-    """Something for a key to stand for."""
+    """A payment for a key to refer to."""
     gateway = rails_of(app, ScriptedProvider())
     return an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
 
@@ -71,7 +71,7 @@ def claim(
     keep_for: timedelta = timedelta(hours=1),
     also: str = "1",
 ) -> Earlier | None:
-    """As `birth` does it, without the payment."""
+    """Claim the key as `insertion.py` does, without inserting a payment."""
     values = idempotency.claim_values(
         attempt, resource_id=payment_id, answer=answer, keep_for=keep_for
     )
@@ -194,7 +194,7 @@ def test_a_dropped_answer_leaves_a_stone_that_still_knows_the_request(
 def test_a_key_of_an_earlier_version_is_judged_by_that_version(
     attempt: Attempt, payment_id: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # An algorithm that was retired: its entry in the table is all that is left of it.
+    # A retired algorithm: only its entry in this table is left.
     monkeypatch.setitem(
         idempotency._DIGESTS, 0, lambda attempt, _: attempt.fields["amount"].encode().ljust(32)
     )

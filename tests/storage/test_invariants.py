@@ -1,4 +1,4 @@
-"""What can't be, planted by a superuser with all rules off: it is found, and the brake goes on."""
+"""A superuser without triggers plants violations: each is found, and its tenant is held."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def superuser(administrator_url: str) -> Iterator[Superuser]:
 
 
 def check_all() -> int:
-    """As the night's look does."""
+    """Check as the nightly task does."""
     return check_everything(current_app.extensions["maramoja"].cipher)
 
 
@@ -71,7 +71,7 @@ def ended_otherwise_than_its_evidence(superuser: Superuser, payment: Payment) ->
 
 
 def ended_by_a_refusal_of_one_of_two(superuser: Superuser, payment: Payment) -> None:
-    """Its last request was refused; the one before it had left too."""
+    """Its last submission was refused; an earlier one had been sent as well."""
     superuser.run(
         "UPDATE payments SET status = 'FAILED', failure_code = 'other' WHERE id = %s", payment.id
     )
@@ -161,7 +161,7 @@ def test_one_transaction_of_the_provider_ends_one_payment(app: Flask, superuser:
 def test_the_same_number_elsewhere_is_another_transaction(
     app: Flask, superuser: Superuser, differs: str
 ) -> None:
-    """Each column of what names a transaction: provider, environment; a sandbox makes them up."""
+    """Provider and environment are part of a transaction's name; a sandbox invents the numbers."""
     first, _second = an_ended_payment(app), an_ended_payment(app)
     superuser.run("UPDATE payments SET mode = 'live', provider_transaction_id = '77'")
     superuser.run(f"UPDATE payments SET {differs} WHERE id = %s", first.id)  # noqa: S608  ours
@@ -189,7 +189,7 @@ def test_a_bent_record_is_a_break_of_its_tenant(app: Flask, superuser: Superuser
 def test_open_payments_that_nobody_can_read_are_named_and_hold_nobody(
     app: Flask, superuser: Superuser
 ) -> None:
-    """As a downgrade leaves them, which drops the column of the tenants' data keys."""
+    """As after a downgrade, which drops the column of the tenants' data keys."""
     gateway = rails_of(app, ScriptedProvider())
     lost, whole = a_caller(), a_caller()
     oldest, _, _ = (

@@ -1,4 +1,4 @@
-"""API keys on real PostgreSQL: stored nowhere, revoked at once, and noise asks no database."""
+"""API keys on real PostgreSQL: stored nowhere, revoked at once; malformed keys cause no query."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from payments_app.tenants.registry import (
 )
 from payments_app.tenants.scopes import DEFAULT_SCOPES
 
-# Well formed, and nobody's. Fixed: all test processes must collect the same names.
+# A well-formed id of no row. Fixed: all test processes must collect the same names.
 AN_ID = "01a209ad-4164-7047-9850-453984927403"
 
 
@@ -61,7 +61,7 @@ def with_another_secret(key: str) -> str:
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """What goes to the database meanwhile."""
+    """The statements that go to the database meanwhile."""
     seen: list[str] = []
 
     def note(*arguments: object) -> None:

@@ -1,4 +1,4 @@
-"""What each word of a provider does to a payment: its stage, the next step, what is kept of it."""
+"""What each verdict of a provider does to a payment: its stage, next step and stored rows."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ from tests.builders import (
 )
 
 OPEN: Final = "PENDING"
-# answer to a submission → (status, stage), next step, due after so many seconds, its line.
+# answer to a submission → (status, stage), next step, due after so many seconds, the event.
 TO_SUBMISSION: Final = {
     "accepted": ((OPEN, "awaiting_payer"), "check", 1.0, "payment.pending"),
     "duplicate": ((OPEN, "awaiting_payer"), "check", 0.0, "payment.pending"),
@@ -54,13 +54,13 @@ TO_SUBMISSION: Final = {
     "declined": (("FAILED", "final"), None, None, "payment.failed"),
     "refused": (("FAILED", "final"), None, None, "payment.failed"),
 }
-# answer to a question → (status, stage) after AWAITING_PAYER, the same after UNKNOWN.
+# answer to a status check → (status, stage) after AWAITING_PAYER, the same after UNKNOWN.
 TO_QUESTION: Final = {
     "pending": ((OPEN, "awaiting_payer"), (OPEN, "awaiting_payer")),
     "not_found": ((OPEN, "unknown"), (OPEN, "unknown")),
     "paid": (("SUCCESSFUL", "final"), ("SUCCESSFUL", "final")),
     "declined": (("FAILED", "final"), ("FAILED", "final")),
-    # No news leaves what is known as it is.
+    # An answer without information changes nothing.
     "unknown": ((OPEN, "awaiting_payer"), (OPEN, "unknown")),
     "not_sent": ((OPEN, "awaiting_payer"), (OPEN, "unknown")),
     "duplicate": ((OPEN, "awaiting_payer"), (OPEN, "unknown")),
@@ -73,7 +73,7 @@ FAILURES: Final = {
 
 
 def said(exchange: ProviderExchange) -> bytes | None:
-    """What the provider said, as it was before it was sealed."""
+    """The provider's response, decrypted."""
     payer = payer_of(keyring(), payment_row(exchange.payment_id))
     return opened_body(payer, generation=exchange.generation, body=exchange.body)
 
@@ -89,8 +89,8 @@ def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
 
 
 def submitted(provider: ScriptedProvider, gateway: PaymentGateway, answer: Observation) -> Payment:
-    """A payment after one submission that was answered so."""
-    # What is due at once is asked about in the same round: that answer shall not matter.
+    """A payment after one submission with this answer."""
+    # A check that is due at once runs in the same pass: its answer must change nothing.
     provider.submits, provider.checks = [answer], [ANSWERS["not_sent"]]
     payment_id = an_accepted_payment(gateway).payment_id
     advance(gateway)
@@ -100,14 +100,14 @@ def submitted(provider: ScriptedProvider, gateway: PaymentGateway, answer: Obser
 def asked(
     provider: ScriptedProvider, gateway: PaymentGateway, payment: Payment, answer: Observation
 ) -> None:
-    """One question about it that is answered so, a second after the last act."""
+    """One status check with this answer, at once."""
     provider.checks = [answer]
     make_due(payment.id)
     assert advance(gateway) >= 1
 
 
 def delay_s(row: Payment) -> float:
-    """From the last stored answer to the next action."""
+    """Seconds from the last stored answer to the next action."""
     answered_at = exchanges_of(row.id)[-1].finished_at
     assert answered_at is not None
     assert row.next_action_at is not None
@@ -220,7 +220,7 @@ def test_the_provider_is_told_what_was_accepted_and_no_transaction_waits_for_it(
     assert told == [(expected, False), (expected, False)]
 
 
-# --- what had no effect -------------------------------------------------------------------------
+# --- what was not sent --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("where", ["prepare", "submit"])
@@ -263,7 +263,7 @@ def test_a_provider_may_ask_for_patience_at_a_later_submission_too(
 ) -> None:
     row = submitted(provider, gateway, ANSWERS[first])
     provider.checks = [ANSWERS["not_found"]]
-    # Without an HTTP status: it is about this payment, and closes no account for other tests.
+    # Without an HTTP status it delays this payment only, and closes no account for other tests.
     provider.submits = [replace(ANSWERS["not_sent"], retry_after_s=120.0)]
     while len(provider.submissions) < 2:
         let_time_pass(seconds=4)
@@ -272,7 +272,7 @@ def test_a_provider_may_ask_for_patience_at_a_later_submission_too(
     assert due_in_s(row.id) > 115
 
 
-# --- questions ----------------------------------------------------------------------------------
+# --- status checks ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("answer", TO_QUESTION)

@@ -1,4 +1,4 @@
-"""In doubt the provider is asked: after a crash, after a lost answer, when there is nothing yet."""
+"""In doubt the status is checked: after a crash, a lost answer, or a "not found"."""
 
 from __future__ import annotations
 
@@ -208,13 +208,13 @@ def test_a_payment_that_was_seen_and_is_not_found_any_more_has_not_failed(
 
 @pytest.fixture
 def refused_after_doubt(provider: ScriptedProvider, gateway: PaymentGateway) -> Payment:
-    """The first submission was not answered, the second was refused."""
+    """A payment whose first submission got no answer, and whose second was refused."""
     provider.capabilities = capable(resend_after_s=10)
     row = submitted(provider, gateway, "unknown")
     provider.submits = [ANSWERS["refused"]]
     let_time_pass(seconds=11)
     assert advance(gateway) == 2
-    # No third: it would have to wait longer than this test lasts.
+    # No third submission: its delay is longer than this test.
     provider.capabilities = capable(resend_after_s=1_000)
     return payment_row(row.id)
 
@@ -284,7 +284,7 @@ def test_a_refusal_that_is_not_the_last_word_ends_nothing(
 
 
 def sent_twice(_order: PaymentOrder, http_client: HttpClient) -> Observation:
-    """The provider takes the first and answers 401; it refuses the second. As MTN's adapter sends."""
+    """Sends twice, as MTN's adapter does after a 401: the first is taken, the second refused."""
     for _ in range(2):
         http_client.send(HttpRequest("POST", "http://rail.test/", {}, b"{}"))
     return ANSWERS["refused"]
@@ -332,7 +332,7 @@ def test_a_refusal_after_a_submission_that_was_answered_ends_nothing_yet(
     let_time_pass(seconds=VISIBLE_AFTER_S + 1)
     make_due(payment_id)
     advance(gateway)
-    # A refusal and a late "not found" end it; "failed" was the answer to a request, and is asked for.
+    # A refusal and a late "not found" end it. A failure that answers a request needs a check.
     assert payment_row(payment_id).status == ("FAILED" if answer == "refused" else "PENDING")
 
 
@@ -363,11 +363,11 @@ def test_a_refusal_after_submissions_that_never_left_ends_the_payment(
     assert payment_row(payment_id).status == "FAILED"
 
 
-# --- rails that are gone or faulty --------------------------------------------------------------
+# --- adapters that are missing or faulty --------------------------------------------------------
 
 
 class Faulty(ScriptedProvider):
-    """Raises where `fault` says, as an adapter with a bug does."""
+    """Raises in the method that `fault` names, as an adapter with a bug does."""
 
     fault = ""
 
@@ -456,7 +456,7 @@ def test_another_merchants_word_that_a_payment_is_there_counts(
 def test_a_worker_that_remembers_an_older_account_reads_it_anew_before_it_waits(
     app: Flask, provider: ScriptedProvider, gateway: PaymentGateway
 ) -> None:
-    """Else the first payments after a change would wait a minute for somebody to act."""
+    """Otherwise the first payments after a change would wait a minute for an operator to act."""
     tenant, cipher = a_tenant(), app.extensions["maramoja"].cipher
     worker = replace(gateway, accounts=ProviderAccounts((), cipher))
     own = NewAccount(SCRIPTED, Mode.LIVE, "http://127.0.0.1:1", "real", {"merchant": "first"})
@@ -492,7 +492,7 @@ def test_a_faulty_adapter_ends_no_payment_and_stops_no_other(
         advance(gateway)
         assert payment_row(other).stage == "awaiting_payer"
     after = payment_row(row.id)
-    # A fault before it is asked to submit: nothing has left.
+    # A fault before `submit`: nothing was sent.
     stage, step = {"prepare": ("accepted", "submit"), "submit": ("unknown", "check")}.get(
         fault, ("awaiting_payer", "check")
     )

@@ -1,4 +1,4 @@
-"""Answers that could not be read are told; what changes nothing makes no event."""
+"""Repeated unreadable answers make one event; an answer that changes nothing makes none."""
 
 from __future__ import annotations
 

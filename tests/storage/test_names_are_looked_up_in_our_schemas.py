@@ -1,7 +1,7 @@
-"""Tables, views and functions that a session makes for itself stand in for none of ours.
+"""Temporary tables, views and functions of a session replace none of ours.
 
-Two walls, each looked at by itself: the gateway's role may make none, and our functions look at those
-last. For the second one the tests give the role the right that the first one took.
+Two defences, each tested alone: the gateway's role may create none, and our functions search
+pg_temp last. To test the second, the tests grant the role the right that the first revoked.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tests.builders import (
 from tests.conftest import Installation
 from tests.storage.attacker import EVERY_ROW, Attacker
 
-# It says with whose rights it runs. What it raises goes through to whoever made it run.
+# Raises an error with the role whose rights it runs with; the error reaches its caller.
 TELLER = """
     CREATE FUNCTION pg_temp.teller() RETURNS {type} LANGUAGE plpgsql AS $$
     BEGIN
@@ -36,7 +36,7 @@ TELLER = """
 
 @pytest.fixture
 def payment(installation_of_its_own: Installation) -> Payment:
-    """One that the provider has, in a database of its own."""
+    """A submitted payment, in a database of the test's own."""
     with installation_of_its_own.app.app_context():
         provider = ScriptedProvider(checks=[ANSWERS["pending"]])
         gateway = rails_of(installation_of_its_own.app, provider)
@@ -51,7 +51,7 @@ def payment(installation_of_its_own: Installation) -> Payment:
 def armed(
     payment: Payment, installation_of_its_own: Installation, postgres_server: PostgresServer
 ) -> Iterator[Attacker]:
-    """The gateway's role with the right to make temporary objects."""
+    """The gateway's role with the right to create temporary objects."""
     assert payment.status == "PENDING"
     url = installation_of_its_own.administrator_url
     with psycopg.connect(url, autocommit=True) as administrator:
@@ -83,7 +83,7 @@ def test_the_gateways_role_makes_none(database_url: str, statement: str) -> None
     assert refused.startswith("InsufficientPrivilege")
 
 
-# What turn_webhook_attempts() reads, each with a column that runs the teller.
+# Catalogs that turn_webhook_attempts() reads, each as a view that calls teller().
 SHADOWS = {
     "pg_inherits": "SELECT 'webhook_attempts_default'::regclass::oid AS inhrelid,"
     " ('webhook_attempts'::regclass::oid::bigint + pg_temp.teller())::oid AS inhparent",
@@ -96,7 +96,7 @@ def test_a_view_of_a_sessions_own_runs_nothing_as_the_owner(armed: Attacker, nam
     armed.run(TELLER.format(type="integer"))
     armed.run(f"CREATE TEMPORARY VIEW {name} AS {SHADOWS[name]}")
     with pytest.raises(psycopg.Error, match="run as maramoja_app"), armed.connection.transaction():
-        # Whoever asks for it by its bare name gets it.
+        # A query by the unqualified name gets the view.
         armed.run(f"TABLE {name}")
     assert armed.run("SELECT made FROM turn_webhook_attempts()").fetchone() == (0,)
 

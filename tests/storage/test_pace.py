@@ -1,4 +1,4 @@
-"""How often an account may be asked: on a real Redis, as several workers, and without one."""
+"""The rate limit of an account's status checks: several workers on a real Redis, and without it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Worker = Callable[[], AccountPace]
 
 @pytest.fixture(params=["shared", "alone"])
 def worker(app: Flask, request: pytest.FixtureRequest) -> Worker:
-    """Makes workers: with the app's Redis, or with one that is away."""
+    """Makes workers, with the app's Redis or with an unreachable one."""
     parts: Parts = app.extensions["maramoja"]
     away = Redis(port=1, retry=Retry(NoBackoff(), 0), socket_connect_timeout=0.1)
     redis = parts.redis if request.param == "shared" else away
@@ -59,7 +59,7 @@ def granted(pace: AccountPace, account: AccountKey, wanted: int) -> int:
 
 
 def rate_of(pace: AccountPace, account: AccountKey) -> float | None:
-    """As this worker has last heard."""
+    """The rate that this worker has last read."""
     granted(pace, account, 0)
     return pace._of(account).rate
 
@@ -91,7 +91,7 @@ def test_workers_share_one_rate(shared: Worker) -> None:
 
 
 def test_what_was_not_wanted_is_not_kept_for_later(shared: Worker) -> None:
-    """An account that rests is not asked a hundred times at once afterwards."""
+    """After an idle time, an account does not get a hundred checks at once."""
     pace, account = shared(), an_account()
     pace.advise(account, 10.0)
     assert granted(pace, account, 1) == 1
@@ -108,7 +108,7 @@ def test_the_rate_rises_while_it_is_what_holds_questions_back_up_to_the_ceiling(
     for _ in range(10):
         pace.learn(account, Step.CHECK, QUICK, calls=1)
     granted(pace, account, 100)
-    # Ten answers are a second's at this rate.
+    # At this rate, ten answers are one second's.
     assert rate_of(pace, account) == pytest.approx(11.0)
     for _ in range(10_000):
         pace.learn(account, Step.CHECK, QUICK, calls=1)
@@ -148,19 +148,19 @@ def test_a_rate_that_is_not_used_up_does_not_rise(shared: Worker) -> None:
 def test_a_refusal_halves_the_rate_at_once_for_every_worker(
     shared: Worker, advice: float | None
 ) -> None:
-    """Also of an account of which no limit was known: it had one."""
+    """Also for an account without a known limit: the refusal shows that it has one."""
     pace, other, account = shared(), shared(), an_account()
     pace.advise(account, advice)
     other.advise(account, advice)
     pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
     assert rate_of(other, account) == (advice or CEILING) / 2
-    # Those that were under way beside it tell nothing new.
+    # Refusals of checks that were under way at the same time do not count again.
     pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
     assert rate_of(other, account) == (advice or CEILING) / 2
 
 
 def test_the_rate_falls_by_half_the_share_of_questions_that_were_refused(worker: Worker) -> None:
-    """One that is refused among many is no reason to ask all others half as often."""
+    """One refusal among many is no reason to halve the rate."""
     pace, account = worker(), an_account()
     pace.advise(account, 40.0)
     granted(pace, account, 1)
@@ -183,7 +183,7 @@ def test_refusals_of_long_ago_are_outweighed(worker: Worker) -> None:
 
 
 def test_a_provider_that_does_not_know_us_says_nothing_about_the_rate(worker: Worker) -> None:
-    """A token that was refused: another is minted, ever more rarely (tokens.py)."""
+    """A refused token: another one is fetched, at growing intervals (tokens.py)."""
     pace, account = worker(), an_account()
     pace.advise(account, 40.0)
     pace.learn(account, Step.CHECK, replace(TOO_MANY, reason="refused", http_status=401), calls=2)
@@ -222,7 +222,7 @@ def test_a_throttled_submission_closes_the_account_for_submissions(worker: Worke
     pace.learn(account, Step.SUBMIT, throttled, calls=1)
     assert not pace.is_open(account, Step.SUBMIT)
     assert pace.is_open(account, Step.CHECK)
-    # Of one that may have been taken nothing follows for the others.
+    # A submission that the provider may have taken closes nothing for others.
     second = an_account()
     pace.learn(second, Step.SUBMIT, replace(ASKED_AWAY, http_status=503), calls=1)
     assert pace.is_open(second, Step.SUBMIT)
@@ -232,7 +232,7 @@ def test_a_throttled_submission_closes_the_account_for_submissions(worker: Worke
 def test_a_short_retry_after_of_one_among_many_holds_up_itself_only(
     worker: Worker, step: Step
 ) -> None:
-    """It has its own time in its row. Several such close the account, and so does a long one."""
+    """Its row has its own delay. Several such answers close the account, and so does a long one."""
     pace, account, other = worker(), an_account(), an_account()
     throttled = replace(ASKED_AWAY, verdict=Verdict.NOT_SENT)
     for one in (account, other):
@@ -258,7 +258,7 @@ def test_what_is_no_time_to_wait_closes_nothing_for_longer_than_may_be(
 
 
 def test_every_call_of_a_question_counts(shared: Worker) -> None:
-    """The second one after a 401 too."""
+    """Including the second call after a 401."""
     waits = []
     for calls in (1, 2):
         pace, account = shared(), an_account()
@@ -292,7 +292,7 @@ def test_instants_that_nobody_can_have_written_close_nothing(app: Flask, shared:
     assert rate_of(pace, account) == 5.0
 
 
-# --- exactly --------------------------------------------------------------------------------------
+# --- exact numbers --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -301,14 +301,14 @@ def test_instants_that_nobody_can_have_written_close_nothing(app: Flask, shared:
 def test_after_a_rest_what_a_second_and_a_fifth_are_worth_leaves_at_once_and_no_more(
     worker: Worker, rate: float, at_once: int
 ) -> None:
-    """And the one that is due now: 1.2 s at 7 a second are 8.4, so nine may leave."""
+    """Plus the one that is due now: 1.2 s at 7 a second are 8.4, so nine are granted."""
     assert grants(worker, rate, (1000, 1000, 1), within_s=at_once / rate - 1.2) == [at_once, 0, 0]
 
 
 def grants(worker: Worker, rate: float, wanted: Sequence[int], *, within_s: float) -> list[int]:
     """What a new account at this rate is granted, one call after the other.
 
-    After `within_s` one more would be due: when the machine stood still for so long, it is done again.
+    After `within_s` one more would be due: if the machine paused for that long, try again.
     """
     for _ in range(20):
         pace, account = worker(), an_account()
@@ -321,13 +321,13 @@ def grants(worker: Worker, rate: float, wanted: Sequence[int], *, within_s: floa
     pytest.fail("the machine stands still all the time")
 
 
-# Nine are due. What is left goes together, if it is worth a second, which is seven.
+# Nine are due. The rest is granted as a batch only if it is worth a second, i.e. at least seven.
 @pytest.mark.parametrize(("wanted", "left"), [(1, 8), (2, 7), (3, 0), (8, 0), (9, 0)])
 def test_as_many_as_are_wanted_and_no_more(worker: Worker, wanted: int, left: int) -> None:
     assert grants(worker, 7.0, (wanted, 1000), within_s=9 / 7.0 - 1.2) == [wanted, left]
 
 
-# At 2.5 a second one question is due every 400 ms; what is worth a second, two, is handed out together.
+# At 2.5 a second, a check is due every 400 ms; a batch worth a second is two.
 GAP_MS = 400
 
 
@@ -350,7 +350,7 @@ def test_each_question_that_is_due_leaves_and_none_that_is_not(
         before = redis_ms(redis)
         redis.hset(f"pace:mtn_momo:{account.id}", "next", before - due_for_ms)
         given = granted(pace, account, wanted)
-        # Else the machine stood still, and something else was due by then.
+        # Otherwise the machine paused, and another check became due.
         if redis_ms(redis) - before < GAP_MS // 4:
             assert given == leave
             return
@@ -378,7 +378,7 @@ def test_no_number_in_redis_stops_an_account_for_good(
 
 
 def test_what_falls_within_a_second_falls_once(app: Flask, shared: Worker) -> None:
-    """By the instant that Redis has: each side of the second."""
+    """On both sides of the second, by the instant that Redis stores."""
     redis = app.extensions["maramoja"].redis
     for since_ms, falls in ((900, False), (1100, True)):
         for _ in range(20):
@@ -388,7 +388,7 @@ def test_what_falls_within_a_second_falls_once(app: Flask, shared: Worker) -> No
             before = redis_ms(redis)
             redis.hset(f"pace:mtn_momo:{account.id}", "fell", before - since_ms)
             pace.learn(account, Step.CHECK, TOO_MANY, calls=1)
-            # Else the machine stood still, and the second was over.
+            # Otherwise the machine paused, and the second was over.
             if falls or redis_ms(redis) - before < 90:
                 assert (rate_of(pace, account) == 20.0) == falls
                 break

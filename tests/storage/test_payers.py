@@ -1,4 +1,4 @@
-"""Payers: sealed where they rest, found by number, forgotten for good; the books stay whole."""
+"""Payers: encrypted at rest, found by number, erased for good; the record still verifies."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def caller() -> Caller:
 
 
 def everything_at_rest(table: str) -> str:
-    """All rows as text, bytes as they would read."""
+    """All rows as text, with bytes readable."""
     with transaction(EVERY_TENANT) as session:
         rows = session.execute(text(f"SELECT t.* FROM {table} t")).all()  # noqa: S608
     return repr([tuple(row) for row in rows])
@@ -127,13 +127,13 @@ def test_erasing_forgets_who_paid_and_keeps_what_was_paid(
     assert payer_of(keyring(), after) is None
     last = exchanges_of(payment_id)[-1]
     assert opened_body(None, generation=last.generation, body=last.body) is None
-    # The key still can't pay a second time, and says so; nor does it hide another request.
+    # The key still can't pay a second time: KeyExpired, and KeyReused for another request.
     with pytest.raises(KeyExpired):
         an_accepted_payment(gateway, context=context)
     with pytest.raises(KeyReused):
         an_accepted_payment(gateway, order=an_order(amount="1001"), context=context)
     assert len(provider.submissions) == 1
-    # And once more changes nothing.
+    # A second erasure changes nothing.
     again = erase_payer(caller.tenant_id, NUMBER, keyring(), actor="cli:test")
     assert (again.erased, again.open) == (0, 0)
 
@@ -254,7 +254,7 @@ def test_without_the_key_nothing_is_sent_and_nothing_is_guessed(
     assert provider.submissions == []
     with pytest.raises(DataKeyUnreadable):
         an_accepted_payment(replace(gateway, keyring=lost), context=an_asker(caller=caller))
-    # The key is back: the payment goes on.
+    # With the right key again, the payment continues.
     make_due(payment_id)
     advance(gateway)
     assert len(provider.submissions) == 1

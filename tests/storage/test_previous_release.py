@@ -1,6 +1,7 @@
-"""The release before this one on today's schema, in its own statements: while both run, and if it comes back.
+"""The previous release's statements on today's schema: while both run, and after a rollback.
 
-Goes with the views `payment_events` and `webhook_events`, and what else migration 0014 has for it.
+Delete this file with the views `payment_events` and `webhook_events`, and the other parts of
+migration 0014 that support that release.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from tests.builders import (
     rails_of,
 )
 
-# Its words, table and column by column.
+# Its SQL, with its names of tables and columns.
 ACCEPT = """
     WITH born AS (
         INSERT INTO payments (id, tenant_id, mode, flow, provider, base_url, target_environment,
@@ -82,13 +83,13 @@ SEAL = """
 
 
 class PreviousRelease:
-    """Its role, with its statements."""
+    """Its role and its statements."""
 
     def __init__(self, connection: psycopg.Connection, caller: Caller) -> None:
         self.connection, self.caller = connection, caller
 
     def accept(self, like: UUID) -> UUID:
-        """As it accepts a payment: it gives no mode, and asks for the event's number."""
+        """Accept a payment as it does: the event gets no mode, and its id is returned."""
         payment_id = uuid4()
         values = {"id": payment_id, "like": like, "tenant": self.caller.tenant_id}
         assert self.connection.execute(ACCEPT, values).fetchone() == (1,)
@@ -96,7 +97,7 @@ class PreviousRelease:
         return payment_id
 
     def publish(self) -> int:
-        """As it publishes: no hash."""
+        """Publish as it does: without hashes."""
         last = "SELECT coalesce(max(position), 0) FROM webhook_events WHERE tenant_id = %s AND mode = %s"
         found = self.connection.execute(last, [self.caller.tenant_id, self.caller.mode]).fetchone()
         assert found is not None
@@ -108,7 +109,7 @@ class PreviousRelease:
         return len(numbers)
 
     def verify(self) -> int:
-        """As it walks the stories: how many events, each with the hash of what it holds."""
+        """Verify the event chains and each event's hash as it does; returns how many events."""
         before: dict[str | None, str] = {}
         rows = self.connection.execute(STORIES).fetchall()
         for *hashed, own in rows:
@@ -125,7 +126,7 @@ def caller() -> Caller:
 
 @pytest.fixture
 def like(app: Flask, caller: Caller) -> UUID:
-    """A payment of this release's, with two events that are not published yet."""
+    """A payment of this release, with two unpublished events."""
     gateway = rails_of(app, ScriptedProvider())
     payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
     advance(gateway)

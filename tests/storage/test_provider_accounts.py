@@ -1,4 +1,4 @@
-"""Which account a payment goes through, on real PostgreSQL; a test key reaches no real money."""
+"""Which account a payment uses, on real PostgreSQL; a test key never moves real money."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_a_live_key_finds_no_sandbox_and_what_it_has_taken_there_goes_on(tenant:
     with pytest.raises(ProviderNotEnabled) as refused:
         found(accounts(PLATFORM_SANDBOX), tenant)
     assert "sandbox" in refused.value.detail
-    # Accepted by a release that did not mind.
+    # A payment that an earlier release accepted, which did not refuse this.
     assert opened(accounts(PLATFORM_SANDBOX), tenant, None) is PLATFORM_SANDBOX
 
 

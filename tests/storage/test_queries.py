@@ -1,4 +1,4 @@
-"""Reads: whose they are, what filters keep, and pages without a gap or a repeat."""
+"""Reads: only the tenant's own rows, filters, and pages without a gap or a repeat."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def walked(caller: Caller, wanted: PaymentFilter = ALL, *, limit: int) -> list[l
     return pages
 
 
-# --- whose --------------------------------------------------------------------------------------
+# --- tenant and mode ----------------------------------------------------------------------------
 
 
 def test_another_tenants_and_another_modes_payments_look_like_none(
@@ -136,7 +136,7 @@ def test_each_filter_keeps_what_it_names_and_together_they_keep_what_all_name(
 
 
 def created_at_once(url: str, caller: Caller) -> None:
-    """Give all of the tenant's payments one instant of creation, which no rule lets us change."""
+    """Give all of the tenant's payments one time of creation, with the triggers off."""
     with psycopg.connect(url, options="-c session_replication_role=replica") as connection:
         connection.execute(
             "UPDATE payments SET created_at = '2026-11-20T10:00:00.123456Z' WHERE tenant_id = %s",
@@ -219,7 +219,7 @@ def test_a_cursor_at_the_edge_of_time_is_a_position_like_any_other(
     assert list_payments(caller, ALL, limit=1, cursor=cursor, keyring=keyring()).payments == []
 
 
-# --- the story ----------------------------------------------------------------------------------
+# --- the events ---------------------------------------------------------------------------------
 
 
 def test_a_story_is_read_in_its_order_from_any_line_on(

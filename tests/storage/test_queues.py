@@ -1,4 +1,4 @@
-"""On which queue each notification goes, and what becomes of one under an old name."""
+"""Which queue each notification goes to, and what happens to one with an old task name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_each_job_goes_on_its_queue(broker: Redis, job: Job) -> None:
 
 
 def test_an_old_name_becomes_a_notification_under_the_new_one(app: Flask, broker: Redis) -> None:
-    """Whichever worker received it: it may not be one for payments."""
+    """The worker that received it may not be one for payments."""
     app.extensions["celery"].tasks["payments.advance"]()
     assert waiting(broker) == {PAYMENTS: 1}
 

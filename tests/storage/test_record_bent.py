@@ -1,4 +1,4 @@
-"""Whatever a superuser does to the record with all rules off, `verify` names the row."""
+"""Whatever a superuser without triggers does to the record, `verify` names the row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.storage.bending import LAWLESS, Superuser, another
 
 ENTRIES = "audit_entries"
 EVENTS = "payment_events"
-# Where they are.
+# The table that holds them; EVENTS is the name that `verify` uses.
 TABLE = "events"
 OTHER = str(another("", "uuid"))
 AS_AT_BIRTH = {
@@ -61,7 +61,7 @@ def tenant() -> Tenant:
 
 @pytest.fixture
 def paid(app: Flask) -> Payment:
-    """A payment with its whole story: three events."""
+    """A final payment with all of its three events."""
     return a_paid_payment(app)
 
 
@@ -107,7 +107,7 @@ def test_one_byte_in_any_column_of_an_audit_entry(superuser: Superuser, tenant: 
         with superuser.bent(ENTRIES, third, **{column: another(row[column], data_type)}):
             named = fault().row
         if column in ("position", "tenant_id"):
-            # Where it was, a place is empty; where it came to, there is none for it.
+            # Its old position is now empty; at its new one it does not fit.
             missed[column] = "position 3" not in named and "position 1" not in named
         elif column == "id":
             missed[column] = "position 3" not in named
@@ -134,7 +134,7 @@ def test_one_byte_in_any_column_of_a_payments_event(superuser: Superuser, paid: 
     assert verify().fault is None
 
 
-# --- rows gone, put in, exchanged, written anew -------------------------------------------------
+# --- rows removed, inserted, exchanged, rewritten -----------------------------------------------
 
 
 def test_an_entry_removed_from_the_middle(superuser: Superuser, tenant: Tenant) -> None:
@@ -147,7 +147,7 @@ def test_an_entry_removed_from_the_middle(superuser: Superuser, tenant: Tenant) 
 def test_the_newest_entries_removed_are_missed_by_a_head_kept_elsewhere(
     superuser: Superuser, tenant: Tenant
 ) -> None:
-    # Two that leave the tenant as it is: it would be seen else.
+    # Two entries that do not change the tenant: its row would show the removal of others.
     configure_tenant(tenant, actor="cli:ada", tenant_rate_limit=None)
     (kept,) = [record.head for record in verify().tenants]
     configure_tenant(tenant, actor="cli:ada", tenant_rate_limit=None)
@@ -200,7 +200,7 @@ def test_a_second_entry_at_one_position(superuser: Superuser, tenant: Tenant) ->
     assert (*told(found), found.row) == (ENTRIES, "inserted", "position 0 (id 999999)")
 
 
-# --- payments' stories --------------------------------------------------------------------------
+# --- payments' events ---------------------------------------------------------------------------
 
 
 def test_an_event_removed_from_the_middle(superuser: Superuser, paid: Payment) -> None:

@@ -1,4 +1,4 @@
-"""The chains as they are made: nothing enters beside them, and seals leave nothing out."""
+"""How the chains grow: no row gets in outside of them, and checkpoints leave no event out."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MEBIBYTE = 1024 * 1024
 
 @pytest.fixture
 def superuser(administrator_url: str) -> Iterator[psycopg.Connection]:
-    """Beside the application, under the same triggers."""
+    """A superuser's connection, subject to the same triggers as the application."""
     with psycopg.connect(administrator_url) as connection:
         yield connection
 
@@ -78,7 +78,7 @@ def test_eight_writers_of_one_tenant_make_one_unbroken_chain(app: Flask) -> None
 
     def change() -> None:
         for _ in range(10):
-            # A key is a row of its own: nothing but the chain makes its writers wait.
+            # Each key is a new row: only the chain makes the writers wait for each other.
             issue_key(tenant, NewKey(mode=Mode.TEST), actor="cli:ada")
 
     at_once(app, change)
@@ -112,12 +112,12 @@ def test_many_entries_in_one_statement_are_chained_and_verified_in_flat_memory(
     verdict = verify_record(None, on_row=look)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # What the database's driver holds isn't in the peak; so see that it asks for some at a time.
+    # The peak does not include the driver's memory: check that it fetches rows in batches.
     assert all(query.startswith("FETCH FORWARD ") for query in running), running
     assert running
     assert verdict.fault is None
     assert [record.entries for record in verdict.tenants] == [MANY + 1]
-    # All rows in memory would be 20 MiB.
+    # All rows in memory would take 20 MiB.
     assert peak < 5 * MEBIBYTE
 
 
@@ -150,7 +150,7 @@ def test_an_event_that_leaves_a_gap_is_refused(
     superuser.rollback()
 
 
-# --- seals --------------------------------------------------------------------------------------
+# --- checkpoints --------------------------------------------------------------------------------
 
 
 def test_each_event_is_sealed_once_however_many_seal(app: Flask) -> None:
@@ -250,7 +250,7 @@ def plant_seal(superuser: psycopg.Connection, tenant: Tenant, detail: str) -> No
     superuser.commit()
 
 
-# What a false seal may say it goes through to: beyond all events, nothing at all, or nonsense.
+# Values of `through` in a forged checkpoint: beyond all events, none at all, or nonsense.
 @pytest.mark.parametrize(
     "through", ["1000000000000000000", "1e400", '"x"', "null", "-9", "[1]", "true"]
 )

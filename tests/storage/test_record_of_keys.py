@@ -1,4 +1,4 @@
-"""A key and an account are what the audit trail says: our role can't make them more, and a superuser is seen."""
+"""Keys and accounts match the audit trail: our role can't widen them, and verify names changes."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_nor_does_anything_else_become_another_one(
     assert owner.refusal_of(lambda: owner.run(update)).startswith("RestrictViolation: what a row")
 
 
-# --- what verify sees --------------------------------------------------------------------------
+# --- what verify finds -------------------------------------------------------------------------
 
 
 def test_a_key_that_was_used_rotated_and_revoked_is_whole(
@@ -176,7 +176,7 @@ def test_one_byte_in_any_column(
             "revoked_at": "2026-11-01T00:00:00+00:00",
             "last_used_at": "2026-11-01T00:00:00+00:00",
         }.get(column) or another(row[column], data_type)
-        # A test account is a sandbox's: the table's check wants both.
+        # The table's CHECK requires that a test account is a sandbox's.
         and_so = {"target_environment": "sandbox"} if (table, column) == (ACCOUNTS, "mode") else {}
         with superuser.bent(table, row_id, **{column: bent}, **and_so):
             if told() not in ((table, "altered"), (table, "missing"), (table, "inserted")):
@@ -220,7 +220,7 @@ def test_a_key_that_nobody_issued_and_one_that_is_gone(
 def test_an_entry_that_tells_of_more_makes_no_more_of_a_key(
     tenant: Tenant, key: IssuedKey, action: str, detail: dict[str, object]
 ) -> None:
-    """Whoever has our role may add entries: verify names the key that they are about."""
+    """An attacker with our role may add entries: `verify` names the key that they are about."""
     with transaction(tenant.id) as session:
         record(
             session,

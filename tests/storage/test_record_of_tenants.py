@@ -1,4 +1,4 @@
-"""A tenant and its webhook endpoints are what the audit trail says; what earlier releases told is enough."""
+"""Tenants and webhook endpoints match the audit trail, also with entries of earlier releases."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def cipher(app: Flask) -> Cipher:
 
 @pytest.fixture
 def tenant() -> Tenant:
-    """With all that can be set."""
+    """A tenant with every setting set."""
     tenant = a_tenant()
     configure_tenant(tenant, rate_limit="9 per minute", tenant_rate_limit="99 per hour", actor="x")
     configure_tenant(
@@ -72,7 +72,7 @@ def tenant() -> Tenant:
 
 @pytest.fixture
 def endpoint(cipher: Cipher) -> WebhookEndpoint:
-    """Rotated a while ago, and disabled by its tenant."""
+    """An endpoint whose secret was rotated, and which its tenant has disabled."""
     owner = Owner(a_tenant().id, "live")
     made = an_endpoint(owner, WITHOUT_QUERY + QUERY, "payment.successful").endpoint
     rotate_secret(owner, made.id, SecretRotation(), cipher=cipher, actor="cli:ada")
@@ -94,9 +94,9 @@ def told() -> tuple[str, str] | None:
     return found and (found.table, found.problem.value)
 
 
-# --- what verify sees ------------------------------------------------------------------------------
+# --- what verify finds ----------------------------------------------------------------------------
 
-# A check of the table wants these together.
+# A CHECK of the table requires these together.
 TOGETHER: dict[str, dict[str, object]] = {
     "tenants.held_at": {"held_at": None, "held_why": None},
     "webhook_endpoints.status": {"status": "enabled", "disabled_at": None},
@@ -114,7 +114,7 @@ OTHERS: dict[str, object] = {
     "served_at": AT,
 }
 UNWATCHED = {
-    # Nobody else's data key opens there, and one that is gone is found by open_payment_readable.
+    # Another tenant's data key can't be decrypted there; open_payment_readable finds a missing one.
     TENANTS: {"created_at", "data_key"},
     ENDPOINTS: {
         *("failing_since", "warned_days", "timeouts", "served_at", "created_at", "updated_at"),
@@ -123,13 +123,13 @@ UNWATCHED = {
 
 
 def other_values(table: str, column: str, data_type: str, kept: Any) -> Iterator[dict[str, object]]:
-    """Other values for this column, and for what goes with it."""
+    """Other values for this column, and for those that must change with it."""
     together = TOGETHER.get(f"{table}.{column}")
     if together is not None:
         yield together
     if column not in ("status", "deleted_at") or table == TENANTS:
         yield {column: OTHERS.get(column) if column in OTHERS else another(kept, data_type)}
-    # Each of the settings is given as a value here: none is another value.
+    # These settings have a value here, so NULL is another value.
     if column in ("rate_limit", "tenant_rate_limit", "default_provider", "restored_at"):
         yield {column: None}
 
@@ -218,7 +218,7 @@ def test_a_forged_entry_does_not_end_the_walk_and_makes_nothing_twice(
     of_tenant = action.startswith("tenant")
     add_entry(endpoint.tenant_id, action, detail, None if of_tenant else endpoint.id)
     table = TENANTS if of_tenant else ENDPOINTS
-    # What a change's entry doesn't tell is as it was.
+    # What the entry of a change does not mention is unchanged.
     no_change = action == "webhook_endpoint.changed" and not detail
     assert told() == (None if no_change else (table, "altered"))
 
@@ -238,7 +238,7 @@ def add_entry(
         )
 
 
-# --- what is lawful ---------------------------------------------------------------------------------
+# --- allowed changes ------------------------------------------------------------------------------
 
 
 def test_each_change_of_an_endpoint_is_whole(cipher: Cipher) -> None:
@@ -286,7 +286,7 @@ def test_secrets_that_were_closed_anew_are_whole_and_watched(
             assert told() == (ENDPOINTS, "altered")
 
 
-# --- what earlier releases told ---------------------------------------------------------------------
+# --- entries of earlier releases ------------------------------------------------------------------
 
 TENANT_BEFORE = """
     INSERT INTO tenants (id, slug, name, held_at, held_why, restored_at, data_key)

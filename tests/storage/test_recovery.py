@@ -1,4 +1,4 @@
-"""After a restore: nothing is sent before the provider was asked, and a key's retry is no second charge."""
+"""After a restore: no payment is sent before a status check, and a retry does not charge twice."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_payment_that_the_backup_calls_unsent_is_asked_about_first(app: Flask)
     gateway = rails_of(app, provider)
     accepted = an_accepted_payment(gateway)
     reference = payment_row(accepted.payment_id).reference
-    # What the backup doesn't know: it was sent, and paid.
+    # Not in the backup: the payment was sent, and paid.
     ledger.truths[reference] = "paid"
 
     begin()
@@ -124,7 +124,7 @@ def test_who_was_held_before_stays_held() -> None:
 
 @pytest.mark.usefixtures("app")
 def test_who_is_held_for_another_reason_meanwhile_stays_held() -> None:
-    """Such as an invariant that is found broken in what was restored."""
+    """E.g. for a violation that is found in the restored rows."""
     tenant_id = a_caller().tenant_id
     begin()
     assert hold_tenant(tenant_id, why="broken: end_stands", actor="system:invariants")
@@ -136,7 +136,7 @@ def test_who_is_held_for_another_reason_meanwhile_stays_held() -> None:
 
 @pytest.mark.usefixtures("app")
 def test_who_is_held_for_a_restore_is_let_go_by_its_end_only() -> None:
-    """Else what was sent since the backup would be sent again before anyone had asked about it."""
+    """Otherwise what was sent since the backup would be sent again before its status is checked."""
     tenant_id = a_caller().tenant_id
     begin()
     with pytest.raises(RecoveryUnfinished, match="flask recovery finish"):
@@ -153,7 +153,7 @@ def test_who_is_held_for_a_restore_is_let_go_by_its_end_only() -> None:
 
 
 def test_who_had_a_payment_in_hand_when_it_begins_records_nothing(app: Flask) -> None:
-    """Its answer is of before the restore. The payment is asked about by somebody else."""
+    """Its answer is from before the restore. Another worker checks the payment's status."""
     gateway = rails_of(app, ScriptedProvider())
     payment_id = an_accepted_payment(gateway).payment_id
     (in_hand,) = claims(1)
@@ -165,7 +165,7 @@ def test_who_had_a_payment_in_hand_when_it_begins_records_nothing(app: Flask) ->
 
 
 def test_to_begin_again_asks_again(app: Flask) -> None:
-    """As after a backup that was taken during a recovery: what was heard before it is old."""
+    """As after a backup taken during a recovery: the checks before it no longer count."""
     gateway = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
     payment_id = an_accepted_payment(gateway).payment_id
     begin()

@@ -1,4 +1,4 @@
-"""A refusal ends a payment only where nothing else of it can be at the provider."""
+"""A refusal ends a payment only if no other request of it can have reached the provider."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def gateway(app: Flask, provider: ScriptedProvider) -> PaymentGateway:
 
 
 def act(gateway: PaymentGateway, payment: Payment, *, after_s: float = 0.0) -> Payment:
-    """Whatever is next for it, now; the row after it."""
+    """Run the payment's next step now; returns the row after it."""
     let_time_pass(seconds=after_s)
     make_due(payment.id, forget_lease=True)
     advance(gateway)
@@ -147,7 +147,7 @@ def test_a_throttled_request_is_not_repeated_where_that_may_charge_twice(
 
 
 class Preparing(ScriptedProvider):
-    """Does this in `prepare`."""
+    """Calls `act` in `prepare`."""
 
     act: Callable[[HttpClient], Observation | None] = staticmethod(lambda _wire: None)
 
@@ -223,7 +223,7 @@ def test_a_status_that_is_none_of_https_does_not_keep_an_answer_from_being_store
 def test_a_refusal_soon_after_a_restore_may_not_be_of_the_only_request(
     provider: ScriptedProvider, gateway: PaymentGateway, past_rules: psycopg.Connection
 ) -> None:
-    """The provider took the first, the backup does not know it, and the client sends its key again."""
+    """The provider took the first; it is not in the backup, and the client repeats its request."""
     provider.submits = [ANSWERS["accepted"], ANSWERS["refused"]]
     context = an_asker(key=uuid4())
     first = payment_row(an_accepted_payment(gateway, context=context).payment_id)
@@ -246,7 +246,7 @@ def test_a_refusal_soon_after_a_restore_may_not_be_of_the_only_request(
     assert act(gateway, row).status == "SUCCESSFUL"
 
 
-# --- the database says it too -----------------------------------------------------------------------
+# --- the database enforces it too -----------------------------------------------------------------
 
 
 def stored(
@@ -258,7 +258,7 @@ def stored(
     kind: str = "submit",
     left: int | None = 1,
 ) -> int:
-    """An exchange, as somebody who speaks SQL writes it; its id."""
+    """Insert an exchange by plain SQL; returns its id."""
     found = attacker.run(
         "INSERT INTO provider_exchanges (tenant_id, payment_id, generation, kind, reference, verdict,"
         " requests_left, finished_at)"
@@ -300,7 +300,7 @@ def test_the_database_refuses_an_end_by_an_answer_that_proves_nothing(
         stored(attacker, payment, 9, "NOT_FOUND", kind="check", left=None)
     attacker.tell(payment, "FAILED")
     if then_not_found and earlier[0][0] == "NOT_SENT":
-        # The provider has nothing there: then a refusal is the end.
+        # The provider has no such payment: then a refusal is final.
         attacker.end(payment, "FAILED", evidence)
         return
     with pytest.raises(CheckViolation):

@@ -1,4 +1,4 @@
-"""A backup doesn't hold the rights to its database: the restore takes what the migration took."""
+"""A backup has no grants on the database itself: the restore revokes what the migration revoked."""
 
 from __future__ import annotations
 

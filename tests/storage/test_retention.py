@@ -1,4 +1,4 @@
-"""Answers are forgotten in their time, and not before the money has come to rest; keys never."""
+"""Stored responses are purged after their time, once the payment is final; keys never."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.builders import (
 from tests.storage.attacker import EVERY_ROW
 
 PAST: Final = timedelta(seconds=-1)
-# As many copies of the only key there is, each with another key.
+# Copies of the only row, each with another key.
 COPIES: Final = (
     "INSERT INTO idempotency_keys SELECT (jsonb_populate_record(k, jsonb_build_object("
     "'key', gen_random_uuid()))).* FROM idempotency_keys k, generate_series(1, %s)"

@@ -1,4 +1,4 @@
-"""Each CHECK and UNIQUE of the schema, attacked alone: one column wrong, all triggers off."""
+"""Each CHECK and UNIQUE of the schema, tested alone: one column wrong, all triggers off."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OTHER_TENANT: Final = UUID(int=2)
 NOW: Final = datetime(2026, 11, 20, tzinfo=UTC)
 Row = dict[str, Any]
 
-# A lawful row of each table. Foreign keys are triggers and so off here.
+# A valid row of each table. Foreign keys are triggers, so they are off here.
 ROWS: Final[dict[str, Row]] = {
     "tenants": {"id": TENANT, "slug": "acme", "name": "Acme"},
     "api_keys": {
@@ -157,7 +157,7 @@ OF_NO_PAYMENT: Final[Row] = dict.fromkeys(
 )
 FAILED: Final[Row] = {**PAID, "status": "FAILED", "failure_code": "payer_rejected"}
 
-# (what is wrong in the row, the rule that must refuse it)
+# (what is wrong in the row, the constraint that must refuse it)
 ATTACKS: Final[list[tuple[Row, str]]] = [
     ({"mode": "sandbox"}, "ck_payments_mode_known"),
     ({"flow": "gift"}, "ck_payments_flow_known"),
@@ -258,7 +258,7 @@ ATTACKS: Final[list[tuple[Row, str]]] = [
     ({"finished_at": NOW}, "ck_webhook_attempts_closed_has_outcome"),
 ]
 
-# (what the second row has of its own, the rule that must see that the rest is taken)
+# (where the second row differs, the constraint that must refuse the rest as a duplicate)
 COPIES: Final[list[tuple[Row, str]]] = [
     ({"id": UUID(int=50), "external_id": "order-2"}, "uq_payments_reference"),
     (
@@ -276,11 +276,11 @@ COPIES: Final[list[tuple[Row, str]]] = [
     ({"id": UUID(int=50)}, "uq_provider_accounts_tenant_id_provider_mode"),
     ({"id": UUID(int=50)}, "uq_webhook_deliveries_event_number_endpoint_id"),
     ({"detail": "otherwise"}, "uq_invariant_breaks_tenant_id_invariant_subject"),
-    # Told by its partition's name.
+    # PostgreSQL reports the partition's constraint.
     ({"url": "https://other.example"}, "pk_webhook_attempts_before"),
 ]
 
-# What makes a second row another one: the same, in another tenant or in the other mode.
+# Rows that are no duplicates: the same values, in another tenant or in the other mode.
 NEIGHBOURS: Final[list[tuple[str, Row]]] = [
     (table, {**own, **apart})
     for table, own in (
@@ -294,7 +294,7 @@ NEIGHBOURS: Final[list[tuple[str, Row]]] = [
 
 @pytest.fixture
 def lawless(administrator_url: str) -> Iterator[psycopg.Connection]:
-    """A connection whose writes fire no trigger: what still refuses is the rule itself."""
+    """A connection whose writes fire no trigger: only the constraint itself can refuse."""
     options = "-c session_replication_role=replica"
     with psycopg.connect(administrator_url, options=options) as connection:
         yield connection

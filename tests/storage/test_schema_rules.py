@@ -1,6 +1,6 @@
-"""What the database refuses, whoever asks: attacks in plain SQL, as the application and the owner.
+"""What the database refuses to both roles: attacks in plain SQL, as the application and the owner.
 
-The CHECKs and UNIQUEs have a file of their own; here is what triggers, keys and grants hold.
+These are the rules of triggers, keys and grants; test_schema_checks.py has the CHECKs and UNIQUEs.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from tests.storage.attacker import EVERY_ROW, Attacker
 AN_ID: Final = UUID("01a209ad-4164-7047-9850-453984927403")
 LONG_AGO: Final = "2020-01-01T00:00:00Z"
 APPEND_ONLY: Final = ("events", "audit_entries", "callbacks")
-# What was told, and when: dropped a month after it ended.
+# Deliveries and their attempts: deleted a month after the delivery ended.
 FORGOTTEN_IN_TIME = ("webhook_deliveries", "webhook_attempts")
 NEVER_REMOVED: Final = (*APPEND_ONLY, "payments", "provider_exchanges", "idempotency_keys")
-# What was asked for, each with another value.
+# The columns of the request, each with another value.
 ASKED: Final[dict[str, object]] = {
     "id": AN_ID,
     "tenant_id": AN_ID,
@@ -49,7 +49,7 @@ ASKED: Final[dict[str, object]] = {
     "payer_masked": "another",
     "created_at": LONG_AGO,
 }
-# What may move while a payment is open, and stands once it is final.
+# Columns that may change while a payment is open, but not once it is final.
 MOVING: Final[dict[str, object]] = {
     "status": "SUCCESSFUL",
     "stage": "unknown",
@@ -113,7 +113,7 @@ def not_refused(
 ) -> dict[str, str]:
     """The columns that could be changed, or whose change another rule refused.
 
-    Our role doesn't get as far as to the rule where it has no right to the column.
+    Where our role has no right to the column, PostgreSQL refuses before the rule is checked.
     """
     said = {
         column: attacker.refusal_of(lambda c=column, v=value: attacker.change(table, c, v))
@@ -130,7 +130,7 @@ def removal_refusal(attacker: Attacker) -> type[psycopg.Error]:
     return InsufficientPrivilege if attacker.role == "application" else RestrictViolation
 
 
-# --- what was asked for -------------------------------------------------------------------------
+# --- columns of the request ---------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("open_payment")
@@ -145,7 +145,7 @@ def test_the_counters_of_an_open_payment_never_go_back(
     assert not_refused(attacker, "payments", back, "generation and sequence never go back") == {}
 
 
-# --- birth and end ------------------------------------------------------------------------------
+# --- insertion and end --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["SUCCESSFUL", "FAILED", "DONE"])
@@ -204,7 +204,7 @@ def test_with_evidence_and_its_line_a_payment_ends(
 
 @pytest.fixture
 def unsent_payment(app: Flask) -> Payment:
-    """A payment of which nothing has left."""
+    """A payment that was never submitted."""
     accepted = an_accepted_payment(rails_of(app, ScriptedProvider()))
     return payment_row(accepted.payment_id)
 
@@ -323,7 +323,7 @@ def test_a_final_payment_still_counts_the_lines_of_its_story(
     assert not_refused(attacker, "payments", back, "generation and sequence never go back") == {}
 
 
-# --- what stays ---------------------------------------------------------------------------------
+# --- what is never removed ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("table", NEVER_REMOVED)
@@ -398,7 +398,7 @@ def test_an_answer_can_be_forgotten_and_is_not_made_up_again(attacker: Attacker)
         attacker.change("idempotency_keys", "body", b"made up")
 
 
-# --- the wall and the grants ----------------------------------------------------------------------
+# --- tenant isolation and grants ------------------------------------------------------------------
 
 
 def test_every_table_carries_the_tenant_and_cannot_do_without(attacker: Attacker) -> None:

@@ -1,4 +1,4 @@
-"""What our role sets for itself, or an owner for the database, bends no session of the gateway's."""
+"""Settings of the role or of the database change nothing in the gateway's sessions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from payments_app.kernel.database import db, snapshot
 from payments_app.kernel.session_settings import CLIENT_ENCODING, SESSION, TIMEOUTS, asking_for
 from tests.builders import ScriptedProvider, a_tenant, an_accepted_payment, rails_of
 
-# For each a value with which something of ours would go wrong.
+# For each setting a value that would break the gateway.
 BENT = {
     "search_path": "nowhere",
     "maramoja.tenant": "*",
@@ -52,13 +52,13 @@ Bend = Callable[..., None]
 
 @pytest.fixture
 def bend(app: Flask, postgres_server: PostgresServer, database_name: str) -> Iterator[Bend]:
-    """Has a setting put for whom it says, by whoever may; and then nobody has any."""
+    """Sets a setting for a role or database, as a role that may; resets all at the end."""
 
     def connected(url: str) -> psycopg.Connection:
         return psycopg.connect(url, autocommit=True, **asking_for({**TIMEOUTS, **SESSION}, url))
 
     def bend_one(name: str, value: str, whose: str = "role") -> None:
-        # A plain role may set its own, but for a parameter that PostgreSQL doesn't know.
+        # A plain role may set its own settings, except parameters that PostgreSQL doesn't know.
         url = postgres_server.administrator_url(database_name)
         if whose.startswith("role") and "." not in name:
             url = postgres_server.application_url(database_name)
@@ -77,7 +77,7 @@ def bend(app: Flask, postgres_server: PostgresServer, database_name: str) -> Ite
 
 
 def now(name: str) -> str:
-    """What a new connection of ours has. Timeouts are shown with the unit that fits."""
+    """The setting in a new connection of the gateway. Timeouts come with the unit that fits."""
     db.engine.dispose()
     question = "SELECT coalesce((SELECT setting FROM pg_settings WHERE lower(name) = :name), current_setting(:name))"
     with snapshot() as connection:
@@ -104,7 +104,7 @@ def test_a_commit_is_confirmed_no_earlier_and_a_stronger_word_stays(
 
 
 def test_what_else_the_address_asks_for_it_gets(app: Flask) -> None:
-    """Such as a role to act as, where people log in by names of their own."""
+    """E.g. a role to switch to, where each person has a login of their own."""
     address = (
         "postgresql+psycopg:///x?options=-c%20role%3Dmaramoja_owner%20-c%20search_path%3Dnowhere"
     )
@@ -127,7 +127,7 @@ def test_with_everything_bent_a_payment_is_accepted(app: Flask, bend: Bend) -> N
 
 
 def test_after_a_transaction_the_connection_still_has_it(bend: Bend) -> None:
-    """What was set as it connected is of no transaction that could be rolled back."""
+    """It is set on connect, outside of any transaction, so no rollback undoes it."""
     bend("synchronous_commit", "off")
     db.engine.dispose()
     a_tenant()

@@ -30,7 +30,7 @@ from payments_app.tenants.registry import (
     suspend_tenant,
 )
 
-# Well formed, and nobody's. Fixed: all test processes must collect the same names.
+# A well-formed id of no row. Fixed: all test processes must collect the same names.
 AN_ID = "01a209ad-4164-7047-9850-453984927403"
 
 

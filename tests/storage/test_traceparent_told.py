@@ -1,4 +1,4 @@
-"""With tracing off, a payment's `traceparent` goes with its webhooks as it came: its tenant's only."""
+"""With tracing off, a payment's webhooks carry its own `traceparent` unchanged, and no other."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def a_traceparent(digit: int) -> str:
 def a_told_tenant(
     app: Flask, receiver: Receiver, *traceparents: str | None
 ) -> dict[str, str | None]:
-    """A tenant with an endpoint and a payment in each trace; payment's id → its traceparent."""
+    """Makes a tenant with an endpoint and a payment in each trace; payment id → traceparent."""
     caller = a_caller()
     an_endpoint(Owner(caller.tenant_id, caller.mode), receiver.url)
     gateway = rails_of(app, ScriptedProvider())

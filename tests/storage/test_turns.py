@@ -1,4 +1,4 @@
-"""Claims take turns: a silent account, a backlog or a callback keeps nobody else from a worker."""
+"""Claims are fair: a hanging account, a backlog or callbacks block no other payment."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ PATIENCE_S: Final = 30.0
 
 
 def accepted(gateway: PaymentGateway, provider: str, count: int = 1) -> list[UUID]:
-    """So many payments of a tenant of its own, through this rail."""
+    """Accept `count` payments of a new tenant, through this provider."""
     context = an_asker()
     order = an_order(provider=provider)
     return [
@@ -56,7 +56,7 @@ def accepted(gateway: PaymentGateway, provider: str, count: int = 1) -> list[UUI
 
 
 class Hanging:
-    """Answers to submissions and questions come when the test lets them."""
+    """Answers submissions and checks only after the test has set `released`."""
 
     def __init__(self) -> None:
         self.released = threading.Event()
@@ -80,7 +80,7 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
     quick = ScriptedProvider(checks=[ANSWERS["paid"]], code=QUICK)
     gateway = rails_of(app, silent, quick)
     accepted(gateway, SCRIPTED, 100)
-    # Fewer slots than the backlog could take: what is left is nobody's but the others'.
+    # Fewer slots than the backlog could take: the other account can use two.
     pool = ThreadExchangePool(app, ACCOUNT_LIMITS.first + 2)
 
     def work() -> None:
@@ -109,7 +109,7 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
             )
         assert len(silent.submissions) <= ACCOUNT_LIMITS.first
     finally:
-        # Those that hang are let go, and the others of the backlog with them.
+        # The hanging exchanges end, and the rest of the backlog after them.
         hanging.released.set()
         worker.join(PATIENCE_S)
         pool.join()
@@ -142,7 +142,7 @@ def test_a_hinted_question_goes_before_those_that_are_due_longer(app: Flask) -> 
 
 
 class Limited(ScriptedProvider):
-    """Its accounts take ten questions a second."""
+    """Its accounts accept ten status checks a second."""
 
     def terms(self, account: ProviderAccount) -> Terms:
         return replace(super().terms(account), checks_per_s=10.0)
@@ -150,7 +150,7 @@ class Limited(ScriptedProvider):
 
 @pytest.fixture
 def limited(app: Flask) -> tuple[PaymentGateway, Limited]:
-    """With a rate of its own: what other tests have taught Redis is another account's."""
+    """A provider with a new code, so that other tests' rates in Redis do not apply."""
     provider = Limited(checks=[ANSWERS["pending"]], code=f"limited-{uuid4().hex[:8]}")
     parts: Parts = app.extensions["maramoja"]
     gateway = rails_of(app, provider)
@@ -174,7 +174,7 @@ def test_each_question_is_one_claim_however_many_wait_for_the_rate(
     with transaction(EVERY_TENANT) as session:
         claims = session.scalar(text("SELECT sum(generation) FROM payments"))
     assert claims == len(provider.submissions) + len(provider.questions)
-    # No payment is asked about twice while others wait.
+    # No payment is checked twice while others wait.
     assert len(set(provider.questions)) == len(provider.questions)
 
 
@@ -199,7 +199,7 @@ def test_callbacks_open_no_account_that_was_closed_by_retry_after(
         advance(gateway, hands=2)
     assert len(provider.questions) == 1
     assert len(exchanges_of(first)) == 2
-    # And nothing of that holds up what is to be submitted.
+    # None of that blocks a submission.
     (third,) = accepted(gateway, provider.code)
     advance(gateway)
     assert payment_row(third).stage == "awaiting_payer"
@@ -235,7 +235,7 @@ def test_a_throttled_submission_has_the_others_of_its_account_wait(
 # --- what it costs --------------------------------------------------------------------------------
 
 
-# As many copies of a payment; `changed` says what is other in them.
+# Parameters: JSON of the columns that differ, the number of copies, the payment's id.
 COPIES: Final = """
     INSERT INTO payments SELECT (jsonb_populate_record(p, jsonb_build_object(
         'id', gen_random_uuid(), 'reference', gen_random_uuid()) || %s::jsonb)).*
@@ -247,7 +247,7 @@ BUFFERS: Final = re.compile(r"Buffers: shared (?:hit|read)=(\d+)(?: read=(\d+))?
 
 
 def pages_of_a_look() -> int:
-    """PostgreSQL's pages that a look at what waits touches, and a claim of one of each queue."""
+    """How many database pages it touches to query all queues and claim one payment of each."""
     asked: list[tuple[str, Any]] = []
 
     def note(_connection: object, _cursor: object, sql: str, values: Any, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The dispatcher of a worker process: driven by what happens, and never by a tick."""
+"""The dispatcher of a worker process: driven by events, not by its timer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LIMIT_S = 20.0
 
 @pytest.fixture(autouse=True)
 def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever goes on before an hour is over goes on without a tick."""
+    """With a timer of an hour, whatever happens in a test happens without the timer."""
     monkeypatch.setattr("payments_app.worker.webhook_dispatcher.PUBLISH_EVERY_S", 3600.0)
 
 
@@ -87,7 +87,7 @@ def holding(receiver: Receiver) -> Iterator[Holding]:
 
 
 class Holding:
-    """A receiver that answers only when it is told to."""
+    """A receiver that answers only when the test releases it."""
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
@@ -179,7 +179,7 @@ def test_what_happens_meanwhile_is_published_when_the_dispatcher_is_called(
     owner = Owner(caller.tenant_id, caller.mode)
     a_backlog(backlogs, holding.receiver.url, payments=0, owner=owner)
     an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
-    # It returns at once: the loop is at it.
+    # This call returns at once, as another thread runs the loop.
     running.start().join()
     holding.await_received(2)
 
@@ -203,7 +203,7 @@ def test_a_tenants_hanging_endpoints_leave_half_of_the_slots(
     for _ in range(10):
         a_backlog(backlogs, holding.receiver.url, payments=10, owner=owner)
     running.start()
-    # Ten endpoints with four each would be more.
+    # Ten endpoints with four slots each would take more.
     holding.await_received(32)
     holding.release(5)
     holding.await_received(37)
@@ -241,7 +241,7 @@ def test_what_could_not_be_recorded_is_recorded_once_the_database_is_back(
     backlogs: Backlogs, running: Running, holding: Holding, administrator_url: str
 ) -> None:
     a_backlog(backlogs, holding.receiver.url, payments=FIRST_LIMIT)
-    # Only the dispatcher's own connections are lost: it has made none yet.
+    # Terminate only the dispatcher's connections: it has opened none yet.
     ((since,),) = backlogs.run("SELECT clock_timestamp()")
     loop = running.start()
     holding.await_received(FIRST_LIMIT)

@@ -97,7 +97,7 @@ def test_several_processes_keep_a_payments_order_and_send_each_once(
         while any_is_open(backlogs):
             claims = process.claim(5)
             tell("claimed", claims)
-            # Told before it is committed: another may claim the next one from then on.
+            # Noted before the commit: from the commit on, another process may claim the next event.
             tell("recorded", claims)
             process.record(*map(answered, claims))
 
@@ -141,7 +141,7 @@ def test_what_was_moved_behind_a_failure_is_released_at_its_end_and_keeps_its_pl
 
 
 def test_thousands_that_wait_keep_nobody_from_being_claimed(backlogs: Backlogs) -> None:
-    """Their first event is tried again in hours; the other events stand before all the rest."""
+    """Their first events are due in hours; their second events are first in the queue, but wait."""
     owner = backlogs.owner()
     endpoint_id = backlogs.endpoint(owner, payments=3000, each=2)
     backlogs.run(
@@ -159,7 +159,7 @@ def test_thousands_that_wait_keep_nobody_from_being_claimed(backlogs: Backlogs) 
 def test_a_table_that_was_analyzed_while_empty_is_not_looked_through_for_each_that_waits(
     backlogs: Backlogs,
 ) -> None:
-    """PostgreSQL takes it for empty until it is analyzed again, and a backlog may come before that."""
+    """PostgreSQL plans for an empty table until the next ANALYZE; a backlog may arrive before."""
     owner = backlogs.owner()
     backlogs.endpoint(owner, payments=3000, each=2)
     backlogs.run("DELETE FROM webhook_deliveries")
@@ -172,11 +172,11 @@ def test_a_table_that_was_analyzed_while_empty_is_not_looked_through_for_each_th
     before = rows_read(backlogs)
     assert WorkerProcess().claim(32) == []
 
-    # As many looks as it takes for all of them, and some ten rows for each that waits.
+    # All passes together read some ten rows for each waiting delivery.
     assert rows_read(backlogs) - before < 100_000
 
 
-# --- recorded together ----------------------------------------------------------------------------
+# --- recorded in one batch ------------------------------------------------------------------------
 
 
 def test_two_tenants_in_one_batch_are_recorded_each_as_its_own(backlogs: Backlogs) -> None:
@@ -208,7 +208,7 @@ def test_one_that_cannot_be_recorded_takes_nothing_with_it_and_is_counted(
         backlogs.endpoint(backlogs.owner(), payments=3)
     process = WorkerProcess()
     claims = process.claim()
-    # Its row is gone, so its attempt can't be written.
+    # Without the delivery's row, its attempt can't be written.
     backlogs.run("DELETE FROM webhook_deliveries WHERE id = %s", claims[2].delivery_id)
     before = figures_here()
     process.record(*map(answered, claims))
@@ -225,7 +225,7 @@ def test_what_was_not_recorded_because_the_database_was_away_is_recorded_later(
     backlogs: Backlogs, administrator_url: str
 ) -> None:
     backlogs.endpoint(backlogs.owner(), payments=3)
-    # Only connections that are made from here on are lost.
+    # Only connections that are opened from here on are terminated.
     db.engine.dispose()
     ((since,),) = backlogs.run("SELECT clock_timestamp()")
     process = WorkerProcess()
@@ -240,7 +240,7 @@ def test_what_was_not_recorded_because_the_database_was_away_is_recorded_later(
         )
     with pytest.raises(DBAPIError):
         dispatcher.record(results)
-    # It may have been committed all the same: twice is once.
+    # The commit may have succeeded: to record a result twice must count once.
     for _ in range(2):
         dispatcher.record(results)
 
@@ -268,7 +268,7 @@ def test_an_endpoint_that_somebody_has_locked_holds_up_no_other(
 
 
 def test_a_late_result_and_the_new_claims_in_one_batch_are_told_apart(backlogs: Backlogs) -> None:
-    """As after a pause of the whole process: it has taken its own delivery over."""
+    """As after a pause of the whole process: it has claimed its own delivery again."""
     backlogs.endpoint(backlogs.owner(), payments=1)
     process = WorkerProcess()
     late = process.claim_one()
@@ -315,7 +315,7 @@ def test_an_endpoint_that_was_removed_meanwhile_stays_failed(backlogs: Backlogs)
 
 
 def test_a_result_that_is_recorded_twice_counts_once(backlogs: Backlogs) -> None:
-    """The confirmation of the first commit was lost, so it is written again."""
+    """As when the confirmation of the first commit is lost, and the result is written again."""
     owner = backlogs.owner()
     endpoint_id = backlogs.endpoint(owner, payments=1)
     process = WorkerProcess()
@@ -334,7 +334,7 @@ def test_a_result_that_is_recorded_twice_counts_once(backlogs: Backlogs) -> None
 
 
 def test_a_request_that_could_outlast_its_lease_does_not_leave(backlogs: Backlogs) -> None:
-    """Else another process sends the same beside it."""
+    """Otherwise another process could send the same delivery at the same time."""
     backlogs.endpoint(backlogs.owner(), payments=1)
     claim = WorkerProcess().claim_one()
     assert claim.leave_before + EXCHANGE_MAX_S < claim.taken_at + LEASE.total_seconds()
@@ -379,7 +379,7 @@ def test_a_date_in_retry_after_is_waited_for(backlogs: Backlogs) -> None:
 def test_a_claim_reads_what_it_claims_however_much_is_open_or_has_ended(
     installation_of_its_own: Installation,
 ) -> None:
-    """Also where the plans were made while the tables were empty, and nobody has analyzed since."""
+    """Also with plans from a time when the tables were empty, and without an ANALYZE since."""
     url = installation_of_its_own.administrator_url
     with (
         installation_of_its_own.app.app_context(),
@@ -406,7 +406,7 @@ def test_a_claim_reads_what_it_claims_however_much_is_open_or_has_ended(
 
 
 def rows_read(backlogs: Backlogs) -> int:
-    """Of deliveries and endpoints, by this process so far."""
+    """How many rows of deliveries and endpoints were read so far."""
     with transaction(EVERY_TENANT) as session:
         session.execute(text("SELECT pg_stat_force_next_flush()"))
     ((count,),) = backlogs.run(

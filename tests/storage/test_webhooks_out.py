@@ -1,4 +1,4 @@
-"""Deliveries on a real database to a real receiver: once each, in order, never blind."""
+"""Deliveries from a real database to a real receiver: once each, in order, attempts recorded."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def owner_of(caller: Caller) -> Owner:
 
 
 def pay(app: Flask, caller: Caller, times: int = 1) -> list[UUID]:
-    """Payments of the caller's, driven to their end: accepted, pending, successful."""
+    """Accept payments of the caller and run them to their end: accepted, pending, successful."""
     gateway = rails_of(app, ScriptedProvider())
     paid = [
         an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
@@ -75,7 +75,7 @@ def pay(app: Flask, caller: Caller, times: int = 1) -> list[UUID]:
 
 
 def time_passes(span: timedelta) -> None:
-    """As if so much time had gone by for all that is pending, and for endpoints that fail."""
+    """Move back the times of all deliveries and failing endpoints, as if `span` had passed."""
     with transaction(EVERY_TENANT) as session:
         session.execute(
             text(
@@ -164,7 +164,7 @@ def test_a_worker_killed_during_the_post_leaves_an_open_attempt_and_the_same_byt
     again = other.claim_one()
     assert [one.outcome for one in one_delivery(caller, new).attempts] == [None, None]
     other.deliver(again)
-    # The lost one was only slow, after all: what it brings home changes nothing.
+    # The worker that lost its claim was only slow: its late result changes nothing.
     receiver.reply = lambda _received: answering(500)
     slow.deliver(lost)
 
@@ -341,7 +341,7 @@ def test_an_endpoint_enabled_again_is_offered_what_it_missed(
 def test_what_waits_for_its_next_try_is_sent_at_once_when_its_span_is_resent(
     app: Flask, caller: Caller, receiver: Receiver
 ) -> None:
-    """The receiver is well again; the next tries would be hours away."""
+    """The receiver works again; the next attempts would be hours away."""
     new = an_endpoint(owner_of(caller), receiver.url, "payment.*")
     since = utc_now()
     pay(app, caller, times=3)
@@ -382,7 +382,7 @@ def test_a_retry_after_is_waited_for(app: Flask, caller: Caller, receiver: Recei
 def test_the_stamp_is_of_the_databases_clock(
     app: Flask, caller: Caller, receiver: Receiver, hours: int
 ) -> None:
-    """A receiver refuses one that is five minutes off, and this machine's clock may be."""
+    """A receiver refuses a timestamp five minutes off, and this machine's clock may be wrong."""
     new = an_endpoint(owner_of(caller), receiver.url, "payment.accepted")
     pay(app, caller)
     now = time.time()
@@ -491,7 +491,7 @@ def test_a_removed_endpoint_is_sent_nothing_and_keeps_no_secret(
 def test_a_removal_ends_a_part_of_a_large_backlog_at_once_and_the_rest_is_ended_later(
     app: Flask, caller: Caller, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A request is not to wait for millions of rows."""
+    """A request must not wait for millions of rows."""
     monkeypatch.setattr(endpoints, "ENDED_AT_ONCE", 1)
     monkeypatch.setattr(deliveries, "BATCH", 2)
     new, other = (an_endpoint(owner_of(caller), receiver.url) for _ in range(2))
@@ -538,7 +538,7 @@ def test_other_tenants_and_the_other_mode_are_told_nothing(
 
 @pytest.mark.usefixtures("quiet")
 def test_a_reader_of_the_feed_misses_nothing_of_200_writers(app: Flask, caller: Caller) -> None:
-    """Writers commit in any order while publishers number and the reader follows."""
+    """Writers commit in any order, while publishers assign positions and the reader follows."""
     gateway = rails_of(app, ScriptedProvider())
     written, ended = threading.Event(), threading.Event()
     seen: list[tuple[int, UUID | None]] = []
@@ -631,7 +631,7 @@ def test_what_ended_a_month_ago_is_dropped_with_its_attempts(
 
 
 def actions(caller: Caller) -> list[str]:
-    """What the tenant's audit trail tells, in its order."""
+    """The actions in the tenant's audit trail, in order."""
     query = select(AuditEntry.action).where(AuditEntry.tenant_id == caller.tenant_id)
     with transaction(caller.tenant_id) as session:
         return list(session.scalars(query.order_by(AuditEntry.id)))
@@ -652,7 +652,7 @@ def set_status(
 def test_any_number_of_failed_deliveries_is_sent_again(
     caller: Caller, administrator_url: str
 ) -> None:
-    """PostgreSQL takes 65,535 values in a statement."""
+    """PostgreSQL accepts at most 65,535 parameters in a statement."""
     endpoint = an_endpoint(owner_of(caller)).endpoint
     owner = (caller.tenant_id, caller.mode)
     with psycopg.connect(administrator_url, options=LAWLESS, autocommit=True) as superuser:

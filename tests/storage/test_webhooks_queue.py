@@ -1,4 +1,4 @@
-"""The queue of deliveries under load and in many hands: nothing lost, nothing compared with all."""
+"""The queue of deliveries under load, with many workers: nothing is lost, no claim scans it all."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from tests.builders import (
 )
 from tests.webhooks.dispatching import WorkerProcess, answered
 
-# An endpoint that is down: of each payment the first delivery is tried again in hours, and the
-# second waits behind it.
+# An endpoint that is down: each payment's first delivery is tried again in hours, and its second
+# waits for the first.
 DOWN = """
     INSERT INTO webhook_deliveries (id, tenant_id, mode, endpoint_id, event_number, event_type,
         payment_id, sequence, body, next_attempt_at)
@@ -42,7 +42,7 @@ DOWN = """
     FROM webhook_endpoints, generate_series(1, %(payments)s) AS n, generate_series(1, 2) AS s
     WHERE id = %(endpoint)s
 """
-# Enabled, and nothing is due for them.
+# Enabled endpoints without due deliveries.
 IDLE = """
     INSERT INTO webhook_endpoints (id, tenant_id, mode, url, event_types, secret)
     SELECT gen_random_uuid(), %s, 'live', 'https://a.example', '{*}', 'x'
@@ -62,7 +62,7 @@ def owner() -> Owner:
 
 
 def told_of_a_payment(app: Flask) -> UUID:
-    """An endpoint that has one delivery due: which endpoint."""
+    """Make an endpoint with one due delivery; returns the endpoint's id."""
     caller = a_caller()
     endpoint = an_endpoint(Owner(caller.tenant_id, caller.mode)).endpoint
     an_accepted_payment(rails_of(app, ScriptedProvider()), context=an_asker(caller=caller))
@@ -157,7 +157,7 @@ def test_what_is_just_being_sent_again_is_not_dropped(
 
 
 def test_what_happened_before_an_endpoint_was_disabled_waits_for_it(app: Flask) -> None:
-    # Committed before and published after: it is neither lost nor counted as missed.
+    # The event commits before and is published after: it is neither lost nor counted as missed.
     caller = a_caller()
     whose = Owner(caller.tenant_id, caller.mode)
     endpoint_id = an_endpoint(whose).endpoint.id

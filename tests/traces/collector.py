@@ -1,4 +1,4 @@
-"""An OTLP/HTTP receiver: keeps the spans that it is sent, and the bytes that they came in."""
+"""An OTLP/HTTP receiver: keeps the spans that it gets, and the bytes of each request."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Exported:
 
 @dataclass
 class Collector:
-    """Where the stack's OTEL_EXPORTER_OTLP_ENDPOINT leads."""
+    """The receiver at the stack's OTEL_EXPORTER_OTLP_ENDPOINT."""
 
     url: str = ""
     bodies: list[bytes] = field(default_factory=list)
 
     @property
     def spans(self) -> list[Exported]:
-        """All so far, by their beginning."""
+        """All spans so far, by their start."""
         found = [span for body in list(self.bodies) for span in _spans(body)]
         return sorted(found, key=lambda span: span.start)
 
@@ -51,7 +51,7 @@ class Collector:
         return [span for span in self.spans if span.trace_id == trace_id]
 
     def about(self, payment_id: str, name: str) -> list[Exported]:
-        """Those of this name that are about the payment."""
+        """The spans of this name for the payment."""
         return [
             span
             for span in self.spans
@@ -77,7 +77,7 @@ def collecting() -> Iterator[Collector]:
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True

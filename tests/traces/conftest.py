@@ -26,7 +26,7 @@ def running(stack_factory: partial[Stack], collector: Collector) -> Iterator[Gat
     settings = {
         "RATE_LIMIT_DEFAULT": "1000000 per minute",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-        # What a process has ended is told at once: a killed one should have told it too.
+        # Spans that have ended are exported at once, also those of a process that is killed later.
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
     with stack_factory(workers=2, celery_workers=2, beats=1, settings=settings) as stack:

@@ -1,4 +1,4 @@
-"""One trace from the request to the webhook, on the whole stack, also past a worker's death."""
+"""One trace from the request to the webhook, on the whole stack, also after a worker's death."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from tests.webhooks.receiver import Received, Receiver
 
 REQUEST = "POST /api/v1/payments"
 POST = "webhook post"
-# Each process tells of what it did in its own time: that one is there says nothing of the others.
+# Each process exports by itself: one process's spans say nothing of another's.
 STEPS = {"payment submit", "mtn_momo submit", "payment check", "mtn_momo check"}
 CALLER_SPAN = "00f067aa0ba902b7"
-# What somebody wrote; masking, which is the second guard, would let it pass.
+# Text of a caller. Masking, the second guard, would let it pass.
 WORDS = "a-shirt-nobody-may-know-of"
 
 
@@ -33,7 +33,7 @@ def new_trace() -> str:
 
 
 def pay(gateway: Gateway, trace_id: str, *, key: str | None = None, **order: Any) -> Paid:
-    """A payment that was asked for in the caller's trace."""
+    """A payment that was requested in the caller's trace."""
     document, key = {**gateway.order(), **order}, key or str(uuid4())
     answer = requests.post(
         gateway.url,
@@ -57,7 +57,7 @@ def told_of(receiver: Receiver, paid: Paid) -> list[Received]:
 def awaited(
     collector: Collector, trace_id: str, whole: Callable[[list[Exported]], bool]
 ) -> list[Exported]:
-    """The trace's spans, once it is whole."""
+    """The trace's spans, once it is complete."""
     wait_until(
         lambda: whole(collector.of(trace_id)),
         what="the trace is not whole",
@@ -75,7 +75,7 @@ def events_posted(spans: list[Exported]) -> set[str]:
 
 
 def shape_of(spans: list[Exported]) -> list[str]:
-    """The trace as an indented text; what is the same again at the same place stands once."""
+    """The trace as an indented text; a line that repeats at the same place is written once."""
     lines: list[str] = []
 
     def tell(parent_id: str, depth: int) -> None:
@@ -126,7 +126,7 @@ def test_request_task_steps_calls_and_webhooks_are_one_trace(
     assert told == {span.traceparent for span in named(spans, POST)}
     page = (ROOT / "docs/traces.md").read_text()
     (example,) = re.findall(r"```text\n(.*?)```", page, flags=re.DOTALL)
-    # Another worker may ask, with the token that it has, and is told to get a new one.
+    # Another worker may check with the old token; it gets a 401 and then a new one.
     shape = [line for line in shape_of(spans) if not line.endswith("401")]
     assert sorted(example.splitlines()) == sorted(shape), "\n".join(shape)
 
@@ -175,7 +175,7 @@ def test_the_trace_goes_on_when_the_worker_is_killed_in_between(
     with gateway.one_working() as (victim, other):
         paid = pay(gateway, trace_id, **order)
         gateway.await_call(paid, "create")
-        # A webhook that it has posted, and not yet told of, would be told by nobody.
+        # Its webhook's span must be exported before the kill: no other process exports it.
         awaited(collector, trace_id, lambda found: events_posted(found) == {"payment.accepted"})
         victim.kill()
         other.cont()
@@ -191,7 +191,7 @@ def test_the_trace_goes_on_when_the_worker_is_killed_in_between(
     )
 
     (request,) = named(spans, REQUEST)
-    # What the dead one had in hand was never ended, and is not told.
+    # The killed worker's span never ended, so it was not exported.
     assert named(spans, "payment submit") == []
     after = [span for span in spans if span.name in {"payment check", POST}]
     assert {span.parent_id for span in after} == {request.span_id}

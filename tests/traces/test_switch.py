@@ -1,4 +1,4 @@
-"""Off unless configured, and then nothing is loaded; on, it never stands in a payment's way."""
+"""Tracing is off unless configured, and then nothing is loaded; on, it never delays a payment."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.journeys.gateway import PATIENCE_S, Gateway
 from tests.traces.collector import collecting
 
 SECRET = "hunter2-of-the-collector"
-# redis-py loads the metrics' half of the SDK by itself wherever it finds it, and doesn't use it.
+# redis-py imports the metrics part of the SDK wherever it is installed, and doesn't use it.
 LOADED = """
 import sys, threading, wsgi
 costly = ("opentelemetry.exporter", "opentelemetry.sdk.trace", "google.protobuf", "payments_app.kernel.otel")
@@ -31,7 +31,7 @@ ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
 
 
 def loaded(servers: Servers, **settings: str) -> str:
-    """What an API process has imported to send spans, and its threads."""
+    """The modules that an API process has imported for tracing, and its threads."""
     addresses = servers.addresses("nothing", servers.redis)
     done = subprocess.run(
         [sys.executable, "-c", LOADED],
@@ -72,7 +72,7 @@ def test_a_collector_that_is_away_costs_no_payment_and_its_secrets_are_in_no_log
 ) -> None:
     settings = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
-        # Malformed too, which the SDK would complain of in full.
+        # Malformed too: the SDK's own error message would contain all of it.
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{SECRET},{SECRET}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
     }
@@ -91,7 +91,7 @@ def test_a_collector_that_is_away_costs_no_payment_and_its_secrets_are_in_no_log
         requests.get(gateway.url, headers={"X-API-Key": gateway.api_key}, timeout=30)
         started = time.monotonic()
         api.terminate()
-        # Its own end, and FLUSH_MAX_MS.
+        # The time for its own end, and FLUSH_MAX_MS.
         assert time.monotonic() - started < 10.0
         written = api.log_text() + worker.log_text()
     assert SECRET not in written

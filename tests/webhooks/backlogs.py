@@ -1,4 +1,4 @@
-"""Deliveries that are due, put into the database as rows."""
+"""Due deliveries, inserted as rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psycopg
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import a_caller, an_endpoint
 
-# So many payments, each with so many events; the body is the event's number in its payment.
+# `payments` payments with `each` events; the body is the event's number in its payment.
 FILL = """
     WITH e AS (
         INSERT INTO events (tenant_id, mode, type, feed_data)
@@ -27,7 +27,7 @@ FILL = """
 
 
 class Backlogs:
-    """Endpoints of tenants of their own, with deliveries that are due."""
+    """Endpoints of new tenants, with due deliveries."""
 
     def __init__(self, past_rules: psycopg.Connection) -> None:
         self._past_rules = past_rules

@@ -1,4 +1,4 @@
-"""A worker process's way with deliveries, step by step: claim, send, record."""
+"""What a worker process does with deliveries, step by step: claim, send, record."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PER_TENANT = 32
 
 
 class WorkerProcess:
-    """Its claims, what it has learned of endpoints, and its connections."""
+    """The claims of one process, what it knows of endpoints, and its connections."""
 
     def __init__(self, *, per_tenant: int = PER_TENANT, cipher: Cipher | None = None) -> None:
         self._claims = DeliveryClaims(per_tenant)
@@ -26,21 +26,21 @@ class WorkerProcess:
         self._cipher = cipher
 
     def claim(self, slots: int = 64) -> list[DeliveryClaim]:
-        """What is due, as for so many free slots."""
+        """Claim due deliveries for so many free slots."""
         return self._claims.claim_due(slots)
 
     def claim_one(self) -> DeliveryClaim:
-        """The one whose turn it is."""
+        """Claim the next due delivery; fails if there is none."""
         (claim,) = self.claim(1)
         return claim
 
     def send(self, claim: DeliveryClaim) -> DeliveryResult:
-        """POST it; nothing is recorded yet."""
+        """POST it, without recording the result."""
         cipher = self._cipher or current_app.extensions["maramoja"].cipher
         return dispatcher.send(claim, egress=self._egress, cipher=cipher)
 
     def record(self, *results: DeliveryResult) -> None:
-        """Write down what came of them, and free their slots."""
+        """Record the results, and free their slots."""
         for result in results:
             self._claims.release(result.claim)
             self._claims.learn(
@@ -51,11 +51,11 @@ class WorkerProcess:
             left = dispatcher.record(left)
 
     def deliver(self, *claims: DeliveryClaim) -> None:
-        """Send and record, together."""
+        """Send all, then record all."""
         self.record(*[self.send(claim) for claim in claims])
 
     def deliver_due(self) -> int:
-        """All that is due, one after the other; how many."""
+        """Deliver all that is due, one after the other; returns how many."""
         outbox.publish_outbox()
         count = 0
         while claims := self.claim(1):
@@ -71,15 +71,15 @@ def answered(
     elapsed_s: float = 0.0,
     headers: Mapping[str, str] | None = None,
 ) -> DeliveryResult:
-    """A result as if the receiver had answered so."""
+    """A result as if the receiver had sent this response."""
     return DeliveryResult(claim, HttpResponse(status, headers or {}, b"", elapsed_s))
 
 
 def unanswered(claim: DeliveryClaim, why: str = "timeout") -> DeliveryResult:
-    """A result as if nothing had come back."""
+    """A result as if there had been no response."""
     return DeliveryResult(claim, NoResponse(why, sent=True))
 
 
 def deliver_due(_app: Flask) -> int:
-    """What is due, by a process of its own; how many."""
+    """Deliver all that is due, as a new process; returns how many."""
     return WorkerProcess().deliver_due()

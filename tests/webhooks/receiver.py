@@ -1,4 +1,4 @@
-"""A tenant's server: keeps what it is sent, answers what the test wrote down."""
+"""A tenant's server: keeps what it receives, and answers as the test says."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from standardwebhooks import Webhook
 
 @dataclass(frozen=True)
 class Received:
-    """One POST as it came."""
+    """One POST as received."""
 
     headers: dict[str, str]
     body: bytes
@@ -32,7 +32,7 @@ class Received:
         return found
 
     def verified(self, secret: str) -> dict[str, Any]:
-        """Its body, if the stock library takes it. Raises WebhookVerificationError."""
+        """Its body, if the public library verifies it. Raises WebhookVerificationError."""
         found: dict[str, Any] = Webhook(secret).verify(self.body, self.headers)
         return found
 
@@ -44,7 +44,7 @@ OK: Reply = (200, {}, 0.0)
 
 @dataclass
 class Receiver:
-    """`reply` decides; `received` has all, `busy_max` how many came at once, on `connections`."""
+    """Answers with `reply`; keeps all in `received`, the most concurrent ones in `busy_max`."""
 
     url: str = ""
     reply: Callable[[Received], Reply] = lambda _received: OK
@@ -70,11 +70,11 @@ class Receiver:
 
 @contextmanager
 def receiving() -> Iterator[Receiver]:
-    """A receiver at a port of its own."""
+    """A receiver on its own port."""
     receiver = Receiver()
 
     class Handler(BaseHTTPRequestHandler):
-        # Connections are kept.
+        # Keeps connections open.
         protocol_version = "HTTP/1.1"
 
         def setup(self) -> None:
