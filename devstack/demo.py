@@ -76,7 +76,7 @@ def pay_once(*, api_url: str, key: str, simulator_url: str | None) -> Shown:
         replay_status=again.status_code,
         replayed=again.headers.get("Idempotent-Replayed", "absent"),
         same_bytes=again.content == first.content,
-        movements=_movements(simulator_url, str(payment["provider_reference"])),
+        movements=_movements(simulator_url, str(payment["reference"])),
     )
 
 

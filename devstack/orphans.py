@@ -35,8 +35,8 @@ class PidDirectory:
     def add(self, name: str, pid: int) -> None:
         """Record the process with its start time, because another process may get its id later."""
         with suppress(psutil.NoSuchProcess):
-            born = psutil.Process(pid).create_time()
-            (self._path / name).write_text(f"{pid} {born}", encoding="ascii")
+            started_at = psutil.Process(pid).create_time()
+            (self._path / name).write_text(f"{pid} {started_at}", encoding="ascii")
 
     def remove(self, name: str) -> None:
         """Remove the file of a process that has ended."""
@@ -56,10 +56,10 @@ def end_orphan(orphan: psutil.Process, farewell: signal.Signals, *, limit_s: flo
 
 def _recorded(file: Path) -> psutil.Process | None:
     """The process that the file names; None if it has ended, also if another has its id now."""
-    pid, _, born = file.read_text(encoding="ascii").partition(" ")
+    pid, _, started_at = file.read_text(encoding="ascii").partition(" ")
     with suppress(psutil.NoSuchProcess, ValueError):
         process = psutil.Process(int(pid))
-        if abs(process.create_time() - float(born)) < CLOCK_STEP_MAX_S:
+        if abs(process.create_time() - float(started_at)) < CLOCK_STEP_MAX_S:
             return process
     return None
 

@@ -51,15 +51,25 @@ class PostgresServer:
     """
 
     def __init__(
-        self, supervisor: Supervisor, home: Path, *, durable: bool = True, name: str = "postgres"
+        self,
+        supervisor: Supervisor,
+        home: Path,
+        *,
+        durable: bool = True,
+        name: str = "postgres",
+        copy_of: Path | None = None,
     ) -> None:
-        """Choose the directories; `start` makes the data directory and runs the server."""
+        """Choose the directories; `start` makes the data directory and runs the server.
+
+        `copy_of`: the data directory of a stopped server, which is copied instead.
+        """
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.user = server_user()
         self.data = data_directory(home, self.user)
         self._durable = durable
         self._name = name
+        self._copy_of = copy_of
         self._supervisor = supervisor
         self._process: Process | None = None
         self._socket = socket_directory(home, self.user)
@@ -173,6 +183,13 @@ class PostgresServer:
         draft.mkdir(mode=0o700, parents=True)
         if self.user is not None:
             os.chown(draft, self.user.uid, self.user.gid)
+        if self._copy_of is not None:
+            subprocess.run(["/bin/cp", "-a", f"{self._copy_of}/.", str(draft)], check=True)
+        else:
+            self._init_database(programs, draft)
+        draft.rename(self.data)
+
+    def _init_database(self, programs: Path, draft: Path) -> None:
         done = subprocess.run(
             [
                 str(programs / "initdb"),
@@ -191,7 +208,6 @@ class PostgresServer:
                 f"PostgreSQL's initdb failed: {done.stderr.strip()}",
                 remedy=f"see that {self.data.parent} is writable and the disk has 100 MB free",
             )
-        draft.rename(self.data)
 
     def _command(self, programs: Path) -> Command:
         settings = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -26,15 +27,17 @@ class Servers:
             url = servers.postgres.application_url(name)
             other = servers.new_redis()                # to flush, stop or kill at will
 
-    `durable=True` makes commits wait for the disk, as in production.
+    `durable=True` makes commits wait for the disk, as in production. `copy_of`: other servers, whose
+    `migrated_data` is copied: then neither initdb nor the migrations run.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, copy_of: Servers | None = None) -> None:
         """Prepare a temporary home and a guardian; each server starts at its first use."""
         self.home = temporary_home(server_user())
         self.supervisor = Supervisor(self.home / "log")
         self.supervisor.discard_at_end(self.home)
         self._durable = durable
+        self._copy_of = copy_of
         self._numbers = count(1)
 
     def __enter__(self) -> Self:
@@ -53,9 +56,25 @@ class Servers:
     @cached_property
     def postgres(self) -> PostgresServer:
         """The PostgreSQL server, running."""
-        server = PostgresServer(self.supervisor, self.home / "postgres", durable=self._durable)
+        server = PostgresServer(
+            self.supervisor,
+            self.home / "postgres",
+            durable=self._durable,
+            copy_of=None if self._copy_of is None else self._copy_of.migrated_data,
+        )
         server.start()
         return server
+
+    @cached_property
+    def migrated_data(self) -> Path:
+        """The data directory of a stopped server that has the template; copy it, do not use it."""
+        server = PostgresServer(
+            self.supervisor, self.home / "migrated", durable=self._durable, name="migrated"
+        )
+        server.start()
+        self._migrate(server)
+        server.stop()
+        return server.data
 
     @cached_property
     def redis(self) -> RedisServer:
@@ -65,10 +84,7 @@ class Servers:
     @cached_property
     def template(self) -> str:
         """A database with the whole schema, made by `flask db upgrade`; copy it, do not use it."""
-        name = self.postgres.create_database(_TEMPLATE)
-        environment = hermetic_environment(self.addresses(name, self.redis), {})
-        Programs(environment).migrate()
-        return name
+        return _TEMPLATE if self._copy_of is not None else self._migrate(self.postgres)
 
     def new_database(self) -> str:
         """An empty database with the whole schema; returns its name."""
@@ -84,13 +100,23 @@ class Servers:
 
     def addresses(self, database: str, redis: RedisServer) -> Addresses:
         """The addresses of a database and a Redis, as settings."""
-        return Addresses(
-            database_url=self.postgres.application_url(database),
-            migration_database_url=self.postgres.owner_url(database),
-            redis_url=redis.url,
-        )
+        return _addresses(self.postgres, database, redis)
 
     def close(self) -> None:
         """End the servers and remove all that they wrote."""
         self.supervisor.close()
         remove(self.home)
+
+    def _migrate(self, server: PostgresServer) -> str:
+        name = server.create_database(_TEMPLATE)
+        environment = hermetic_environment(_addresses(server, name, self.redis), {})
+        Programs(environment).migrate()
+        return name
+
+
+def _addresses(server: PostgresServer, database: str, redis: RedisServer) -> Addresses:
+    return Addresses(
+        database_url=server.application_url(database),
+        migration_database_url=server.owner_url(database),
+        redis_url=redis.url,
+    )

@@ -52,6 +52,8 @@ class Stack:
     beats: int = 1
     settings: Mapping[str, str] = field(default_factory=dict)
     servers: Servers | None = None
+    # Own servers are a copy of these: see Servers.
+    copy_of: Servers | None = None
 
     processes: dict[str, Process] = field(init=False, default_factory=dict)
     api_url: str = field(init=False, default="")
@@ -140,7 +142,7 @@ class Stack:
 
     def _prepare(self, cleanup: ExitStack) -> None:
         self._tenants: set[str] = set()
-        self._servers = self.servers or cleanup.enter_context(Servers())
+        self._servers = self.servers or cleanup.enter_context(Servers(copy_of=self.copy_of))
         self.database = self._servers.new_database()
         if self.servers is not None:
             cleanup.callback(self._drop_database)
