@@ -1,9 +1,9 @@
 """What a part costs `POST /payments`: the same app with the part and without it.
 
-    python -m bench.accept_cost --of walls --rounds 8 --seconds 3
+    python -m bench.accept_cost --of rls --rounds 8 --seconds 3
 
-`walls` is row-level security; `traces` is tracing, each request sampled and sent to a receiver on
-this machine; `metrics` is the metrics, with a scraper; `sealing` is the encryption of payers and
+`rls` is row-level security; `traces` is tracing, each request sampled and sent to a receiver on
+this machine; `metrics` is the metrics, with a scraper; `encryption` is the encryption of payers and
 of the data that identifies them.
 There are two databases on one PostgreSQL, and gunicorn with two workers for each. They take turns, so
 that other load on the machine affects both alike. The results are the ratio of requests/s and the
@@ -75,7 +75,7 @@ def sink() -> Iterator[str]:
         server.server_close()
 
 
-def open_walls(stack: Stack) -> None:
+def drop_row_security(stack: Stack) -> None:
     """Switch row-level security off on every table of this stack's database."""
     with psycopg.connect(stack.administrator_url, autocommit=True) as connection:
         tables = connection.execute(
@@ -88,10 +88,10 @@ def open_walls(stack: Stack) -> None:
 
 
 # gunicorn's settings file of an app without the part.
-_WITHOUT = {"metrics": "uncounted.py", "sealing": "unsealed.py"}
+_WITHOUT = {"metrics": "uncounted.py", "encryption": "unencrypted.py"}
 # The change to the second database.
-_UNDONE = {"walls": open_walls}
-PARTS = ("walls", "traces", "metrics", "sealing")
+_UNDONE = {"rls": drop_row_security}
+PARTS = ("rls", "traces", "metrics", "encryption")
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def settings_of(part: str, *, whole: bool, spans_to: str) -> dict[str, str]:
 
 
 @click.command()
-@click.option("--of", type=click.Choice(PARTS), default="walls", show_default=True)
+@click.option("--of", type=click.Choice(PARTS), default="rls", show_default=True)
 @click.option("--rounds", default=8, show_default=True)
 @click.option("--seconds", default=3, show_default=True)
 def main(of: str, rounds: int, seconds: int) -> None:

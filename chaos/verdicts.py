@@ -166,7 +166,7 @@ def _the_api_says_what_is_stored(case: Case) -> Said:
         said = shown.document.get("status")
         if row.status in FINAL and said != row.status:
             yield Verdict.LIE, f"stored {row.status}, shown {said}"
-        if shown.document.get("provider_reference") != row.reference:
+        if shown.document.get("reference") != row.reference:
             yield Verdict.LIE, "another provider reference is shown than is stored"
 
 

@@ -20,13 +20,13 @@ from payments_app.api import register_api
 from payments_app.commands import register_commands
 from payments_app.kernel import metrics
 from payments_app.kernel.database import db, init_database, snapshot
-from payments_app.kernel.egress import Egress, EgressRules
 from payments_app.kernel.encryption import TenantKeyring
+from payments_app.kernel.http.egress import Egress, EgressRules
+from payments_app.kernel.http.transport import Transport
 from payments_app.kernel.logs import configure_logs
 from payments_app.kernel.postgres import DatabaseRoleUnsafe
 from payments_app.kernel.secrets import Cipher
 from payments_app.kernel.tracing import start_tracing
-from payments_app.kernel.transport import Transport
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.rate_limit import AccountPace
 from payments_app.providers.registry import Registry

@@ -13,7 +13,7 @@ from simulator.messages import (
     BAD_TOKEN,
     JSON,
     Reply,
-    Wire,
+    Transmission,
     azure,
     coded,
     forbidden_page,
@@ -42,7 +42,7 @@ def _refused(fault: Fault) -> Reply:
 
 
 def _unanswered(fault: Fault) -> Reply:
-    return Reply(0, wire=Wire(fault.text("how")))
+    return Reply(0, wire=Transmission(fault.text("how")))
 
 
 def _busy(fault: Fault, reply: Reply) -> Reply:
@@ -82,9 +82,11 @@ def _late(fault: Fault, reply: Reply) -> Reply:
 def _unreadable(fault: Fault, reply: Reply) -> Reply:
     match fault.text("form"):
         case "bytes":
-            return replace(reply, body=b"\x00\xff\x16\x03\x01 not HTTP \xfe\x00", wire=Wire.RAW)
+            return replace(
+                reply, body=b"\x00\xff\x16\x03\x01 not HTTP \xfe\x00", wire=Transmission.RAW
+            )
         case "cut":
-            return replace(reply, body=reply.body or b'{"status":"', wire=Wire.CUT)
+            return replace(reply, body=reply.body or b'{"status":"', wire=Transmission.CUT)
         case "body":
             return replace(reply, body=b"\x00\xff not JSON \xfe", content_type=JSON)
         case _:
@@ -145,6 +147,6 @@ _ALTERED: dict[str, Callable[[Fault, Reply], Reply]] = {
         reply, {"amount": fault.text("amount")}
     ),
     "connection_drip": lambda fault, reply: replace(
-        reply, wire=Wire.DRIP, drip_interval_s=fault.seconds("interval_s")
+        reply, wire=Transmission.DRIP, drip_interval_s=fault.seconds("interval_s")
     ),
 }

@@ -48,7 +48,7 @@ CODED: dict[str, tuple[int, str]] = {
 }
 
 
-class Wire(Enum):
+class Transmission(Enum):
     """How the server sends a reply on the wire."""
 
     NORMAL = "normal"
@@ -94,13 +94,17 @@ class Reply:
     content_type: str | None = None
     headers: tuple[tuple[str, str], ...] = ()
     delay_s: float = 0.0
-    wire: Wire = Wire.NORMAL
+    wire: Transmission = Transmission.NORMAL
     drip_interval_s: float = 0.0
 
     @property
     def status_on_wire(self) -> int | None:
         """The status that the client can read, if it can read one."""
-        return None if self.wire in {Wire.RESET, Wire.CLOSE, Wire.RAW} else self.status
+        return (
+            None
+            if self.wire in {Transmission.RESET, Transmission.CLOSE, Transmission.RAW}
+            else self.status
+        )
 
 
 class RefusedError(Exception):

@@ -15,7 +15,7 @@ from http.client import responses
 from typing import BinaryIO, cast
 from urllib.parse import urlsplit
 
-from simulator.messages import Reply, Request, Wire
+from simulator.messages import Reply, Request, Transmission
 
 _LINE_MAX = 16_384
 _HEADERS_MAX = 100
@@ -27,7 +27,7 @@ _BACKLOG = 1024
 # SO_LINGER on, with zero seconds: close() sends RST instead of FIN.
 _LINGER_RESET = struct.pack("ii", 1, 0)
 
-_KEEPS_OPEN = frozenset({Wire.NORMAL, Wire.DRIP})
+_KEEPS_OPEN = frozenset({Transmission.NORMAL, Transmission.DRIP})
 
 Answer = Callable[[Request], Reply]
 
@@ -107,18 +107,18 @@ class _Connection(socketserver.BaseRequestHandler):
 
     def _send(self, reply: Reply, *, keep: bool) -> None:
         match reply.wire:
-            case Wire.NORMAL:
+            case Transmission.NORMAL:
                 self.request.sendall(_encode(reply, keep=keep))
-            case Wire.RESET:
+            case Transmission.RESET:
                 self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_RESET)
-            case Wire.CLOSE:
+            case Transmission.CLOSE:
                 pass
-            case Wire.RAW:
+            case Transmission.RAW:
                 self.request.sendall(reply.body)
-            case Wire.CUT:
+            case Transmission.CUT:
                 missing = (len(reply.body) + 1) // 2
                 self.request.sendall(_encode(reply, keep=keep)[:-missing])
-            case Wire.DRIP:
+            case Transmission.DRIP:
                 for byte in _encode(reply, keep=keep):
                     self.request.sendall(bytes((byte,)))
                     time.sleep(reply.drip_interval_s)

@@ -15,26 +15,31 @@ from sqlalchemy import select, text
 
 from devstack.supervisor import wait_until
 from payments_app import Parts
+from payments_app.integrity.checkpoints import write_checkpoints
 from payments_app.kernel import jobs
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.concurrency import LimitRules
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
-from payments_app.kernel.egress import EgressRules
 from payments_app.kernel.encryption import TenantKeyring
-from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.egress import EgressRules
+from payments_app.kernel.http.messages import (
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    LeaseLost,
+    NoResponse,
+)
+from payments_app.kernel.http.transport import Transport
 from payments_app.kernel.idempotency import StoredAnswer
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.tracing import Span
-from payments_app.kernel.transport import Transport
-from payments_app.payments import acceptance, processor
-from payments_app.payments.acceptance import AcceptContext, Accepted
+from payments_app.payments import accept, processor
+from payments_app.payments.accept import AcceptContext, Accepted, PaymentInsert
 from payments_app.payments.account_slots import AccountSlots
-from payments_app.payments.checkpoints import write_checkpoints
 from payments_app.payments.claims import Claim
 from payments_app.payments.exchange_pool import ExchangeResult, SerialExchangePool
 from payments_app.payments.gateway import PaymentGateway
-from payments_app.payments.insertion import PaymentInsert
 from payments_app.payments.model import Payment, ProviderExchange
 from payments_app.payments.outbox import publish_outbox
 from payments_app.payments.routing import NewPayment
@@ -301,7 +306,7 @@ def an_accepted_payment(
     order: NewPayment | None = None,
     context: AcceptContext | None = None,
 ) -> Accepted:
-    return acceptance.accept_payment(order or an_order(), context or an_asker(), gateway, render)
+    return accept.accept_payment(order or an_order(), context or an_asker(), gateway, render)
 
 
 def let_rings_be_heard() -> None:

@@ -19,7 +19,7 @@ FUNCTIONS = (
     "chain_field(text)",
 )
 # The fields of a row's hash, in this order. docs/audit.md describes them for auditors, and
-# payments_app/audit/chain.py and payments_app/payments/event_chain.py compute the hash in Python.
+# payments_app/audit/chain.py and payments_app/payments/event_hashes.py compute the hash in Python.
 HASHES = (
     # Each field has its length in characters before it, so that two lists of fields never give one text.
     """

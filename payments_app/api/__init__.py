@@ -20,14 +20,15 @@ from payments_app.api.authentication import (
 from payments_app.api.browsers import register_cors, register_headers
 from payments_app.api.idempotent import register_locks
 from payments_app.api.json import StrictJson
-from payments_app.api.limits import register_limits
 from payments_app.api.near_misses import refuse_near_misses
 from payments_app.api.openapi import ProblemApi
 from payments_app.api.problem_types import UnsupportedMediaType
 from payments_app.api.problems import register_problems
+from payments_app.api.rate_limits import register_limits
 from payments_app.api.readiness import register_readiness
 from payments_app.api.traces import register_traces
-from payments_app.api.v1 import payments, webhooks
+from payments_app.api.v1.payments import routes as payments
+from payments_app.api.v1.webhooks import routes as webhooks
 from payments_app.settings import Settings
 
 log = structlog.get_logger(__name__)

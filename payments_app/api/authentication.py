@@ -11,9 +11,9 @@ from uuid import uuid4
 import structlog
 from flask import Flask, Response, current_app, g, request
 
-from payments_app.api.limits import count_stranger, refuse_stranger
 from payments_app.api.presented_key import NOT_ACCEPTED, presented_key
 from payments_app.api.problem_types import ScopeMissing, TenantMismatch, Unauthenticated
+from payments_app.api.rate_limits import count_stranger, refuse_stranger
 from payments_app.audit.origin import Origin, begin_at
 from payments_app.kernel.errors import GatewayError
 from payments_app.tenants.caller import Caller, Keys, Known, UseNotes, note_use, verify_key

@@ -1,32 +1,26 @@
-"""Blueprints that read requests strictly: no unknown or repeated names, no truncated JSON."""
+"""Blueprints that read requests strictly: no unknown or repeated names, no truncated JSON.
+
+flask-smorest and webargs call the schemas. Only how a body and a query are read is ours.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial, wraps
-from http import HTTPStatus
-from typing import Any, Final, TypeVar
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from flask import Request, Response, request
+import marshmallow as ma
+from flask import Request, Response
 from flask_smorest import Blueprint
 from gunicorn.http.errors import ParseException
+from webargs.flaskparser import FlaskParser
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from payments_app.api.json import JsonInvalid, read_json
-from payments_app.api.openapi import COUNTED
 from payments_app.api.problem_types import BodyMalformed
-from payments_app.api.request_schema import RequestSchema
 from payments_app.kernel.errors import FieldsInvalid
 
 View = TypeVar("View", bound=Callable[..., Response])
-_ANYWHERE: Final = (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
-_WITH_A_KEY: Final = (
-    HTTPStatus.UNAUTHORIZED,
-    HTTPStatus.FORBIDDEN,
-    HTTPStatus.TOO_MANY_REQUESTS,
-    *_ANYWHERE,
-)
 
 
 def takes_no_body(view: View) -> View:
@@ -94,86 +88,39 @@ def _read_query(req: Request) -> Mapping[str, Any]:
     return req.args.to_dict()
 
 
-_READERS: Final = {"json": _read_body, "query": _read_query}
+class StrictParser(FlaskParser):
+    """webargs' parser with our readers, and our error for invalid fields."""
 
+    # The schemas say what becomes of unknown names: they are refused.
+    DEFAULT_UNKNOWN_BY_LOCATION: dict[str, str | None] = {}  # noqa: RUF012  webargs has it so
 
-def _documented(view: Any, by: Callable[[Any], Any]) -> Any:
-    """The view itself, with the documentation that flask-smorest's decorator `by` adds to it.
+    def load_json(self, req: Request, schema: ma.Schema) -> Mapping[str, Any]:  # noqa: ARG002  webargs'
+        """The body as one JSON object. Raises BodyMalformed, RequestEntityTooLarge."""
+        return _read_body(req)
 
-    Its wrappers would serialize a second time what our views have serialized.
-    """
-    view.__dict__["_apidoc"] = by(view).__dict__["_apidoc"]
-    return view
+    def load_querystring(self, req: Request, schema: ma.Schema) -> Mapping[str, Any]:  # noqa: ARG002
+        """The query's parameters. Raises FieldsInvalid."""
+        return _read_query(req)
+
+    def handle_error(
+        self,
+        error: ma.ValidationError,
+        req: Request,  # noqa: ARG002
+        schema: ma.Schema,  # noqa: ARG002
+        *,
+        error_status_code: int | None,  # noqa: ARG002
+        error_headers: Mapping[str, str] | None,  # noqa: ARG002
+    ) -> NoReturn:
+        """Raise FieldsInvalid. webargs has put the messages under the name of their location."""
+        (messages,) = error.messages_dict.values()
+        raise FieldsInvalid(dict(messages)) from None
 
 
 class ApiBlueprint(Blueprint):  # type: ignore[misc]  # flask-smorest has no types
-    """A flask-smorest blueprint that reads strictly and documents what all its routes share."""
+    """A flask-smorest blueprint whose routes are read strictly. `public`: they need no key."""
+
+    ARGUMENTS_PARSER = StrictParser()
 
     def __init__(self, *args: Any, public: bool = False, **options: Any) -> None:
-        """`public`: its routes need no key."""
         super().__init__(*args, **options)
-        self._public = public
-        self._prepare_doc_cbks.append(self._add_what_is_shared)
-
-    def arguments(
-        self, schema: RequestSchema, *, location: str = "json", **options: Any
-    ) -> Callable[[View], View]:
-        """Call the view with the body or query as `schema` reads it, and document the schema.
-
-        Raises FieldsInvalid, and what the readers above raise.
-        """
-        read, by = _READERS[location], super().arguments(schema, location=location, **options)
-
-        def decorator(view: View) -> View:
-            @wraps(view)
-            def wrapper(**route: Any) -> Response:
-                return view(schema.read(read(request)), **route)
-
-            documented: View = _documented(wrapper, by)
-            return documented
-
-        return decorator
-
-    def response(self, *args: Any, **options: Any) -> Callable[[View], View]:
-        """Document the usual response. The view builds it."""
-        return partial(_documented, by=super().response(*args, **options))
-
-    def alt_response(self, *args: Any, **options: Any) -> Callable[[View], View]:
-        """Document another response."""
-        return partial(_documented, by=super().alt_response(*args, **options))
-
-    @staticmethod
-    def doc(**options: Any) -> Callable[[View], View]:
-        """Document what flask-smorest can't see."""
-        return partial(_documented, by=Blueprint.doc(**options))
-
-    @staticmethod
-    def header_parameter(name: str) -> Callable[[View], View]:
-        """Document that an operation reads this header, one of openapi.PARAMETERS."""
-
-        def decorator(view: View) -> View:
-            documented: dict[str, Any] = view.__dict__.setdefault("_apidoc", {})
-            documented.setdefault("header_parameters", []).append(name)
-            return view
-
-        return decorator
-
-    def _add_what_is_shared(
-        self, doc: dict[str, Any], info: dict[str, Any], **_context: Any
-    ) -> dict[str, Any]:
-        info["docstring"]["summary"] = info["docstring"]["summary"].removesuffix(".")
-        parameters = [*info.get("header_parameters", []), "X-Request-Id", "traceparent"]
-        headers: tuple[str, ...] = ("X-Request-Id",)
-        if self._public:
-            doc["security"] = []
-        else:
-            parameters.insert(0, "X-Tenant-Id")
-            headers += COUNTED
-        doc["parameters"] = [*doc.get("parameters", []), *parameters]
-        for answer in doc["responses"].values():
-            if isinstance(answer, dict):
-                answer.setdefault("headers", {}).update({name: name for name in headers})
-        for status in _ANYWHERE if self._public else _WITH_A_KEY:
-            doc["responses"].setdefault(status, status.name)
-        doc["responses"] = dict(sorted(doc["responses"].items()))
-        return doc
+        self.public = public

@@ -12,7 +12,7 @@ from flask import Blueprint, Response, current_app, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import TooManyRequests
 
-from payments_app.api import limits
+from payments_app.api import rate_limits
 from payments_app.kernel.networks import is_within
 from payments_app.payments.callbacks import (
     CallbackOutcome,
@@ -34,7 +34,7 @@ blp = Blueprint("callbacks", __name__)
 def receive(provider: str, reference: str) -> Response:
     """Accept a callback. The response is always the same, so that it tells an attacker nothing."""
     try:
-        limits.count_callback(current_app, request.remote_addr)
+        rate_limits.count_callback(current_app, request.remote_addr)
     except TooManyRequests:
         count_callback(CallbackOutcome.LIMITED)
         raise

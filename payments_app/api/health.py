@@ -11,7 +11,7 @@ from redis import RedisError
 from payments_app.api.blueprint import ApiBlueprint
 from payments_app.api.json import json_response
 from payments_app.api.readiness import OK, database_verdict, last_found
-from payments_app.payments.gauges import ProviderHealth, provider_health
+from payments_app.monitoring.gauges import ProviderHealth, provider_health
 
 blp = ApiBlueprint(
     "health", __name__, url_prefix="/health", description="For probes and people", public=True

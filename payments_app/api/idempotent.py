@@ -1,4 +1,4 @@
-"""The Idempotency-Key header, and its Redis lock. PostgreSQL decides: see acceptance and once.
+"""The Idempotency-Key header, and its Redis lock. PostgreSQL decides: see payments/accept.py and once.py.
 
 The lock only saves a concurrent request the wait in the database, and a later one the work of the
 first. Redis may be empty, down or wrong: the answer then takes longer, and is the same.

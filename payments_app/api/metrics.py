@@ -12,7 +12,7 @@ from werkzeug.http import parse_list_header
 from payments_app.api.near_misses import DROPPED
 from payments_app.kernel import metrics
 from payments_app.kernel.networks import is_forwarded, is_within
-from payments_app.payments.gauges import read_gauges
+from payments_app.monitoring.gauges import read_gauges
 from payments_app.settings import Settings
 
 PATH: Final = "/metrics"

@@ -1,4 +1,4 @@
-"""Makes a change once per Idempotency-Key, and replays its answer; for payments see acceptance.
+"""Makes a change once per Idempotency-Key, and replays its answer; for payments see payments/accept.py.
 
 The transaction of the change also takes the key and stores the answer. If a change needs several
 transactions, the last one does: before it, a retry finds no answer, and makes the rest.

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any, Final
 
+from apispec import BasePlugin
 from flask import Flask, Response
 from flask_smorest import Api
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import Rule
 
 from payments_app.api.problem_schema import ProblemSchema
 from payments_app.api.problem_types import all_problems
 from payments_app.api.problems import MEDIA_TYPE, http_problem, problem_document
 from payments_app.api.v1.fields import describe
-from payments_app.api.v1.webhook_messages import MESSAGES, webhooks
+from payments_app.api.v1.webhooks.messages import MESSAGES, webhooks
 
 DESCRIPTION: Final = """\
 Collect mobile money: one request asks one payer for one amount, and **a payment is charged once**.
@@ -164,17 +167,81 @@ _SPECIAL: Final = {
 }
 
 
+_ANYWHERE: Final = (HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.SERVICE_UNAVAILABLE)
+_WITH_A_KEY: Final = (
+    HTTPStatus.UNAUTHORIZED,
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.TOO_MANY_REQUESTS,
+    *_ANYWHERE,
+)
+
+
+class SharedDocumentation(BasePlugin):
+    """Documents what all routes share: headers, and the problems that each may answer with."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+
+    def operation_helper(
+        self,
+        path: str | None = None,  # noqa: ARG002  apispec's
+        operations: dict[str, Any] | None = None,
+        *,
+        rule: Rule | None = None,
+        **_options: Any,
+    ) -> None:
+        """Complete the operations of one rule. See apispec.BasePlugin."""
+        if rule is None or operations is None:
+            return
+        view = self._app.view_functions[rule.endpoint]
+        blueprint = self._app.blueprints[rule.endpoint.rpartition(".")[0]]
+        is_public = getattr(blueprint, "public", False)
+        is_idempotent = getattr(view, "idempotent", False)
+        for operation in operations.values():
+            _complete(operation, is_public=is_public, is_idempotent=is_idempotent)
+
+
+def _complete(operation: dict[str, Any], *, is_public: bool, is_idempotent: bool) -> None:
+    operation["summary"] = operation["summary"].removesuffix(".")
+    parameters = ["X-Request-Id", "traceparent"]
+    headers: tuple[str, ...] = ("X-Request-Id",)
+    if is_idempotent:
+        parameters.insert(0, "Idempotency-Key")
+    if is_public:
+        operation["security"] = []
+    else:
+        parameters.insert(0, "X-Tenant-Id")
+        headers += COUNTED
+    operation["parameters"] = [*operation.get("parameters", []), *parameters]
+    responses = operation["responses"]
+    for answer in responses.values():
+        if isinstance(answer, dict):
+            answer.setdefault("headers", {}).update({name: name for name in headers})
+    for status in _ANYWHERE if is_public else _WITH_A_KEY:
+        responses.setdefault(status, status.name)
+    operation["responses"] = dict(sorted(responses.items()))
+
+
 class ProblemApi(Api):  # type: ignore[misc]  # flask-smorest has no types
     """flask-smorest with our problem documents as its errors, in responses and documentation."""
 
+    ERROR_SCHEMA = ProblemSchema
     # Each operation lists the statuses that it can answer with; "default" would hide the others.
     DEFAULT_ERROR_RESPONSE_NAME = None
 
     def __init__(self, app: Flask) -> None:
         app.config.update(CONFIGURATION)
-        super().__init__(app)
-        self.ma_plugin.converter.add_attribute_function(describe)
+        super().__init__(app, spec_kwargs={"extra_plugins": [SharedDocumentation(app)]})
         components = self.spec.components
+        # flask-smorest's, for lists with numbered pages: ours have cursors.
+        components.schemas.pop("PaginationMetadata", None)
+        # flask-smorest's, for all statuses. Only those of our problems may be referred to.
+        components.responses_lazy.clear()
+        for status in sorted({problem.status for problem in all_problems()}):
+            # Under its own name, so that client generators make one class for each status.
+            components.schema(_name(status), _narrowed(status))
+            components.response(status.name, _response(status), lazy=True)
+        self.ma_plugin.converter.add_attribute_function(describe)
         for name, parameter in PARAMETERS.items():
             components.parameter(name, "header", parameter, lazy=True)
         for name, header in HEADERS.items():
@@ -185,18 +252,6 @@ class ProblemApi(Api):  # type: ignore[misc]  # flask-smorest has no types
     def handle_http_exception(self, error: HTTPException) -> Response:
         """Replaces flask-smorest's handler, which drops Allow and Retry-After."""
         return http_problem(error)
-
-    def _register_pagination_header(self) -> None:
-        """Does nothing: our lists have cursors, not pages."""
-
-    def _register_responses(self) -> None:
-        """Register one response per status, under the name that flask-smorest uses for it."""
-        components = self.spec.components
-        components.schema("Problem", schema=ProblemSchema)
-        for status in sorted({problem.status for problem in all_problems()}):
-            # Under its own name, so that client generators make one class for each status.
-            components.schema(_name(status), _narrowed(status))
-            components.response(status.name, _response(status), lazy=True)
 
 
 def _name(status: int) -> str:

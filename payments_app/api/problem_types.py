@@ -10,8 +10,9 @@ from http import HTTPStatus
 from typing import Final
 
 from payments_app.kernel import errors, idempotency
-from payments_app.kernel.egress import AddressRefused
+from payments_app.kernel.cursors import CursorInvalid
 from payments_app.kernel.encryption import DataKeyUnreadable
+from payments_app.kernel.http.egress import AddressRefused
 from payments_app.payments import errors as payments
 from payments_app.payments import routing
 from payments_app.providers import registry
@@ -134,8 +135,8 @@ PROBLEMS: Final[dict[type[errors.GatewayError], ProblemType]] = {
         "Invalid fields",
         "Mend the fields named in errors. Nothing was done and no key was spent.",
     ),
-    payments.CursorInvalid: _of(
-        payments.CursorInvalid,
+    CursorInvalid: _of(
+        CursorInvalid,
         _S.BAD_REQUEST,
         "Invalid cursor",
         "Use next_cursor as it was given, or start again without a cursor.",

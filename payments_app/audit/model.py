@@ -24,7 +24,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from payments_app.kernel.database import Base
 
-# The action of a checkpoint of payment events: payments/checkpoints.py.
+# The action of a checkpoint of payment events: integrity/checkpoints.py.
 SEALED: Final = "payment_events.sealed"
 # Migration 0017 writes it after a downgrade below 0017, which deleted the content hashes.
 UNCOVERED: Final = "payment_events.uncovered"

@@ -20,7 +20,7 @@ from payments_app.audit.queries import latest_entries
 from payments_app.commands.group import GatewayGroup
 from payments_app.commands.instants import INSTANT, in_utc
 from payments_app.commands.report import Lines, Report, table
-from payments_app.payments.verification import (
+from payments_app.integrity.verification import (
     Part,
     Verdict,
     export_record,
@@ -40,7 +40,9 @@ audit = GatewayGroup("audit", help="Read, verify and export the record of what w
 @click.argument("slug")
 @click.option("--limit", type=click.IntRange(1, LIMIT_MAX), default=50, show_default=True)
 @click.option(
-    "--seals", is_flag=True, help="The seals over payments' events too, which no person has made."
+    "--seals",
+    is_flag=True,
+    help="The checkpoints of payments' events too, which no person has made.",
 )
 def list_latest(slug: str, limit: int, *, seals: bool) -> Report:
     """List what was changed for the tenant SLUG, newest first."""
@@ -130,7 +132,7 @@ def _good(verdict: Verdict, slugs: dict[str, str], kept: int) -> Report:
     lines = [table(("TENANT", "ENTRIES", "EVENTS", "HEAD"), rows, empty="")]
     if kept:
         lines.append(f"Still in the chain: {kept} heads that were kept.")
-    lines.append(f"The record is whole. Seals: {verdict.seals}. Keep the heads elsewhere.")
+    lines.append(f"The record is whole. Checkpoints: {verdict.seals}. Keep the heads elsewhere.")
     return Report(document, "\n".join(lines))
 
 

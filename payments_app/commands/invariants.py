@@ -9,8 +9,8 @@ import click
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import cipher
 from payments_app.commands.report import Report, fields, table
-from payments_app.payments import violations
-from payments_app.payments.invariants import check_everything
+from payments_app.integrity import violations
+from payments_app.integrity.invariants import check_everything
 from payments_app.payments.model import InvariantViolation
 from payments_app.tenants.registry import find_tenant, list_tenants
 
@@ -39,7 +39,7 @@ def list_all(slug: str | None, *, resolved: bool) -> Report:
 @click.argument("number", type=click.IntRange(1, 2**63 - 1))
 @click.option("--why", required=True, help="What was found and done; kept in the audit trail.")
 def resolve(number: int, why: str) -> Report:
-    """Say that the break NUMBER was looked at. It isn't found again; the brake stays on."""
+    """Resolve the violation NUMBER. It is not reported again; the tenant stays held."""
     resolved = violations.resolve_violation(number, why=why, actor=actor())
     document = _document(resolved, {tenant.id: tenant.slug for tenant in list_tenants()})
     return Report(document, fields(document))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from flask import current_app
 from redis import Redis
 
-from payments_app.kernel.egress import Egress
 from payments_app.kernel.encryption import TenantKeyring
+from payments_app.kernel.http.egress import Egress
 from payments_app.kernel.secrets import Cipher
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.settings import Settings

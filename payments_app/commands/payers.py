@@ -9,7 +9,7 @@ from payments_app.commands.msisdns import Number
 from payments_app.commands.parts import keyring
 from payments_app.commands.report import Report, table
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.payments.erasure import erase_payer, payments_of_payer
+from payments_app.payments.payers import erase_payer, payments_of_payer
 from payments_app.tenants.registry import find_tenant
 
 payers = GatewayGroup("payers", help="Find a payer's payments; forget who paid.")
@@ -46,7 +46,7 @@ def find(tenant: str, msisdn: Msisdn) -> Report:
 def erase(tenant: str, msisdn: Msisdn) -> Report:
     """Forget a phone number in all of a tenant's ended payments.
 
-    The payments stay, with their amounts, ends and story; who paid is gone, and so are the stored
+    The payments stay, with their amounts, ends and events; who paid is gone, and so are the stored
     answers, the provider's words and the callbacks, which name the number. An open payment needs
     its number: exits with 1 while there are any, so run it again once they have ended.
     """

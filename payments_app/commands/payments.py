@@ -110,7 +110,7 @@ def list_latest(  # noqa: PLR0913  one for each thing to look for
 @_payment
 @click.option("--words", is_flag=True, help="Also what was said, whole: it names the payer.")
 def explain(payment_id: str, *, words: bool) -> Report:
-    """Tell a payment's story: its events, each exchange with the provider, each callback.
+    """Show a payment's history: its events, each exchange with the provider, each callback.
 
     ID: the payment's, or the tenant's external_id. The provider's answers and the callbacks rest
     sealed; --words opens them, until their payer has been erased.
@@ -153,7 +153,7 @@ def _document(payment: Payment) -> dict[str, object]:
         "target_environment": payment.target_environment,
         "account_id": payment.account_id,
         "external_id": payment.external_id,
-        "provider_reference": payment.reference,
+        "reference": payment.reference,
         "provider_transaction_id": payment.provider_transaction_id,
         "failure_code": payment.failure_code,
         "failure_provider_code": payment.failure_provider_code,

@@ -23,7 +23,7 @@ def begin() -> Report:
 
 @recovery.command("status", example="flask recovery status")
 def status() -> Report:
-    """Say how many payments the provider hasn't been heard of yet, for each tenant.
+    """Show how many payments the provider has not answered about yet, for each tenant.
 
     Exit code 1 while there are any.
     """

@@ -10,7 +10,7 @@ import click
 from payments_app.commands.group import GatewayGroup, actor
 from payments_app.commands.parts import gateway, keyring
 from payments_app.commands.report import Report, fields, table
-from payments_app.payments.violations import release_tenant
+from payments_app.integrity.violations import release_tenant
 from payments_app.tenants import holds, registry
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import TenantSettings
@@ -114,10 +114,10 @@ def resume(slug: str) -> Report:
 @click.argument("slug")
 @click.option("--why", required=True, help="Kept in the audit trail.")
 def hold(slug: str, why: str) -> Report:
-    """Put the brake on: take no new payments of the tenant's, and send none.
+    """Hold the tenant: accept no new payments of it, and send none.
 
-    What has been sent goes on to its end. What a worker has in hand at this moment may still
-    leave, for half a minute.
+    What has been sent goes on to its end. A payment that a worker has claimed may still be
+    sent, for half a minute.
     """
     holds.hold_tenant(registry.find_tenant(slug).id, why=why, actor=actor())
     return _report(registry.find_tenant(slug))
@@ -126,9 +126,9 @@ def hold(slug: str, why: str) -> Report:
 @tenants.command("release", example="flask tenants release acme")
 @click.argument("slug")
 def release(slug: str) -> Report:
-    """Let the brake go. Breaks of invariants have to be resolved before.
+    """Release the tenant. Violations of invariants have to be resolved before.
 
-    After a restore it is `flask recovery finish` that lets tenants go.
+    After a restore, `flask recovery finish` releases tenants.
     """
     release_tenant(registry.find_tenant(slug).id, actor=actor())
     return _report(registry.find_tenant(slug))

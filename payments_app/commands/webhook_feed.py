@@ -18,9 +18,9 @@ from payments_app.commands.webhook_options import (
 )
 from payments_app.commands.webhooks import webhooks
 from payments_app.kernel.clock import utc_now
-from payments_app.kernel.destination import destination
-from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.kernel.http import HttpResponse
+from payments_app.kernel.http.destination import destination
+from payments_app.kernel.http.egress import Egress, EgressRules
+from payments_app.kernel.http.messages import HttpResponse
 from payments_app.providers.contract import Mode
 from payments_app.webhooks import feed
 from payments_app.webhooks.endpoints import Owner

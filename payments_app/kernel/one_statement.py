@@ -47,25 +47,8 @@ def execute_lookup(statement: str, values: Mapping[str, Any]) -> tuple[Any, ...]
 
 
 def _row(connection: Connection, statement: str, values: dict[str, Any]) -> tuple[Any, ...]:
-    """Execute as SQLAlchemy does, but without its context and result objects, for one row.
-
-    The engine's event listeners are called. SQLAlchemy handles an error as usual, and detects
-    whether the connection is lost.
-    """
-    cursor: Any = None
-    try:
-        cursor = connection.connection.cursor()
-        call = (connection, cursor, statement, values, None, False)
-        connection.dispatch.before_cursor_execute(*call)
-        cursor.execute(statement, values)
-        connection.dispatch.after_cursor_execute(*call)
-        found = cursor.fetchone()
-    except BaseException as error:
-        connection._handle_dbapi_exception(error, statement, values, cursor, None)  # noqa: SLF001
-        raise
-    if found is None:
-        raise RuntimeError("a statement that stands alone has one row")
-    return tuple(found)
+    """The one row of a statement, which the driver gets as it is. Errors are SQLAlchemy's."""
+    return tuple(connection.exec_driver_sql(statement, values).one())
 
 
 def insert_from(table: Table, names: Sequence[str], source: str, **expressions: str) -> str:

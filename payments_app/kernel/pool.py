@@ -6,7 +6,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from psycopg.abc import PQGen
-from psycopg.errors import _WaitTimeout
+from psycopg.pq import TransactionStatus
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
@@ -43,9 +43,15 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     def wait(self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
         """See psycopg.Connection. Raises OperationalError."""
+        longest_s = timeout or self.silence_max_s
         try:
-            return super().wait(gen, interval, timeout or self.silence_max_s)
-        except _WaitTimeout:
+            return super().wait(gen, interval, longest_s)
+        except psycopg.OperationalError as error:
+            # A wait that took too long: the server's own errors have a code, and after a lost
+            # connection nothing is under way.
+            is_active = self.info.transaction_status is TransactionStatus.ACTIVE
+            if longest_s is None or error.sqlstate is not None or not is_active:
+                raise
             self.pgconn.finish()
             raise psycopg.OperationalError("the server has said nothing for too long") from None
 

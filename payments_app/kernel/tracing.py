@@ -15,7 +15,7 @@ from typing import Final, Protocol
 
 from structlog.typing import EventDict, WrappedLogger
 
-from payments_app.kernel.http import HttpResponse, NoResponse
+from payments_app.kernel.http.messages import HttpResponse, NoResponse
 from payments_app.kernel.trace_context import ids_of
 
 # A span's attributes: ids and our own constant words, never user input.

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from payments_app.kernel.concurrency import ConcurrencyLimits, LimitRules, Turns
-from payments_app.payments.due import Lane, Queue
+from payments_app.payments.claims import Lane, Queue
 from payments_app.payments.states import Step
 from payments_app.providers.contract import AccountKey, Observation, Verdict
 

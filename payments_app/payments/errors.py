@@ -17,12 +17,6 @@ class ExternalIdTaken(GatewayError):
     code = "external_id_taken"
 
 
-class CursorInvalid(GatewayError):
-    """The cursor isn't one that our lists return."""
-
-    code = "cursor_invalid"
-
-
 class ViolationNotFound(GatewayError):
     """No open violation of an invariant has this number."""
 

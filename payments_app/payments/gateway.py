@@ -8,8 +8,8 @@ from typing import Protocol
 from uuid import UUID
 
 from payments_app.kernel.encryption import TenantKeyring
-from payments_app.kernel.http import HttpClient
-from payments_app.kernel.transport import Lease, Transport
+from payments_app.kernel.http.messages import HttpClient
+from payments_app.kernel.http.transport import Lease, Transport
 from payments_app.payments.model import Payment
 from payments_app.payments.payers import known_payer_of
 from payments_app.payments.states import Step

@@ -86,7 +86,7 @@ class Payment(Base):
         ),
         UniqueConstraint("reference"),
         UniqueConstraint("tenant_id", "mode", "external_id"),
-        # The queues of due payments: see due.py.
+        # The queues of due payments: see claims.py.
         Index(
             "ix_payments_queues",
             "provider",

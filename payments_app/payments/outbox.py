@@ -19,8 +19,15 @@ from payments_app.audit.chain import BEGINNING, chain_hash
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.money import Money
-from payments_app.payments.covered import COVERED, EVIDENCE, covers
-from payments_app.payments.event_chain import EVENT_FIELDS, EVENTS, PAYMENT_FIELDS, PAYMENTS
+from payments_app.payments.event_hashes import (
+    COVERED,
+    EVENT_FIELDS,
+    EVENTS,
+    EVIDENCE,
+    PAYMENT_FIELDS,
+    PAYMENTS,
+    covers,
+)
 from payments_app.payments.states import Status
 from payments_app.providers.failures import failure_document
 from payments_app.webhooks import feed
@@ -138,7 +145,7 @@ def _words(row: Row[Any]) -> dict[str, Any]:
         "payer": row.payer_masked,
         "external_id": row.external_id,
         "provider": row.provider,
-        "provider_reference": str(row.reference),
+        "reference": str(row.reference),
         "metadata": row.metadata,
         # The code alone is for receivers older than the `failure` object.
         "failure_code": failure_code,

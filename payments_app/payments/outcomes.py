@@ -11,8 +11,7 @@ from typing import Final, assert_never
 
 import structlog
 
-from payments_app.payments import retry
-from payments_app.payments.counters import count_end, count_fenced
+from payments_app.payments import backoff
 from payments_app.payments.evidence import (
     Evidence,
     evidence_of,
@@ -26,6 +25,7 @@ from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.payment_events import append_to_batch, note_contradiction
 from payments_app.payments.states import Event, Stage, Step
+from payments_app.payments.telemetry import count_end, count_fenced
 from payments_app.payments.write_batch import WriteBatch
 from payments_app.providers.contract import Capabilities, FailureCode, Observation, Verdict
 
@@ -62,7 +62,7 @@ def apply_result(
             assert_never(never)
     if hinted and payment.next_action_at is not None and payment.next_step == Step.CHECK:
         # It goes first, but a callback never makes it earlier than the provider's Retry-After.
-        asked_s = min(seen.retry_after_s or 0.0, retry.RETRY_AFTER_MAX_S)
+        asked_s = min(seen.retry_after_s or 0.0, backoff.RETRY_AFTER_MAX_S)
         payment.next_action_at = max(wanted_at or batch.now, batch.now + timedelta(seconds=asked_s))
 
 
@@ -85,17 +85,17 @@ def _record_submission(
         case Verdict.NOT_SENT if first_to_leave and _may_go_again(payment, seen, gateway):
             payment.apply(Event.NOT_SENT, batch.now)
             _log_not_sent(payment, seen)
-            delay = retry.submit_delay_s(payment.submissions, seen.retry_after_s)
+            delay = backoff.submit_delay_s(payment.submissions, seen.retry_after_s)
             _act_again(payment, Step.SUBMIT, batch.now, delay)
         case Verdict.NOT_SENT | Verdict.REFUSED | Verdict.FAILED:
             # A request may have arrived, and this answer proves nothing about that.
             if first_to_leave:
                 move(batch, payment, Event.UNKNOWN, reason="sent_before")
-            delay = retry.submit_delay_s(payment.submissions, seen.retry_after_s)
+            delay = backoff.submit_delay_s(payment.submissions, seen.retry_after_s)
             _act_again(payment, Step.CHECK, batch.now, delay)
         case Verdict.UNKNOWN | Verdict.NOT_FOUND:
             move(batch, payment, Event.UNKNOWN, reason=seen.reason)
-            _act_again(payment, Step.CHECK, batch.now, retry.first_check_s(seen.retry_after_s))
+            _act_again(payment, Step.CHECK, batch.now, backoff.first_check_s(seen.retry_after_s))
         case never:
             assert_never(never)
 
@@ -140,7 +140,7 @@ def _record_taken(batch: WriteBatch, payment: Payment, seen: Observation) -> Non
     is_duplicate = seen.verdict is Verdict.DUPLICATE
     if not (is_duplicate and payment.stage == Stage.UNKNOWN):
         move(batch, payment, Event.PENDING, reason=seen.reason)
-    _act_again(payment, Step.CHECK, batch.now, 0.0 if is_duplicate else retry.first_check_s())
+    _act_again(payment, Step.CHECK, batch.now, 0.0 if is_duplicate else backoff.first_check_s())
 
 
 def _record_check(
@@ -151,7 +151,9 @@ def _record_check(
     gateway: PaymentGateway,
 ) -> None:
     age_s = _age_s(payment, batch.now)
-    delay = max(retry.check_delay_s(age_s), min(seen.retry_after_s or 0, retry.RETRY_AFTER_MAX_S))
+    delay = max(
+        backoff.check_delay_s(age_s), min(seen.retry_after_s or 0, backoff.RETRY_AFTER_MAX_S)
+    )
     match seen.verdict:
         case Verdict.SUCCESSFUL | Verdict.FAILED:
             settle(batch, payment, seen, exchange_id)
@@ -179,12 +181,12 @@ def _record_not_found(batch: WriteBatch, payment: Payment, capabilities: Capabil
         return
     # Submissions that an outage kept from being sent don't make this wait longer.
     sent = possible_submissions(batch, payment)
-    resend_after_s = retry.resend_after_s(capabilities.resend_after_s, sent)
+    resend_after_s = backoff.resend_after_s(capabilities.resend_after_s, sent)
     move(batch, payment, Event.UNKNOWN, reason="not_found")
     if capabilities.idempotent_submit and age_s >= resend_after_s:
         _act_again(payment, Step.SUBMIT, batch.now, 0.0)
     else:
-        _act_again(payment, Step.CHECK, batch.now, retry.check_delay_s(age_s))
+        _act_again(payment, Step.CHECK, batch.now, backoff.check_delay_s(age_s))
 
 
 def settle(batch: WriteBatch, payment: Payment, seen: Observation, exchange_id: int | None) -> None:
@@ -194,7 +196,9 @@ def settle(batch: WriteBatch, payment: Payment, seen: Observation, exchange_id: 
         # any other: a single garbled answer must not cost half an hour.
         log.error("payment.amount_contradicted")
         move(batch, payment, Event.UNKNOWN, reason="amount_contradicted")
-        _act_again(payment, Step.CHECK, batch.now, retry.check_delay_s(_age_s(payment, batch.now)))
+        _act_again(
+            payment, Step.CHECK, batch.now, backoff.check_delay_s(_age_s(payment, batch.now))
+        )
         return
     event = Event.SUCCESSFUL if seen.verdict is Verdict.SUCCESSFUL else Event.FAILED
     payment.provider_transaction_id = seen.provider_transaction_id

@@ -1,4 +1,4 @@
-"""A payment's history: one event for each change, in the transaction of the change."""
+"""A payment's history: one event for each change that concerns the tenant, in its transaction."""
 
 from __future__ import annotations
 

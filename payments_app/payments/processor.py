@@ -1,6 +1,7 @@
 """Processes payments after acceptance: claim, submit or check, record, settle.
 
-Only this module, acceptance.py and outcomes.py change a status. Each step is its own transaction;
+Statuses change in this module and outcomes.py (an insert is accept.py's, and recovery.py puts
+payments back to a status check after a restore). Each step is its own transaction;
 network calls happen only between two. The intent is committed before the call: after a crash at any
 point, a status check at the provider shows what happened.
 """
@@ -21,20 +22,22 @@ from payments_app.kernel import metrics, tracing
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, snapshot, transaction
 from payments_app.kernel.errors import GatewayError
-from payments_app.kernel.http import LeaseLost
+from payments_app.kernel.http.messages import LeaseLost
 from payments_app.kernel.jobs import Job, enqueue, notify
 from payments_app.kernel.postgres import is_transient
-from payments_app.payments import retry
+from payments_app.payments import backoff
 from payments_app.payments.account_slots import AccountSlots, step_of
-from payments_app.payments.claims import LEASE, Claim, lease_from, renewed
-from payments_app.payments.counters import count_answer
-from payments_app.payments.due import (
+from payments_app.payments.claims import (
+    LEASE,
+    Claim,
     Due,
     Queue,
     due_payments,
     is_due,
+    lease_from,
     locked_payments,
     put_off,
+    renewed,
     waiting_queues,
 )
 from payments_app.payments.evidence import open_submission, store_exchanges, without_stored
@@ -42,8 +45,8 @@ from payments_app.payments.exchange_pool import ExchangePool, ExchangeResult
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.outcomes import apply_result, distrusted, move
-from payments_app.payments.spans import note_outcome, payment_span, resume_span
 from payments_app.payments.states import Event, Stage, Step
+from payments_app.payments.telemetry import count_answer, note_outcome, payment_span, resume_span
 from payments_app.payments.write_batch import WriteBatch
 from payments_app.providers.contract import Observation, Provider, ProviderAccount, Verdict
 from payments_app.providers.submission import (
@@ -241,7 +244,7 @@ def _seen(claim: Claim, gateway: PaymentGateway) -> Observation:
         # The adapter or the account is gone: an operator must act. Nothing was sent.
         log.error("payment.account_unavailable", code=error.code)
         return Observation(
-            Verdict.NOT_SENT, "account_unavailable", retry_after_s=retry.ACCOUNT_MISSING_S
+            Verdict.NOT_SENT, "account_unavailable", retry_after_s=backoff.ACCOUNT_MISSING_S
         )
     except Exception:
         # A fault in an adapter or in our database must not stop the other payments.
@@ -267,7 +270,7 @@ def _observe(claim: Claim, gateway: PaymentGateway, counted: SubmissionClient) -
         log.error("payment.merchant_changed", provider=payment.provider)
     if claim.step is Step.SUBMIT and is_other_merchant:
         return Observation(
-            Verdict.NOT_SENT, "merchant_changed", retry_after_s=retry.ACCOUNT_MISSING_S
+            Verdict.NOT_SENT, "merchant_changed", retry_after_s=backoff.ACCOUNT_MISSING_S
         )
     gateway.pace.advise(account.key, provider.terms(account).checks_per_s)
     seen, calls = _exchanged(claim, gateway, counted, provider, account)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -12,11 +10,12 @@ from uuid import UUID
 from sqlalchemy import Select, select, tuple_
 from sqlalchemy.orm import defer
 
+from payments_app.kernel.cursors import cursor_at, time_and_id
 from payments_app.kernel.database import transaction
 from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.payments.errors import CursorInvalid, PaymentNotFound
+from payments_app.payments.errors import PaymentNotFound
 from payments_app.payments.model import Payment
 from payments_app.payments.payers import payer_index
 from payments_app.tenants.caller import Caller
@@ -93,12 +92,14 @@ def list_payments(
             Payment.payer_index == payer_index(keyring, caller.tenant_id, wanted.payer)
         )
     if cursor is not None:
-        query = query.where(tuple_(Payment.created_at, Payment.id) < _read_cursor(cursor))
+        query = query.where(tuple_(Payment.created_at, Payment.id) < time_and_id(cursor))
     query = query.order_by(Payment.created_at.desc(), Payment.id.desc()).limit(limit + 1)
     with transaction(caller.tenant_id) as session:
         found = list(session.scalars(query))
     page = found[:limit]
-    return PaymentPage(page, _cursor_after(page[-1]) if len(found) > limit else None)
+    return PaymentPage(
+        page, cursor_at(page[-1].created_at, page[-1].id) if len(found) > limit else None
+    )
 
 
 def _own(caller: Caller) -> Select[Payment]:
@@ -120,20 +121,3 @@ def _filtered(query: Select[Payment], wanted: PaymentFilter) -> Select[Payment]:
     if wanted.created_to is not None:
         query = query.where(Payment.created_at < wanted.created_to)
     return query
-
-
-def _cursor_after(payment: Payment) -> str:
-    text = f"{payment.created_at.isoformat()}|{payment.id}"
-    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
-
-
-def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        created_at, _, payment_id = text.partition("|")
-        when = datetime.fromisoformat(created_at)
-        if when.tzinfo is None:
-            raise ValueError
-        return when, UUID(payment_id)
-    except (ValueError, binascii.Error, OverflowError):
-        raise CursorInvalid("The cursor is not one that a list gave out.") from None

@@ -21,7 +21,7 @@ from redis import Redis, RedisError
 from payments_app.kernel import metrics
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.redis_script import Script
-from payments_app.payments.retry import RETRY_AFTER_MAX_S
+from payments_app.payments.backoff import RETRY_AFTER_MAX_S
 from payments_app.payments.states import Step
 from payments_app.providers.contract import AccountKey, Observation, Verdict
 

@@ -2,7 +2,7 @@
 
 What was accepted or sent since the backup isn't in it. So each open payment counts as possibly
 sent, and no tenant's payments are submitted until the provider has answered about all of its open
-ones. A key used since the backup gives the same reference when it is used again: see acceptance.py.
+ones. A key used since the backup gives the same reference when it is used again: see accept.py.
 So for some days a new payment's only request may not be the only one: see evidence.py.
 """
 

@@ -32,7 +32,9 @@ class Stage(StrEnum):
 
 
 class Event(StrEnum):
-    """What can happen to a payment. The values are the types of its events."""
+    """What can happen to a payment. The values are the types of its events; SUBMITTING and NOT_SENT
+    write none.
+    """
 
     ACCEPTED = "payment.accepted"
     SUBMITTING = "payment.submitting"

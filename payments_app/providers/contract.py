@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
-from payments_app.kernel.http import HttpClient
+from payments_app.kernel.http.messages import HttpClient
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 

@@ -14,8 +14,8 @@ from http import HTTPStatus
 from typing import Final
 
 from payments_app.kernel.clock import utc_now
-from payments_app.kernel.http import HttpResponse
-from payments_app.kernel.retry_after import retry_after_s
+from payments_app.kernel.http.messages import HttpResponse
+from payments_app.kernel.http.retry_after import retry_after_s
 from payments_app.providers import replies
 from payments_app.providers.contract import Failure, FailureCode, Observation, Verdict
 from payments_app.providers.tokens import IssuedToken

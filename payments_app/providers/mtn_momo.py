@@ -14,7 +14,13 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
-from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.messages import (
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    LeaseLost,
+    NoResponse,
+)
 from payments_app.kernel.money import EXPONENTS
 from payments_app.providers import mtn_answers
 from payments_app.providers.contract import (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final, NoReturn
 
-from payments_app.kernel.http import HttpResponse
+from payments_app.kernel.http.messages import HttpResponse
 from payments_app.kernel.money import EXPONENTS, Money
 
 # A provider's own text; none that we know is longer than 60. `Failure` allows less.

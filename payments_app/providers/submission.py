@@ -12,7 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from payments_app.kernel.errors import GatewayError
-from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.messages import (
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    LeaseLost,
+    NoResponse,
+)
 from payments_app.providers.contract import (
     Observation,
     PaymentOrder,

@@ -190,7 +190,7 @@ class ProviderAccounts:
     a real account, and a LIVE key no sandbox: its play money would be reported as paid.
 
     Each process caches reads for STALE_MAX_S: after that a changed account applies. If the current
-    account is needed, use `anew`, or compare `version` with the row as payments/insertion.py does.
+    account is needed, use `anew`, or compare `version` with the row as payments/accept.py does.
     """
 
     def __init__(

@@ -18,10 +18,10 @@ from sqlalchemy.orm import Session
 
 from payments_app.kernel import metrics, tracing
 from payments_app.kernel.database import after_commit
-from payments_app.kernel.egress import LOOKUP_BUSY, Egress
-from payments_app.kernel.http import HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.egress import LOOKUP_BUSY, Egress
+from payments_app.kernel.http.messages import HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.retry_after import retry_after_s
 from payments_app.kernel.postgres import is_transient
-from payments_app.kernel.retry_after import retry_after_s
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
 from payments_app.kernel.tracing import Kind
 from payments_app.webhooks import schedule

@@ -16,8 +16,8 @@ from uuid_utils.compat import uuid7
 from payments_app.audit.comparison import fingerprint, fingerprint_or_none, words_of
 from payments_app.audit.record import record
 from payments_app.kernel.database import transaction
-from payments_app.kernel.egress import EgressRules, check_url
 from payments_app.kernel.errors import FieldsInvalid
+from payments_app.kernel.http.egress import EgressRules, check_url
 from payments_app.kernel.secrets import Cipher
 from payments_app.webhooks.errors import EndpointNotFound, EndpointsTooMany, RotationRunning
 from payments_app.webhooks.model import (

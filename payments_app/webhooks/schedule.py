@@ -6,7 +6,7 @@ import random
 from typing import Final
 
 _MINUTE, _HOUR = 60.0, 3600.0
-# Seconds from one attempt to the next; about 100 hours in all (the example of Standard Webhooks,
+# Seconds from one attempt to the next; some 76 hours in all (the example of Standard Webhooks,
 # with one more early attempt).
 PAUSES_S: Final = (
     5.0,

@@ -14,8 +14,8 @@ from payments_app.payments.exchange_pool import ExchangeJob, ExchangeResult
 
 log = structlog.get_logger(__name__)
 
-# Even twelve accounts that don't answer can't take all slots from the others: each holds no more
-# than payments/account_slots.py gives it.
+# Eleven accounts that don't answer can't take all slots from the others: each gets few, as
+# payments/account_slots.py says.
 SLOTS: Final = 96
 # After the first result, wait this long for more and write them in one transaction: a commit for
 # each result would cost more than its exchange. The delay is too short to matter.

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from celery.signals import worker_init, worker_shutdown, worker_shutting_down
 from flask import Flask
 
-from payments_app.payments import checkpoints
+from payments_app.integrity import checkpoints
 from payments_app.worker.celery_app import HOUSEKEEPING, PAYMENTS, WEBHOOKS
 from payments_app.worker.failures import FailuresInARow
 from payments_app.worker.heartbeat import Heartbeat

@@ -5,8 +5,9 @@ from __future__ import annotations
 from celery import shared_task
 from flask import current_app
 
+from payments_app.integrity import checkpoints, invariants
 from payments_app.kernel.jobs import Job
-from payments_app.payments import checkpoints, erasure, invariants, retention
+from payments_app.payments import payers, retention
 from payments_app.webhooks import deliveries
 from payments_app.worker.payment_processor import PROCESSOR
 from payments_app.worker.poller import DISPATCHER
@@ -33,7 +34,7 @@ def purge_responses() -> None:
 @shared_task(name=Job.ERASE_PAYERS.value, ignore_result=True)
 def erase_payers() -> None:
     """Erase the payers of payments that ended over PAYER_RETENTION_DAYS ago, if that is set."""
-    erasure.erase_old_payers(current_app.extensions["maramoja"].settings.payer_retention_days)
+    payers.erase_old_payers(current_app.extensions["maramoja"].settings.payer_retention_days)
 
 
 @shared_task(name=Job.WRITE_CHECKPOINTS.value, ignore_result=True)

@@ -41,7 +41,7 @@ def test_one_about_a_payment_is_kept_as_it_came(caller: HttpCaller, method: str)
     payment = caller.pay()
     body = b'\xff\x00{"status": "SUCCESSFUL"}'
 
-    send(caller, f"/callbacks/mtn_momo/{payment['provider_reference']}", body, method)
+    send(caller, f"/callbacks/mtn_momo/{payment['reference']}", body, method)
 
     (callback,) = stored(caller.app, payment)
     assert (said(caller.app, callback), callback.method) == (body, method)
@@ -52,7 +52,7 @@ def test_the_same_again_is_kept_once(caller: HttpCaller) -> None:
     payment = caller.pay()
 
     for _ in range(3):
-        send(caller, f"/callbacks/mtn_momo/{payment['provider_reference']}")
+        send(caller, f"/callbacks/mtn_momo/{payment['reference']}")
 
     assert len(stored(caller.app, payment)) == 1
 
@@ -77,7 +77,7 @@ def test_one_about_nothing_is_answered_alike(caller: HttpCaller, path: str) -> N
 def test_one_about_another_rails_payment_is_not_kept(caller: HttpCaller) -> None:
     payment = caller.pay()
 
-    send(caller, f"/callbacks/airtel_money/{payment['provider_reference']}")
+    send(caller, f"/callbacks/airtel_money/{payment['reference']}")
 
     assert stored(caller.app, payment) == []
 
@@ -85,7 +85,7 @@ def test_one_about_another_rails_payment_is_not_kept(caller: HttpCaller) -> None
 def test_of_a_long_one_the_beginning_is_kept(caller: HttpCaller) -> None:
     payment = caller.pay()
 
-    send(caller, f"/callbacks/mtn_momo/{payment['provider_reference']}", b"x" * 200_000)
+    send(caller, f"/callbacks/mtn_momo/{payment['reference']}", b"x" * 200_000)
 
     (callback,) = stored(caller.app, payment)
     assert said(caller.app, callback) == b"x" * 16_384
@@ -104,7 +104,7 @@ def test_an_address_that_sends_too_many_is_told_so_whatever_they_are_about(
 ) -> None:
     caller = new_caller(make_app(rate_limit_callbacks="3 per minute"))
     payment = caller.pay()
-    paths = [f"/callbacks/mtn_momo/{one}" for one in (payment["provider_reference"], uuid4())]
+    paths = [f"/callbacks/mtn_momo/{one}" for one in (payment["reference"], uuid4())]
     answers = [
         caller.send("POST", path, headers={"X-API-Key": None}, data=b"{}")
         for path in (*paths, *paths, *paths)
@@ -119,7 +119,7 @@ def test_one_from_elsewhere_is_answered_alike_and_not_kept(make_app: MakeApp) ->
     app = make_app(callback_networks=(ip_network("203.0.113.0/24"),))
     caller = new_caller(app)
     payment = caller.pay()
-    path = f"/callbacks/mtn_momo/{payment['provider_reference']}"
+    path = f"/callbacks/mtn_momo/{payment['reference']}"
 
     send(caller, path)
     assert stored(app, payment) == []

@@ -220,7 +220,7 @@ def test_a_standby_is_a_503(caller: HttpCaller) -> None:
 def test_a_callback_that_could_not_be_kept_is_not_acknowledged(
     caller: HttpCaller, database: Database
 ) -> None:
-    reference = caller.pay()["provider_reference"]
+    reference = caller.pay()["reference"]
     database.go_away()
 
     answer = caller.send("POST", f"/callbacks/mtn_momo/{reference}", data=b"{}")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from payments_app.api.v1.invisible import name_of, objection_to_reference
+from payments_app.api.v1.fields import name_of, objection_to_reference
 from tests.api.http_caller import HttpCaller, an_order, count_payments, fields_of
 from tests.builders import PAYER
 

@@ -19,7 +19,7 @@ from sqlalchemy import event
 from devstack.redis_server import RedisServer
 from devstack.servers import Servers
 from devstack.supervisor import wait_until
-from payments_app.api.limits import LET_THROUGH_EVERY_S
+from payments_app.api.rate_limits import LET_THROUGH_EVERY_S
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.providers.contract import Mode
 from payments_app.settings import RATE_LIMIT

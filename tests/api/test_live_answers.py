@@ -13,7 +13,7 @@ from werkzeug.test import TestResponse
 
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.payments import outbox
-from payments_app.payments.erasure import erase_payer
+from payments_app.payments.payers import erase_payer
 from payments_app.providers.contract import FailureCode, Mode
 from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.scopes import Scope
@@ -217,6 +217,7 @@ def test_every_webhook_is_as_the_document_says(
     assert last[failed["id"]]["data"]["failure_code"] == FailureCode.PAYER_REJECTED
     assert last[failed["id"]]["data"]["metadata"] == {"b": "c"}
     assert last[paid["id"]]["data"]["failure"] is None
+    assert last[paid["id"]]["data"]["reference"] == paid["reference"]
     for one in checked.get(f"{ENDPOINTS}/{endpoint.id}/deliveries").get_json()["data"]:
         shown = checked.get(f"{DELIVERIES}/{one['id']}").get_json()
         assert shown["attempt_log"][0]["http_status"] == 200

@@ -72,11 +72,11 @@ def ask_in_every_way(caller: HttpCaller) -> None:
     caller.get(headers={"X-Tenant-Id": PAYER})
     caller.get(headers={"X-API-Key": None, "Authorization": f"Bearer {key}"})
     caller.get(headers={"X-API-Key": f"{key}x"})
-    caller.send("POST", f"/callbacks/{PAYER}/{payment['provider_reference']}", data=PAYER)
+    caller.send("POST", f"/callbacks/{PAYER}/{payment['reference']}", data=PAYER)
     caller.send(
         "POST", f"/callbacks/mtn_momo/{uuid4()}", data=json.dumps({"payer": PAYER, "key": key})
     )
-    caller.send("POST", f"/callbacks/mtn_momo/{payment['provider_reference']}", data=PAYER)
+    caller.send("POST", f"/callbacks/mtn_momo/{payment['reference']}", data=PAYER)
 
 
 def test_no_number_key_or_text_of_a_payer_is_in_it(caller: HttpCaller, log: StringIO) -> None:

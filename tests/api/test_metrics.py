@@ -81,7 +81,7 @@ def test_an_end_with_what_led_to_it(
 
 def test_what_was_made_of_callbacks(make_app: MakeApp, added: Added) -> None:
     caller = new_caller(make_app(rate_limit_callbacks="4 per minute"))
-    place = f"/callbacks/mtn_momo/{caller.pay()['provider_reference']}"
+    place = f"/callbacks/mtn_momo/{caller.pay()['reference']}"
     for path in (place, place, f"/callbacks/mtn_momo/{uuid4()}", "/callbacks/mtn_momo/x", place):
         caller.send("POST", path, data=b"{}")
     stranger = new_caller(make_app(callback_networks=(ip_network("203.0.113.0/24"),)))
@@ -95,7 +95,7 @@ def test_a_callback_after_the_end_is_counted_apart(
     scripted_caller: HttpCaller, engine: Engine, added: Added
 ) -> None:
     payment = scripted_caller.pay()
-    place = f"/callbacks/scripted/{payment['provider_reference']}"
+    place = f"/callbacks/scripted/{payment['reference']}"
     scripted_caller.send("POST", place, data=b"early")
     engine.finish(payment)
     for body in (b"late", b"late", b"later"):

@@ -11,7 +11,6 @@ import pytest
 from flask import Flask
 
 from payments_app.api.request_schema import RequestSchema
-from payments_app.kernel.errors import FieldsInvalid
 from tests.api.http_caller import PAYMENTS, HttpCaller, an_order
 from tests.api.test_request_schema import SCHEMAS
 
@@ -52,9 +51,9 @@ def is_ours(sentence: str) -> bool:
 
 def sentences_of(schema: RequestSchema, sent: dict[str, Any]) -> Iterator[str]:
     try:
-        schema.read(sent)
-    except FieldsInvalid as error:
-        yield from leaves(error.extra["errors"])
+        schema.load(sent)
+    except ma.ValidationError as error:
+        yield from leaves(error.messages)
 
 
 def leaves(found: Any) -> Iterator[str]:

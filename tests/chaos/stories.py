@@ -91,7 +91,7 @@ def story_of(*steps: tuple[str, str, str]) -> list[EventRow]:
 
 
 def shown(status: str, events: int, **changes: Any) -> Shown:
-    document = {"status": status, "provider_reference": REFERENCE, **changes}
+    document = {"status": status, "reference": REFERENCE, **changes}
     return Shown(200, document, [{"sequence": number} for number in range(1, events + 1)])
 
 
@@ -366,7 +366,7 @@ def _lies_in_the_story() -> dict[str, tuple[str, Evidence]]:
         "shown otherwise than stored": ("LIE", replace(well, shown={ID: shown("FAILED", 3)})),
         "another reference shown": (
             "LIE",
-            replace(well, shown={ID: shown("SUCCESSFUL", 3, provider_reference="x")}),
+            replace(well, shown={ID: shown("SUCCESSFUL", 3, reference="x")}),
         ),
         "pending again after the end": ("LIE", with_lines(late, pending)),
         "pending again beside a replay": (

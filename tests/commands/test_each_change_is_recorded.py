@@ -12,9 +12,9 @@ from sqlalchemy import select
 
 from payments_app import create_app
 from payments_app.audit.model import AuditEntry
+from payments_app.integrity.invariants import check_everything
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
-from payments_app.payments import erasure
-from payments_app.payments.invariants import check_everything
+from payments_app.payments import payers
 from payments_app.providers.contract import Mode
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.registry import find_tenant
@@ -129,7 +129,7 @@ def test_each_change_has_its_entry(installation_of_its_own: Installation) -> Non
     ) as superuser:
         superuser.execute("UPDATE payments SET final_at = final_at - interval '40 days'")
     with app.app_context():
-        assert erasure.erase_old_payers(30) >= 1
+        assert payers.erase_old_payers(30) >= 1
     newer = Fernet.generate_key().decode()
     settings = app.extensions["maramoja"].settings
     rotated = create_app(replace(settings, secret_keys=(newer, *settings.secret_keys)))

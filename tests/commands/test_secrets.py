@@ -16,7 +16,7 @@ from sqlalchemy import text
 from devstack.postgres_server import PostgresServer
 from payments_app import create_app
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
-from payments_app.kernel.egress import EgressRules
+from payments_app.kernel.http.egress import EgressRules
 from payments_app.kernel.secrets import Cipher, SecretUnreadable
 from payments_app.providers.contract import Mode
 from payments_app.settings import Settings

@@ -28,7 +28,7 @@ def ask(path: str, arguments: list[str], stdin: str) -> tuple[int, str, str]:
 
 def serve(path: str) -> None:
     """Run one command after the other."""
-    # house: allow local-import because an asker needs none of it, and it takes a second
+    # house: allow local-import because a client needs none of it, and it takes a second
     from payments_app import create_app  # noqa: PLC0415
 
     runner = create_app().test_cli_runner()

@@ -74,7 +74,7 @@ class Site:
     def movements(self, payment: dict[str, Any]) -> int:
         """How often money moved for the payment, by the simulator's own ledger."""
         ledger = f"{self.stack.simulator_url}/_admin/ledger"
-        query = {"reference": payment["provider_reference"]}
+        query = {"reference": payment["reference"]}
         return len(requests.get(ledger, params=query, timeout=10).json()["data"])
 
 

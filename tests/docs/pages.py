@@ -12,7 +12,7 @@ _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 _CODE = re.compile(r"`([^`\n]+)`")
 # A file of ours as prose names it: with a folder, or one at the top of the repository.
 _PATH = re.compile(
-    r"(?:(?:payments_app|providers|payments|kernel|api|worker|commands|tenants|audit|webhooks"
+    r"(?:(?:payments_app|providers|payments|kernel|api|worker|commands|tenants|audit|webhooks|integrity|monitoring"
     r"|simulator|devstack|migrations|tests|docs|bench|\.ci)/[\w./*-]*"
     r"|[\w-]+\.(?:py|md|toml|sh|json|txt|in|yml))(?:::(\w+))?"
 )

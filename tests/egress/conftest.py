@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from payments_app.kernel.egress import Egress, EgressRules
+from payments_app.kernel.http.egress import Egress, EgressRules
 from tests.egress.receivers import Authority
 from tests.providers.conftest import app_context, serve
 from tests.pure.hostile_urls import Names
@@ -34,7 +34,9 @@ def egress() -> Egress:
 @pytest.fixture
 def guarded(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> Making:
     """As in production, but 127.0.0.1 counts as public; no other address of this machine does."""
-    monkeypatch.setattr("payments_app.kernel.egress.is_public", lambda one: str(one) == "127.0.0.1")
+    monkeypatch.setattr(
+        "payments_app.kernel.http.egress.is_public", lambda one: str(one) == "127.0.0.1"
+    )
 
     def make(port: int, names: Names, ca_file: Path | None = authority.path) -> Egress:
         return Egress(

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 
-from payments_app.kernel.egress import HEAD_BYTES_MAX, Egress, EgressRules
-from payments_app.kernel.http import HttpResponse, NoResponse
+from payments_app.kernel.http.egress import HEAD_BYTES_MAX, Egress, EgressRules
+from payments_app.kernel.http.messages import HttpResponse, NoResponse
 from tests.docs.pages import the_page_says
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, Flood, endless, over_tls
@@ -122,7 +122,7 @@ def test_a_handshake_that_does_not_end_has_sent_nothing(
 def test_a_handshake_may_take_longer_than_connecting(
     serve: Serve, guarded: Making, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress_connection.CONNECT_MAX_S", 0.1)
+    monkeypatch.setattr("payments_app.kernel.http.egress_connection.CONNECT_MAX_S", 0.1)
     slow = over_tls(authority.certificate(HOOKS), answering(OK_HEAD + b"\r\n"))
 
     def behave(server: BareServer, peer: socket.socket) -> None:
@@ -152,7 +152,7 @@ def test_a_host_that_takes_no_connection_got_nothing(egress: Egress) -> None:
 def test_many_addresses_that_take_no_connection_share_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress_connection.CONNECT_MAX_S", 0.2)
+    monkeypatch.setattr("payments_app.kernel.http.egress_connection.CONNECT_MAX_S", 0.2)
     with socket.create_server(("", 0), backlog=0) as full:
         port = full.getsockname()[1]
         waiting = [socket.socket() for _ in range(4)]
@@ -205,7 +205,7 @@ def test_a_lookup_is_part_of_the_time() -> None:
 
 
 def test_a_lookup_ends_before_the_rest_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress.RESOLVE_MAX_S", 0.2)
+    monkeypatch.setattr("payments_app.kernel.http.egress.RESOLVE_MAX_S", 0.2)
     with Hanging() as hang:
         egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=hang)
         silence = timed(egress, "https://hooks.example.com/", 5)

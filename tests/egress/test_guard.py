@@ -12,8 +12,8 @@ from flask import Flask
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, init_database, transaction
-from payments_app.kernel.egress import Egress, EgressRules, check_url
-from payments_app.kernel.http import HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.egress import Egress, EgressRules, check_url
+from payments_app.kernel.http.messages import HttpResponse, LeaseLost, NoResponse
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, over_tls
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, answering
@@ -155,7 +155,7 @@ def test_a_wrong_certificate_gets_nothing(
 def test_an_address_is_certified_as_an_address(
     serve: Serve, guarded: Making, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("payments_app.kernel.destination.is_public", lambda _: True)
+    monkeypatch.setattr("payments_app.kernel.http.destination.is_public", lambda _: True)
     server = serve(over_tls(authority.certificate("127.0.0.1"), answer_all))
     answer = post(guarded(server.port, Names()), secure(server, host="127.0.0.1"))
     assert isinstance(answer, HttpResponse)

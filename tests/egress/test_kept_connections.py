@@ -13,8 +13,8 @@ from flask import Flask
 
 from devstack.supervisor import wait_until
 from payments_app.kernel.clock import boot_seconds
-from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.kernel.http import HttpResponse, NoResponse
+from payments_app.kernel.http.egress import Egress, EgressRules
+from payments_app.kernel.http.messages import HttpResponse, NoResponse
 from tests.docs.pages import the_page_says
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, over_tls
@@ -198,13 +198,13 @@ def test_idle_ones_are_closed_after_a_while(
     assert 3.9 <= boot_seconds() - idle_since < 20
     taken(egress, server.url())
     assert server.connections == 2
-    monkeypatch.setattr("payments_app.kernel.egress_connection.AGE_MAX_S", 0.0)
+    monkeypatch.setattr("payments_app.kernel.http.egress_connection.AGE_MAX_S", 0.0)
     taken(egress, server.url())
     assert server.connections == 3
 
 
 def test_so_many_are_kept_for_one_and_in_all(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress_connection.KEPT_MAX", 3)
+    monkeypatch.setattr("payments_app.kernel.http.egress_connection.KEPT_MAX", 3)
     open_now = Counting()
     server = serve(open_now)
     egress = anywhere(Names("127.0.0.1"))
@@ -255,7 +255,7 @@ def test_what_comes_behind_an_answer_in_its_tls_record_is_no_answer(
 def test_a_new_connection_asks_the_guard_and_a_kept_one_stays_where_it_was(
     serve: Serve, guarded: Making, authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress.NAME_KEPT_S", 0.0)
+    monkeypatch.setattr("payments_app.kernel.http.egress.NAME_KEPT_S", 0.0)
     names = Names("127.0.0.1")
     server = serve(over_tls(authority.certificate(HOOKS), answer_all))
     egress = guarded(server.port, names)
@@ -274,7 +274,7 @@ def test_a_new_connection_asks_the_guard_and_a_kept_one_stays_where_it_was(
 def test_a_name_that_leads_elsewhere_is_followed_and_a_kept_connection_is_left(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress.NAME_KEPT_S", 0.2)
+    monkeypatch.setattr("payments_app.kernel.http.egress.NAME_KEPT_S", 0.2)
     server, names = serve(answer_all), Names("127.0.0.1")
     egress = anywhere(names)
     url = f"http://receiver:{server.port}/"

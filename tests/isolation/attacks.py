@@ -66,7 +66,7 @@ def by_id(spell: Callable[[str], str], query: str = "", **headers: str) -> Attac
 
 def by_reference(scene: Scene, intruder: HttpCaller, method: str, route: str) -> Pair:
     """The provider's reference in place of the payment's id."""
-    reference = scene.payment["provider_reference"]
+    reference = scene.payment["reference"]
     theirs = intruder.send(method, _path(route, reference))
     return Pair(theirs, intruder.send(method, _path(route, str(uuid4()))), (reference,))
 
@@ -229,11 +229,11 @@ ATTACKS: dict[Rule, dict[str, Attack]] = {
         "half a key": with_half_a_key,
     },
     Rule.CALLBACK: {
-        "the reference": called_back("provider_reference"),
-        "the reference with a key": called_back("provider_reference", key="own"),
+        "the reference": called_back("reference"),
+        "the reference with a key": called_back("reference", key="own"),
         "the payment's id": called_back("id"),
-        "another provider's": called_back("provider_reference", provider="other"),
-        "a provider that is none": called_back("provider_reference", provider="%00"),
+        "another provider's": called_back("reference", provider="other"),
+        "a provider that is none": called_back("reference", provider="%00"),
     },
 }
 # Other verbs on a tenant's address must not show what exists either.

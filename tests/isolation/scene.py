@@ -41,7 +41,7 @@ class Scene:
     @property
     def secrets(self) -> tuple[str, ...]:
         """What no response to an intruder may contain, unless its request did."""
-        found = (self.payment["id"], self.payment["provider_reference"], self.payment["payer"])
+        found = (self.payment["id"], self.payment["reference"], self.payment["payer"])
         return (*found, self.payment["external_id"], self.victim.tenant.slug, *self.ids.values())
 
 

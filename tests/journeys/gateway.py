@@ -56,7 +56,7 @@ class Paid:
 
     @property
     def reference(self) -> str:
-        return str(json.loads(self.body)["provider_reference"])
+        return str(json.loads(self.body)["reference"])
 
 
 class Gateway:

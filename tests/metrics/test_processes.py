@@ -168,7 +168,7 @@ def test_no_number_no_key_and_no_tenant_is_in_any(installation: Installation) ->
     stack.flask("tenants", "list")
     secrets = {
         *(PAYER, PAYER[3:], TENANT, installation.key, installation.key[:14]),
-        *(told["id"], told["provider_reference"], stack.environment["SECRET_KEYS"]),
+        *(told["id"], told["reference"], stack.environment["SECRET_KEYS"]),
         *(stack.environment["MTN_COLLECTION_API_USER"], stack.environment["DATABASE_URL"]),
     }
     for figures in (installation.api, installation.worker, installation.beat):

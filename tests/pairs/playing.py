@@ -21,8 +21,8 @@ from flask import Flask
 
 from chaos.pairs import QUESTIONS, SUBMISSIONS, Effect, Pair, Second
 from payments_app import Parts
-from payments_app.kernel.http import HttpRequest, HttpResponse, LeaseLost, NoResponse
-from payments_app.kernel.transport import Transport
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.transport import Transport
 from payments_app.payments import processor
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.states import Step

@@ -10,8 +10,8 @@ from flask import Flask
 from redis import Redis
 
 from devstack.redis_server import RedisServer
+from payments_app.kernel.http.transport import Transport
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.transport import Transport
 from payments_app.providers.tokens import TokenCache
 from tests.providers.bare_server import BareServer
 from tests.providers.minting import SECRET_KEY, a_client

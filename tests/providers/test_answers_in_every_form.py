@@ -10,9 +10,9 @@ from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from payments_app.kernel.http import HttpRequest, HttpResponse
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse
+from payments_app.kernel.http.transport import RESPONSE_BYTES_MAX, Transport
 from payments_app.kernel.money import EXPONENTS, Money
-from payments_app.kernel.transport import RESPONSE_BYTES_MAX, Transport
 from payments_app.providers import mtn_answers
 from payments_app.providers.contract import FailureCode, Observation, Verdict
 from payments_app.providers.tokens import IssuedToken

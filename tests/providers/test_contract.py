@@ -26,10 +26,16 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from payments_app.kernel.clock import boot_seconds
-from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.messages import (
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    LeaseLost,
+    NoResponse,
+)
+from payments_app.kernel.http.transport import Lease, Transport
 from payments_app.kernel.money import Money
 from payments_app.kernel.secrets import Cipher
-from payments_app.kernel.transport import Lease, Transport
 from payments_app.providers.contract import PaymentOrder, Provider, Verdict
 from payments_app.providers.registry import Registry
 from payments_app.providers.submission import (

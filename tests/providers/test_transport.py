@@ -15,10 +15,10 @@ from flask import Flask
 
 from devstack.places import free_port
 from payments_app.kernel import tracing
-from payments_app.kernel.http import HttpRequest, HttpResponse, NoResponse
-from payments_app.kernel.response_head import HEAD_BYTES_MAX
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse, NoResponse
+from payments_app.kernel.http.response_head import HEAD_BYTES_MAX
+from payments_app.kernel.http.transport import RESPONSE_BYTES_MAX, Transport
 from payments_app.kernel.tracing import Kind
-from payments_app.kernel.transport import RESPONSE_BYTES_MAX, Transport
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, answering, drip
 
 pytestmark = pytest.mark.usefixtures("app_context")

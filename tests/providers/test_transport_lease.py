@@ -19,8 +19,8 @@ from flask import Flask
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, init_database, transaction
-from payments_app.kernel.http import HttpRequest, HttpResponse, LeaseLost, NoResponse
-from payments_app.kernel.transport import Lease, Transport
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.transport import Lease, Transport
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, drip
 
 pytestmark = pytest.mark.usefixtures("app_context")

@@ -12,7 +12,7 @@ from redis import Redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from payments_app.kernel.http import HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.secrets import Cipher

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from uuid import UUID, uuid4
 
 from payments_app.payments.account_slots import ACCOUNT_LIMITS, AccountSlots, step_of
-from payments_app.payments.due import Lane, Queue
+from payments_app.payments.claims import Lane, Queue
 from payments_app.payments.states import Step
 from payments_app.providers.contract import AccountKey, Observation, Verdict
 

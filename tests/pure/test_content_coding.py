@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 
-from payments_app.kernel.content_coding import unfolded
+from payments_app.kernel.http.content_coding import unfolded
 
 BYTES_MAX = 64 * 1024
 

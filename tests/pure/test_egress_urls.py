@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from devstack.supervisor import wait_until
 from payments_app.kernel.database import EVERY_TENANT, init_database, transaction
-from payments_app.kernel.destination import destination
-from payments_app.kernel.egress import AddressRefused, EgressRules, check_url
-from payments_app.kernel.public_address import is_public
+from payments_app.kernel.http.destination import destination
+from payments_app.kernel.http.egress import AddressRefused, EgressRules, check_url
+from payments_app.kernel.http.public_address import is_public
 from tests.nobodys_addresses import NOBODYS_HOST
 from tests.pure.hostile_urls import (
     ADDRESS,
@@ -136,7 +136,7 @@ def test_a_name_without_an_address_is_unknown_too() -> None:
 
 
 def test_a_lookup_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("payments_app.kernel.egress.CHECK_MAX_S", 0.2)
+    monkeypatch.setattr("payments_app.kernel.http.egress.CHECK_MAX_S", 0.2)
     with Hanging() as hang:
         with pytest.raises(AddressRefused, match="not found in time"):
             check_url("https://hooks.example.com/", RULES, resolve=hang)

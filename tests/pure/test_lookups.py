@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from devstack.supervisor import wait_until
-from payments_app.kernel.lookup import LookupLate, LookupRefused, Lookups, Name
+from payments_app.kernel.http.lookup import LookupLate, LookupRefused, Lookups, Name
 from tests.nobodys_addresses import NEIGHBOURS_4
 from tests.pure.hostile_urls import PUBLIC, Hanging, Names
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from payments_app.kernel.http import HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.providers.contract import (

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from payments_app.kernel.http import HttpResponse, NoResponse
+from payments_app.kernel.http.messages import HttpResponse, NoResponse
 from payments_app.kernel.money import Money
 from payments_app.providers.contract import (
     FailureCode,

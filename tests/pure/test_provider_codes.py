@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from payments_app.kernel.http import HttpResponse
+from payments_app.kernel.http.messages import HttpResponse
 from payments_app.providers.contract import (
     UNREADABLE_CODE,
     Failure,

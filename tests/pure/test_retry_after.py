@@ -8,8 +8,8 @@ from email.utils import format_datetime
 import pytest
 
 from payments_app.kernel.clock import utc_now
-from payments_app.kernel.http import HttpResponse
-from payments_app.kernel.retry_after import retry_after_s
+from payments_app.kernel.http.messages import HttpResponse
+from payments_app.kernel.http.retry_after import retry_after_s
 from tests.pure.mtn_script import checked, submitted
 
 NOW = datetime(1994, 11, 6, 8, 0, 0, tzinfo=UTC)

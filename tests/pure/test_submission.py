@@ -7,7 +7,13 @@ from dataclasses import dataclass
 import pytest
 
 from payments_app.kernel.errors import GatewayError
-from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
+from payments_app.kernel.http.messages import (
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    LeaseLost,
+    NoResponse,
+)
 from payments_app.providers.contract import (
     Failure,
     FailureCode,

@@ -16,34 +16,41 @@ TOOLS = ("devstack", "simulator", "chaos", "bench")
 FUNCTION_LINES_MAX = 40
 TEST_LINES_MAX = 50
 FILE_LINES_MAX = 400
+# Files that may be longer, for they hold one idea whole.
+LONGER = {
+    "payments_app/payments/accept.py": (560, "a payment's acceptance, from the key to the rows"),
+}
 KERNEL_LINES_MAX = 150
 # Kernel files that may be longer, and why.
 KERNEL_LONGER = {
     "payments_app/kernel/database.py": (160, "where a transaction begins, changes tenant and ends"),
     "payments_app/kernel/metrics.py": (200, "every instrument by its name, in one place"),
-    "payments_app/kernel/bounded_connection.py": (
+    "payments_app/kernel/http/bounded_connection.py": (
         170,
         "one connection from leave to last byte, interim answers among them",
     ),
     "payments_app/kernel/idempotency.py": (260, "a table, its claim and its fingerprint are one"),
-    "payments_app/kernel/transport.py": (
+    "payments_app/kernel/http/transport.py": (
         180,
         "the way to providers, read as a whole by who audits it",
     ),
-    "payments_app/kernel/egress.py": (300, "the way to tenants, read as a whole by who audits it"),
-    "payments_app/kernel/egress_connection.py": (
+    "payments_app/kernel/http/egress.py": (
+        300,
+        "the way to tenants, read as a whole by who audits it",
+    ),
+    "payments_app/kernel/http/egress_connection.py": (
         215,
         "a connection and the rules by which it is kept are one",
     ),
 }
 # Kernel files that one other file uses, and why they are there.
 KERNEL_OF_ONE = {
-    "payments_app/kernel/content_coding.py": "transport's unfolding, which is pure",
-    "payments_app/kernel/destination.py": "egress' rules for a URL, which are pure",
-    "payments_app/kernel/egress.py": "a way out, which is nobody's own",
-    "payments_app/kernel/response_head.py": "bounded_connection's reading of a head, which is pure",
-    "payments_app/kernel/egress_connection.py": "egress' connections, which end with their own rules",
-    "payments_app/kernel/lookup.py": "egress' names, with a quota that is pure of HTTP",
+    "payments_app/kernel/http/content_coding.py": "transport's unfolding, which is pure",
+    "payments_app/kernel/http/destination.py": "egress' rules for a URL, which are pure",
+    "payments_app/kernel/http/egress.py": "a way out, which is nobody's own",
+    "payments_app/kernel/http/response_head.py": "bounded_connection's reading of a head, which is pure",
+    "payments_app/kernel/http/egress_connection.py": "egress' connections, which end with their own rules",
+    "payments_app/kernel/http/lookup.py": "egress' names, with a quota that is pure of HTTP",
     "payments_app/kernel/otel.py": "loaded by name, where spans are configured",
     "payments_app/kernel/pool.py": "the database's connections, split off for its length",
     "payments_app/kernel/logs.py": "every module logs through what create_app sets up with it",
@@ -74,11 +81,11 @@ EMPTY_NAMES = {
 MONEY_FILES = (
     "payments_app/kernel/money.py",
     "payments_app/payments/routing.py",
-    "payments_app/payments/acceptance.py",
+    "payments_app/payments/accept.py",
     "payments_app/payments/model.py",
     "payments_app/payments/queries.py",
-    "payments_app/api/v1/schemas.py",
-    "payments_app/api/v1/views.py",
+    "payments_app/api/v1/payments/requests.py",
+    "payments_app/api/v1/payments/documents.py",
 )
 MONEY_WORDS = re.compile(r"amount|minor|money", re.IGNORECASE)
 TRANSACTION_CALLS = {"commit", "rollback", "begin", "begin_nested"}
@@ -153,11 +160,11 @@ def test_what_proves_who_asks_is_compared_in_constant_time() -> None:
 
 def test_only_transport_sends_requests() -> None:
     allowed = {
-        "payments_app/kernel/transport.py",
-        "payments_app/kernel/bounded_connection.py",
-        "payments_app/kernel/egress.py",
-        "payments_app/kernel/response_head.py",
-        "payments_app/kernel/egress_connection.py",
+        "payments_app/kernel/http/transport.py",
+        "payments_app/kernel/http/bounded_connection.py",
+        "payments_app/kernel/http/egress.py",
+        "payments_app/kernel/http/response_head.py",
+        "payments_app/kernel/http/egress_connection.py",
     }
     assert_none(
         "requests",
@@ -232,7 +239,7 @@ def test_a_file_fits_in_a_head() -> None:
     too_long = [
         f"{source.name}: {len(source.lines)} lines"
         for source in sources(*PRODUCT, *TOOLS)
-        if len(source.lines) > FILE_LINES_MAX
+        if len(source.lines) > LONGER.get(source.name, (FILE_LINES_MAX, ""))[0]
     ]
 
     assert not too_long, f"at most {FILE_LINES_MAX} lines: split by use case\n{too_long}"

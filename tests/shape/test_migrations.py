@@ -13,8 +13,8 @@ from alembic.script import ScriptDirectory
 from flask import Flask
 
 from devstack.servers import Servers
+from payments_app.integrity.verification import verify_record
 from payments_app.kernel.database import db, transaction
-from payments_app.payments.verification import verify_record
 from payments_app.webhooks.deliveries import send_test
 from payments_app.webhooks.endpoints import Owner
 from payments_app.webhooks.feed import GAP, leave_gap, read_events

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from payments_app.kernel.public_address import is_public
+from payments_app.kernel.http.public_address import is_public
 from tests.shape.source_tree import ROOT
 
 # A path on a developer's machine. The home of `user` in prose is not one.

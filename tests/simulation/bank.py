@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from payments_app.kernel.http import HttpRequest, HttpResponse
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse
 from tests.simulation.clock import VirtualClock
 
 # Below the adapter's visible_after_s, even if the network also delays the request.

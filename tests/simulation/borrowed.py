@@ -15,6 +15,7 @@ from sqlalchemy import select, text
 from payments_app.kernel import idempotency
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.encryption import TenantKeyring
+from payments_app.kernel.http.transport import Lease
 from payments_app.kernel.idempotency import (
     Attempt,
     IdempotencyKey,
@@ -23,13 +24,11 @@ from payments_app.kernel.idempotency import (
     claim_from,
 )
 from payments_app.kernel.one_statement import WITH_TENANT, execute_autocommit
-from payments_app.kernel.transport import Lease
-from payments_app.payments import acceptance, callbacks, insertion, outcomes, retention
+from payments_app.payments import accept, callbacks, outcomes, retention
+from payments_app.payments.accept import EarlierRow, PaymentInsert
 from payments_app.payments.callbacks import ReceivedCallback
-from payments_app.payments.claims import Claim
-from payments_app.payments.due import locked_payments
+from payments_app.payments.claims import Claim, locked_payments
 from payments_app.payments.evidence import store_exchanges
-from payments_app.payments.insertion import EarlierRow, PaymentInsert
 from payments_app.payments.model import Payment
 from payments_app.payments.states import Stage, Status, Step
 from payments_app.payments.write_batch import WriteBatch
@@ -55,7 +54,7 @@ def swapped(*pairs: tuple[Any, Callable[..., Any], Callable[..., Any]]) -> Itera
 def lock_dropped_on_error() -> Iterator[None]:
     """A reservation outside the database, dropped when the request fails in any way."""
     held: dict[tuple[UUID, str, UUID], tuple[UUID, KeyRow]] = {}
-    accept, insert_payment = acceptance.accept_payment, insertion.insert_payment
+    original, insert_payment = accept.accept_payment, accept.insert_payment
 
     def reserve(
         payment_insert: PaymentInsert, metadata: str | None, claim: KeyClaim | None, **who: str
@@ -77,14 +76,14 @@ def lock_dropped_on_error() -> Iterator[None]:
 
     def accepting(order: Any, context: Any, gateway: Any, render: Any) -> Any:
         try:
-            return accept(order, context, gateway, render)
+            return original(order, context, gateway, render)
         except (idempotency.KeyReused, KeyInProgress):
             raise
         except Exception:
             held.pop((context.caller.tenant_id, context.caller.mode, context.idempotency_key), None)
             raise
 
-    with swapped((insertion, insert_payment, reserve), (acceptance, accept, accepting)):
+    with swapped((accept, insert_payment, reserve), (accept, original, accepting)):
         yield
 
 
@@ -101,12 +100,12 @@ def _as_stored(values: dict[str, Any]) -> KeyRow:
 @contextmanager
 def looked_up_then_stored_after() -> Iterator[None]:
     """Look up the key, create the payment, and store the key only afterwards."""
-    insert_payment = insertion.insert_payment
+    insert_payment = accept.insert_payment
 
     def act(
         payment_insert: PaymentInsert, metadata: str | None, claim: KeyClaim | None, **who: str
     ) -> EarlierRow | None:
-        earlier = None if claim is None else insertion.find_earlier(claim[0])
+        earlier = None if claim is None else accept.find_earlier(claim[0])
         if earlier is None:
             insert_payment(payment_insert, metadata, None, **who)
             if claim is not None:
@@ -115,14 +114,14 @@ def looked_up_then_stored_after() -> Iterator[None]:
                 execute_autocommit(payment_insert.tenant_id, statement, claim[1])
         return earlier
 
-    with swapped((insertion, insert_payment, act)):
+    with swapped((accept, insert_payment, act)):
         yield
 
 
 @contextmanager
 def key_without_tenant() -> Iterator[None]:
     """The key is looked up without its tenant, and without row-level security."""
-    insert_payment = insertion.insert_payment
+    insert_payment = accept.insert_payment
 
     def act(
         payment_insert: PaymentInsert, metadata: str | None, claim: KeyClaim | None, **who: str
@@ -136,10 +135,10 @@ def key_without_tenant() -> Iterator[None]:
                     .order_by(IdempotencyKey.created_at)
                 ).first()
             if owner is not None:
-                return insertion.find_earlier(replace(attempt, tenant_id=owner))
+                return accept.find_earlier(replace(attempt, tenant_id=owner))
         return insert_payment(payment_insert, metadata, claim, **who)
 
-    with swapped((insertion, insert_payment, act)):
+    with swapped((accept, insert_payment, act)):
         yield
 
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 from sqlalchemy.exc import OperationalError
 
-from payments_app.api.v1.views import newborn_document
+from payments_app.api.v1.payments.documents import accepted_document
 from payments_app.kernel.idempotency import (
     KeyExpired,
     KeyInProgress,
@@ -20,10 +20,9 @@ from payments_app.kernel.idempotency import (
 )
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.payments import acceptance
-from payments_app.payments.acceptance import AcceptContext
+from payments_app.payments import accept
+from payments_app.payments.accept import AcceptContext, PaymentInsert
 from payments_app.payments.gateway import PaymentGateway
-from payments_app.payments.insertion import PaymentInsert
 from payments_app.payments.routing import NewPayment
 from payments_app.tenants.caller import Caller
 from tests.simulation.referee import Check, Violation
@@ -86,7 +85,7 @@ class Clients:
             answer_kept_for=KEPT_FOR,
         )
         try:
-            accepted = acceptance.accept_payment(intent.order(variant), context, gateway, _render)
+            accepted = accept.accept_payment(intent.order(variant), context, gateway, _render)
         except (KeyReused, KeyInProgress, KeyExpired) as error:
             if isinstance(error, KeyExpired) and self.is_open(intent):
                 why = f"{intent.name}: the answer expired with the money in flight"
@@ -106,5 +105,5 @@ class Clients:
 
 def _render(payment: PaymentInsert, order: NewPayment) -> StoredAnswer:
     return StoredAnswer(
-        201, {"Location": f"/{payment.id}"}, orjson.dumps(newborn_document(payment, order))
+        201, {"Location": f"/{payment.id}"}, orjson.dumps(accepted_document(payment, order))
     )

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from payments_app.kernel.database import CHECK_DEFERRED, db
 from payments_app.kernel.one_statement import BEGINNING
 from payments_app.kernel.postgres import BEGIN, COMMIT
-from payments_app.payments.due import QUEUES
+from payments_app.payments.claims import QUEUES
 from tests.simulation.cast import Cast, Died, Where
 from tests.simulation.clock import VirtualClock
 

@@ -22,7 +22,7 @@ from payments_app.kernel import jobs
 from payments_app.kernel.database import db, init_database
 from payments_app.kernel.encryption import TenantKeyring
 from payments_app.kernel.secrets import Cipher
-from payments_app.payments import retry
+from payments_app.payments import backoff
 from payments_app.providers.contract import Mode
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.data_keys import StoredDataKeys
@@ -102,7 +102,11 @@ def installed(application_url: str, administrator_url: str) -> Iterator[Installa
         cipher = Cipher([Fernet.generate_key().decode()])
         keyring = TenantKeyring(cipher, StoredDataKeys())
         app.extensions["maramoja"] = SimpleNamespace(keyring=keyring)
-        with app.app_context(), _wired(cast, time, doorbell), patch.object(retry, "random", jitter):
+        with (
+            app.app_context(),
+            _wired(cast, time, doorbell),
+            patch.object(backoff, "random", jitter),
+        ):
             callers = [_caller(slug) for slug in ("amber", "birch", "cedar")]
             # Before the first run: else the first run would have steps that later runs don't have.
             for caller in callers:

@@ -13,8 +13,8 @@ from typing import Final
 from uuid import uuid4, uuid5
 
 from payments_app.kernel import idempotency
-from payments_app.kernel.bounded_connection import ExchangeDeadline
-from payments_app.payments import acceptance, claims, due, evidence, outcomes, processor
+from payments_app.kernel.http.bounded_connection import ExchangeDeadline
+from payments_app.payments import accept, claims, evidence, outcomes, processor
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.providers import mtn_answers, submission
 from payments_app.providers.mtn_momo import MtnMomo
@@ -144,15 +144,13 @@ OF_OTHERS: Final = (
         "key_chargeable_again",
         "a key whose answer has expired acts anew",
         Edit(
-            acceptance,
+            accept,
             "_insert_once",
-            "return insertion.insert_payment(\n"
-            "            payment, metadata, claim, actor=actor, request_id=context.request_id\n"
-            "        )",
-            "row = insertion.insert_payment(payment, metadata, claim, actor=actor, request_id='')\n"
+            "return insert_payment(payment, metadata, claim, actor=actor, request_id=context.request_id)",
+            "row = insert_payment(payment, metadata, claim, actor=actor, request_id='')\n"
             "        if row is None or not row.key.is_past_expiry:\n"
             "            return row\n"
-            "        return insertion.insert_payment(\n"
+            "        return insert_payment(\n"
             "            payment, metadata, None, actor=actor, request_id=''\n"
             "        )",
         ),
@@ -220,7 +218,7 @@ OF_OURS: Final = (
     _edited(
         "claimed_without_lock",
         "due payments are read without a row lock",
-        Edit(due, "_due_query", ".with_for_update(skip_locked=True)", ""),
+        Edit(claims, "_due_query", ".with_for_update(skip_locked=True)", ""),
     ),
     _edited(
         "claimed_without_lease",
@@ -236,14 +234,14 @@ OF_OURS: Final = (
         "lease_ignored",
         "a due payment is claimed although another worker holds its lease",
         Edit(
-            due,
+            claims,
             "in_queue",
             "coalesce(lease_until, next_action_at)",
             "next_action_at",
         ),
         # Build the query anew, so that it uses the edited function.
-        Edit(due, "_due_query", "@cache", ""),
-        Edit(due, "_waiting_query", "@cache", ""),
+        Edit(claims, "_due_query", "@cache", ""),
+        Edit(claims, "_waiting_query", "@cache", ""),
     ),
     _edited(
         "lease_for_hours",
@@ -258,7 +256,9 @@ OF_OURS: Final = (
     _edited(
         "recorded_without_lock",
         "an answer is written without the row's lock",
-        Edit(due, "locked_payments", ".with_for_update(of=Payment, skip_locked=skip_locked)", ""),
+        Edit(
+            claims, "locked_payments", ".with_for_update(of=Payment, skip_locked=skip_locked)", ""
+        ),
     ),
     _edited(
         "resent_without_asking",
@@ -266,8 +266,8 @@ OF_OURS: Final = (
         Edit(
             outcomes,
             "_record_submission",
-            "_act_again(payment, Step.CHECK, batch.now, retry.first_check_s(seen.retry_after_s))",
-            "_act_again(payment, Step.SUBMIT, batch.now, retry.first_check_s(seen.retry_after_s))",
+            "_act_again(payment, Step.CHECK, batch.now, backoff.first_check_s(seen.retry_after_s))",
+            "_act_again(payment, Step.SUBMIT, batch.now, backoff.first_check_s(seen.retry_after_s))",
         ),
     ),
     _edited(
@@ -389,7 +389,7 @@ OF_OURS: Final = (
     _edited(
         "answer_expires_in_flight",
         "an answer expires although its payment has no end yet",
-        Edit(acceptance, "_replayed", " and row.payment_status != Status.PENDING", ""),
+        Edit(accept, "_replayed", " and row.payment_status != Status.PENDING", ""),
     ),
     _edited(
         "change_without_its_line",

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from payments_app.kernel.bounded_connection import ExchangeDeadline
-from payments_app.kernel.http import HttpRequest, HttpResponse, NoResponse
-from payments_app.kernel.transport import Transport
+from payments_app.kernel.http.bounded_connection import ExchangeDeadline
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse, NoResponse
+from payments_app.kernel.http.transport import Transport
 from payments_app.payments.claims import LEASE
 from payments_app.payments.states import Step
 from payments_app.providers.contract import AccountKey, Observation, ProviderAccount, Verdict

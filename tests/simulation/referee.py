@@ -15,7 +15,7 @@ from uuid import UUID
 import psycopg
 from psycopg.rows import dict_row
 
-from payments_app.kernel.http import HttpRequest
+from payments_app.kernel.http.messages import HttpRequest
 from tests.simulation.clock import VirtualClock
 
 Row = dict[str, Any]

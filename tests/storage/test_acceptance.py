@@ -20,7 +20,7 @@ from payments_app.kernel.idempotency import (
     KeyExpired,
     KeyReused,
 )
-from payments_app.payments.acceptance import AcceptContext, Accepted, attempt_of
+from payments_app.payments.accept import AcceptContext, Accepted, attempt_of
 from payments_app.payments.errors import ExternalIdTaken
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment

@@ -19,7 +19,7 @@ from sqlalchemy import func, select
 from devstack.redis_server import RedisServer
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey, KeyInProgress, fingerprint
-from payments_app.payments.acceptance import AcceptContext, Accepted, attempt_of
+from payments_app.payments.accept import AcceptContext, Accepted, attempt_of
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.payers import payer_of

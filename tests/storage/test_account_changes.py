@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from flask import Flask, current_app
 
-from payments_app.payments.acceptance import Accepted
+from payments_app.payments.accept import Accepted
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.operations import refuse_other_merchant
 from payments_app.providers.contract import Mode, ProviderAccount

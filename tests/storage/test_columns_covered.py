@@ -14,11 +14,11 @@ import psycopg
 import pytest
 from flask import Flask
 
-from payments_app.payments.checkpoints import write_checkpoints
-from payments_app.payments.erasure import erase_payer
+from payments_app.integrity.checkpoints import write_checkpoints
+from payments_app.integrity.verification import verify_record
 from payments_app.payments.model import Payment
 from payments_app.payments.outbox import publish_outbox
-from payments_app.payments.verification import verify_record
+from payments_app.payments.payers import erase_payer
 from payments_app.providers.contract import Observation
 from tests.builders import (
     ANSWERS,

@@ -15,8 +15,8 @@ from sqlalchemy import text
 
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.errors import FieldsInvalid
-from payments_app.kernel.http import NoResponse
-from payments_app.payments import retry
+from payments_app.kernel.http.messages import NoResponse
+from payments_app.payments import backoff
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.model import Payment
 from payments_app.payments.outbox import publish_outbox
@@ -115,27 +115,27 @@ RETRIES = [
 
 @pytest.mark.parametrize(("age_s", "delay_s"), RETRIES)
 def test_questions_come_as_often_as_their_age_says(age_s: float, delay_s: float) -> None:
-    delays = [retry.check_delay_s(age_s) for _ in range(300)]
+    delays = [backoff.check_delay_s(age_s) for _ in range(300)]
     assert delay_s * 0.8 <= min(delays) < delay_s * 0.85
     assert delay_s * 1.15 < max(delays) <= delay_s * 1.2
 
 
 def test_nobody_tells_us_to_come_back_later_than_in_five_minutes() -> None:
-    assert [retry.first_check_s(asked) for asked in (None, 299.0, 300.0, 301.0)] == [
+    assert [backoff.first_check_s(asked) for asked in (None, 299.0, 300.0, 301.0)] == [
         *(1.0, 299.0, 300.0, 300.0),
     ]
-    assert [retry.submit_delay_s(1, asked) for asked in (299.0, 301.0)] == [299.0, 300.0]
+    assert [backoff.submit_delay_s(1, asked) for asked in (299.0, 301.0)] == [299.0, 300.0]
 
 
 def test_what_had_no_effect_goes_again_after_a_second_and_then_15_at_most() -> None:
     for submissions, delay_s in ((1, 1.0), (2, 2.0), (4, 8.0), (5, 15.0), (100, 15.0)):
-        delays = [retry.submit_delay_s(submissions) for _ in range(300)]
+        delays = [backoff.submit_delay_s(submissions) for _ in range(300)]
         assert delay_s * 0.8 <= min(delays) < delay_s * 0.85
         assert delay_s * 1.15 < max(delays) <= delay_s * 1.2
 
 
 def test_not_found_lasts_ten_minutes_at_most_before_the_reference_is_sent_again() -> None:
-    waits = [retry.resend_after_s(30.0, submissions) for submissions in (1, 2, 5, 6, 1000)]
+    waits = [backoff.resend_after_s(30.0, submissions) for submissions in (1, 2, 5, 6, 1000)]
     assert waits == [30.0, 60.0, 480.0, 600.0, 600.0]
 
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 
 from devstack.supervisor import wait_until
 from payments_app.kernel.database import EVERY_TENANT, db, set_tenant, transaction
-from payments_app.kernel.http import HttpClient
+from payments_app.kernel.http.messages import HttpClient
 from payments_app.payments import processor
 from payments_app.payments.claims import LEASE
 from payments_app.payments.evidence import open_submission

@@ -16,8 +16,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import db
-from payments_app.kernel.http import HttpClient
-from payments_app.kernel.transport import Lease
+from payments_app.kernel.http.messages import HttpClient
+from payments_app.kernel.http.transport import Lease
 from payments_app.payments import outbox, processor
 from payments_app.payments.claims import LEASE
 from payments_app.payments.exchange_pool import ExchangeResult

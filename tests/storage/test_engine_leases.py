@@ -13,8 +13,14 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel.clock import boot_seconds
-from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, LeaseLost, NoResponse
-from payments_app.kernel.transport import Lease
+from payments_app.kernel.http.messages import (
+    HttpClient,
+    HttpRequest,
+    HttpResponse,
+    LeaseLost,
+    NoResponse,
+)
+from payments_app.kernel.http.transport import Lease
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.claims import LEASE, Claim
 from payments_app.payments.gateway import PaymentGateway

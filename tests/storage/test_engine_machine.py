@@ -29,14 +29,14 @@ from hypothesis.stateful import (
 )
 from psycopg.rows import dict_row
 
-from payments_app.kernel.http import LeaseLost
+from payments_app.kernel.http.messages import LeaseLost
+from payments_app.kernel.http.transport import Lease
 from payments_app.kernel.idempotency import KeyReused
-from payments_app.kernel.transport import Lease
 from payments_app.payments import processor
-from payments_app.payments.acceptance import AcceptContext, Accepted
+from payments_app.payments.accept import AcceptContext, Accepted
+from payments_app.payments.backoff import CHECK_MAX_S, JITTER
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.claims import Claim
-from payments_app.payments.retry import CHECK_MAX_S, JITTER
 from payments_app.providers.contract import (
     Capabilities,
     Mode,
@@ -244,7 +244,7 @@ class Life(RuleBasedStateMachine):
         to_question=TO_QUESTION,
         hands=st.integers(1, PAYMENTS_MAX),
     )
-    def ring(self, after_s: float, to_submission: str, to_question: str, hands: int) -> None:
+    def run_once(self, after_s: float, to_submission: str, to_question: str, hands: int) -> None:
         self.time_passes(after_s)
         self.provider.to_submission, self.provider.to_question = to_submission, to_question
         advance(self.gateway, hands=hands)

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from payments_app.kernel.database import db
-from payments_app.kernel.http import HttpClient
+from payments_app.kernel.http.messages import HttpClient
 from payments_app.kernel.session_settings import LOCK_TIMEOUT_MS
 from payments_app.payments.claims import LEASE
 from payments_app.payments.gateway import PaymentGateway

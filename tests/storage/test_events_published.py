@@ -16,11 +16,11 @@ from sqlalchemy import event as listened
 from sqlalchemy.exc import OperationalError
 
 from devstack.supervisor import wait_until
+from payments_app.integrity.checkpoints import write_checkpoints
+from payments_app.integrity.verification import verify_record
 from payments_app.kernel.database import db
-from payments_app.payments.checkpoints import write_checkpoints
 from payments_app.payments.model import Payment
 from payments_app.payments.outbox import BATCH, publish_outbox
-from payments_app.payments.verification import verify_record
 from payments_app.webhooks.endpoints import Owner
 from payments_app.webhooks.feed import read_events
 from tests.builders import (

@@ -23,7 +23,7 @@ from sqlalchemy.exc import OperationalError
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.kernel.one_statement import WITH_TENANT
-from payments_app.payments.acceptance import AcceptContext, Accepted
+from payments_app.payments.accept import AcceptContext, Accepted
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.providers.contract import Observation, PaymentOrder

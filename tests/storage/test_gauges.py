@@ -13,10 +13,11 @@ from flask import Flask
 from sqlalchemy import TextClause, text
 
 from payments_app.kernel.database import EVERY_TENANT, transaction
-from payments_app.payments import gauges, outbox
-from payments_app.payments.counters import count_fenced
-from payments_app.payments.gauges import provider_health
-from payments_app.payments.gauges import read_gauges as look
+from payments_app.monitoring import gauges
+from payments_app.monitoring.gauges import provider_health
+from payments_app.monitoring.gauges import read_gauges as look
+from payments_app.payments import outbox
+from payments_app.payments.telemetry import count_fenced
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import (
     ANSWERS,

@@ -17,10 +17,10 @@ from flask import Flask
 from devstack.supervisor import wait_until
 from payments_app.audit.chain import Fault
 from payments_app.audit.heads import HeadPublisher, HeadsUnreadable, KeptHead, read_heads
+from payments_app.integrity.checkpoints import write_checkpoints
+from payments_app.integrity.verification import verify_record
 from payments_app.kernel.jobs import Job
-from payments_app.payments import gauges
-from payments_app.payments.checkpoints import write_checkpoints
-from payments_app.payments.verification import verify_record
+from payments_app.monitoring import gauges
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import configure_tenant
 from payments_app.worker.celery_app import HOUSEKEEPING

@@ -9,9 +9,9 @@ import pytest
 from flask import Flask
 
 from payments_app.audit.queries import latest_entries
+from payments_app.integrity.violations import release_tenant
 from payments_app.payments.processor import HELD_LOOK
 from payments_app.payments.states import Stage, Status
-from payments_app.payments.violations import release_tenant
 from payments_app.tenants.errors import ReasonMissing, TenantHeld
 from payments_app.tenants.holds import held_tenants, hold_tenant
 from payments_app.tenants.registry import find_tenant

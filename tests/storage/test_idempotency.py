@@ -25,7 +25,7 @@ from payments_app.kernel.idempotency import (
     fingerprint,
 )
 from payments_app.kernel.one_statement import WITH_TENANT, execute_autocommit
-from payments_app.payments import insertion
+from payments_app.payments import accept
 from payments_app.tenants.caller import Caller
 from tests.builders import (
     ScriptedProvider,
@@ -71,7 +71,7 @@ def claim(
     keep_for: timedelta = timedelta(hours=1),
     also: str = "1",
 ) -> Earlier | None:
-    """Claim the key as `insertion.py` does, without inserting a payment."""
+    """Claim the key as `accept.py` does, without inserting a payment."""
     values = idempotency.claim_values(
         attempt, resource_id=payment_id, answer=answer, keep_for=keep_for
     )
@@ -82,7 +82,7 @@ def claim(
 
 
 def find(attempt: Attempt) -> Earlier | None:
-    row = insertion.find_earlier(attempt)
+    row = accept.find_earlier(attempt)
     return None if row is None else idempotency.earlier_of(attempt, row.key)
 
 

@@ -11,12 +11,12 @@ from cryptography.fernet import Fernet
 from flask import Flask, current_app
 from sqlalchemy import text
 
+from payments_app.integrity.invariants import Invariant, check_everything
+from payments_app.integrity.violations import list_violations, release_tenant, resolve_violation
 from payments_app.kernel.database import transaction
 from payments_app.kernel.secrets import Cipher
 from payments_app.payments.errors import ViolationNotFound
-from payments_app.payments.invariants import Invariant, check_everything
 from payments_app.payments.model import Payment
-from payments_app.payments.violations import list_violations, release_tenant, resolve_violation
 from payments_app.tenants.errors import ReasonMissing, ViolationsOpen
 from payments_app.tenants.holds import held_tenants
 from tests.builders import (

@@ -12,7 +12,7 @@ from flask import Flask, current_app
 
 from payments_app.kernel.database import transaction_is_open
 from payments_app.kernel.money import Money
-from payments_app.payments import retry
+from payments_app.payments import backoff
 from payments_app.payments.evidence import EVIDENCE_BYTES_MAX, opened_body
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment, ProviderExchange
@@ -250,9 +250,9 @@ def test_a_provider_may_ask_for_patience_within_bounds(
     provider: ScriptedProvider, gateway: PaymentGateway, verdict: Verdict, wanted_s: float
 ) -> None:
     row = submitted(provider, gateway, Observation(verdict, "busy", retry_after_s=wanted_s))
-    assert delay_s(row) <= retry.RETRY_AFTER_MAX_S
+    assert delay_s(row) <= backoff.RETRY_AFTER_MAX_S
     if wanted_s > 0:
-        assert delay_s(row) > min(wanted_s, retry.RETRY_AFTER_MAX_S) - 1
+        assert delay_s(row) > min(wanted_s, backoff.RETRY_AFTER_MAX_S) - 1
     else:
         assert delay_s(row) == pytest.approx(1, abs=0.25)
 
@@ -340,7 +340,7 @@ def test_no_age_ends_a_payment(
         let_time_pass(seconds=timedelta(days=30).total_seconds())
         asked(provider, gateway, row, ANSWERS[answer])
         assert (payment_row(row.id).status, payment_row(row.id).next_step) == (OPEN, "check")
-        assert 60 < due_in_s(row.id) < retry.CHECK_MAX_S * 1.3
+        assert 60 < due_in_s(row.id) < backoff.CHECK_MAX_S * 1.3
     asked(provider, gateway, row, ANSWERS["paid"])
     assert payment_row(row.id).status == "SUCCESSFUL"
 

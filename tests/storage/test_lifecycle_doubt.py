@@ -8,8 +8,8 @@ from typing import Any, Final
 import pytest
 from flask import Flask
 
-from payments_app.kernel.http import HttpClient, HttpRequest, HttpResponse, NoResponse
-from payments_app.kernel.transport import Transport
+from payments_app.kernel.http.messages import HttpClient, HttpRequest, HttpResponse, NoResponse
+from payments_app.kernel.http.transport import Transport
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.processor import LEASE

@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from payments_app import Parts
 from payments_app.kernel.clock import boot_seconds
+from payments_app.payments.backoff import RETRY_AFTER_MAX_S
 from payments_app.payments.rate_limit import (
     BATCH_S,
     BURST_S,
@@ -23,7 +24,6 @@ from payments_app.payments.rate_limit import (
     SHORT_S,
     AccountPace,
 )
-from payments_app.payments.retry import RETRY_AFTER_MAX_S
 from payments_app.payments.states import Step
 from payments_app.providers.contract import AccountKey, Observation, Verdict
 

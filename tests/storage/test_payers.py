@@ -11,17 +11,16 @@ from cryptography.fernet import Fernet
 from flask import Flask
 from sqlalchemy import text
 
+from payments_app.integrity.verification import verify_record
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.encryption import DataKeyUnreadable, TenantKeyring
 from payments_app.kernel.idempotency import KeyExpired, KeyReused
 from payments_app.kernel.msisdn import Msisdn
 from payments_app.kernel.secrets import Cipher
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
-from payments_app.payments.erasure import erase_old_payers, erase_payer, payments_of_payer
 from payments_app.payments.evidence import opened_body
 from payments_app.payments.gateway import PaymentGateway
-from payments_app.payments.payers import payer_of
-from payments_app.payments.verification import verify_record
+from payments_app.payments.payers import erase_old_payers, erase_payer, payer_of, payments_of_payer
 from payments_app.tenants.caller import Caller
 from payments_app.tenants.data_keys import StoredDataKeys
 from tests.builders import (

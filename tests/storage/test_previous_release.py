@@ -14,9 +14,9 @@ import pytest
 from flask import Flask
 
 from payments_app.audit.chain import chain_hash
+from payments_app.integrity.verification import verify_record
 from payments_app.kernel.database import transaction
 from payments_app.payments.outbox import publish_outbox
-from payments_app.payments.verification import verify_record
 from payments_app.tenants.caller import Caller
 from payments_app.webhooks.endpoints import Owner
 from payments_app.webhooks.feed import leave_gap, read_events

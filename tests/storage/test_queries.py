@@ -13,9 +13,10 @@ from flask import Flask
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from payments_app.kernel.cursors import CursorInvalid
 from payments_app.kernel.money import Money
 from payments_app.kernel.msisdn import Msisdn
-from payments_app.payments.errors import CursorInvalid, PaymentNotFound
+from payments_app.payments.errors import PaymentNotFound
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.queries import (
     PaymentFilter,

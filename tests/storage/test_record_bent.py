@@ -10,9 +10,9 @@ import pytest
 from flask import Flask
 
 from payments_app.audit.chain import Fault
+from payments_app.integrity.verification import Verdict, verify_record
 from payments_app.payments.model import Payment
 from payments_app.payments.outbox import publish_outbox
-from payments_app.payments.verification import Verdict, verify_record
 from payments_app.tenants.model import Tenant
 from payments_app.tenants.registry import configure_tenant
 from tests.builders import (

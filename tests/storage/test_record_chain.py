@@ -16,11 +16,11 @@ from sqlalchemy import select
 
 from payments_app.audit.model import SEALED, AuditEntry
 from payments_app.audit.queries import latest_entries
+from payments_app.integrity import checkpoints
+from payments_app.integrity.verification import Verdict, verify_record
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.jobs import Job
-from payments_app.payments import checkpoints
 from payments_app.payments.model import Payment
-from payments_app.payments.verification import Verdict, verify_record
 from payments_app.providers.contract import Mode
 from payments_app.tenants.keys import NewKey, issue_key
 from payments_app.tenants.model import Tenant

@@ -12,8 +12,8 @@ from flask import Flask
 
 from payments_app.audit.chain import Fault
 from payments_app.audit.record import record
+from payments_app.integrity.verification import verify_record
 from payments_app.kernel.database import transaction
-from payments_app.payments.verification import verify_record
 from payments_app.providers.contract import Mode
 from payments_app.tenants.accounts import AccountView, NewAccount, set_account
 from payments_app.tenants.keys import IssuedKey, NewKey, issue_key, revoke_key, rotate_key

@@ -14,11 +14,11 @@ from flask import Flask
 
 from payments_app.audit.chain import Fault
 from payments_app.audit.record import record
+from payments_app.integrity.verification import verify_record
 from payments_app.kernel.database import transaction
-from payments_app.kernel.egress import EgressRules
+from payments_app.kernel.http.egress import EgressRules
 from payments_app.kernel.secrets import Cipher
 from payments_app.payments.recovery import begin_recovery
-from payments_app.payments.verification import verify_record
 from payments_app.settings import Settings
 from payments_app.tenants.holds import hold_tenant
 from payments_app.tenants.model import Tenant

@@ -8,13 +8,13 @@ import pytest
 from flask import Flask
 
 from payments_app.audit.queries import latest_entries
-from payments_app.payments.acceptance import reference_for
+from payments_app.integrity.violations import release_tenant
+from payments_app.payments.accept import reference_for
 from payments_app.payments.errors import RecoveryUnfinished
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.outbox import publish_outbox
 from payments_app.payments.recovery import begin_recovery, finish_recovery, progress
 from payments_app.payments.states import Stage, Status, Step
-from payments_app.payments.violations import release_tenant
 from payments_app.providers.contract import Mode
 from payments_app.tenants.holds import RESTORED, held_tenants, hold_tenant
 from payments_app.webhooks.endpoints import Owner

@@ -13,7 +13,7 @@ from flask import Flask
 from psycopg.errors import CheckViolation
 
 from payments_app.kernel.errors import GatewayError
-from payments_app.kernel.http import HttpClient
+from payments_app.kernel.http.messages import HttpClient
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.model import Payment
 from payments_app.payments.recovery import begin_recovery, finish_recovery

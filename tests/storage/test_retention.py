@@ -14,7 +14,7 @@ from sqlalchemy import select
 from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.kernel.idempotency import IdempotencyKey
 from payments_app.payments import retention
-from payments_app.payments.acceptance import AcceptContext
+from payments_app.payments.accept import AcceptContext
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.retention import purge_responses
 from tests.builders import (

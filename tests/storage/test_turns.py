@@ -17,11 +17,11 @@ from sqlalchemy import event, text
 from devstack.supervisor import wait_until
 from payments_app import Parts
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
-from payments_app.kernel.http import HttpClient
+from payments_app.kernel.http.messages import HttpClient
 from payments_app.payments import processor
 from payments_app.payments.account_slots import ACCOUNT_LIMITS, AccountSlots
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
-from payments_app.payments.due import due_payments, waiting_queues
+from payments_app.payments.claims import due_payments, waiting_queues
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.rate_limit import AccountPace
 from payments_app.providers.contract import Observation, PaymentOrder, ProviderAccount, Terms

@@ -17,11 +17,11 @@ from sqlalchemy import select, text
 
 from payments_app.audit.model import AuditEntry
 from payments_app.audit.queries import latest_entries
+from payments_app.integrity.verification import verify_record
 from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import EVERY_TENANT, transaction
-from payments_app.kernel.egress import EgressRules
+from payments_app.kernel.http.egress import EgressRules
 from payments_app.payments import outbox
-from payments_app.payments.verification import verify_record
 from payments_app.tenants.caller import Caller
 from payments_app.webhooks import concurrency, deliveries, endpoints, feed
 from payments_app.webhooks.deliveries import ResendRange

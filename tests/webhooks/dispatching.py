@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from flask import Flask, current_app
 
-from payments_app.kernel.egress import Egress, EgressRules
-from payments_app.kernel.http import HttpResponse, NoResponse
+from payments_app.kernel.http.egress import Egress, EgressRules
+from payments_app.kernel.http.messages import HttpResponse, NoResponse
 from payments_app.kernel.secrets import Cipher
 from payments_app.payments import outbox
 from payments_app.webhooks import dispatcher

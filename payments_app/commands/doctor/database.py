@@ -11,6 +11,8 @@ from sqlalchemy import text
 
 from payments_app.commands.doctor.finding import Finding, ok, problem, warning
 from payments_app.commands.parts import cipher
+from payments_app.integrity.unreadable import unreadable_payments
+from payments_app.integrity.violations import list_violations
 from payments_app.kernel.clock import utc_now
 from payments_app.kernel.database import snapshot
 from payments_app.kernel.schema import (
@@ -20,9 +22,7 @@ from payments_app.kernel.schema import (
     version_name,
     why_too_old,
 )
-from payments_app.payments.backlog import lingering_payments, overdue_work, refused_by_setup
-from payments_app.payments.unreadable import unreadable_payments
-from payments_app.payments.violations import list_violations
+from payments_app.monitoring.backlog import lingering_payments, overdue_work, refused_by_setup
 from payments_app.tenants.holds import RESTORED, held_tenants
 from payments_app.tenants.rotation import ENCRYPTED_COLUMNS, look_at_secrets
 from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
@@ -158,7 +158,9 @@ def check_work() -> Iterator[Finding]:
     if waiting.events:
         yield problem(f"{waiting.events} events wait to be published", "see that a worker runs")
     if waiting.seals:
-        yield warning(f"{waiting.seals} events aren't sealed", "see that beat and a worker run")
+        yield warning(
+            f"{waiting.seals} events are in no checkpoint", "see that beat and a worker run"
+        )
     if breaks := list_violations(None, resolved=False):
         yield problem(f"{len(breaks)} invariants are broken", "flask invariants list")
     for tenant in held:

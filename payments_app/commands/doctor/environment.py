@@ -13,7 +13,7 @@ from redis import RedisError
 from payments_app.commands.doctor.finding import Finding, ok, problem, warning
 from payments_app.commands.parts import gateway, redis, settings
 from payments_app.commands.probes import check_accounts, platform_accounts
-from payments_app.kernel.http import HttpRequest, HttpResponse
+from payments_app.kernel.http.messages import HttpRequest, HttpResponse
 
 _CALLBACK_MAX_S: Final = 5.0
 # A proxy may let only callbacks through to us. So the request uses a provider's path, with a method

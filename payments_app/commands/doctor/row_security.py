@@ -83,10 +83,13 @@ def check_role() -> Iterator[Finding]:
     with snapshot() as connection:
         name, unsafe, owner = connection.execute(_ROLE).one()
     if unsafe:
-        yield problem(f"the role {name} is held by no wall", "give DATABASE_URL a plain role")
+        yield problem(
+            f"the role {name} is not restricted by row-level security",
+            "give DATABASE_URL a plain role",
+        )
     elif owner:
         yield warning(
-            f"the role {name} owns tables, or may act as who does: it could take the walls down",
+            f"the role {name} owns tables, or may act as who does: it could switch row-level security off",
             "migrate as another role, by MIGRATION_DATABASE_URL",
         )
     else:
@@ -99,11 +102,11 @@ def check_walls() -> Iterator[Finding]:
         bare = list(connection.execute(_UNWALLED).scalars())
     if bare:
         yield problem(
-            f"no tenant wall, or not the migrations' own, on: {', '.join(bare)}",
+            f"no row-level security policy, or not the migrations' own, on: {', '.join(bare)}",
             "flask db upgrade; see migration 0002, and find out who changed it",
         )
     else:
-        yield ok("every table has its tenant wall")
+        yield ok("every table has its row-level security policy")
 
 
 def check_triggers() -> Iterator[Finding]:

@@ -1,0 +1,1 @@
+"""The webhook resources: endpoints, deliveries, events."""

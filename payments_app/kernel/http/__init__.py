@@ -1,0 +1,1 @@
+"""HTTP to others: to providers, and to URLs that tenants gave."""
