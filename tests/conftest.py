@@ -26,16 +26,16 @@ from payments_app.settings import Settings
 
 
 @pytest.fixture(scope="session")
-def migrated() -> Iterator[Servers]:
+def migrated_servers() -> Iterator[Servers]:
     """What all servers of the session are copies of: initdb and the migrations run once."""
     with Servers() as source:
         yield source
 
 
 @pytest.fixture(scope="session")
-def servers(migrated: Servers) -> Iterator[Servers]:
+def servers(migrated_servers: Servers) -> Iterator[Servers]:
     """The session's servers; each starts when it is first used."""
-    with Servers(copy_of=migrated) as running:
+    with Servers(copy_of=migrated_servers) as running:
         yield running
 
 
@@ -79,13 +79,13 @@ def redis_url(redis_server: RedisServer) -> str:
 
 
 @pytest.fixture(scope="session")
-def stack_factory(migrated: Servers) -> partial[Stack]:
+def stack_factory(migrated_servers: Servers) -> partial[Stack]:
     """The whole stack as real processes: `with stack_factory(workers=2) as stack: …`.
 
     Each stack has its own PostgreSQL: killing the one that this session's other tests use would
     break the connections that they keep.
     """
-    return partial(Stack, copy_of=migrated)
+    return partial(Stack, copy_of=migrated_servers)
 
 
 @pytest.fixture(scope="module")
