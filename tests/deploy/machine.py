@@ -81,8 +81,12 @@ print(sys.argv[1:] == ["CONFIG", "REWRITE"] or client.execute_command(*sys.argv[
 def _free_ports() -> str:
     while True:
         prefix = str(free_port())[:4]
-        if all(port_is_free(int(f"{prefix}{instance}")) for instance in (1, 2)):
+        if all(map(port_is_free, _ports_of_workers(prefix))):
             return prefix
+
+
+def _ports_of_workers(prefix: str) -> list[int]:
+    return [int(f"{prefix}{instance}") for instance in (1, 2)]
 
 
 # What a stand-in gets: its exit code and output, or the program to run.
@@ -115,6 +119,9 @@ class Machine:
 
     def __post_init__(self) -> None:
         """Make the folder, and serve the stand-ins of systemd's programs."""
+        # Nothing listens there yet, so a port may have been picked twice.
+        while len({self.port, self.beat_port, *_ports_of_workers(self.worker_ports)}) < 4:
+            self.beat_port, self.worker_ports = free_port(), _free_ports()
         self.programs = self.root / "programs"
         for place in ("opt", "etc/systemd/system", "usr/local/sbin", "usr/bin", "programs"):
             (self.root / place).mkdir(parents=True)

@@ -21,9 +21,9 @@ from devstack.places import remove, temporary_home
 from devstack.postgres_binaries import program_directory
 from devstack.programs import COMMAND_MAX_S, ROOT, Programs
 from devstack.servers import Servers
-from devstack.supervisor import Supervisor
+from devstack.supervisor import Supervisor, wait_until
 from devstack.users import server_user
-from tests.deploy.fresh_postgres import fresh_postgres
+from tests.deploy.fresh_postgres import START_MAX_S, fresh_postgres
 from tests.deploy.manifests import Manifest, environment_of, read, workloads
 
 SCRIPTS = ROOT / "deploy/backup"
@@ -148,6 +148,8 @@ def installation(servers: Servers) -> Iterator[Installation]:
     remove(root)
 
 
+# It starts whole programs, each with its own limit.
+@pytest.mark.timeout(360)
 def test_each_shape_backs_up_all_tenants_and_compose_comes_back(installation: Installation) -> None:
     backup = service("backup")
     done = installation.run(backup["command"], backup["environment"])
@@ -158,6 +160,7 @@ def test_each_shape_backs_up_all_tenants_and_compose_comes_back(installation: In
     assert dump.stat().st_mode & 0o077 == 0
 
     # docs/backup.md, steps 1 to 3 in Compose.
+    await_nobody(installation)
     installation.ask("ALTER DATABASE maramoja RENAME TO maramoja_before", "postgres")
     assert installation.roles().returncode == 0
     restore = service("restore")
@@ -175,6 +178,19 @@ def test_each_shape_backs_up_all_tenants_and_compose_comes_back(installation: In
 
     kubernetes_backs_up_and_drops_the_old(installation)
     kubernetes_comes_back(installation)
+
+
+def await_nobody(installation: Installation) -> None:
+    """Wait until the sessions of programs that have ended are gone: PostgreSQL waits 5 s only."""
+    sessions = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = 'maramoja' AND backend_type = 'client backend'"
+    )
+    wait_until(
+        lambda: installation.ask(sessions, "postgres") == [(0,)],
+        what="a session is open",
+        limit_s=START_MAX_S,
+    )
 
 
 def kubernetes_backs_up_and_drops_the_old(installation: Installation) -> None:
@@ -208,6 +224,7 @@ def kubernetes_backs_up_and_drops_the_old(installation: Installation) -> None:
 
 def kubernetes_comes_back(installation: Installation) -> None:
     workload = WORKLOADS["restore"]
+    await_nobody(installation)
     installation.ask("DROP DATABASE maramoja", "postgres")
     assert installation.roles().returncode == 0
     newest = max(installation.dumps(), key=lambda path: path.stat().st_mtime)

@@ -39,6 +39,8 @@ def secret_values(servers: Servers) -> dict[str, str]:
     }
 
 
+# It starts whole programs, each with its own limit.
+@pytest.mark.timeout(360)
 def test_the_migration_and_then_all_that_serves(
     secret_values: dict[str, str], tmp_path: Path
 ) -> None:

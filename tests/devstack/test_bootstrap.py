@@ -85,6 +85,8 @@ def test_make_alone_lists_the_verbs(checkout: Path) -> None:
     assert {"run", "test", "check", "fix", "migrate", "openapi", "clean"} <= listed
 
 
+# It makes an environment, and runs pip several times.
+@pytest.mark.timeout(360)
 def test_a_library_with_another_hash_is_not_installed(checkout: Path) -> None:
     wheel = a_wheel(checkout / "index")
     (checkout / "requirements-dev.txt").write_text("")

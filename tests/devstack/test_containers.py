@@ -146,6 +146,8 @@ def run_roles_script(server: PostgresServer) -> None:
     subprocess.run([shell, "-euc", script], env=environment, check=True)
 
 
+# It starts whole programs, each with its own limit.
+@pytest.mark.timeout(360)
 def test_the_roles_script_makes_a_plain_role_that_the_gateway_works_with() -> None:
     with Servers() as servers:
         run_roles_script(servers.postgres)

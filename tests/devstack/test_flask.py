@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from devstack.environment import surroundings
-from devstack.programs import ROOT
+from devstack.programs import COMMAND_MAX_S, ROOT
 
 
 def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,7 +20,7 @@ def typed(*arguments: str) -> subprocess.CompletedProcess[str]:
         env=surroundings(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=COMMAND_MAX_S,
         check=False,
     )
 
@@ -32,6 +32,8 @@ def test_help_is_the_commands_own() -> None:
     assert "Issue an API key" in shown
 
 
+# It starts whole programs, each with its own limit.
+@pytest.mark.timeout(360)
 def test_the_example_in_help_is_one_to_paste(tmp_path: Path) -> None:
     for var in ((), ("--var", str(tmp_path))):
         shown = typed(*var, "flask", "tenants", "create", "--help").stdout
@@ -44,7 +46,7 @@ def test_the_example_in_help_is_one_to_paste(tmp_path: Path) -> None:
             env=surroundings(),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=COMMAND_MAX_S,
             check=True,
         )
         assert '"key"' in done.stdout
