@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,7 +32,14 @@ COSTS = {
     "accept": (1, 1),
     "replay": (1, 1),
 }
-KEY_LOOKUP = "SELECT (key).key_hash"
+# What the API sends after some time, not for each payment: (syncs, statements). On a slow machine
+# the time passes within a few payments. The last two have a transaction of their own, whose first
+# message is two statements.
+AFTER_TIME = {
+    "SELECT (key).key_hash": (1, 1),
+    "SELECT provider_accounts.id": (3, 4),
+    "UPDATE api_keys": (3, 4),
+}
 # Upper limits, because the costs depend on the number of polls: an account begins with eight slots,
 # so ten payments need two polls, and on a slow machine some are due again before the second. A poll
 # finds the queues with due work before the claim, and a transaction by index begins with four
@@ -50,6 +59,17 @@ WHOLE_MAX = {
     "delivery_claims": 3.4,
     "trips": 12.0,
 }
+# These and the questions of a worker's polls are sent some times a second: on a slow machine, as
+# often as there are payments, so that they count as sent singly.
+BY_TIME = (
+    *AFTER_TIME,
+    "SELECT pg_try_advisory_xact_lock",
+    "SELECT e.id, e.event_id",
+    "WITH RECURSIVE open AS",
+    "WITH RECURSIVE queues AS",
+)
+# From so many for each payment on, a statement counts as sent singly.
+SINGLY_MIN = 0.95
 LITTLE = Effort(rounds=1, seconds=1, connections=(2,), warm_s=0, known=10, settle_s=0)
 
 
@@ -68,10 +88,12 @@ def test_what_it_costs_the_database_is_what_is_written_here(
     steps: dict[str, Count], what: str
 ) -> None:
     count = steps[what]
-    # The API key is looked up some times a second; on a slow machine for each payment.
-    lookups = sum(text.startswith(KEY_LOOKUP) for text in count.texts) / counts.COUNTED
-    found = round(count.syncs - lookups, 1), round(count.statements - lookups, 1)
-    assert found == COSTS[what], (lookups, count.texts)
+    after_time = [
+        cost for text in count.texts for start, cost in AFTER_TIME.items() if text.startswith(start)
+    ]
+    syncs = count.syncs - sum(syncs for syncs, _ in after_time) / counts.COUNTED
+    statements = count.statements - sum(number for _, number in after_time) / counts.COUNTED
+    assert (round(syncs, 1), round(statements, 1)) == COSTS[what], count.texts
 
 
 @pytest.mark.parametrize("what", COSTS_MAX)
@@ -86,12 +108,17 @@ def test_what_a_worker_costs_the_database_is_no_more_than_is_written_here(
 def test_a_payment_costs_the_database_no_more_up_to_its_last_webhook(servers: Servers) -> None:
     whole = counted.count_end_to_end(servers)
 
-    over = {
-        what: getattr(whole, what)
-        for what, limit in WHOLE_MAX.items()
-        if getattr(whole, what) > limit
-    }
+    found = {what: getattr(whole, what) for what in WHOLE_MAX}
+    found["singly"] -= sent_by_time(whole.texts)
+    over = {what: number for what, number in found.items() if number > WHOLE_MAX[what]}
     assert not over, counted.table(whole, texts=True)
+
+
+def sent_by_time(texts: Sequence[str]) -> int:
+    """How many of the statements that count as sent singly are sent after some time instead."""
+    sent = Counter(text for text in texts if " ".join(text.split()).startswith(BY_TIME))
+    shares = (times / counted.COUNTED for times in sent.values())
+    return sum(round(share) for share in shares if share >= SINGLY_MIN)
 
 
 def test_everybody_takes_payments_without_an_error(servers: Servers, tmp_path: Path) -> None:
@@ -153,7 +180,10 @@ def test_payments_are_delivered_end_to_end_in_every_row(servers: Servers) -> Non
         *[(10, 0, [])] * 2,
     ]
     (ours,) = done.loops["one"]
-    assert (len(ours.closed.findings.times), ours.closed.findings.verified) == (60, 60)
+    # A slow receiver's webhook is sent again, and verified like the others.
+    webhooks = ours.closed.findings
+    assert len(webhooks.times) - webhooks.repeats == 60
+    assert webhooks.verified >= len(webhooks.times)
     assert done.pace is not None
     assert done.pace.open == 20
     assert done.backlog is not None
@@ -177,8 +207,9 @@ def test_ended_payments_are_not_read_for_due_work_nor_for_a_page(
 def test_the_python_client_says_what_wrk_says(servers: Servers) -> None:
     with Rivals(servers) as rivals:
         shot = Shot(rivals.start("bare").url, "POST", ("/payments",), body="{}")
-        told = asyncio.run(measure(shot, 2, 0.5))
-        refused = asyncio.run(measure(replace(shot, paths=("/nothing",)), 2, 0.2))
+        # No request at all is sent if the machine does not run this process in that time.
+        told = asyncio.run(measure(shot, 2, 2.0))
+        refused = asyncio.run(measure(replace(shot, paths=("/nothing",)), 2, 2.0))
 
     assert told["errors"] == 0
     assert told["requests"] > 0
