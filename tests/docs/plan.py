@@ -73,6 +73,11 @@ INSTEAD: Final = (
     Rule("docs/cli.md", r"01a209ad-4164-7047-9850-453984927403", "$A_PENDING_PAYMENT"),
     Rule("docs/cli.md", r"mara_live_aP1cCV6BrT", "$A_KEY"),
     Rule("docs/cli.md", r"acme 01a20cc5-566e-76e5-a633-d037c429b2d2", "other $AN_ENDPOINT"),
-    Rule("docs/simulator.md", r"^(python -m simulator [^&]*)$", r"\1 & sleep 2"),
+    # A reader waits for its line; here, until it listens.
+    Rule(
+        "docs/simulator.md",
+        r"^(python -m simulator [^&]*)$",
+        r"\1 & until (: < /dev/tcp/127.0.0.1/9010) 2> /dev/null; do sleep 0.1; done",
+    ),
     Rule("docs/simulator.md", r"\b9010\b", "$A_FREE_PORT"),
 )

@@ -13,11 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from devstack.programs import COMMAND_MAX_S
 from tests.docs.pages import ROOT, Block
 from tests.docs.plan import INSTEAD, NOT_CODE, NOT_RUN, Rule
 
 SHELL = ("", "bash", "sh", "shell", "console")
-PAGE_MAX_S = 60.0
+PAGE_MAX_S = COMMAND_MAX_S
 # Programs that a page may call and that a machine may not have.
 OPTIONAL = ("curl", "node", "jq")
 # A page's `python3` is the one that runs the tests.

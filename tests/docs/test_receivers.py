@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -48,10 +49,21 @@ def running(program: list[str], path: Path, port: int, secret: str) -> Iterator[
             [*program, str(path), str(port)], env=environment, stdout=out, stderr=out
         )
         try:
+            # A delivery that is refused would be sent again only after seconds.
+            wait_until(
+                lambda: listens(port),
+                what=f"nothing listens at {port}",
+                limit_s=PATIENCE_S,
+            )
             yield output
         finally:
             process.kill()
             process.wait()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def endpoint(site: Site, tenant: str, url: str) -> dict[str, Any]:

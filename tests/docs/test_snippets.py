@@ -71,6 +71,8 @@ def test_the_example_of_an_adapter_has_all_that_the_contract_asks_for() -> None:
     assert wanted | set(contract.Provider.__annotations__) <= set(vars(adapter))
 
 
+# Longer than a page may take (shell.py).
+@pytest.mark.timeout(360)
 @pytest.mark.parametrize("page", [p for p in pages() if any(map(is_shell, blocks_of(p)))])
 def test_a_pages_commands_work(page: str, site: Site, tmp_path: Path) -> None:
     blocks = blocks_of(page)
