@@ -59,7 +59,7 @@ def commands(*, upgrade: bool) -> str:
 
 
 # The page's own waits take more than a test's usual time on a slow machine.
-@pytest.mark.timeout(360)
+@pytest.mark.timeout(600)
 def test_the_page_makes_a_gateway_and_upgrades_it(servers: Servers, root: Path) -> None:
     with a_machine(program_directory(server_user()), servers, root) as machine:
         the_gateway_starts(machine)
