@@ -10,6 +10,7 @@ from flask import Flask
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.tenants.model import Tenant
 from tests.builders import (
+    ANSWERS,
     PAYER,
     SCRIPTED,
     ScriptedProvider,
@@ -36,7 +37,8 @@ def tenant(app: Flask) -> Tenant:
 def payment_id(app: Flask, tenant: Tenant) -> UUID:
     """A payment that was submitted, has a callback, and is still open."""
     with app.app_context():
-        gateway = rails_of(app, ScriptedProvider())
+        # It stays open even if its status is checked meanwhile, a second later.
+        gateway = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
         context = an_asker(caller=a_caller(tenant=tenant))
         found = an_accepted_payment(gateway, context=context).payment_id
         advance(gateway)

@@ -8,7 +8,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from flask import Flask
+from sqlalchemy import text
 
+from payments_app.kernel.database import EVERY_TENANT, transaction
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.providers.contract import Mode
 from payments_app.tenants.model import Tenant
@@ -122,7 +124,11 @@ def test_recheck_makes_an_open_payment_due_now_and_leaves_an_audit_entry(
     app: Flask, flask: Commands, payment: Lived
 ) -> None:
     payment.advance()
+    # Else it would be due by itself in a second, perhaps before the command runs.
+    later = "UPDATE payments SET next_action_at = next_action_at + interval '1 hour' WHERE id = :id"
     with app.app_context():
+        with transaction(EVERY_TENANT) as session:
+            session.execute(text(later), {"id": payment.id})
         before = payment_row(payment.id)
     assert before.next_action_at is not None
     asked = flask(f"payments recheck {payment.id} --json").document

@@ -14,6 +14,7 @@ from flask import Flask
 from sqlalchemy import text
 
 from devstack.postgres_server import PostgresServer
+from devstack.supervisor import wait_until
 from payments_app import create_app
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.http.egress import EgressRules
@@ -118,21 +119,31 @@ def test_what_no_key_opens_is_named_and_stays_as_it_is(keyed: MakeApp, tenant: T
 def test_it_is_read_all_the_while(keyed: MakeApp, tenant: Tenant) -> None:
     keys = [new_key() for _ in range(4)]
     store(keyed(keys[0]), tenant)
-    reader, seen, stop = keyed(*reversed(keys)), set(), threading.Event()
+    reader, stop = keyed(*reversed(keys)), threading.Event()
+    seen: list[str] = []
 
     def read() -> None:
         while not stop.is_set():
-            seen.add(secret(reader, tenant))
+            seen.append(secret(reader, tenant))
+
+    def await_reads() -> None:
+        """Wait for one that begins from now on: the next may have begun before."""
+        wanted = len(seen) + 2
+        wait_until(lambda: len(seen) >= wanted, what="it is not read", limit_s=30)
 
     thread = threading.Thread(target=read)
     thread.start()
-    for number in range(1, 4):
-        assert Commands(keyed(*reversed(keys[: number + 1])))("secrets rotate --json").document[
-            "rewrapped"
-        ]
-    stop.set()
-    thread.join()
-    assert seen == {"s3cret"}
+    try:
+        await_reads()
+        for number in range(1, 4):
+            assert Commands(keyed(*reversed(keys[: number + 1])))("secrets rotate --json").document[
+                "rewrapped"
+            ]
+            await_reads()
+    finally:
+        stop.set()
+        thread.join()
+    assert set(seen) == {"s3cret"}
 
 
 def test_a_secret_that_is_taken_away_meanwhile_is_no_unreadable_one(

@@ -36,6 +36,8 @@ from tests.webhooks.dispatching import WorkerProcess, answered
 
 # Alembic's own table: one row with the last migration.
 NO_TENANTS = frozenset({"alembic_version"})
+# Two partitions of a table, each of a week, may have rows with the same ctid.
+PLACE = sql.SQL("tableoid::text || ctid::text")
 
 
 def fill(app: Flask) -> Tenant:
@@ -86,10 +88,10 @@ class Forgetful:
     tenant: UUID | None
 
     def seen(self, table: str) -> set[str]:
-        """The rows that SELECT shows, by ctid."""
+        """The rows that SELECT shows, each by its table's id and its ctid."""
         with self.connection.transaction(force_rollback=True):
             self._enter()
-            statement = sql.SQL("SELECT ctid::text FROM {}").format(sql.Identifier(table))
+            statement = sql.SQL("SELECT {} FROM {}").format(PLACE, sql.Identifier(table))
             return {place for (place,) in self.connection.execute(statement)}
 
     def reaches(self, verb: str, table: str, column: str, other: UUID) -> bool:
@@ -109,8 +111,8 @@ class Forgetful:
 
     def refusal_of_planting(self, table: str, place: str) -> str:
         """The error on inserting a copy of the row at `place`, which is another tenant's."""
-        copied = sql.SQL("SELECT to_jsonb(t) FROM {} t WHERE ctid = %s::tid").format(
-            sql.Identifier(table)
+        copied = sql.SQL("SELECT to_jsonb(t) FROM {} t WHERE {} = %s").format(
+            sql.Identifier(table), PLACE
         )
         found = self.administrator.execute(copied, [place]).fetchone()
         assert found is not None

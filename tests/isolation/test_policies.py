@@ -9,11 +9,12 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from devstack.servers import Servers
 from payments_app.tenants.model import Tenant
 from tests.isolation.conftest import MakeApp
-from tests.isolation.rows import NO_TENANTS, Forgetful, fill
+from tests.isolation.rows import NO_TENANTS, PLACE, Forgetful, fill
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Ground:
             "SELECT c.relname, max(a.attname) FILTER (WHERE a.attname = 'tenant_id')"
             " FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0"
             " WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p')"
-            " AND NOT c.relispartition GROUP BY c.relname"
+            " AND NOT c.relispartition GROUP BY c.relname ORDER BY c.relname"
         ).fetchall()
         return {table: column or "id" for table, column in rows if table not in NO_TENANTS}
 
@@ -107,10 +108,10 @@ def theirs_seen(ground: Ground, whose: UUID | None) -> list[str]:
 
 
 def victims(ground: Ground, table: str) -> set[str]:
-    """The victim's rows, by ctid."""
-    column = ground.tables[table]
+    """The victim's rows, by their places."""
+    column = sql.Identifier(ground.tables[table])
     rows = ground.attacker.administrator.execute(
-        f"SELECT ctid::text FROM {table} WHERE {column} = %s".encode(),  # noqa: S608
+        sql.SQL("SELECT {} FROM {} WHERE {} = %s").format(PLACE, sql.Identifier(table), column),
         [ground.victim.id],
     )
     return {place for (place,) in rows}

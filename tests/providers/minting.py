@@ -67,9 +67,9 @@ class CountingMint:
         return self.answer or IssuedToken(f"{self.name}-{number}", self.lives_s)
 
 
-def a_client(url: str) -> Redis:
+def a_client(url: str, *, timeout_s: float = 5.0) -> Redis:
     return Redis.from_url(
-        url, socket_timeout=0.5, socket_connect_timeout=0.5, retry=Retry(NoBackoff(), 0)
+        url, socket_timeout=timeout_s, socket_connect_timeout=timeout_s, retry=Retry(NoBackoff(), 0)
     )
 
 
