@@ -18,6 +18,7 @@ from tests.docs.pages import the_page_says
 from tests.egress.conftest import Making
 from tests.egress.receivers import HOOKS, Authority, Flood, endless, over_tls
 from tests.providers.bare_server import BareServer, Serve, answering, drip
+from tests.providers.stopwatch import Stopwatch
 from tests.pure.hostile_urls import Hanging, Names
 
 pytestmark = pytest.mark.usefixtures("app_context")
@@ -31,12 +32,17 @@ NO_LENGTH = OK_HEAD + b"\r\n"
 
 
 def timed(
-    egress: Egress, url: str, timeout_s: float, body: bytes = b"{}"
+    egress: Egress,
+    url: str,
+    timeout_s: float,
+    body: bytes = b"{}",
+    *,
+    within_s: float | None = None,
 ) -> HttpResponse | NoResponse:
-    """The outcome; asserts that it came in time."""
-    started = time.monotonic()
-    outcome = egress.post(url, {}, body, timeout_s=timeout_s)
-    assert time.monotonic() - started < timeout_s + 1
+    """The outcome; asserts that it came in time, or within `within_s`."""
+    with Stopwatch() as watch:
+        outcome = egress.post(url, {}, body, timeout_s=timeout_s)
+    assert watch.awake_s < (within_s or timeout_s + 1)
     return outcome
 
 
@@ -54,8 +60,8 @@ def test_of_an_answer_16_kib_are_read(serve: Serve, egress: Egress, size: int, k
 
 
 def test_headers_that_drip_end_at_the_deadline(serve: Serve, egress: Egress) -> None:
-    flood = Flood(OK_HEAD, endless(b"X"), 0.05)
-    silence = timed(egress, serve(flood).url(), 0.5)
+    flood = Flood(OK_HEAD, endless(b"X"), 0.15)
+    silence = timed(egress, serve(flood).url(), 1.5)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
     assert flood.sent < 20
@@ -66,8 +72,8 @@ def test_a_body_that_drips_ends_at_the_deadline_and_leaves_the_status(
     serve: Serve, egress: Egress, head: bytes
 ) -> None:
     part = b"1\r\nx\r\n" if head == CHUNKED else b"x"
-    flood = Flood(head, endless(part), 0.05)
-    answer = timed(egress, serve(flood).url(), 0.5)
+    flood = Flood(head, endless(part), 0.15)
+    answer = timed(egress, serve(flood).url(), 1.5)
     assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.truncated) == (200, True)
     assert set(answer.body) == {ord("x")}
@@ -77,7 +83,7 @@ def test_a_body_that_drips_ends_at_the_deadline_and_leaves_the_status(
 @pytest.mark.parametrize("head", [OK_HEAD, NO_LENGTH], ids=["headers", "body"])
 def test_a_byte_a_second_costs_no_more(serve: Serve, egress: Egress, head: bytes) -> None:
     flood = Flood(head, endless(b"x"), 1)
-    timed(egress, serve(flood).url(), 1.5)
+    timed(egress, serve(flood).url(), 1.2)
     assert flood.sent <= 2
 
 
@@ -85,7 +91,7 @@ def test_over_tls_too(serve: Serve, guarded: Making, authority: Authority) -> No
     certificate = authority.certificate(HOOKS)
     server = serve(over_tls(certificate, drip(b"X" * 100, before=OK_HEAD)))
     egress = guarded(server.port, Names("127.0.0.1"))
-    silence = timed(egress, f"https://{HOOKS}:{server.port}/", 0.5)
+    silence = timed(egress, f"https://{HOOKS}:{server.port}/", 1.5)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
 
@@ -95,7 +101,7 @@ def test_no_answer_is_a_timeout_after_sending(serve: Serve, egress: Egress) -> N
         server.read_request(peer)
         peer.recv(1)
 
-    silence = timed(egress, serve(behave).url(), 0.3)
+    silence = timed(egress, serve(behave).url(), 1.5)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
 
@@ -177,7 +183,7 @@ def test_a_host_that_does_not_read_ends_at_the_deadline(
     serve: Serve, guarded: Making, authority: Authority, *, reads: bool, late_s: float
 ) -> None:
     def behave(_server: BareServer, peer: socket.socket) -> None:
-        until = time.monotonic() + 3
+        until = time.monotonic() + 6
         while time.monotonic() < until:
             time.sleep(0.01)
             if reads:
@@ -191,7 +197,7 @@ def test_a_host_that_does_not_read_ends_at_the_deadline(
 
     server = serve(after_a_while)
     egress = guarded(server.port, Names("127.0.0.1"))
-    silence = timed(egress, f"https://{HOOKS}:{server.port}/", 0.7, b"x" * 16_000_000)
+    silence = timed(egress, f"https://{HOOKS}:{server.port}/", 2.0, b"x" * 16_000_000)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
 
@@ -208,10 +214,9 @@ def test_a_lookup_ends_before_the_rest_does(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("payments_app.kernel.http.egress.RESOLVE_MAX_S", 0.2)
     with Hanging() as hang:
         egress = Egress(EgressRules(), user_agent="Maramoja/test", resolve=hang)
-        silence = timed(egress, "https://hooks.example.com/", 5)
+        silence = timed(egress, "https://hooks.example.com/", 5, within_s=1)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("lookup_timeout", False)
-    assert silence.elapsed_s < 1
 
 
 # --- bytes ---------------------------------------------------------------------------------------
@@ -242,11 +247,10 @@ def test_a_body_without_an_end_is_cut(
     serve: Serve, egress: Egress, head: bytes, part: bytes
 ) -> None:
     flood = Flood(head, endless(part), 0)
-    answer = timed(egress, serve(flood).url(), 5)
+    answer = timed(egress, serve(flood).url(), 5, within_s=2)
     assert isinstance(answer, HttpResponse)
     assert (answer.status, answer.truncated) == (200, True)
     assert len(answer.body) <= BYTES_MAX
-    assert answer.elapsed_s < 2
     time.sleep(0.1)
     assert flood.sent <= BYTES_MAX + HEAD_BYTES_MAX + BUFFERS
 
@@ -256,10 +260,9 @@ def test_a_head_without_an_end_is_no_answer(
     serve: Serve, egress: Egress, head: bytes, part: bytes
 ) -> None:
     flood = Flood(head, endless(part), 0)
-    silence = timed(egress, serve(flood).url(), 5)
+    silence = timed(egress, serve(flood).url(), 5, within_s=2)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("broken_answer", True)
-    assert silence.elapsed_s < 2
     time.sleep(0.1)
     assert flood.sent <= BYTES_MAX + HEAD_BYTES_MAX + BUFFERS
 
@@ -370,10 +373,11 @@ def test_a_continue_comes_before_the_answer(serve: Serve, egress: Egress) -> Non
     ids=["no such name", "nobody there"],
 )
 def test_what_never_left_is_known_not_to_have_left(names: Names, why: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
     egress = Egress(EgressRules(allow_private=True), user_agent="M/t", resolve=names)
-    silence = timed(egress, f"http://receiver:{port}/", 2)
+    with socket.socket() as deaf:
+        # It is bound and does not listen, so nobody else can either.
+        deaf.bind(("127.0.0.1", 0))
+        silence = timed(egress, f"http://receiver:{deaf.getsockname()[1]}/", 2)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == (why, False)
 

@@ -20,6 +20,8 @@ class BareServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
+        # How many of them this server has closed.
+        self.closed = 0
         self.requests: list[bytes] = []
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -58,8 +60,11 @@ class BareServer:
             threading.Thread(target=self._serve, args=(peer,), daemon=True).start()
 
     def _serve(self, peer: socket.socket) -> None:
-        with closing(peer), suppress(OSError):
-            self._behave(peer)
+        try:
+            with closing(peer), suppress(OSError):
+                self._behave(peer)
+        finally:
+            self.closed += 1
 
 
 Serve = Callable[[Callable[[BareServer, socket.socket], None]], BareServer]

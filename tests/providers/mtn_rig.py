@@ -35,7 +35,7 @@ def fault(
     recipe = {"kind": kind, "operation": operation, "times": times, "parameters": parameters}
     lasts_s = float(str(parameters.get("delay_s", 0)))
     outlasts_us = lasts_s > PATIENCE_S or kind == "connection_drip"
-    return Trouble(recipe, verdict, outlasts_us, lasts_s)
+    return Trouble(recipe, verdict, outlasts_us, lasts_s, of_token=operation == "token")
 
 
 # Without a token no request is sent; a status check then proves nothing new.

@@ -27,6 +27,7 @@ class Trouble:
     `outlasts_us`: it isn't answered within PATIENCE_S, and may still have its effect later.
     `lasts_s`: how long the stand-in needs to process it.
     `changes_amount`: the answer's amount isn't the order's.
+    `of_token`: it happens to the request for a token, and to no other.
     """
 
     recipe: Mapping[str, object]
@@ -34,6 +35,7 @@ class Trouble:
     outlasts_us: bool = False
     lasts_s: float = 0.0
     changes_amount: bool = False
+    of_token: bool = False
 
 
 class Rig(Protocol):

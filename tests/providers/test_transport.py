@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import socket
 import struct
+import threading
 import time
 import zlib
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from flask import Flask
 
-from devstack.places import free_port
+from devstack.supervisor import wait_until
 from payments_app.kernel import tracing
 from payments_app.kernel.http.messages import HttpRequest, HttpResponse, NoResponse
 from payments_app.kernel.http.response_head import HEAD_BYTES_MAX
 from payments_app.kernel.http.transport import RESPONSE_BYTES_MAX, Transport
 from payments_app.kernel.tracing import Kind
 from tests.providers.bare_server import OK, BareServer, Serve, answer_all, answering, drip
+from tests.providers.leaping import LeapingClock
+from tests.providers.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.usefixtures("app_context")
 
@@ -303,11 +306,12 @@ DRIPS = {
 def test_a_dripping_answer_ends_at_the_deadline(
     serve: Serve, transport: Transport, part: str
 ) -> None:
-    started = time.monotonic()
-    silence = get(transport, serve(DRIPS[part]).url(), timeout_s=0.5)
+    with Stopwatch() as watch:
+        silence = get(transport, serve(DRIPS[part]).url(), timeout_s=0.5)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
-    assert 0.5 <= time.monotonic() - started < 1.5
+    assert watch.elapsed_s >= 0.5
+    assert watch.awake_s < 1.5
 
 
 def test_no_answer_at_all_is_a_timeout_after_sending(serve: Serve, transport: Transport) -> None:
@@ -321,15 +325,19 @@ def test_no_answer_at_all_is_a_timeout_after_sending(serve: Serve, transport: Tr
 
 
 def test_a_host_that_does_not_read_ends_at_the_deadline(serve: Serve, transport: Transport) -> None:
+    over = threading.Event()
+
     def behave(_server: BareServer, _peer: socket.socket) -> None:
-        time.sleep(1)
+        over.wait(30)
 
     server = serve(behave)
     call = HttpRequest("POST", server.url(), {}, b"x" * 20_000_000, timeout_s=0.3)
-    silence = transport.unleased().send(call)
+    with Stopwatch() as watch:
+        silence = transport.unleased().send(call)
+    over.set()
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == ("timeout", True)
-    assert silence.elapsed_s < 0.95
+    assert silence.elapsed_s - watch.stood_s < 0.95
 
 
 def reset(server: BareServer, peer: socket.socket) -> None:
@@ -395,8 +403,11 @@ def test_a_lost_or_broken_answer_may_have_had_an_effect(
 def test_what_never_left_is_known_not_to_have_left(
     transport: Transport, url: str, headers: dict[str, str], why: str
 ) -> None:
-    call = HttpRequest("POST", url.format(port=free_port()), headers, b"{}")
-    silence = transport.unleased().send(call)
+    with socket.socket() as deaf:
+        # It is bound and does not listen, so nobody else can either.
+        deaf.bind(("127.0.0.1", 0))
+        call = HttpRequest("POST", url.format(port=deaf.getsockname()[1]), headers, b"{}")
+        silence = transport.unleased().send(call)
     assert isinstance(silence, NoResponse)
     assert (silence.why, silence.sent) == (why, False)
 
@@ -429,16 +440,16 @@ def test_a_host_that_speaks_no_tls_got_nothing(serve: Serve, transport: Transpor
 def test_a_connection_closed_while_idle_is_replaced(serve: Serve, transport: Transport) -> None:
     server = serve(answering(OK))
     get(transport, server.url())
-    time.sleep(0.05)
+    wait_until(lambda: server.closed == 1, what="it is not closed", limit_s=30)
     assert isinstance(get(transport, server.url()), HttpResponse)
     assert server.connections == 2
 
 
-def test_a_connection_that_was_idle_for_long_is_replaced(serve: Serve) -> None:
-    transport = Transport(user_agent="Maramoja/test", idle_max_s=0.2)
+def test_a_connection_that_was_idle_for_long_is_replaced(serve: Serve, clock: LeapingClock) -> None:
+    transport = Transport(user_agent="Maramoja/test", idle_max_s=20)
     server = serve(answer_all)
-    for pause_s in (0, 0.05, 0.3):
-        time.sleep(pause_s)
+    for pause_s in (0, 5, 20):
+        clock.leap(pause_s)
         assert isinstance(get(transport, server.url()), HttpResponse)
     assert server.connections == 2
 
@@ -461,15 +472,18 @@ def test_a_connection_closed_under_a_request_is_ambiguous_and_not_retried(
 
 
 def test_a_late_answer_is_never_read_as_the_next_ones(serve: Serve, transport: Transport) -> None:
+    given_up = threading.Event()
+
     def behave(server: BareServer, peer: socket.socket) -> None:
         path = server.read_request(peer).split(b" ")[1]
         if path == b"/slow":
-            time.sleep(0.4)
+            given_up.wait(30)
         peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n" + path)
 
     server = serve(behave)
     assert isinstance(get(transport, server.url("/slow"), timeout_s=0.2), NoResponse)
-    time.sleep(0.3)
+    given_up.set()
+    wait_until(lambda: server.closed == 1, what="the late answer is not sent", limit_s=30)
     answer = get(transport, server.url("/next"))
     assert isinstance(answer, HttpResponse)
     assert answer.body == b"/next"

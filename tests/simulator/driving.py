@@ -18,8 +18,9 @@ from urllib.parse import urlsplit
 
 import requests
 
+from devstack.redis_server import START_MAX_S
+
 ROOT = Path(__file__).resolve().parents[2]
-START_S = 10.0
 ANSWER_S = 5.0
 
 SUBSCRIPTION_KEY = "key-of-the-tests"
@@ -59,7 +60,7 @@ class SimulatorProcess:
 
     def _announced_url(self) -> str:
         assert self._process.stdout is not None
-        ready, _, _ = select.select([self._process.stdout], [], [], START_S)
+        ready, _, _ = select.select([self._process.stdout], [], [], START_MAX_S)
         line = self._process.stdout.readline().decode() if ready else "nothing"
         prefix = "simulator listening on "
         assert line.startswith(prefix), f"instead of its address the simulator printed: {line}"

@@ -34,7 +34,8 @@ def test_one_callback_with_the_status_and_without_the_reference(
     assert (callback.verb, callback.path) == (verb, "/callbacks/some-token")
     assert callback.body == merchant.ask(reference).json()
     assert reference not in str(callback.body)
-    (noted,) = merchant.seen("callbacks", reference=reference)
+    # The simulator notes it once it has read the receiver's answer.
+    (noted,) = eventually(lambda: merchant.seen("callbacks", reference=reference))
     assert (noted["mode"], noted["verb"], noted["answer"]) == ("normal", verb, "200")
 
 

@@ -204,23 +204,25 @@ def test_a_connection_can_also_end_without_a_word(
 
 
 def test_a_hanging_answer_is_of_an_accepted_payment(merchant: Merchant) -> None:
-    merchant.fault("accept_then_hang", parameters={"delay_s": 0.4})
+    merchant.fault("accept_then_hang", parameters={"delay_s": 2})
     reference = new_reference()
     with pytest.raises(requests.ReadTimeout):
         merchant.pay(reference, timeout=0.15)
+    eventually(lambda: [row for row in merchant.submissions(reference) if row["fault"]])
     check_traces(merchant, reference, created=1, fault="accept_then_hang")
     assert merchant.pay(reference).status_code == 409
 
 
 def test_a_hanging_call_may_create_after_the_client_has_left(merchant: Merchant) -> None:
-    merchant.fault("hang", parameters={"delay_s": 0.4})
+    merchant.fault("hang", parameters={"delay_s": 2})
     reference = new_reference()
     with pytest.raises(requests.ReadTimeout):
         merchant.pay(reference, timeout=0.15)
     assert merchant.ask(reference).status_code == 404
-    (seen,) = merchant.submissions(reference)
+    (seen,) = eventually(lambda: merchant.submissions(reference))
     assert (seen["status"], seen["answered_at"]) == (None, None)
-    eventually(lambda: merchant.creations(reference))
+    # The fault is noted after the creation.
+    eventually(lambda: merchant.submissions(reference)[0]["fault"])
     check_traces(merchant, reference, created=1, fault="hang")
 
 
