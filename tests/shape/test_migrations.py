@@ -35,6 +35,8 @@ from tests.conftest import Installation
 from tests.shape.source_tree import ROOT, sources
 
 VERSIONS = "migrations/versions"
+# The name of a partition, with the day on which its week begins.
+WEEK = re.compile(r"webhook_attempts_(\d{8})")
 # Everything that defines a schema, as PostgreSQL itself writes it.
 # The partitions' rights that migration 0016 revokes aren't restored: access is by the table.
 SCHEMA = r"""
@@ -76,8 +78,14 @@ class Migrated:
         return result.output
 
     def schema(self) -> set[tuple[str, str]]:
+        """Partitions by their order: a week may begin between one migration and the next."""
         with psycopg.connect(self.administrator_url) as connection:
-            return set(connection.execute(SCHEMA).fetchall())
+            found = connection.execute(SCHEMA).fetchall()
+        weeks = sorted({week for _, what in found for week in WEEK.findall(what)})
+        return {
+            (kind, WEEK.sub(lambda match: f"webhook_attempts_week{weeks.index(match[1])}", what))
+            for kind, what in found
+        }
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.administrator_url) as connection:
