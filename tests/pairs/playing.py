@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import threading
-import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import requests
 from flask import Flask
 
 from chaos.pairs import QUESTIONS, SUBMISSIONS, Effect, Pair, Second
+from devstack.supervisor import wait_until
 from payments_app import Parts
 from payments_app.kernel.http.messages import HttpRequest, HttpResponse, LeaseLost, NoResponse
 from payments_app.kernel.http.transport import Transport
@@ -79,12 +79,18 @@ class Outcome:
 
 @dataclass
 class Wires(Transport):
-    """The real transport with a shorter timeout. Causes the effects that the simulator can't.
+    """The real transport. Causes the effects that the simulator can't.
+
+    Its timeout is shorter where the answer comes too late: a slow machine may take its time for
+    the others.
 
     `script`: (reference, which submission) → the effect's name.
     """
 
     script: dict[tuple[str, int], str] = field(default_factory=dict)
+    # The submissions, and the payments' status checks, that the simulator answers too late.
+    late: set[tuple[str, int]] = field(default_factory=set)
+    late_checks: set[str] = field(default_factory=set)
     submitted: Counter[str] = field(default_factory=Counter)
     closed_port: int = 0
     calls: int = 0
@@ -101,12 +107,13 @@ class Wires(Transport):
         with self._lock:
             self.calls += 1
             self.submitted[reference] += 1
-            effect = self.script.get((reference, self.submitted[reference]), "")
+            nth = (reference, self.submitted[reference])
+            effect = self.script.get(nth, "")
         if effect == "lease over":
             raise LeaseLost
         if effect == "not connected":
             call = replace(call, url=f"http://127.0.0.1:{self.closed_port}/")
-        if call.operation != "token":
+        if nth in self.late or call.url.rpartition("/")[2] in self.late_checks:
             call = replace(call, timeout_s=PATIENCE_S)
         return super().exchange(call, leave_before=leave_before)
 
@@ -201,6 +208,8 @@ class Stage:
     caller: Caller
     passed_s: float = 0.0
     payments: int = 0
+    # The payments whose first submission arrives after we have left.
+    late_ones: set[str] = field(default_factory=set)
 
     @classmethod
     @contextmanager
@@ -223,6 +232,7 @@ class Stage:
     def play(self, pairs: Sequence[Pair]) -> dict[Pair, Outcome]:
         """Play these at the same time, until all of them have ended."""
         self.passed_s = 0.0
+        self.late_ones.clear()
         self.provider.forget()
         self.provider.begin()
         payments = {pair: self._payment(pair) for pair in pairs}
@@ -231,7 +241,13 @@ class Stage:
         for step in _FIRST_STEPS_S:
             self._let_pass(step)
         # Requests that timed out must have arrived before time leaps.
-        time.sleep(LATE_S - PATIENCE_S)
+        wait_until(
+            lambda: (
+                self.late_ones <= {row["reference_id"] for row in self.provider.rows("payments")}
+            ),
+            what="a late request does not arrive",
+            limit_s=30,
+        )
         self._until_ended(list(payments.values()), pairs[0].of)
         return self._judge(payments)
 
@@ -242,6 +258,12 @@ class Stage:
         for number, effect in enumerate((pair.first, pair.second), start=1):
             if effect.on_the_wire:
                 self.wires.script[reference, number] = effect.name
+            if effect.is_late and (number == 1 or pair.of is Second.SUBMISSION):
+                self.wires.late.add((reference, number))
+        if pair.first.is_late:
+            self.late_ones.add(reference)
+        if pair.of is Second.QUESTION and pair.second.is_late:
+            self.wires.late_checks.add(reference)
         self.provider.script(pair, reference)
         return payment_id
 
