@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 from uuid import uuid4
 
 import psycopg
 import pytest
 from flask import Flask
 from psycopg import sql
+from sqlalchemy import event, text
 
 from devstack.postgres_server import PostgresServer
+from devstack.supervisor import wait_until
+from payments_app.kernel.database import db
+from payments_app.monitoring import gauges
+from payments_app.payments import backoff
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.model import Payment
 from tests.builders import (
@@ -28,6 +35,9 @@ from tests.builders import (
 from tests.storage.attacker import EVERY_ROW, Attacker
 from tests.webhooks.backlogs import Backlogs
 
+# What takes a moment on an idle machine may take many seconds on a busy one.
+PATIENCE_S: Final = 30.0
+
 
 @pytest.fixture(scope="module")
 def administrator_url(postgres_server: PostgresServer, database_name: str) -> str:
@@ -39,7 +49,7 @@ class Sweeper:
     """Deletes all rows in one round trip, without the triggers that forbid it."""
 
     # A test that left a row locked fails here, instead of hanging.
-    OPTIONS = "-c lock_timeout=2000 -c session_replication_role=replica"
+    OPTIONS = f"-c lock_timeout={PATIENCE_S:.0f}s -c session_replication_role=replica"
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -109,6 +119,72 @@ def quiet() -> Iterator[None]:
     logging.disable()
     yield
     logging.disable(logging.NOTSET)
+
+
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A payment is due again after minutes, or when the test makes it due.
+
+    The first check is due after a second: a slow machine may need more for what a test does.
+    """
+    for name in ("FIRST_CHECK_S", "SUBMIT_FIRST_S", "SUBMIT_MAX_S"):
+        monkeypatch.setattr(backoff, name, 300.0)
+    # Without a row for an age, the longest pause applies.
+    monkeypatch.setattr(backoff, "CHECK_TABLE", ())
+
+
+@contextmanager
+def _lock_timeout(limit: str) -> Iterator[None]:
+    def limit_waits(raw: psycopg.Connection, *_: object) -> None:
+        raw.execute(f"SET lock_timeout = '{limit}'".encode())
+
+    event.listen(db.engine, "checkout", limit_waits)
+    try:
+        yield
+    finally:
+        event.remove(db.engine, "checkout", limit_waits)
+        db.engine.dispose()
+
+
+@pytest.fixture
+def long_lock_waits() -> Iterator[None]:
+    """The application waits for a locked row until the test releases it, also if that is slow."""
+    with _lock_timeout(f"{PATIENCE_S:.0f}s"):
+        yield
+
+
+@pytest.fixture
+def short_lock_waits() -> Iterator[None]:
+    """A statement of the application that waits for a locked row fails after a second."""
+    with _lock_timeout("1s"):
+        yield
+
+
+@pytest.fixture
+def slow_gauges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The queries of the gauges may take long: a slow machine may need more than a second."""
+    limit = f"'{gauges.STATEMENT_MAX_MS}'"
+    assert limit in gauges._BOUNDED.text
+    patient = text(gauges._BOUNDED.text.replace(limit, f"'{PATIENCE_S:.0f}s'"))
+    monkeypatch.setattr(gauges, "_BOUNDED", patient)
+
+
+@pytest.fixture
+def close_and_wait(administrator_url: str) -> Callable[[psycopg.Connection], None]:
+    """Close a connection, and wait until the server has ended its transaction and its locks."""
+
+    def close(connection: psycopg.Connection) -> None:
+        pid = connection.info.backend_pid
+        connection.close()
+        there = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+        with psycopg.connect(administrator_url, autocommit=True) as other:
+            wait_until(
+                lambda: other.execute(there, [pid]).fetchone() == (0,),
+                what="the server has the closed connection",
+                limit_s=PATIENCE_S,
+            )
+
+    return close
 
 
 @pytest.fixture(params=["application", "owner"])

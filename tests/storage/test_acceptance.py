@@ -188,6 +188,7 @@ def test_without_a_key_each_request_is_a_new_payment(gateway: PaymentGateway) ->
     assert payments_and_keys() == (3, 0)
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_an_answer_past_its_time_is_still_given_while_money_is_in_flight(
     gateway: PaymentGateway,
 ) -> None:

@@ -74,6 +74,7 @@ def end(payment_id: UUID, gateway: PaymentGateway) -> None:
     assert payment_row(payment_id).status == "SUCCESSFUL"
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize("key", [None, uuid4()])
 @pytest.mark.parametrize("before", [None, "first shop"])
 def test_a_changed_account_takes_the_very_next_payment(
@@ -118,6 +119,7 @@ def test_one_tenants_change_is_nobody_elses(gateway: PaymentGateway, tenant: Ten
     assert payment_row(an_accepted_payment(gateway, context=other).payment_id).merchant == "shop"
 
 
+@pytest.mark.usefixtures("long_lock_waits")
 def test_a_change_waits_for_a_payment_that_is_being_accepted(
     app: Flask, gateway: PaymentGateway, tenant: Tenant, database_url: str
 ) -> None:

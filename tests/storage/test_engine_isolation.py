@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
@@ -81,17 +81,20 @@ def locked(url: str, payment_id: UUID) -> Iterator[None]:
 
 
 @contextmanager
-def commits_lost(times: int, *, after: bool = False) -> Iterator[None]:
+def commits_lost(
+    times: int, close_and_wait: Callable[[psycopg.Connection], None], *, after: bool
+) -> Iterator[None]:
     """Lose the connection at the next `times` commits, before or after they take effect."""
     left = iter(range(times))
 
     def lose(connection: Connection) -> None:
-        raw = connection.connection.dbapi_connection
+        raw = connection.connection.driver_connection
         assert raw is not None
         if next(left, None) is not None:
             if after:
                 raw.commit()
-            raw.close()
+            # The rows of a transaction that the server has not ended yet are still locked.
+            close_and_wait(raw)
             raise OperationalError("COMMIT", {}, psycopg.OperationalError("lost"))
 
     event.listen(db.engine, "commit", lose)
@@ -123,12 +126,12 @@ def test_a_payment_that_somebody_has_locked_keeps_no_other_answer_from_being_rec
 
 @pytest.mark.parametrize("after", [False, True])
 def test_what_is_in_while_the_database_is_away_is_recorded_when_it_is_back(
-    gateway: PaymentGateway, *, after: bool
+    gateway: PaymentGateway, close_and_wait: Callable[[psycopg.Connection], None], *, after: bool
 ) -> None:
     """Recorded once, whether the lost commits took effect or not."""
     ids = accepted(gateway, 3)
     results, unrecorded = paid_of_all(3), list[ExchangeResult]()
-    with commits_lost(2, after=after), pytest.raises(OperationalError):
+    with commits_lost(2, close_and_wait, after=after), pytest.raises(OperationalError):
         processor.record(results, gateway, unrecorded)
     assert len(unrecorded) == 3
     processor.record([], gateway, unrecorded)
@@ -161,6 +164,7 @@ def test_one_that_cannot_be_recorded_is_not_tried_for_ever(gateway: PaymentGatew
 # --- claimed --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_payment_whose_events_were_removed_stops_no_other(
     gateway: PaymentGateway, superuser: Superuser
 ) -> None:
@@ -182,6 +186,7 @@ def test_a_payment_whose_events_were_removed_stops_no_other(
 # --- published ------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_an_event_that_cannot_be_published_holds_up_its_own_payment_only(
     gateway: PaymentGateway, superuser: Superuser, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +214,7 @@ class NeverReady(ScriptedProvider):
         raise ConnectionResetError("a fault of our own")
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_fault_before_the_submission_leaves_it_unsent_and_not_unknown(app: Flask) -> None:
     gateway = rails_of(app, NeverReady())
     (payment_id,) = accepted(gateway, 1)
@@ -221,6 +227,7 @@ def test_a_fault_before_the_submission_leaves_it_unsent_and_not_unknown(app: Fla
     assert stages([payment_id]) == ["awaiting_payer"]
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_fault_in_the_submission_leaves_it_unknown(app: Flask) -> None:
     def fail(*_: object) -> Observation:
         raise ConnectionResetError("who knows")

@@ -2,8 +2,10 @@
 
 Workers claim, call the provider, record the result, or die in between. The provider may answer
 anything, late or never, but never reports an end that is not true. To let time pass, the test moves
-the times in the database back. The promises must hold after each step. At the end all faults stop,
-and each payment must reach the state that the provider has.
+the times in the database back. All spans of the engine are longer than a slow machine needs for a
+sequence, so that no other time counts: the same steps must have the same effect each time, or
+Hypothesis fails. The promises must hold after each step. At the end all faults stop, and each
+payment must reach the state that the provider has.
 """
 
 from __future__ import annotations
@@ -32,9 +34,8 @@ from psycopg.rows import dict_row
 from payments_app.kernel.http.messages import LeaseLost
 from payments_app.kernel.http.transport import Lease
 from payments_app.kernel.idempotency import KeyReused
-from payments_app.payments import processor
+from payments_app.payments import backoff, callbacks, claims, processor
 from payments_app.payments.accept import AcceptContext, Accepted
-from payments_app.payments.backoff import CHECK_MAX_S, JITTER
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.claims import Claim
 from payments_app.providers.contract import (
@@ -54,12 +55,12 @@ from tests.builders import (
     an_accepted_payment,
     an_asker,
     an_order,
-    claims,
     found,
     keyring,
     rails_of,
     record,
 )
+from tests.builders import claims as claims_of_due
 from tests.storage.attacker import EVERY_ROW
 
 PAYMENTS_MAX: Final = 3
@@ -68,6 +69,8 @@ WORKERS_MAX: Final = 3
 LATE_S: Final = 15.0
 HIDDEN_S: Final = 40.0
 VISIBLE_AFTER_S: Final = 60.0
+# The engine's spans are so many times as long. The seconds here are those of the usual spans.
+LONGER: Final = 20
 
 TO_SUBMISSION: Final = st.sampled_from(
     [
@@ -205,9 +208,9 @@ class Life(RuleBasedStateMachine):
     def choose_rail(self, idempotent: bool) -> None:  # noqa: FBT001  drawn by name
         self.provider.capabilities = Capabilities(
             idempotent_submit=idempotent,
-            visible_after_s=VISIBLE_AFTER_S,
-            resend_after_s=3,
-            payer_window_s=300,
+            visible_after_s=VISIBLE_AFTER_S * LONGER,
+            resend_after_s=3 * LONGER,
+            payer_window_s=300 * LONGER,
         )
 
     # --- clients
@@ -253,7 +256,7 @@ class Life(RuleBasedStateMachine):
     @rule(after_s=PAUSES, limit=st.integers(1, PAYMENTS_MAX))
     def claim(self, after_s: float, limit: int) -> None:
         self.time_passes(after_s)
-        self.workers += [(taken, None) for taken in claims(limit)]
+        self.workers += [(taken, None) for taken in claims_of_due(limit)]
 
     @precondition(lambda self: self.workers)
     @rule(which=WHICH, to_submission=TO_SUBMISSION, to_question=TO_QUESTION)
@@ -303,10 +306,10 @@ class Life(RuleBasedStateMachine):
             "UPDATE payments SET next_action_at = next_action_at - span,"
             " lease_until = lease_until - span, submitted_at = submitted_at - span"
             " FROM make_interval(secs => %s) AS span WHERE status = 'PENDING'",
-            [seconds],
+            [seconds * LONGER],
         )
         self.workers = [
-            (replace(claim, lease=Lease(claim.lease.expires_at - seconds)), seen)
+            (replace(claim, lease=Lease(claim.lease.expires_at - seconds * LONGER)), seen)
             for claim, seen in self.workers
         ]
 
@@ -345,7 +348,7 @@ class Life(RuleBasedStateMachine):
             assert row["lines"] == list(range(1, row["sequence"] + 1)), "a gap in the story"
             match row["status"]:
                 case "PENDING":
-                    assert row["due_s"] <= CHECK_MAX_S * (1 + JITTER), "forgotten"
+                    assert row["due_s"] <= backoff.CHECK_MAX_S * (1 + backoff.JITTER), "forgotten"
                 case "SUCCESSFUL":
                     assert truth is not None
                     assert truth.state == "paid", "told a guess"
@@ -388,10 +391,33 @@ class Life(RuleBasedStateMachine):
         )
 
 
+@pytest.fixture
+def _long_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = claims.LEASE * LONGER
+    for module in (claims, processor):
+        monkeypatch.setattr(module, "LEASE", lease)
+    spans = {
+        claims: ("LEASE_MARGIN_S", "LEASE_RENEW_BELOW_S"),
+        callbacks: ("HINT_GAP_S",),
+        backoff: (
+            "FIRST_CHECK_S",
+            "CHECK_MAX_S",
+            "SUBMIT_FIRST_S",
+            "SUBMIT_MAX_S",
+            "RESEND_MAX_S",
+        ),
+    }
+    for module, names in spans.items():
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name) * LONGER)
+    table = tuple((age_s * LONGER, delay_s * LONGER) for age_s, delay_s in backoff.CHECK_TABLE)
+    monkeypatch.setattr(backoff, "CHECK_TABLE", table)
+
+
 # Two hundred sequences of up to thirty steps. The time goes into work, not into waits.
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.usefixtures("quiet")
+@pytest.mark.usefixtures("quiet", "_long_spans")
 def test_the_promises_hold_in_whatever_order_things_happen(
     app: Flask, database_url: str, empty_tables: Callable[[], None]
 ) -> None:

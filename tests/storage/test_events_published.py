@@ -245,6 +245,7 @@ def test_what_was_altered_and_stripped_of_its_hash_is_missed_by_the_seal(
     assert "altered" in (fault() or "")
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_an_event_whose_predecessor_is_gone_holds_up_nobody(
     app: Flask, superuser: Superuser
 ) -> None:
@@ -260,6 +261,7 @@ def test_an_event_whose_predecessor_is_gone_holds_up_nobody(
 # --- a publisher that dies ------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_a_publisher_killed_at_any_statement_loses_nothing_and_publishes_nothing_twice(
     app: Flask, superuser: Superuser, administrator_url: str
 ) -> None:
@@ -320,10 +322,12 @@ def test_two_publishers_give_each_event_one_position(app: Flask, superuser: Supe
         thread.start()
     for _ in range(30):
         an_accepted_payment(gateway, context=an_asker(caller=caller))
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert sum(counts) > 0
+    try:
+        wait_until(lambda: sum(counts) > 0, what="no thread publishes", limit_s=PATIENCE_S)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
     assert sum(counts) + publish_outbox() == 30
     assert [position for position, _ in published(superuser)] == list(range(1, 31))
     assert fault() is None

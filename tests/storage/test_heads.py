@@ -81,6 +81,7 @@ def test_the_worker_says_them_beside_its_seals(caplog: pytest.LogCaptureFixture)
     assert (str(mine.id), 1, head_of(mine.id)) in lines(caplog)
 
 
+@pytest.mark.usefixtures("slow_gauges")
 def test_what_was_said_shows_that_the_newest_entry_or_the_tenant_is_gone(
     superuser: Superuser, caplog: pytest.LogCaptureFixture
 ) -> None:

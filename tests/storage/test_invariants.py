@@ -186,6 +186,7 @@ def test_a_bent_record_is_a_break_of_its_tenant(app: Flask, superuser: Superuser
     assert "record_unbent" not in held.get(whole.tenant_id, "")
 
 
+@pytest.mark.usefixtures("unhurried")
 def test_open_payments_that_nobody_can_read_are_named_and_hold_nobody(
     app: Flask, superuser: Superuser
 ) -> None:
