@@ -8,11 +8,23 @@ from dataclasses import replace
 import pytest
 from flask import Flask
 
+import payments_app
 from payments_app import create_app
 from payments_app.kernel.database import db
 from payments_app.settings import Settings
 from tests.api.http_caller import Engine, HttpCaller, new_caller
 from tests.builders import ScriptedProvider, rails_of
+
+# A Redis that the machine does not run for a moment is not one that is away.
+REDIS_PATIENCE_S = 10.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient_with_redis() -> Iterator[None]:
+    """The apps wait longer for Redis: else a slow machine makes a process count by itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(payments_app, "REDIS_TIMEOUT_S", REDIS_PATIENCE_S)
+        yield
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def test_a_notification_lives_for_30_seconds(make_app: MakeApp, redis_url: str) 
     let_rings_be_heard()
     after = datetime.now(UTC)
     # The newest message is first.
-    message = json.loads(Redis.from_url(redis_url).lindex("payments", 0))
+    with Redis.from_url(redis_url) as redis:
+        message = json.loads(redis.lindex("payments", 0))
     expires = datetime.fromisoformat(message["headers"]["expires"])
     assert before + timedelta(seconds=29.9) <= expires <= after + timedelta(seconds=30.1)

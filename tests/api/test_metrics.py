@@ -15,6 +15,7 @@ from payments_app.api.metrics import METHODS
 from payments_app.kernel.pool import OVERFLOW_MAX
 from tests.api.http_caller import PAYMENTS, Engine, HttpCaller, MakeApp, an_order, new_caller
 from tests.api.test_health import NO_SERVER
+from tests.metrics.conftest import PATIENCE_S
 from tests.metrics.figures import Figures, figures_here
 
 
@@ -118,7 +119,7 @@ def test_redis_and_the_broker_away(make_app: MakeApp, servers: Servers, added: A
     wait_until(
         lambda: added("doorbells_lost_total", job="payments.process_due") >= 1,
         what="no notification is counted as lost",
-        limit_s=10,
+        limit_s=PATIENCE_S,
     )
 
 

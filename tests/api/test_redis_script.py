@@ -26,7 +26,8 @@ def server(servers: Servers) -> RedisServer:
 
 @pytest.fixture
 def redis(server: RedisServer) -> Iterator[Redis]:
-    with Redis.from_url(server.url, socket_timeout=0.3) as redis:
+    # So long that only a server that is stopped takes longer.
+    with Redis.from_url(server.url, socket_timeout=5.0) as redis:
         yield redis
 
 

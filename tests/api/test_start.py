@@ -16,6 +16,7 @@ from kombu import Connection
 from redis import Redis
 
 from devstack.environment import surroundings
+from devstack.places import remove, socket_directory
 from devstack.redis_server import _server_program
 from payments_app.settings import Settings
 from tests.api.http_caller import HttpCaller, MakeApp, an_order, new_caller
@@ -85,7 +86,9 @@ class TestUnixSocket:
 
     @pytest.fixture
     def url(self, tmp_path: Path) -> Iterator[str]:
-        path = tmp_path / "redis.sock"
+        # A socket's path must be short, however long that of the test's folder is.
+        folder = socket_directory(tmp_path, None)
+        path = folder / "redis.sock"
         options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--requirepass", "p/w"]
         server = subprocess.Popen(
             [_server_program(), *options], stdout=subprocess.DEVNULL, env=dict(os.environ)
@@ -97,6 +100,7 @@ class TestUnixSocket:
         yield url
         server.kill()
         server.wait()
+        remove(folder)
 
     @pytest.fixture
     def caller(self, make_app: MakeApp, url: str) -> HttpCaller:
@@ -126,5 +130,5 @@ class TestUnixSocket:
 
         with Connection(broker) as connection:
             queue = connection.SimpleQueue("payments")
-            assert queue.get(timeout=5).headers["task"] == "payments.process_due"
+            assert queue.get(timeout=START_MAX_S).headers["task"] == "payments.process_due"
             queue.close()
