@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import psutil
+import psycopg
 import pytest
 import requests
 
@@ -72,7 +72,16 @@ class Installation:
             limit_s=PATIENCE_S,
         )
         # The worker counts just after the commit that the gauges show.
-        time.sleep(0.5)
+        wait_until(self._has_counted_all, what="some are not counted", limit_s=PATIENCE_S)
+
+    def _has_counted_all(self) -> bool:
+        with psycopg.connect(self.stack.administrator_url) as connection:
+            (ended,) = connection.execute(
+                "SELECT count(*) FROM payments WHERE status <> 'PENDING'"
+            ).fetchone() or (0,)
+        worker = self.worker
+        # It counts the time to the end last.
+        return worker.total("time_to_final_seconds_count") >= ended
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,11 @@ def test_a_file_that_was_only_just_made_is_no_trouble(installation: Installation
         file.touch()
     assert installation.api.total("payments_accepted_total") == before
     kill_a_worker(installation)
-    assert not any(file.exists() for file in empty)
+    wait_until(
+        lambda: not any(file.exists() for file in empty),
+        what="an empty file is still there",
+        limit_s=PATIENCE_S,
+    )
     assert installation.api.total("payments_accepted_total") == before
 
 
