@@ -8,7 +8,11 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
+from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+)
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -59,14 +63,25 @@ class Reader:
         self.browser = browser
         self.browser.get(f"{address}/docs")
         # The page redraws its parts at any time.
-        passing = (NoSuchElementException, StaleElementReferenceException)
+        passing = (
+            ElementClickInterceptedException,
+            NoSuchElementException,
+            StaleElementReferenceException,
+        )
         self.wait = WebDriverWait(browser, PATIENCE_S, ignored_exceptions=passing)
 
     def click(self, selector: str, *, within: str = "") -> None:
-        place = (By.CSS_SELECTOR, f"{within} {selector}".strip())
-        button = self.wait.until(element_to_be_clickable(place))
-        self.browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-        button.click()
+        ready = element_to_be_clickable((By.CSS_SELECTOR, f"{within} {selector}".strip()))
+
+        def is_clicked(browser: Chrome) -> bool:
+            button = ready(browser)
+            if not button:
+                return False
+            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+            button.click()
+            return True
+
+        self.wait.until(is_clicked)
 
     def authorize(self, key: str) -> None:
         self.click(AUTHORIZE)
@@ -87,6 +102,9 @@ class Reader:
         before = self._requests()
         self.click(".execute", within=block)
         self.wait.until(lambda _: self._requests() > before)
+        # Until the page has drawn the response, it shows the one before.
+        loading = f"{block} .loading-container"
+        self.wait.until(lambda browser: not browser.find_elements(By.CSS_SELECTOR, loading))
         place = f"{block} .live-responses-table tbody .response-col_status"
         shown: str = self.wait.until(
             lambda browser: browser.find_element(By.CSS_SELECTOR, place).text
@@ -105,7 +123,10 @@ class Reader:
         field = self.found("tr[data-param-name='Idempotency-Key'] input", within=block)
         field.send_keys(Keys.CONTROL, "a")
         field.send_keys(Keys.DELETE)
-        self.wait.until(lambda _: not field.get_attribute("value"))
+        place = f"{block} tr[data-param-name='Idempotency-Key'] input"
+        self.wait.until(
+            lambda browser: not browser.find_element(By.CSS_SELECTOR, place).get_attribute("value")
+        )
 
     def sent_key(self, block: str) -> str:
         """The key of the last request, as the page shows it."""
@@ -210,5 +231,6 @@ def test_webhooks_are_on_the_page(browser: Chrome, engine: Engine) -> None:
     with served(engine.app) as address:
         reader = Reader(browser, address)
 
-        assert "payment.successful" in reader.found(".webhooks").text
+        # The page may draw the text after the section.
+        reader.wait.until(lambda _: "payment.successful" in reader.found(".webhooks").text)
         assert reader.complaints() == []
