@@ -87,8 +87,10 @@ def _make_order_possible(body: dict[str, Any]) -> None:
     if body.get("external_id") is not None:
         # Unique, about as long as it was, with the generated text in it. No pattern can express
         # NFC, and none that all tools accept names the invisible characters beyond U+FFFF.
-        made_up = unicodedata.normalize("NFC", BEYOND.sub("x", body["external_id"]))
-        body["external_id"] = f"{uuid4()}{made_up}"[: max(len(made_up), 36)].rstrip(" ")
+        # The whole is normalized: the UUID's last letter and the text's first mark may be one.
+        made_up = BEYOND.sub("x", body["external_id"])
+        whole = unicodedata.normalize("NFC", f"{uuid4()}{made_up}")
+        body["external_id"] = whole[: max(len(made_up), 36)].rstrip(" ")
     if body.get("provider") is not None:
         body["provider"] = "mtn_momo"
     for name in ("payer_message", "payee_note"):
