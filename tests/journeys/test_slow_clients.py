@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 
@@ -28,6 +28,8 @@ REQUEST_MAX_S = 20.0
 REQUEST_ENDED_MAX_S = REQUEST_MAX_S + 10
 # Far less than the second or more that one of them could make others wait.
 PROMPT_S = 1.0
+# A machine that does not run the gateway meanwhile delays a round: then once more.
+ROUNDS_MAX = 3
 
 # The most connections of a process, in the test that fills it.
 FULL = 40
@@ -70,6 +72,14 @@ def answered_after_s(stack: Stack) -> float:
     return time.monotonic() - before
 
 
+def least_s(round_s: Callable[[], float]) -> float:
+    """How long the quickest round took; there is another one only after one that was not prompt."""
+    rounds: list[float] = []
+    while len(rounds) < ROUNDS_MAX and (not rounds or rounds[-1] >= PROMPT_S):
+        rounds.append(round_s())
+    return min(rounds)
+
+
 def drip(peer: socket.socket, stop: threading.Event) -> None:
     """Send a byte of a header every second, until the gateway closes."""
     try:
@@ -108,10 +118,11 @@ def test_who_stalls_is_ended_and_the_threads_are_free_again(
 ) -> None:
     stop = threading.Event()
     open_until.callback(stop.set)
+    # Before the connections open: the command takes long, and a silent client is closed.
+    key = stack.issue_key("stalling").encode()
     in_head, in_body, dripping, never_reading = (
         [connect(stack, open_until) for _ in range(THREADS // 4)] for _ in range(4)
     )
-    key = stack.issue_key("stalling").encode()
     for peer in in_head:
         peer.sendall(HEAD)
     for peer in in_body:
@@ -139,9 +150,13 @@ def test_who_stalls_is_ended_and_the_threads_are_free_again(
 
 
 def test_who_connects_and_is_silent_holds_no_thread(stack: Stack, open_until: ExitStack) -> None:
-    silent = [connect(stack, open_until) for _ in range(4 * THREADS)]
+    silent: list[socket.socket] = []
 
-    assert answered_after_s(stack) < PROMPT_S
+    def beside_silent_s() -> float:
+        silent[:] = [connect(stack, open_until) for _ in range(4 * THREADS)]
+        return answered_after_s(stack)
+
+    assert least_s(beside_silent_s) < PROMPT_S
     # Its request may still be sent, and is then answered.
     silent[0].sendall(HEAD + b"Connection: close\r\n\r\n")
     assert answer_to(silent[0]).startswith(b"HTTP/1.1 200 ")
@@ -150,12 +165,14 @@ def test_who_connects_and_is_silent_holds_no_thread(stack: Stack, open_until: Ex
 def test_who_does_not_close_after_the_last_answer_keeps_nobody_waiting(
     stack: Stack, open_until: ExitStack
 ) -> None:
-    leaving = [connect(stack, open_until) for _ in range(40)]
-    for peer in leaving:
-        peer.sendall(HEAD + b"Connection: close\r\n\r\n")
-        assert answer_to(peer).startswith(b"HTTP/1.1 200 ")
+    def beside_leaving_s() -> float:
+        leaving = [connect(stack, open_until) for _ in range(40)]
+        for peer in leaving:
+            peer.sendall(HEAD + b"Connection: close\r\n\r\n")
+            assert answer_to(peer).startswith(b"HTTP/1.1 200 ")
+        return answered_after_s(stack)
 
-    assert answered_after_s(stack) < PROMPT_S
+    assert least_s(beside_leaving_s) < PROMPT_S
 
 
 def test_what_is_still_sent_after_the_last_answer_cuts_nothing_off_and_is_bounded(
@@ -165,12 +182,15 @@ def test_what_is_still_sent_after_the_last_answer_cuts_nothing_off_and_is_bounde
     peer.sendall(HEAD + b"Connection: close\r\n\r\n" + b"x" * 60_000)
     assert answer_to(peer).startswith(b"HTTP/1.1 200 ")
 
-    flooding = connect(stack, open_until)
-    flooding.sendall(HEAD + b"Connection: close\r\n\r\n")
-    before = time.monotonic()
-    with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
-        send_for_ever(flooding)
-    assert time.monotonic() < before + PROMPT_S
+    def cut_off_after_s() -> float:
+        flooding = connect(stack, open_until)
+        flooding.sendall(HEAD + b"Connection: close\r\n\r\n")
+        before = time.monotonic()
+        with pytest.raises(OSError, match=r"reset|[Bb]roken pipe"):
+            send_for_ever(flooding)
+        return time.monotonic() - before
+
+    assert least_s(cut_off_after_s) < PROMPT_S
 
 
 def test_what_is_no_http_is_told_to_the_log_without_a_word_of_it(
@@ -204,11 +224,14 @@ def test_a_full_process_has_those_go_that_ask_nothing(stack_factory: partial[Sta
         stack_factory(workers=1, celery_workers=0, beats=0, settings=settings) as stack,
         ExitStack() as kept,
     ):
-        for greeting in (b"", HEAD + b"\r\n", HEAD + b"Connection: close\r\n\r\n"):
+
+        def beside_full_s(greeting: bytes) -> float:
             for _ in range(2 * FULL):
                 connect(stack, kept).sendall(greeting)
+            return answered_after_s(stack)
 
-            assert answered_after_s(stack) < PROMPT_S
+        for greeting in (b"", HEAD + b"\r\n", HEAD + b"Connection: close\r\n\r\n"):
+            assert least_s(partial(beside_full_s, greeting)) < PROMPT_S
 
 
 def test_who_says_nothing_does_not_keep_it_from_stopping(
@@ -227,8 +250,9 @@ def test_who_says_nothing_does_not_keep_it_from_stopping(
         time.sleep(0.01)
         before = time.monotonic()
         os.kill(api.pid, signal.SIGTERM)
-        time.sleep(0.3)
-        assert is_refused(port), "somebody may hang at the door"
+        wait_until(
+            lambda: is_refused(port), what="somebody may hang at the door", limit_s=STOP_MAX_S
+        )
         late.sendall(HEAD + b"\r\n")
         assert late.recv(65_536).startswith(b"HTTP/1.1 200 ")
         api.terminate()
