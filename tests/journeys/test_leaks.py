@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+import pytest
 import requests
 
 from devstack.supervisor import wait_until
@@ -26,6 +27,8 @@ from tests.webhooks.receiver import OK, Receiver, receiving
 _REFUSED = {401, 500}
 
 
+# It runs ten commands of the gateway, each of which starts a process.
+@pytest.mark.timeout(300)
 def test_neither_logs_nor_redis_ever_hold_a_secret_or_a_whole_number(gateway: Gateway) -> None:
     with overheard(gateway.stack.redis) as heard:
         refusals = [*_make_everyone_talk(gateway), *_have_own_secrets_used(gateway)]
@@ -99,9 +102,17 @@ def _have_own_secrets_used(gateway: Gateway) -> list[str]:
         _await_refused_credentials(own)
         give(gateway, "own", account)
         own.await_end(paid)
+        _await_failed_delivery(own, paid)
         receiver.reply = lambda _received: OK
-        own.rows("UPDATE webhook_deliveries SET next_attempt_at = now() WHERE status = 'pending'")
-        wait_until(lambda: len(receiver.received) > 3, what="it isn't told", limit_s=PATIENCE_S)
+
+        def is_told() -> bool:
+            own.rows(
+                "UPDATE webhook_deliveries SET next_attempt_at = now()"
+                " WHERE status = 'pending' AND lease_until IS NULL"
+            )
+            return len(receiver.received) > 3
+
+        wait_until(is_told, what="it isn't told", limit_s=PATIENCE_S)
     return _send_what_is_refused(own)
 
 
@@ -128,6 +139,17 @@ def _await_refused_credentials(gateway: Gateway) -> None:
         return any(one["operation"] == "token" and one["status"] in _REFUSED for one in asked)
 
     wait_until(refused, what="no credentials were refused", limit_s=PATIENCE_S)
+
+
+def _await_failed_delivery(gateway: Gateway, paid: Paid) -> None:
+    """Wait until the receiver has refused a delivery for this payment."""
+    refused = (
+        "SELECT 1 FROM webhook_attempts a JOIN webhook_deliveries d ON d.id = a.delivery_id"
+        " WHERE d.payment_id = %s AND a.http_status = 500"
+    )
+    wait_until(
+        lambda: bool(gateway.rows(refused, paid.id)), what="it is not refused", limit_s=PATIENCE_S
+    )
 
 
 def _call_back(gateway: Gateway, paid: Paid) -> None:
