@@ -235,11 +235,49 @@ class Gateway:
     def one_working(self) -> Iterator[tuple[Process, Process]]:
         """Two workers: the first surely runs, the other is suspended until it is continued."""
         first, second = self.workers
-        second.stop()
+        self._stop_at_rest(second)
         try:
             yield first, second
         finally:
             second.cont()
+
+    def _stop_at_rest(self, worker: Process) -> None:
+        """Suspend the worker outside of a transaction: the other would wait for its locks."""
+
+        def at_rest() -> bool:
+            worker.stop()
+            left = begun = self._transactions()
+            deadline = time.monotonic() + 1.0
+            while left and time.monotonic() < deadline:
+                time.sleep(0.02)
+                left = begun & self._transactions()
+            if left:
+                worker.cont()
+            return not left
+
+        wait_until(at_rest, what="its transactions do not end", limit_s=PATIENCE_S)
+
+    def _transactions(self) -> set[tuple[Any, ...]]:
+        """The open transactions of the gateway's processes: the backend and the start of each."""
+        statement = (
+            "SELECT pid, xact_start FROM pg_stat_activity WHERE datname = current_database()"
+            " AND application_name = 'maramoja' AND xact_start IS NOT NULL"
+        )
+        return set(self.rows(statement))
+
+    def kill_postgres(self) -> None:
+        """SIGKILL the postmaster, and wait until its other processes have noticed and ended.
+
+        PostgreSQL does not start while one of them still has the shared memory.
+        """
+        postgres = self.stack.postgres
+        others = psutil.Process(postgres.process.pid).children(recursive=True)
+        postgres.kill()
+        wait_until(
+            lambda: not any(map(_runs, others)),
+            what="a process of PostgreSQL runs on",
+            limit_s=PATIENCE_S,
+        )
 
     def await_call(self, paid: Paid, operation: str, *, times: int = 1) -> None:
         """Wait until the provider has received this call for the payment."""
@@ -326,6 +364,13 @@ def repeatedly(act: Callable[[], object], *, every_s: float) -> Iterator[None]:
         thread.join()
     if failures:
         raise failures[0]
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _age_s(worker: Process) -> float:

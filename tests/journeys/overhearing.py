@@ -16,7 +16,8 @@ def overheard(server: RedisServer) -> Iterator[list[str]]:
     """A list to which each command is added, with its arguments, while the block runs."""
     heard: list[str] = []
     ended = threading.Event()
-    with server.client() as spy, server.client() as talker:
+    # Without a time limit: after an outage nobody may send a command for seconds.
+    with redis.Redis.from_url(server.url) as spy, server.client() as talker:
         listener = threading.Thread(target=_listen, args=(spy, heard, ended))
         listener.start()
         while not heard:

@@ -13,7 +13,7 @@ import pytest
 
 from devstack.stack import Stack
 from devstack.supervisor import wait_until
-from tests.journeys.connections import unread_from
+from tests.journeys.connections import PATIENCE_S, unread_from
 
 GOOD = b'{"amount": 1000, "currency": "EUR", "payer": "256772123456"}'
 CHUNKED = "Transfer-Encoding: chunked"
@@ -127,12 +127,16 @@ def test_a_client_that_hangs_up_in_its_body_is_no_alarm(stack: Stack) -> None:
     with socket.create_connection((address.hostname, address.port), timeout=20) as peer:
         peer.sendall(head.encode() + GOOD)
         mine: int = peer.getsockname()[1]
-        wait_until(lambda: unread_from(mine) == 0, what="it has not read so far", limit_s=20)
+        wait_until(
+            lambda: unread_from(mine) == 0, what="it has not read so far", limit_s=PATIENCE_S
+        )
         # Close by a reset instead of an orderly end.
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     api = stack.processes["api"]
-    wait_until(lambda: '"request_id":"hasty"' in api.log_text(), what="no answer", limit_s=10)
+    wait_until(
+        lambda: '"request_id":"hasty"' in api.log_text(), what="no answer", limit_s=PATIENCE_S
+    )
     assert "Traceback" not in api.log_text()
     (line,) = [line for line in api.log_text().splitlines() if '"request_id":"hasty"' in line]
     assert json.loads(line)["status"] == 400

@@ -11,15 +11,18 @@ from uuid import uuid4
 
 import requests
 
+from devstack.supervisor import wait_until
 from payments_app.tenants.caller import KNOWN_FOR_S
-from tests.journeys.gateway import Gateway
+from tests.journeys.gateway import ANSWER_MAX_S, PATIENCE_S, Gateway
 
 TENANT = "journeys"
+# Answers before, between and after the steps of a rotation.
+ENOUGH = 21
 
 
 def ask(gateway: Gateway, key: str) -> int:
     """Each request has a new connection, so that either worker may answer."""
-    return requests.get(gateway.url, headers={"X-API-Key": key}, timeout=10).status_code
+    return requests.get(gateway.url, headers={"X-API-Key": key}, timeout=ANSWER_MAX_S).status_code
 
 
 def issue(gateway: Gateway) -> dict[str, str]:
@@ -48,6 +51,11 @@ def asking(gateway: Gateway, keys: list[str]) -> Iterator[list[int]]:
             thread.join()
 
 
+def await_more(answers: list[int]) -> None:
+    wanted = len(answers) + ENOUGH
+    wait_until(lambda: len(answers) >= wanted, what="no answers", limit_s=PATIENCE_S)
+
+
 def test_a_revoked_key_is_refused_by_both_workers_in_time(gateway: Gateway) -> None:
     issued = issue(gateway)
     assert {ask(gateway, issued["key"]) for _ in range(20)} == {200}
@@ -63,16 +71,16 @@ def test_under_a_rotation_with_overlap_no_request_is_refused(gateway: Gateway) -
     old = issue(gateway)
     keys = [old["key"]]
     with asking(gateway, keys) as answers:
-        time.sleep(0.5)
+        await_more(answers)
         words = ("keys", "rotate", old["id"], "--overlap", "1h", "--json")
         new = json.loads(gateway.stack.flask(*words))
         with_the_old = len(answers)
-        time.sleep(0.5)
+        await_more(answers)
         keys.append(new["key"])
-        time.sleep(0.5)
+        await_more(answers)
 
     assert set(answers) == {200}
     assert len(answers) > with_the_old > 20
     headers = {"X-API-Key": new["key"], "Idempotency-Key": str(uuid4())}
-    paid = requests.post(gateway.url, json=gateway.order(), headers=headers, timeout=10)
+    paid = requests.post(gateway.url, json=gateway.order(), headers=headers, timeout=ANSWER_MAX_S)
     assert paid.status_code == 201

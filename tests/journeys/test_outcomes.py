@@ -41,7 +41,7 @@ class Sandbox:
 @pytest.fixture(scope="module")
 def sandbox(running: Gateway) -> Sandbox:
     running.heal()
-    running.provider.settings(delayed_success_s=3.0)
+    running.provider.settings(delayed_success_s=8.0)
     amounts = {ending: f"{int(ending)}.{ending}" for ending in (*FAILURES, "53", "54")}
     paid = {e: running.pay(payer=MAGIC + e, amount=amount) for e, amount in amounts.items()}
     assert running.show(paid["54"])["status"] == "PENDING"

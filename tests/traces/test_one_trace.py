@@ -70,6 +70,11 @@ def named(spans: list[Exported], name: str) -> list[Exported]:
     return [span for span in spans if span.name == name]
 
 
+def is_refused(span: Exported) -> bool:
+    """Whether the provider refused the token of this call."""
+    return bool(span.attributes.get("http.response.status_code") == 401)
+
+
 def events_posted(spans: list[Exported]) -> set[str]:
     return {span.attributes["maramoja.event_type"] for span in named(spans, POST)}
 
@@ -150,7 +155,8 @@ def test_a_span_says_which_payment_whose_and_what_came_of_it(
         "maramoja.outcome": "PENDING",
         "maramoja.reason": "accepted",
     }
-    (call,) = named(spans, "mtn_momo submit")
+    # The worker may have tried a token that another test has ended, and got a 401.
+    (call,) = [span for span in named(spans, "mtn_momo submit") if not is_refused(span)]
     assert call.attributes == {
         "maramoja.provider": "mtn_momo",
         "maramoja.operation": "submit",

@@ -11,7 +11,6 @@ import pytest
 import requests
 
 from devstack.environment import hermetic_environment
-from devstack.places import free_port
 from devstack.programs import ROOT
 from devstack.servers import Servers
 from devstack.stack import Stack
@@ -71,7 +70,7 @@ def test_a_collector_that_is_away_costs_no_payment_and_its_secrets_are_in_no_log
     stack_factory: partial[Stack],
 ) -> None:
     settings = {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}",
+        **ENDPOINT,
         # Malformed too: the SDK's own error message would contain all of it.
         "OTEL_EXPORTER_OTLP_HEADERS": f"authorization=Bearer%20{SECRET},{SECRET}",
         "OTEL_BSP_SCHEDULE_DELAY": "100",
