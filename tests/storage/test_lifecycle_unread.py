@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import pytest
 from flask import Flask
 
@@ -11,7 +13,9 @@ from payments_app.providers.contract import Observation, Verdict
 from tests.builders import (
     ANSWERS,
     ScriptedProvider,
+    a_claim,
     advance,
+    advance_payment,
     an_accepted_payment,
     events_of,
     let_time_pass,
@@ -39,7 +43,8 @@ NO_NEWS = {
 
 @pytest.fixture
 def provider() -> ScriptedProvider:
-    return ScriptedProvider(checks=[ANSWERS["not_sent"]])
+    """With a new code: a "throttled" lowers the rate of an account that no other test uses."""
+    return ScriptedProvider(checks=[ANSWERS["not_sent"]], code=f"unread-{uuid4().hex[:8]}")
 
 
 @pytest.fixture
@@ -61,7 +66,8 @@ def asked(
     for answer in answers:
         provider.checks = [answer]
         make_due(row.id)
-        advance(gateway)
+        # One check, not a second one that is due a second later.
+        advance_payment(a_claim(), gateway)
 
 
 def story(row: Payment) -> list[tuple[str, str]]:

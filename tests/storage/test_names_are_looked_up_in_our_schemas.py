@@ -57,6 +57,8 @@ def armed(
     with psycopg.connect(url, autocommit=True) as administrator:
         name = administrator.info.dbname
         administrator.execute(f"GRANT TEMPORARY ON DATABASE {name} TO {APPLICATION}".encode())
+        # A new week may have begun since the migration: its partition is made here.
+        administrator.execute("SELECT turn_webhook_attempts()")
     url = postgres_server.application_url(name)
     with psycopg.connect(url, options=EVERY_ROW) as connection:
         yield Attacker(connection, "application")

@@ -23,7 +23,8 @@ from payments_app.webhooks.feed import leave_gap, read_events
 from tests.builders import (
     ScriptedProvider,
     a_caller,
-    advance,
+    a_claim,
+    advance_payment,
     an_accepted_payment,
     an_asker,
     events_of,
@@ -129,7 +130,8 @@ def like(app: Flask, caller: Caller) -> UUID:
     """A payment of this release, with two unpublished events."""
     gateway = rails_of(app, ScriptedProvider())
     payment_id = an_accepted_payment(gateway, context=an_asker(caller=caller)).payment_id
-    advance(gateway)
+    # The submission only: a check, which is due a second later, would add a third event.
+    advance_payment(a_claim(), gateway)
     return payment_id
 
 

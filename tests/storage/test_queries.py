@@ -110,6 +110,7 @@ def test_each_filter_keeps_what_it_names_and_together_they_keep_what_all_name(
     gateway: PaymentGateway, provider: ScriptedProvider, caller: Caller
 ) -> None:
     provider.submits = [ANSWERS["paid"], ANSWERS["declined"], ANSWERS["accepted"]]
+    provider.checks = [ANSWERS["pending"]]
     paid = paid_into(gateway, caller, amount="10", external_id="a")
     declined = paid_into(gateway, caller, amount="10", currency="KES", external_id="b")
     waiting = paid_into(gateway, caller, amount="20", payer="256772000000")

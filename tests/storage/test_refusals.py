@@ -22,7 +22,9 @@ from tests.builders import (
     ANSWERS,
     SUBMISSION,
     ScriptedProvider,
+    a_claim,
     advance,
+    advance_payment,
     an_accepted_payment,
     an_asker,
     exchanges_of,
@@ -56,6 +58,13 @@ def act(gateway: PaymentGateway, payment: Payment, *, after_s: float = 0.0) -> P
 
 def accepted(gateway: PaymentGateway) -> Payment:
     return payment_row(an_accepted_payment(gateway).payment_id)
+
+
+def submitted_once(gateway: PaymentGateway) -> Payment:
+    """After its first submission, and nothing that is due a second later."""
+    payment_id = an_accepted_payment(gateway).payment_id
+    advance_payment(a_claim(), gateway)
+    return payment_row(payment_id)
 
 
 # --- the provider has shown the payment ---------------------------------------------------------
@@ -125,7 +134,7 @@ def test_a_token_that_was_refused_is_no_request_for_money(
 ) -> None:
     provider.submits = [ANSWERS["refused"]]
     provider.not_ready = Observation(Verdict.NOT_SENT, "token_unavailable", http_status=503)
-    row = act(gateway, accepted(gateway))
+    row = submitted_once(gateway)
     provider.not_ready = None
     assert act(gateway, row).status == "FAILED"
     assert [one.requests_left for one in exchanges_of(row.id)] == [0, 1]
@@ -166,7 +175,7 @@ def test_a_request_that_leaves_while_an_adapter_prepares_counts(app: Flask) -> N
         http_client.send(SUBMISSION)
 
     _, gateway = prepared(app, sends, "refused")
-    row = act(gateway, accepted(gateway))
+    row = submitted_once(gateway)
     assert (row.status, row.stage) == ("PENDING", "unknown")
     assert [one.requests_left for one in exchanges_of(row.id)] == [2]
 

@@ -67,7 +67,8 @@ def test_an_answer_goes_when_its_time_is_over_and_its_payment_has_ended(
 
 @pytest.mark.parametrize("answer", ["accepted", "unknown", "not_sent"])
 def test_an_answer_stays_while_money_may_be_in_flight(app: Flask, answer: str) -> None:
-    gateway = rails_of(app, ScriptedProvider(submits=[ANSWERS[answer]]))
+    provider = ScriptedProvider(submits=[ANSWERS[answer]], checks=[ANSWERS["pending"]])
+    gateway = rails_of(app, provider)
     an_accepted_payment(gateway, context=a_past_asker())
     assert purge_responses() == 0
     advance(gateway)

@@ -31,9 +31,11 @@ from tests.builders import (
     SCRIPTED,
     ScriptedProvider,
     advance,
+    advance_payment,
     an_accepted_payment,
     an_asker,
     an_order,
+    claims,
     exchanges_of,
     keyring,
     let_time_pass,
@@ -77,8 +79,9 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
     app: Flask, hanging: Hanging
 ) -> None:
     silent = ScriptedProvider(submits=[hanging], checks=[hanging])
-    quick = ScriptedProvider(checks=[ANSWERS["paid"]], code=QUICK)
-    gateway = rails_of(app, silent, quick)
+    quick = ScriptedProvider(code=QUICK)
+    ending = threading.Event()
+    gateway = replace(rails_of(app, silent, quick), stopping=ending.is_set)
     accepted(gateway, SCRIPTED, 100)
     # Fewer slots than the backlog could take: the other account can use two.
     pool = ThreadExchangePool(app, ACCOUNT_LIMITS.first + 2)
@@ -93,6 +96,8 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
     try:
         wait_until(lambda: len(silent.submissions) > 0, what="nothing hangs", limit_s=PATIENCE_S)
         for _ in range(3):
+            # It awaits its payer until the test has seen that.
+            quick.checks = [ANSWERS["pending"]]
             (payment_id,) = accepted(gateway, QUICK)
             pool.wake()
             wait_until(
@@ -100,6 +105,7 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
                 what="it waits behind the silent account",
                 limit_s=PATIENCE_S,
             )
+            quick.checks = [ANSWERS["paid"]]
             make_due(payment_id)
             pool.wake()
             wait_until(
@@ -109,7 +115,8 @@ def test_beside_a_hanging_account_with_a_backlog_others_are_submitted_and_asked_
             )
         assert len(silent.submissions) <= ACCOUNT_LIMITS.first
     finally:
-        # The hanging exchanges end, and the rest of the backlog after them.
+        # The hanging exchanges end. The worker does not begin the rest: it is due again each second.
+        ending.set()
         hanging.released.set()
         worker.join(PATIENCE_S)
         pool.join()
@@ -162,6 +169,8 @@ def test_each_question_is_one_claim_however_many_wait_for_the_rate(
     limited: tuple[PaymentGateway, Limited],
 ) -> None:
     gateway, provider = limited
+    # On a slow machine, one call would go on while the rate releases more.
+    gateway = replace(gateway, stopping=lambda: len(provider.questions) >= 25)
     accepted(gateway, provider.code, 60)
     advance(gateway, hands=60)
     let_time_pass(seconds=20)
@@ -172,8 +181,8 @@ def test_each_question_is_one_claim_however_many_wait_for_the_rate(
 
     wait_until(asked_enough, what="they are not asked", limit_s=PATIENCE_S)
     with transaction(EVERY_TENANT) as session:
-        claims = session.scalar(text("SELECT sum(generation) FROM payments"))
-    assert claims == len(provider.submissions) + len(provider.questions)
+        claimed = session.scalar(text("SELECT sum(generation) FROM payments"))
+    assert claimed == len(provider.submissions) + len(provider.questions)
     # No payment is checked twice while others wait.
     assert len(set(provider.questions)) == len(provider.questions)
 
@@ -185,7 +194,9 @@ def test_callbacks_open_no_account_that_was_closed_by_retry_after(
     too_many = replace(ANSWERS["unknown"], reason="throttled", http_status=429, retry_after_s=60.0)
     provider.checks = [too_many]
     first, second = accepted(gateway, provider.code, 2)
-    advance(gateway, hands=2)
+    # The submissions only, and no check that is due a second later.
+    for claim in claims(2):
+        advance_payment(claim, gateway)
     make_due(first)
     advance(gateway)
     assert len(provider.questions) == 1
