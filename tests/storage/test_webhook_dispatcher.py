@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import psycopg
@@ -14,6 +14,7 @@ from flask import Flask
 
 from devstack.supervisor import wait_until
 from payments_app.kernel.database import db
+from payments_app.webhooks import concurrency
 from payments_app.webhooks.concurrency import FIRST_LIMIT, LIMIT_MAX
 from payments_app.webhooks.endpoints import Owner
 from payments_app.worker.heartbeat import Heartbeat
@@ -30,6 +31,13 @@ LIMIT_S = 20.0
 def no_tick(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a timer of an hour, whatever happens in a test happens without the timer."""
     monkeypatch.setattr("payments_app.worker.webhook_dispatcher.PUBLISH_EVERY_S", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer for which this machine or a test takes seconds lowers no endpoint's limit."""
+    monkeypatch.setattr(concurrency, "_RULES", replace(concurrency._RULES, slow_s=3600.0))
+    monkeypatch.setattr("payments_app.webhooks.dispatcher.SLOW_S", 3600.0)
 
 
 @dataclass

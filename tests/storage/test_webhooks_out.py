@@ -200,7 +200,7 @@ def test_a_later_event_of_a_payment_waits_for_the_earlier_and_other_payments_go_
     def reply(received: Received) -> Reply:
         data = received.document["data"]
         first = (data["payment_id"], data["sequence"]) == (str(stuck), 1)
-        return answering(500) if first else OK
+        return answering(500, Retry_After="3600") if first else OK
 
     receiver.reply = reply
     deliver_due(app)
@@ -345,7 +345,7 @@ def test_what_waits_for_its_next_try_is_sent_at_once_when_its_span_is_resent(
     new = an_endpoint(owner_of(caller), receiver.url, "payment.*")
     since = utc_now()
     pay(app, caller, times=3)
-    receiver.reply = lambda _received: answering(503)
+    receiver.reply = lambda _received: answering(503, Retry_After="3600")
     deliver_due(app)
     receiver.reply = lambda _received: OK
     assert deliver_due(app) == 0

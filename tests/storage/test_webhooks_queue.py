@@ -12,7 +12,6 @@ from cryptography.fernet import Fernet
 from flask import Flask
 from sqlalchemy import func, select, text
 
-from payments_app.kernel.clock import boot_seconds
 from payments_app.kernel.database import EVERY_TENANT, db, transaction
 from payments_app.kernel.secrets import Cipher
 from payments_app.payments import outbox
@@ -30,6 +29,8 @@ from tests.builders import (
     in_threads,
     rails_of,
 )
+from tests.conftest import Installation
+from tests.webhooks.backlogs import backlogs_of_their_own
 from tests.webhooks.dispatching import WorkerProcess, answered
 
 # An endpoint that is down: each payment's first delivery is tried again in hours, and its second
@@ -39,8 +40,8 @@ DOWN = """
         payment_id, sequence, body, next_attempt_at)
     SELECT gen_random_uuid(), tenant_id, mode, id, 2 * n + s, 'payment.x', md5(n::text)::uuid, s,
         '', now() + CASE s WHEN 1 THEN interval '5 hours' ELSE - n * interval '1 ms' END
-    FROM webhook_endpoints, generate_series(1, %(payments)s) AS n, generate_series(1, 2) AS s
-    WHERE id = %(endpoint)s
+    FROM webhook_endpoints, generate_series(1, %s) AS n, generate_series(1, 2) AS s
+    WHERE id = %s
 """
 # Enabled endpoints without due deliveries.
 IDLE = """
@@ -70,25 +71,26 @@ def told_of_a_payment(app: Flask) -> UUID:
     return endpoint.id
 
 
-def test_an_endpoint_that_is_down_slows_nobody(app: Flask, past_rules: psycopg.Connection) -> None:
-    down = an_endpoint(owner()).endpoint
-    past_rules.execute(DOWN, {"payments": 5000, "endpoint": down.id})
-    past_rules.execute("ANALYZE webhook_deliveries")
-    well = told_of_a_payment(app)
+def test_an_endpoint_that_is_down_slows_nobody(installation_of_its_own: Installation) -> None:
+    with backlogs_of_their_own(installation_of_its_own) as backlogs:
+        down = an_endpoint(owner()).endpoint
+        backlogs.run(DOWN, 5000, down.id)
+        backlogs.run("ANALYZE webhook_deliveries")
+        well = told_of_a_payment(installation_of_its_own.app)
 
-    process = WorkerProcess()
-    (claim,) = process.claim()
-    assert claim.endpoint_id == well
-    process.record(answered(claim))
-    assert process.claim() == []
-    start = boot_seconds()
-    assert process.claim() == []
-    assert boot_seconds() - start < 0.5
-    due = past_rules.execute(
-        "SELECT count(*) FROM webhook_deliveries"
-        " WHERE status = 'pending' AND next_attempt_at <= clock_timestamp()"
-    ).fetchone()
-    assert due == (0,), "what waits is looked at each time"
+        process = WorkerProcess()
+        (claim,) = process.claim()
+        assert claim.endpoint_id == well
+        process.record(answered(claim))
+        assert process.claim() == []
+        before = backlogs.rows_read()
+        assert process.claim() == []
+        assert backlogs.rows_read() - before < 50, "what waits is looked at each time"
+        due = (
+            "SELECT count(*) FROM webhook_deliveries"
+            " WHERE status = 'pending' AND next_attempt_at <= clock_timestamp()"
+        )
+        assert backlogs.run(due) == [(0,)], "what waits is looked at each time"
 
 
 def test_what_waited_goes_as_soon_as_the_one_before_has_ended(app: Flask) -> None:

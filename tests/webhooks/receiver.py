@@ -68,6 +68,16 @@ class Receiver:
                 self._busy -= 1
 
 
+class Server(ThreadingHTTPServer):
+    """Takes all connections of a worker process at once.
+
+    With the usual five, the kernel drops the others, and their clients try again after a second.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
 @contextmanager
 def receiving() -> Iterator[Receiver]:
     """A receiver on its own port."""
@@ -96,8 +106,7 @@ def receiving() -> Iterator[Receiver]:
         def log_message(self, *_: object) -> None:
             """Nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), Handler)
     receiver.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
