@@ -60,6 +60,16 @@ def superuser(postgres_server: PostgresServer, database_name: str) -> Iterator[p
         yield connection
 
 
+@pytest.fixture
+def new_connections(app: Flask) -> Iterator[None]:
+    """A setting of a role or a database applies to new connections, and to no later test's."""
+    with app.app_context():
+        db.engine.dispose()
+    yield
+    with app.app_context():
+        db.engine.dispose()
+
+
 def found(outcome: Outcome, check: str) -> list[dict[str, Any]]:
     return [one for one in outcome.document["data"] if one["check"] == check]
 
@@ -113,20 +123,16 @@ def test_a_server_that_may_forget_is_a_problem_and_the_exit_code_says_so(flask: 
 @pytest.mark.parametrize(
     ("value", "is_said"), [("off", True), ("local", True), ("on", False), ("remote_apply", False)]
 )
+@pytest.mark.usefixtures("new_connections")
 def test_a_commit_that_is_confirmed_too_early_is_a_problem(
-    app: Flask, flask: Commands, superuser: psycopg.Connection, value: str, *, is_said: bool
+    flask: Commands, superuser: psycopg.Connection, value: str, *, is_said: bool
 ) -> None:
     role = "ALTER ROLE maramoja_app"
     superuser.execute(f"{role} SET synchronous_commit = {value}")
     try:
-        with app.app_context():
-            # A role's setting applies to new connections only.
-            db.engine.dispose()
         outcome = look(flask)
     finally:
         superuser.execute(f"{role} RESET synchronous_commit")
-        with app.app_context():
-            db.engine.dispose()
     said = found(outcome, "durability")[0]["found"]
     assert (f"synchronous_commit is {value}" in said) is is_said
     assert ("synchronous_commit" in said) is is_said
@@ -198,6 +204,7 @@ def test_triggers_that_are_switched_off(flask: Commands, superuser: psycopg.Conn
         ("ROLE ALL IN DATABASE {database}", "search_path", ""),
     ],
 )
+@pytest.mark.usefixtures("new_connections")
 def test_settings_that_somebody_put_for_our_sessions(
     app: Flask, flask: Commands, superuser: psycopg.Connection, whose: str, name: str, value: str
 ) -> None:
@@ -229,6 +236,7 @@ def test_settings_that_somebody_put_for_our_sessions(
         ("log_min_duration_statement", "1000"),
     ],
 )
+@pytest.mark.usefixtures("new_connections")
 def test_settings_that_bend_nothing(
     flask: Commands, superuser: psycopg.Connection, name: str, value: str
 ) -> None:
