@@ -35,8 +35,10 @@ class Stage:
 def stages() -> dict[str, Stage]:
     """All checks by name; those that find most in the least time are first."""
     workers = str(min(os.cpu_count() or 1, TEST_WORKERS_MAX))
-    # A module runs on one worker, so that its stack is started once.
-    pytest = (sys.executable, "-m", "pytest", "-n", workers, "--dist", "loadscope")
+    # A module runs on one worker, so that its stack is started once. Modules keep the order that
+    # tests/conftest.py gives them.
+    spread = ("-n", workers, "--dist", "loadscope", "--no-loadscope-reorder")
+    pytest = (sys.executable, "-m", "pytest", *spread)
     stacks = ("tests/journeys", "tests/devstack", "tests/bench", "tests/isolation/test_hostile.py")
     without_stacks = tuple(f"--ignore={path}" for path in stacks)
     listed = (

@@ -25,6 +25,17 @@ from payments_app.kernel.database import db
 from payments_app.settings import Settings
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Modules with slow tests or a stack run first: the quick ones fill all workers to the end."""
+    slow = {
+        item.path
+        for item in items
+        if item.get_closest_marker("slow")
+        or (isinstance(item, pytest.Function) and "stack_factory" in item.fixturenames)
+    }
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session")
 def migrated_servers() -> Iterator[Servers]:
     """What all servers of the session are copies of: initdb and the migrations run once."""
