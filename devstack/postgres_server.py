@@ -30,6 +30,8 @@ _SUPERUSER = "postgres"
 
 # Recovery after a kill replays the log written since the last checkpoint.
 START_MAX_S = 60.0
+# How long the other processes may take to notice that the postmaster was killed.
+_ENDED_MAX_S = 60.0
 
 ShutdownMode = Literal["smart", "fast", "immediate"]
 _SHUTDOWN_SIGNALS: Mapping[ShutdownMode, signal.Signals] = {
@@ -109,8 +111,19 @@ class PostgresServer:
             self._process.terminate(_SHUTDOWN_SIGNALS[mode])
 
     def kill(self) -> None:
-        """SIGKILL the postmaster; its other processes notice and end at once."""
+        """SIGKILL the postmaster, and wait until its other processes have noticed and ended.
+
+        PostgreSQL does not start while one of them still has the shared memory.
+        """
+        # A stopped postmaster starts no backend that we would not know of.
+        self.process.stop()
+        others = psutil.Process(self.process.pid).children(recursive=True)
         self.process.kill()
+        wait_until(
+            lambda: not any(map(_runs, others)),
+            what="a process of a killed PostgreSQL runs on",
+            limit_s=_ENDED_MAX_S,
+        )
 
     def restart(self, mode: ShutdownMode = "immediate") -> None:
         """Shut down and start again at the same address: every open connection breaks."""
@@ -276,3 +289,10 @@ class PostgresServer:
         with self._administrator(database) as connection:
             for statement in statements:
                 connection.execute(sql.SQL(statement).format(**roles))
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

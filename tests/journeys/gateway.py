@@ -265,20 +265,6 @@ class Gateway:
         )
         return set(self.rows(statement))
 
-    def kill_postgres(self) -> None:
-        """SIGKILL the postmaster, and wait until its other processes have noticed and ended.
-
-        PostgreSQL does not start while one of them still has the shared memory.
-        """
-        postgres = self.stack.postgres
-        others = psutil.Process(postgres.process.pid).children(recursive=True)
-        postgres.kill()
-        wait_until(
-            lambda: not any(map(_runs, others)),
-            what="a process of PostgreSQL runs on",
-            limit_s=PATIENCE_S,
-        )
-
     def await_call(self, paid: Paid, operation: str, *, times: int = 1) -> None:
         """Wait until the provider has received this call for the payment."""
         wait_until(
@@ -364,13 +350,6 @@ def repeatedly(act: Callable[[], object], *, every_s: float) -> Iterator[None]:
         thread.join()
     if failures:
         raise failures[0]
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def _age_s(worker: Process) -> float:

@@ -213,7 +213,7 @@ def test_postgres_killed_under_load_loses_no_answered_payment_and_charges_none_t
         thread.start()
     for enough in (20, 60):
         wait_until(partial(_has, payments, enough), what="no load", limit_s=PATIENCE_S)
-        gateway.kill_postgres()
+        gateway.stack.postgres.kill()
         gateway.stack.postgres.start()
     stop.set()
     for thread in clients:
