@@ -460,7 +460,7 @@ def await_lock_waits(url: str, count: int) -> None:
         wait_until(
             lambda: connection.execute(waiting).fetchone() == (count,),
             what=f"{count} wait for nobody",
-            limit_s=5,
+            limit_s=30,
         )
 
 

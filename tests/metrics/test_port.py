@@ -174,8 +174,7 @@ def test_a_beat_that_does_not_tick_is_silent(app: Flask) -> None:
 
 def test_real_ones_are_alive(installation: Installation) -> None:
     for url in (installation.worker_url, installation.beat_url):
-        told = requests.get(f"{url}/health/live", timeout=PATIENCE_S).json()
-        assert told == {"status": "ok"}
+        assert requests.get(f"{url}/health/live", timeout=5).json() == {"status": "ok"}
 
 
 @pytest.mark.slow
@@ -189,8 +188,7 @@ def test_an_outage_of_database_and_broker_is_no_reason_to_start_them_anew(
         over_at = time.monotonic() + SILENT_MAX_S + 5
         while time.monotonic() < over_at:
             for url in (installation.worker_url, installation.beat_url):
-                told = requests.get(f"{url}/health/live", timeout=PATIENCE_S)
-                assert told.status_code == 200
+                assert requests.get(f"{url}/health/live", timeout=5).status_code == 200
             time.sleep(1)
     finally:
         stack.postgres.start()

@@ -201,7 +201,7 @@ def attacker(
 @pytest.fixture
 def open_payment(app: Flask) -> Payment:
     """A submitted payment: with a key, a callback, and evidence that it is pending."""
-    gateway = rails_of(app, ScriptedProvider())
+    gateway = rails_of(app, ScriptedProvider(checks=[ANSWERS["pending"]]))
     accepted = an_accepted_payment(gateway, context=an_asker(key=uuid4()))
     advance(gateway)
     reference = payment_row(accepted.payment_id).reference
