@@ -37,13 +37,17 @@ DRAIN_MAX_S = 60.0
 
 @dataclass(frozen=True)
 class Count:
-    """Per payment: round trips to PostgreSQL, syncs, statements; Redis's reads."""
+    """Per payment: round trips to PostgreSQL, syncs, statements; Redis's reads.
+
+    `took_s`: the seconds for all of them.
+    """
 
     trips: float
     syncs: float
     statements: float
     redis_reads: float
     texts: tuple[str, ...]
+    took_s: float
 
 
 class Counter:
@@ -57,12 +61,14 @@ class Counter:
         earlier = self._reads()
         before = self._reads()
         self._tap.clear()
+        started = time.monotonic()
         work()
+        took_s = time.monotonic() - started
         tap = self._tap
         counts = tap.trips / done, tap.syncs / done, tap.statements / done
         # Reading the counter itself costs some reads.
         reads = self._reads() - before - (before - earlier)
-        return Count(*counts, reads / done, tuple(tap.texts))
+        return Count(*counts, reads / done, tuple(tap.texts), took_s)
 
     def _reads(self) -> int:
         with self._redis.client() as client:

@@ -206,7 +206,7 @@ def test_triggers_that_are_switched_off(flask: Commands, superuser: psycopg.Conn
 )
 @pytest.mark.usefixtures("new_connections")
 def test_settings_that_somebody_put_for_our_sessions(
-    app: Flask, flask: Commands, superuser: psycopg.Connection, whose: str, name: str, value: str
+    flask: Commands, superuser: psycopg.Connection, whose: str, name: str, value: str
 ) -> None:
     place = whose.format(database=superuser.info.dbname)
     superuser.execute(f"ALTER {place} SET {name} = '{value}'".encode())
@@ -220,9 +220,6 @@ def test_settings_that_somebody_put_for_our_sessions(
         assert levels(look(flask), "sessions") == ["ok"], remedy
     finally:
         superuser.execute(f"ALTER {place} RESET ALL".encode())
-        with app.app_context():
-            # A connection that was opened meanwhile would keep the setting, for later tests too.
-            db.engine.dispose()
 
 
 @pytest.mark.parametrize(

@@ -354,7 +354,7 @@ def until_answered(ask: Callable[[], requests.Response | None]) -> requests.Resp
 
 
 def settle(site: Site) -> None:
-    """Send requests until they are answered; then no process has a broken connection."""
+    """Wait until requests are answered, and start the API anew: no connection is broken then."""
     good, deadline = 0, time.monotonic() + SUCCESS_MAX_S
     while good < SETTLED_AFTER:
         assert time.monotonic() < deadline

@@ -352,6 +352,8 @@ def read_by_index(superuser: Superuser) -> Iterator[None]:
     superuser.run(f"ALTER DATABASE {name} SET enable_seqscan = off")
     yield
     superuser.run(f"ALTER DATABASE {name} RESET enable_seqscan")
+    # A connection that was opened meanwhile would keep the setting, for later tests too.
+    db.engine.dispose()
 
 
 @pytest.mark.usefixtures("read_by_index")

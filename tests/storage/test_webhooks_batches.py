@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
 import psycopg
 import pytest
 from flask import Flask
-from sqlalchemy import event, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from payments_app.audit.queries import latest_entries
@@ -250,29 +248,16 @@ def test_what_was_not_recorded_because_the_database_was_away_is_recorded_later(
     assert figures_here().total(FALLBACK) == before.total(FALLBACK)
 
 
-@contextmanager
-def no_wait_for_a_lock() -> Iterator[None]:
-    """A statement of the app that waits for a lock for a second fails. Only waits count as time."""
-
-    def set_limit(raw: psycopg.Connection, *_: object) -> None:
-        raw.execute("SET lock_timeout = '1s'")
-
-    event.listen(db.engine, "checkout", set_limit)
-    try:
-        yield
-    finally:
-        event.remove(db.engine, "checkout", set_limit)
-        db.engine.dispose()
-
-
+@pytest.mark.usefixtures("short_lock_waits")
 def test_an_endpoint_that_somebody_has_locked_holds_up_no_other(
     backlogs: Backlogs, administrator_url: str
 ) -> None:
     locked, other = (backlogs.endpoint(backlogs.owner(), payments=2) for _ in range(2))
     process = WorkerProcess()
     results = [answered(claim) for claim in process.claim()]
-    with psycopg.connect(administrator_url) as person, no_wait_for_a_lock():
+    with psycopg.connect(administrator_url) as person:
         person.execute("SELECT FROM webhook_endpoints WHERE id = %s FOR UPDATE", [locked])
+        # It stays locked to the end of this block: a statement that waits for it fails.
         left = dispatcher.record(results)
         assert {result.claim.endpoint_id for result in left} == {locked}
         assert dispatcher.record(left) == left
