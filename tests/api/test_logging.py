@@ -41,7 +41,9 @@ def log() -> Iterator[StringIO]:
 
 
 def all_notified() -> bool:
-    return not (jobs._notifier._wanted or jobs._notifier._is_sending)
+    # Under its lock: it takes a notification from the one before it sets the other.
+    with jobs._notifier._changed:
+        return not (jobs._notifier._wanted or jobs._notifier._is_sending)
 
 
 def test_no_line_after_a_request_is_told_as_a_part_of_it(caller: HttpCaller, log: StringIO) -> None:
