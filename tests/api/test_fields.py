@@ -265,7 +265,7 @@ def test_every_character_without_ink_is_refused_in_a_reference() -> None:
     assert missed == ["U+0020 (SPACE)"]
 
 
-@settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=20))
 def test_two_references_that_are_taken_differ_in_what_shows(text: str) -> None:
     if objection_to_reference(text) is None:

@@ -58,7 +58,7 @@ def test_no_schema_has_hooks_that_the_quick_way_would_pass(schema: RequestSchema
 
 
 @pytest.mark.parametrize("schema", SCHEMAS, ids=lambda schema: type(schema).__name__)
-@settings(derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_both_ways_come_to_the_same(schema: RequestSchema, data: st.DataObject) -> None:
     names = st.sampled_from([*schema.fields, "unknown"])
