@@ -70,6 +70,8 @@ def up(checkout: Checkout, *, host: str, port: int, no_demo: bool, once: bool) -
     """Start everything and stay up until Ctrl-C (the default)."""
     given = {name: os.environ[name] for name in _SETTINGS if os.environ.get(name)}
     options = Options(host=host, port=port, given=given)
+    # Ctrl-C before the end of the demo: a fault only where the demo was asked for.
+    charged_once = not once
     with _plain_errors():
         checkout.claim()
         with _all_in_order(checkout) as supervisor:

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from random import SystemRandom
@@ -20,6 +21,9 @@ SOCKET_PATH_MAX = 100
 # Below the range from which Linux and macOS give clients their ports, so that no outgoing
 # connection takes a free port before its server listens.
 PORTS = range(20_000, 32_000)
+
+# Names of ports that this process was given: see free_port.
+_reserved: list[socket.socket] = []
 
 
 def identity(home: Path) -> str:
@@ -85,9 +89,13 @@ def remove(path: Path) -> None:
 
 
 def free_port() -> int:
-    """A free port on the loopback address."""
+    """A free port on the loopback address, which no other process of ours is given meanwhile.
+
+    The server listens later, so the port is reserved for as long as this process lives: by a name
+    among Linux's abstract Unix sockets, which ends with the process.
+    """
     for port in SystemRandom().sample(PORTS, k=200):
-        if port_is_free(port):
+        if port_is_free(port) and _reserve(port):
             return port
     raise StackError("200 ports were tried and all are taken", remedy="close some programs")
 
@@ -100,6 +108,19 @@ def port_is_free(port: int, host: str = "127.0.0.1") -> bool:
             probe.bind((host, port))
         except OSError:
             return False
+    return True
+
+
+def _reserve(port: int) -> bool:
+    if sys.platform != "linux":
+        return True
+    name = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        name.bind(f"\0maramoja-port-{port}")
+    except OSError:
+        name.close()
+        return False
+    _reserved.append(name)
     return True
 
 

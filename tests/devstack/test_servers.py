@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from devstack.errors import StackError
-from devstack.places import free_port
+from devstack.places import free_port, port_is_free
 from devstack.postgres_server import START_MAX_S, PostgresServer
 from devstack.programs import READY_MAX_S, ROOT
 from devstack.redis_server import RedisServer
@@ -188,6 +188,22 @@ def test_nothing_outlives_a_stack_that_is_killed() -> None:
 def test_ports_are_below_those_that_clients_get() -> None:
     first_of_clients = 32_768
     assert free_port() < first_of_clients
+
+
+def test_a_port_is_given_to_one_process_only() -> None:
+    """Its server listens later, so that the port itself shows nobody that it is taken."""
+    port = free_port()
+    program = (
+        "from devstack import places\n"
+        f"places.PORTS = range({port}, {port + 1})\n"
+        "places.SystemRandom.sample = lambda self, ports, k: list(ports)\n"
+        "places.free_port()\n"
+    )
+    other = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert port_is_free(port)
+    assert "all are taken" in other.stderr
 
 
 def a_command(name: str, program: str) -> Command:
