@@ -1,4 +1,4 @@
-"""Code and pages agree on codes, jobs and settings."""
+"""Code and pages agree on codes, jobs, settings, scopes and events of the log."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from payments_app.providers.contract import FailureCode
 from payments_app.providers.failures import FAILURES
 from payments_app.settings import MTN_DEFAULTS, Settings
 from payments_app.tenants.rotation import ENCRYPTED_COLUMNS
+from payments_app.tenants.scopes import Scope
 from payments_app.webhooks.encrypted_columns import WEBHOOK_ENCRYPTED_COLUMNS
 from tests.pure.test_settings import ACCOUNT, GOOD
 from tests.shape.source_tree import ROOT, sources
@@ -188,6 +189,59 @@ def test_each_action_of_the_audit_trail_is_on_its_page() -> None:
     told = {name for cell in first_cells for name in re.findall(r"`(\w+\.\w+)`", cell)}
 
     assert told == actions_recorded()
+
+
+def scopes_required() -> set[Scope]:
+    """The scopes that some route of the API needs."""
+    asked = {
+        ast.unparse(call.args[0]).removeprefix("Scope.")
+        for source in sources("payments_app/api/v1")
+        for name, call in source.calls()
+        if name in {"needs", "require"}
+    }
+    return {Scope[name] for name in asked}
+
+
+def test_each_scope_is_on_the_page_and_allows_something_if_a_route_needs_it() -> None:
+    page = (ROOT / "docs/cli.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+:\w+)` \| (.+) \|$", page, re.MULTILINE))
+
+    assert set(told) == set(Scope)
+    unused = {scope for scope, allows in told.items() if allows.startswith("nothing yet")}
+    assert unused == set(Scope) - scopes_required()
+
+
+# Methods of the logger, by the level of their lines.
+LEVELS = {name: name for name in ("debug", "info", "warning", "error", "critical")}
+LEVELS["exception"] = "error"
+
+
+def events_logged() -> set[tuple[str, str]]:
+    """Name and level of every event in the log."""
+    found = set()
+    for source in sources("payments_app"):
+        for name, call in source.calls():
+            logger, _, method = name.rpartition(".")
+            if logger == "log" and method in LEVELS:
+                # A name that is composed could not be searched for, nor compared here.
+                event = ast.literal_eval(call.args[0])
+                found.add((event, LEVELS[method]))
+    return found
+
+
+def test_each_event_of_the_log_is_on_its_page_with_its_level() -> None:
+    page = (ROOT / "docs/logs.md").read_text()
+    told = re.findall(r"^\| `(\w+\.\w+)` \| (\w+) \| \S.* \|$", page, re.MULTILINE)
+
+    assert len(told) == len(set(told))
+    assert set(told) == events_logged()
+
+
+def test_each_logger_has_the_name_by_which_the_calls_are_found() -> None:
+    for source in sources("payments_app"):
+        made = re.findall(r"^(\w+) = structlog\.get_logger", source.text, re.MULTILINE)
+        assert set(made) <= {"log"}, source.name
+        assert source.text.count("structlog.get_logger(") == len(made), source.name
 
 
 def test_each_job_has_one_task_and_each_task_is_a_jobs() -> None:
