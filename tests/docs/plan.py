@@ -37,6 +37,13 @@ NOT_RUN: Final = (
         "tests/deploy/test_backups_run.py runs what they start",
     ),
     Rule("docs/deploy.md", r"^(kubectl|cosign|sudo) ", "needs a cluster, a registry or a machine"),
+    Rule("docs/operations.md", r"^(kubectl|sudo) ", "needs a cluster or a machine"),
+    Rule("docs/runbooks/webhook-lag.md", r"^psql ", "tests/storage/test_gauges.py runs its query"),
+    Rule(
+        "docs/webhooks.md",
+        r"^python3 receive\.py ",
+        "a server that stays: tests/docs/test_receivers.py runs it",
+    ),
     Rule("docs/adding-a-provider.md", r"^pytest ", "a part of this very test run"),
     Rule(
         "docs/cli.md",

@@ -33,6 +33,7 @@ from tests.builders import (
     let_time_pass,
     rails_of,
 )
+from tests.docs.pages import blocks_of
 from tests.metrics.figures import figures_here
 
 PATIENCE_S = 30.0
@@ -55,6 +56,7 @@ DELIVERIES = """
             'status', 'delivered', 'delivered_at', now()))).*
     FROM (SELECT * FROM webhook_deliveries LIMIT 1) d, generate_series(1, %s) i
 """
+LATE = "UPDATE webhook_deliveries SET next_attempt_at = now() - interval '1 hour'"
 
 
 def read() -> dict[str, dict[str, float]]:
@@ -148,6 +150,25 @@ def test_news_and_deliveries_until_they_are_out(app: Flask) -> None:
     with transaction(EVERY_TENANT) as session:
         session.get_one(type(endpoint), endpoint.id).disable("failing", endpoint.created_at)
     assert read()["webhooks_pending"] == {"": 0}
+
+
+@pytest.mark.usefixtures("unhurried", "slow_gauges")
+def test_the_runbooks_query_names_the_endpoint_of_the_lag(app: Flask) -> None:
+    (block,) = blocks_of("docs/runbooks/webhook-lag.md")
+    found = re.search(r'--command="(.+)"', block.text, re.DOTALL)
+    assert found
+    caller = a_caller()
+    endpoint = an_endpoint(Owner(caller.tenant_id, caller.mode)).endpoint
+    gateway = rails_of(app, ScriptedProvider())
+    an_accepted_payment(gateway, context=an_asker(caller=caller))
+    advance(gateway)
+    outbox.publish_outbox()
+    with transaction(EVERY_TENANT) as session:
+        session.execute(text(LATE))
+        (row,) = session.execute(text(found[1])).all()
+
+    assert (row.endpoint, row.mode, row.due) == (endpoint.id, caller.mode, 1)
+    assert read()["webhook_lag_seconds"][""] == pytest.approx(row.lag.total_seconds(), abs=60)
 
 
 def _lag_once_later(which: str) -> float:
