@@ -20,8 +20,6 @@ from devstack.programs import ROOT
 
 # Each test worker runs its own servers; more workers than this only compete for memory.
 TEST_WORKERS_MAX = 4
-# Tests with a whole stack wait for it more than they compute.
-TEST_WORKERS_PER_CORE = 2
 
 _PROGRAMS = Path(sys.executable).parent
 
@@ -36,7 +34,7 @@ class Stage:
 
 def stages() -> dict[str, Stage]:
     """All checks by name; those that find most in the least time are first."""
-    workers = str(min(TEST_WORKERS_PER_CORE * (os.cpu_count() or 1), TEST_WORKERS_MAX))
+    workers = str(min(os.cpu_count() or 1, TEST_WORKERS_MAX))
     # A module runs on one worker, so that its stack is started once. Modules keep the order that
     # tests/conftest.py gives them.
     spread = ("-n", workers, "--dist", "loadscope", "--no-loadscope-reorder")
