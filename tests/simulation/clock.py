@@ -80,6 +80,12 @@ class VirtualClock:
         """The current instant, with its time zone."""
         return _EPOCH + timedelta(microseconds=self.microseconds)
 
+    def in_database(self) -> datetime:
+        """The database's instant: each call of its clock moved it on by a microsecond."""
+        row = self._administrator.execute("SELECT sim.statement_timestamp()").fetchone()
+        assert row is not None
+        return max(self.now(), row[0])
+
     def seconds(self) -> float:
         """The value that the kernel's boot_seconds() returns."""
         return self.microseconds / MICROSECONDS
