@@ -43,9 +43,10 @@ class Job(StrEnum):
 
 
 # The least time between two notifications of one job by one process: a single one wakes a worker
-# that takes all due work. A payment has several webhooks, and no request waits for one.
+# that takes all due work, and costs that worker as much as a claim. A payment has several webhooks,
+# and no request waits for one.
 NOTIFY_INTERVAL_S: Final[Mapping[Job, float]] = {
-    **dict.fromkeys(Job, 0.05),
+    **dict.fromkeys(Job, 0.1),
     Job.DISPATCH_WEBHOOKS: 0.2,
 }
 for _job in Job:

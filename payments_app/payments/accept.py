@@ -371,23 +371,17 @@ class AccountChanged(Exception):
 _COLUMNS: Final = tuple(one.name for one in fields(PaymentInsert) if one.name in _PAYMENTS.c)
 _NAMES: Final = tuple(f"payments_{name}" for name in _COLUMNS)
 _values_of: Final = attrgetter(*_COLUMNS)
-_EVENT_COLUMNS: Final = (
-    "tenant_id",
-    "mode",
-    "payment_id",
-    "sequence",
-    "type",
-    "status",
-    "stage",
-    "actor",
-)
+# The first event copies these from its payment.
+_OF_PAYMENT: Final = ("tenant_id", "mode", "sequence", "status", "stage")
 
 
 def _inserts(source: str) -> str:
     metadata = "%(payments_metadata)s::JSONB"
     payment = insert_from(_PAYMENTS, _COLUMNS, source, metadata=metadata)
-    event = insert_from(_EVENTS, (*_EVENT_COLUMNS, "request_id"), "new_payment")
-    return f"new_payment AS ({payment} RETURNING id), new_event AS ({event} RETURNING id)"
+    copied = {"payment_id": "id", **{name: name for name in _OF_PAYMENT}}
+    event = insert_from(_EVENTS, ("type", "actor", "request_id"), "new_payment", **copied)
+    returned = ", ".join(("id", *_OF_PAYMENT))
+    return f"new_payment AS ({payment} RETURNING {returned}), new_event AS ({event} RETURNING id)"
 
 
 # One row if the account is unchanged since this process read it, else none: a payment for an
@@ -494,18 +488,7 @@ def _values(
     payment_insert: PaymentInsert, metadata: str | None, *, actor: str, request_id: str
 ) -> dict[str, Any]:
     """The values of the payment and of its first event, and the account's version."""
-    values = values_for(
-        _EVENTS,
-        tenant_id=payment_insert.tenant_id,
-        mode=payment_insert.mode,
-        payment_id=payment_insert.id,
-        sequence=payment_insert.sequence,
-        type=str(Event.ACCEPTED),
-        status=payment_insert.status,
-        stage=payment_insert.stage,
-        actor=actor,
-        request_id=request_id,
-    )
+    values = values_for(_EVENTS, type=str(Event.ACCEPTED), actor=actor, request_id=request_id)
     values.update(zip(_NAMES, _values_of(payment_insert), strict=True))
     values |= {"payments_metadata": metadata, "account_version": payment_insert.account_version}
     return values
