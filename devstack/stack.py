@@ -20,7 +20,7 @@ from devstack.servers import Servers
 from devstack.supervisor import Process, Supervisor
 
 # Log events that are an error of the gateway in every test and every chaos run.
-FORBIDDEN: Final = ("payments.recorded_one_by_one",)
+FORBIDDEN: Final = ("payments.recorded_one_by_one", "database.deadlock")
 
 
 @dataclass

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -42,13 +41,10 @@ class Job(StrEnum):
     PURGE_DELIVERIES = "webhook_deliveries.forget"
 
 
-# The least time between two notifications of one job by one process: a single one wakes a worker
-# that takes all due work, and costs that worker as much as a claim. A payment has several webhooks,
-# and no request waits for one.
-NOTIFY_INTERVAL_S: Final[Mapping[Job, float]] = {
-    **dict.fromkeys(Job, 0.1),
-    Job.DISPATCH_WEBHOOKS: 0.2,
-}
+# The least time between two notifications of one job by one process. A single one wakes a worker
+# that takes all due work, and a busy worker looks for more anyway; each costs a worker some
+# milliseconds of processor time.
+NOTIFY_INTERVAL_S: Final = 0.2
 for _job in Job:
     metrics.doorbells_lost.labels(_job)
 
@@ -101,7 +97,7 @@ class JobNotifier:
     def _take_due(self) -> dict[Job, str | None]:
         now = time.monotonic()
         due = [job for job in self._wanted if self._not_before.get(job, now) <= now]
-        self._not_before.update({job: now + NOTIFY_INTERVAL_S[job] for job in due})
+        self._not_before.update({job: now + NOTIFY_INTERVAL_S for job in due})
         return {job: self._wanted.pop(job) for job in due}
 
     def _pause_s(self) -> float | None:

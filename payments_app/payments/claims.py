@@ -181,7 +181,7 @@ def _due_query() -> Select[Payment, datetime, datetime | None]:
         .where(text(in_queue()))
         .order_by(Payment.next_action_at)
         .limit(q.c.share)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, key_share=True)
         .lateral()
     )
     payment = aliased(Payment, first)
@@ -233,7 +233,7 @@ def locked_payments(
         select(Payment, func.statement_timestamp())
         .where(Payment.id == any_(literal(list(payment_ids), ARRAY(Uuid))))
         .order_by(Payment.id)
-        .with_for_update(of=Payment, skip_locked=skip_locked)
+        .with_for_update(of=Payment, skip_locked=skip_locked, key_share=True)
     ).all()
     now = rows[0][1] if rows else session.scalars(select(func.statement_timestamp())).one()
     return {payment.id: payment for payment, _ in rows}, now

@@ -175,7 +175,7 @@ def _erase_batch(session: Session, tenant_id: UUID, whose: ColumnElement[bool]) 
         .where(Payment.tenant_id == tenant_id, Payment.payer.is_not(None), whose)
         .where(Payment.status != Status.PENDING)
         .limit(BATCH)
-        .with_for_update()
+        .with_for_update(key_share=True)
     )
     ids = list(session.scalars(ended))
     session.execute(

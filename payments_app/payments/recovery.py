@@ -115,7 +115,7 @@ def _doubt(tenant_id: UUID, ids: list[UUID]) -> None:
             select(Payment, func.statement_timestamp())
             .where(Payment.id.in_(ids), Payment.status == Status.PENDING)
             .order_by(Payment.id)
-            .with_for_update(of=Payment)
+            .with_for_update(of=Payment, key_share=True)
         )
         for payment, now in rows:
             _take_for_sent(session, payment, now)

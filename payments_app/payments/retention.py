@@ -42,7 +42,7 @@ def _expire_batch() -> int:
                 func.coalesce(Payment.status, "") != Status.PENDING,
             )
             .limit(BATCH)
-            .with_for_update(of=IdempotencyKey, skip_locked=True)
+            .with_for_update(of=IdempotencyKey, skip_locked=True, key_share=True)
         ).all()
         stored_answers.drop_answers(session, [(row[0], row[1], row[2]) for row in keys])
         return len(keys)

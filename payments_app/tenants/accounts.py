@@ -145,7 +145,7 @@ def _locked(session: Session, tenant: Tenant, new: NewAccount) -> UUID | None:
         ProviderCredentials.provider == new.provider,
         ProviderCredentials.mode == new.mode.value,
     )
-    return session.scalar(present.with_for_update())
+    return session.scalar(present.with_for_update(key_share=True))
 
 
 def list_accounts(tenant: Tenant, cipher: Cipher) -> list[AccountView]:

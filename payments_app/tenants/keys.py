@@ -175,7 +175,7 @@ def _locked(session: Session, id_or_prefix: str) -> ApiKey:
         # The message doesn't repeat the input: it may be most of a key.
         raise KeyNotFound("That is neither the id nor the prefix of an API key.")
     wanted = ApiKey.prefix == public[0] if public else ApiKey.id == key_id
-    row = session.scalar(select(ApiKey).where(wanted).with_for_update())
+    row = session.scalar(select(ApiKey).where(wanted).with_for_update(key_share=True))
     if row is None:
         raise KeyNotFound("There is no such API key.")
     return row

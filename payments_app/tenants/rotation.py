@@ -150,7 +150,7 @@ def _rotate(
     shelf: EncryptedColumn, secret_id: UUID, tenant_id: UUID, cipher: Cipher, *, actor: str
 ) -> bool:
     there = (shelf.id == secret_id, shelf.secret.is_not(None))
-    wanted = select(shelf.secret, *shelf.bound_to).where(*there).with_for_update()
+    wanted = select(shelf.secret, *shelf.bound_to).where(*there).with_for_update(key_share=True)
     with transaction(tenant_id) as session:
         row = session.execute(wanted).one_or_none()
         # None: the secret was removed since it was listed.

@@ -246,7 +246,7 @@ def end_deliveries_of_removed() -> int:
             WebhookDelivery.status == DeliveryStatus.PENDING,
         )
         .limit(BATCH)
-        .with_for_update(of=WebhookDelivery, skip_locked=True)
+        .with_for_update(of=WebhookDelivery, skip_locked=True, key_share=True)
     )
     with transaction(EVERY_TENANT) as session:
         ids = session.scalars(pending).all()

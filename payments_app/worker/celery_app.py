@@ -157,12 +157,8 @@ def _every(when: float | crontab, job: Job, *, expires_s: int) -> dict[str, Any]
 
 
 def _queue(name: str) -> Queue:
-    """Notifications are not acknowledged: with Redis, kombu would do so in five commands each.
-
-    A worker that ends loses what it has received; the polls find those rows.
-    """
     exchange = Exchange(HOUSEKEEPING)  # type: ignore[no-untyped-call]
-    return Queue(name, exchange, name, no_ack=True, queue_arguments=DROP_OLD)  # type: ignore[no-untyped-call]
+    return Queue(name, exchange, name, queue_arguments=DROP_OLD)  # type: ignore[no-untyped-call]
 
 
 def _accept_old_names(celery: Celery) -> None:

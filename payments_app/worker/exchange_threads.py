@@ -19,7 +19,7 @@ log = structlog.get_logger(__name__)
 SLOTS: Final = 96
 # After the first result, wait this long for more and write them in one transaction: a commit for
 # each result would cost more than its exchange. The delay is too short to matter.
-GATHER_S: Final = 0.02
+GATHER_S: Final = 0.05
 # `collect` returns at least this often, so that newly due payments are claimed even without a call:
 # the poller's own thread may be the one that waits here, and the broker may be unavailable.
 LOOK_S: Final = 0.5

@@ -28,7 +28,7 @@ SLOTS_PER_TENANT: Final = SLOTS // 2
 PUBLISH_EVERY_S: Final = 0.2
 # After the first result, wait this long for more and write them in one transaction: a commit for
 # each result would cost more than its exchange.
-GATHER_S: Final = 0.01
+GATHER_S: Final = 0.03
 # If another transaction has locked a result's endpoint, try to record the result again after this.
 RECORD_AGAIN_S: Final = 0.02
 

@@ -218,7 +218,7 @@ OF_OURS: Final = (
     _edited(
         "claimed_without_lock",
         "due payments are read without a row lock",
-        Edit(claims, "_due_query", ".with_for_update(skip_locked=True)", ""),
+        Edit(claims, "_due_query", ".with_for_update(skip_locked=True, key_share=True)", ""),
     ),
     _edited(
         "claimed_without_lease",
@@ -257,7 +257,10 @@ OF_OURS: Final = (
         "recorded_without_lock",
         "an answer is written without the row's lock",
         Edit(
-            claims, "locked_payments", ".with_for_update(of=Payment, skip_locked=skip_locked)", ""
+            claims,
+            "locked_payments",
+            ".with_for_update(of=Payment, skip_locked=skip_locked, key_share=True)",
+            "",
         ),
     ),
     _edited(
