@@ -97,7 +97,7 @@ class JobNotifier:
     def _take_due(self) -> dict[Job, str | None]:
         now = time.monotonic()
         due = [job for job in self._wanted if self._not_before.get(job, now) <= now]
-        self._not_before.update({job: now + NOTIFY_INTERVAL_S for job in due})
+        self._not_before.update(dict.fromkeys(due, now + NOTIFY_INTERVAL_S))
         return {job: self._wanted.pop(job) for job in due}
 
     def _pause_s(self) -> float | None:

@@ -410,7 +410,8 @@ SELECT {first}(
         'payment_status', p.status, 'payer', encode(p.payer, 'base64'),
         'traceparent', p.traceparent
     )::text
-    FROM idempotency_keys k LEFT JOIN payments p ON p.id = k.resource_id
+    FROM idempotency_keys k
+        LEFT JOIN LATERAL (SELECT * FROM payments WHERE id = k.resource_id LIMIT 1) p ON true
     WHERE k.tenant_id = tenant_scope.set_config::uuid AND k.mode = %(idempotency_keys_mode)s
         AND k.key = %(idempotency_keys_key)s
 ) AS earlier FROM tenant_scope

@@ -379,7 +379,7 @@ def _record_together(
     results: Sequence[ExchangeResult], gateway: PaymentGateway, *, skip_locked: bool = False
 ) -> list[ExchangeResult]:
     """Write in one transaction. With `skip_locked`, skip and return those of locked payments."""
-    with transaction(EVERY_TENANT) as session:
+    with transaction(EVERY_TENANT, by_index=True) as session:
         enqueue(session, Job.DISPATCH_WEBHOOKS)
         ids = {result.claim.payment.id for result in results}
         payments, now = locked_payments(session, ids, skip_locked=skip_locked)

@@ -71,7 +71,10 @@ class WriteBatch:
 def _of_their_payments(table: Table, columns: tuple[str, ...]) -> Insert:
     given = [bindparam(name, type_=table.c[name].type) for name in columns]
     row = select(*given).where(
-        _PAYMENTS.c.id == bindparam("payment_id"), _PAYMENTS.c.tenant_id == bindparam("tenant_id")
+        _PAYMENTS.c.id == bindparam("payment_id"),
+        # Not `=`: on a small table PostgreSQL would choose an index of the tenant's payments, and
+        # the prepared statement would read all of them for each row from then on.
+        _PAYMENTS.c.tenant_id.is_not_distinct_from(bindparam("tenant_id")),
     )
     statement = insert(table).from_select(columns, row, include_defaults=False)
     return statement.execution_options(preserve_rowcount=True)
