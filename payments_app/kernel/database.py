@@ -15,13 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Session, SessionTransaction
 from sqlalchemy.sql.functions import Function
 
 from payments_app.kernel.pool import DEAD_PEER, bound, counted_pool
-from payments_app.kernel.postgres import (
-    BEGIN,
-    BEGIN_BY_INDEX,
-    COMMIT,
-    count_deadlock,
-    refuse_unsafe_role,
-)
+from payments_app.kernel.postgres import BEGIN, BEGIN_BY_INDEX, COMMIT, refuse_unsafe_role
 from payments_app.kernel.session_settings import SESSION, TIMEOUTS, asking_for, confirm_commits
 
 # Constraint names follow one pattern, so that a migration can name them.
@@ -82,7 +76,6 @@ def init_database(
     with app.app_context():
         bound(db.engine)
         event.listen(db.engine, "connect", confirm_commits)
-        event.listen(db.engine, "handle_error", count_deadlock)
         if not allow_superuser:
             event.listen(db.engine, "connect", refuse_unsafe_role)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import threading
 import time
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -43,8 +44,12 @@ class Job(StrEnum):
 
 # The least time between two notifications of one job by one process. A single one wakes a worker
 # that takes all due work, and a busy worker looks for more anyway; each costs a worker some
-# milliseconds of processor time.
-NOTIFY_INTERVAL_S: Final = 0.2
+# milliseconds of processor time. For webhooks it only shortens the first wait: each worker polls for
+# them every 0.2 s.
+NOTIFY_INTERVAL_S: Final[Mapping[Job, float]] = {
+    **dict.fromkeys(Job, 0.2),
+    Job.DISPATCH_WEBHOOKS: 1.0,
+}
 for _job in Job:
     metrics.doorbells_lost.labels(_job)
 
@@ -97,7 +102,7 @@ class JobNotifier:
     def _take_due(self) -> dict[Job, str | None]:
         now = time.monotonic()
         due = [job for job in self._wanted if self._not_before.get(job, now) <= now]
-        self._not_before.update(dict.fromkeys(due, now + NOTIFY_INTERVAL_S))
+        self._not_before.update({job: now + NOTIFY_INTERVAL_S[job] for job in due})
         return {job: self._wanted.pop(job) for job in due}
 
     def _pause_s(self) -> float | None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from typing import Any, Final, TypeVar
 
 import psycopg
+import structlog
 from psycopg.abc import PQGen
+from psycopg.errors import DeadlockDetected
 from psycopg.pq import TransactionStatus
-from sqlalchemy import Connection, Engine, event
+from sqlalchemy import Connection, Engine, ExceptionContext, event
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from payments_app.kernel import metrics
+
+log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 _LENT: Final = "lent"
@@ -27,6 +31,9 @@ DEAD_PEER: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 20_000,
 }
+
+# How much of a statement is logged. Its values are not in its text.
+LOGGED_CHARS: Final = 120
 
 # The limits above do not detect a suspended server: its kernel still acknowledges, but no response
 # arrives. This does. A healthy server ends a statement earlier itself (STATEMENT_TIMEOUT_MS).
@@ -105,9 +112,17 @@ def counted_pool(size: int) -> dict[str, Any]:
     }
 
 
+def _count_deadlock(context: ExceptionContext) -> None:
+    """PostgreSQL ended a transaction after `deadlock_timeout`, a second. It is tried again."""
+    if isinstance(context.original_exception, DeadlockDetected):
+        metrics.database_deadlocks.inc()
+        log.error("database.deadlock", statement=(context.statement or "")[:LOGGED_CHARS])
+
+
 def bound(engine: Engine) -> None:
-    """Have the engine open BoundedConnections."""
+    """Have the engine open BoundedConnections, and count the deadlocks that PostgreSQL ends."""
     event.listen(engine, "do_connect", _bounded)
+    event.listen(engine, "handle_error", _count_deadlock)
 
 
 def wait_without_end(connection: Connection) -> None:

@@ -5,24 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any, Final
 
-import structlog
-from sqlalchemy import ExceptionContext
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from payments_app.kernel import metrics
 from payments_app.kernel.errors import GatewayError
-
-log = structlog.get_logger(__name__)
 
 # SQLSTATEs that do not depend on the rows, so a retry may succeed: connections (08), too many of
 # them, a server that stops or starts, a timeout of a lock, a statement or a transaction (25P03: our
 # process was suspended for half a minute), a deadlock, a serialization failure.
 _TRANSIENT: Final = re.compile("08...|53300|57P0[1235]|25P0[34]|55P03|57014|40P01|40001")
-_DEADLOCK: Final = "40P01"
-# How much of a statement is logged. Its values are not in its text.
-_LOGGED_CHARS: Final = 120
 BEGIN: Final = "BEGIN"
 # It also ends read-only work: after a rollback psycopg forgets all its prepared statements.
 COMMIT: Final = "COMMIT"
@@ -65,16 +57,6 @@ def constraint_of(error: IntegrityError) -> str | None:
 def is_lock_timeout(error: OperationalError) -> bool:
     """Whether the wait for a locked row timed out (SQLSTATE 55P03, lock_not_available)."""
     return getattr(error.orig, "sqlstate", None) == "55P03"
-
-
-def count_deadlock(context: ExceptionContext) -> None:
-    """Count and log a deadlock that PostgreSQL ended. For the engine's event `handle_error`.
-
-    The transaction is tried again, but both sides of it waited for `deadlock_timeout`, a second.
-    """
-    if getattr(context.original_exception, "sqlstate", None) == _DEADLOCK:
-        metrics.database_deadlocks.inc()
-        log.error("database.deadlock", statement=(context.statement or "")[:_LOGGED_CHARS])
 
 
 def is_transient(error: Exception) -> bool:
