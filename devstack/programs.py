@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import psutil
 import redis
 import requests
 
+from devstack import command_server
+from devstack.command_server import Finished
 from devstack.environment import SimulatorAccount
 from devstack.errors import StackError
 from devstack.supervisor import Command, Process, wait_until
@@ -33,6 +35,8 @@ class Programs:
     """Commands that share one environment, run from the repository's root."""
 
     environment: Mapping[str, str]
+    # The socket of a command server, which runs commands without importing the app for each.
+    command_server: Path | None = None
 
     def api(self, *, port: int, workers: int, host: str = "127.0.0.1") -> Command:
         """The REST API: gunicorn with gunicorn.conf.py's settings."""
@@ -58,16 +62,8 @@ class Programs:
 
     def flask(self, *arguments: str) -> str:
         """Run `flask …` and return what it prints."""
-        done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
-            cwd=ROOT,
-            env={**self.environment, "PYTHONUNBUFFERED": "1"},
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_MAX_S,
-            check=False,
-        )
-        if done.returncode != 0:
+        done = self._finished(arguments)
+        if done.code != 0:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-25:]
             raise StackError(
                 f"`flask {' '.join(arguments)}` failed:\n"
@@ -75,6 +71,23 @@ class Programs:
                 remedy="the lines above say why",
             )
         return done.stdout
+
+    def _finished(self, arguments: Sequence[str]) -> Finished:
+        environment = {**self.environment, "PYTHONUNBUFFERED": "1"}
+        if self.command_server is not None:
+            return command_server.run(
+                self.command_server, arguments, environment, limit_s=COMMAND_MAX_S
+            )
+        done = subprocess.run(
+            [sys.executable, "-m", "flask", "--app", "wsgi", *arguments],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_MAX_S,
+            check=False,
+        )
+        return Finished(done.returncode, done.stdout, done.stderr)
 
     def flask_json(self, *arguments: str) -> dict[str, object]:
         """Run `flask … --json` and return the object that it prints."""

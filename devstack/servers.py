@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from functools import cached_property
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from devstack.environment import Addresses, hermetic_environment
+from devstack.command_server import LISTENING
+from devstack.environment import Addresses, hermetic_environment, surroundings
 from devstack.places import remove, temporary_home
 from devstack.postgres_server import PostgresServer
-from devstack.programs import Programs
+from devstack.programs import READY_MAX_S, ROOT, Programs
 from devstack.redis_server import RedisServer
-from devstack.supervisor import Supervisor
+from devstack.supervisor import Command, Supervisor, wait_until
 from devstack.users import server_user
 
 _TEMPLATE = "maramoja_template"
+IMPORTED_BY_COMMANDS = ("payments_app", "flask_migrate", "alembic.command")
 
 
 class Servers:
@@ -82,6 +85,31 @@ class Servers:
         return self.new_redis("redis")
 
     @cached_property
+    def command_server(self) -> Path:
+        """The socket of a running command server; with `copy_of`, theirs."""
+        if self._copy_of is not None:
+            return self._copy_of.command_server
+        path = self.home / "commands"
+        process = self.supervisor.start(
+            Command(
+                name="command-server",
+                arguments=[
+                    *(sys.executable, "-m", "devstack.command_server", str(path)),
+                    *IMPORTED_BY_COMMANDS,
+                ],
+                environment=surroundings(),
+                directory=ROOT,
+            )
+        )
+        wait_until(
+            lambda: LISTENING in process.log_text(),
+            what="the command server does not listen",
+            processes=[process],
+            limit_s=READY_MAX_S,
+        )
+        return path
+
+    @cached_property
     def template(self) -> str:
         """A database with the whole schema, made by `flask db upgrade`; copy it, do not use it."""
         return _TEMPLATE if self._copy_of is not None else self._migrate(self.postgres)
@@ -110,7 +138,7 @@ class Servers:
     def _migrate(self, server: PostgresServer) -> str:
         name = server.create_database(_TEMPLATE)
         environment = hermetic_environment(_addresses(server, name, self.redis), {})
-        Programs(environment).migrate()
+        Programs(environment, self.command_server).migrate()
         return name
 
 

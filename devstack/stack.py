@@ -20,7 +20,10 @@ from devstack.servers import Servers
 from devstack.supervisor import Process, Supervisor
 
 # Log events that are an error of the gateway in every test and every chaos run.
-FORBIDDEN: Final = ("payments.recorded_one_by_one", "database.deadlock")
+FORBIDDEN: Final = {
+    "payments.recorded_one_by_one": "see docs/runbooks/recorded-one-by-one.md",
+    "database.deadlock": "see docs/decisions/0043-locks-and-plans.md",
+}
 
 
 @dataclass
@@ -83,7 +86,7 @@ class Stack:
         if never:
             raise StackError(
                 f"a log tells of what must never happen: {', '.join(never)}",
-                remedy="see docs/runbooks/recorded-one-by-one.md",
+                remedy=FORBIDDEN[never[0]],
             )
 
     @property
@@ -164,7 +167,7 @@ class Stack:
                 **self.settings,
             },
         )
-        self._programs = Programs(self.environment)
+        self._programs = Programs(self.environment, self._servers.command_server)
 
     def _start(self) -> None:
         programs = self._programs

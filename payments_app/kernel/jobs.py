@@ -78,8 +78,10 @@ class JobNotifier:
             self._changed.notify_all()
 
     def flush(self) -> None:
-        """Wait until all is sent, for FLUSH_S at most."""
+        """Send what waits, and wait until all is sent, for FLUSH_S at most."""
         with self._changed:
+            self._not_before.clear()
+            self._changed.notify_all()
             self._changed.wait_for(lambda: not (self._wanted or self._is_sending), FLUSH_S)
 
     def _run(self) -> None:

@@ -101,7 +101,7 @@ database_pool_size = _sum_gauge("database_pool_size", "Connections that there ma
 database_pool_timeouts = _counter(
     "database_pool_timeouts", "Waits for a connection that were given up."
 )
-database_deadlocks = _counter("database_deadlocks", "Transactions that PostgreSQL ended.")
+database_deadlocks = _counter("database_deadlocks", "Transactions that a deadlock ended.")
 redis_errors = _counter("redis_errors", "Commands to Redis that failed.")
 build_info = Gauge(
     "build_info",

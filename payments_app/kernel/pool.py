@@ -113,10 +113,12 @@ def counted_pool(size: int) -> dict[str, Any]:
 
 
 def _count_deadlock(context: ExceptionContext) -> None:
-    """PostgreSQL ended a transaction after `deadlock_timeout`, a second. It is tried again."""
-    if isinstance(context.original_exception, DeadlockDetected):
+    """PostgreSQL ended a transaction after `deadlock_timeout`, a second."""
+    error = context.original_exception
+    if isinstance(error, DeadlockDetected):
         metrics.database_deadlocks.inc()
-        log.error("database.deadlock", statement=(context.statement or "")[:LOGGED_CHARS])
+        statement = (context.statement or "")[:LOGGED_CHARS]
+        log.error("database.deadlock", statement=statement, where=error.diag.context)
 
 
 def bound(engine: Engine) -> None:

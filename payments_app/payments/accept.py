@@ -488,7 +488,7 @@ def insert_payment(
 def _values(
     payment_insert: PaymentInsert, metadata: str | None, *, actor: str, request_id: str
 ) -> dict[str, Any]:
-    """The values of the payment and of its first event, and the account's version."""
+    """The values of the payment, what its event does not copy, and the account's version."""
     values = values_for(_EVENTS, type=str(Event.ACCEPTED), actor=actor, request_id=request_id)
     values.update(zip(_NAMES, _values_of(payment_insert), strict=True))
     values |= {"payments_metadata": metadata, "account_version": payment_insert.account_version}

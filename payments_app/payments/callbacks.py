@@ -77,7 +77,7 @@ WITH kept AS (
         (SELECT max(received_at) FROM callbacks WHERE payment_id = payments.id)
         + make_interval(secs => :gap_s)))
     WHERE payments.id = :payment_id AND EXISTS (SELECT FROM kept)
-        AND status IS NOT DISTINCT FROM 'PENDING' AND next_step = 'check'
+        AND status NOT IN ('SUCCESSFUL', 'FAILED') AND next_step = 'check'
 )
 SELECT (SELECT status <> 'PENDING' FROM payments WHERE id = kept.payment_id) FROM kept
 """)

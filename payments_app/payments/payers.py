@@ -174,10 +174,12 @@ def _erase_batch(session: Session, tenant_id: UUID, whose: ColumnElement[bool]) 
         select(Payment.id)
         .where(Payment.tenant_id == tenant_id, Payment.payer.is_not(None), whose)
         .where(Payment.status != Status.PENDING)
-        .limit(BATCH)
-        .with_for_update(key_share=True)
     )
-    ids = list(session.scalars(ended))
+    # Found first, then locked in id order, as all lock several payments: two erasures, or one and
+    # results that come late, do not wait for each other.
+    found = session.scalars(ended.limit(BATCH)).all()
+    locked = ended.where(Payment.id.in_(found)).order_by(Payment.id)
+    ids = list(session.scalars(locked.with_for_update(key_share=True)))
     session.execute(
         update(Payment)
         .where(Payment.id.in_(ids))

@@ -87,7 +87,7 @@ _DUE: Final = text(
 # A concurrent claimer holds the row locks, or has committed and changed the rows. The query also
 # reads the URL, the secrets, and the trace in which the payment was accepted. The status condition
 # is written so that no partial index fits: rows are found by id, not by a scan of all open ones. And
-# nothing is joined that PostgreSQL could read whole, if it prepared the statement on a small table.
+# payments is not joined: PostgreSQL would read it whole, if it prepared the statement on a small one.
 _CLAIM: Final = text(
     """
     WITH due AS (

@@ -28,6 +28,7 @@ from tests.builders import (
     rails_of,
 )
 from tests.metrics.figures import figures_here
+from tests.webhooks.dispatching import WorkerProcess
 
 PATIENCE_S: Final = 30.0
 DEADLOCKS: Final = "database_deadlocks_total"
@@ -59,8 +60,10 @@ def test_an_event_is_published_while_its_payment_is_locked(
         lock(session, payment)
         # It would fail at its lock timeout.
         assert in_threads(app, publish_outbox, times=1) == [1]
+    assert WorkerProcess().claim_one().payment_id == payment.id
 
 
+@pytest.mark.usefixtures("long_lock_waits")
 def test_a_deadlock_is_counted_and_logged(app: Flask, caplog: pytest.LogCaptureFixture) -> None:
     gateway = rails_of(app, ScriptedProvider())
     ids = [an_accepted_payment(gateway).payment_id for _ in range(2)]
@@ -84,3 +87,4 @@ def test_a_deadlock_is_counted_and_logged(app: Flask, caplog: pytest.LogCaptureF
         one.getMessage() for one in caplog.records if "database.deadlock" in one.getMessage()
     ]
     assert "UPDATE payments SET updated_at" in logged
+    assert 'in relation \\"payments\\"' in logged or 'in relation "payments"' in logged

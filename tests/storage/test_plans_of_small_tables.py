@@ -16,6 +16,7 @@ from sqlalchemy import text
 from payments_app.kernel.database import db
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.gateway import PaymentGateway
+from payments_app.payments.outbox import publish_outbox
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import (
     SCRIPTED,
@@ -30,7 +31,7 @@ from tests.builders import (
     rails_of,
 )
 from tests.conftest import Installation
-from tests.webhooks.dispatching import WorkerProcess
+from tests.webhooks.dispatching import WorkerProcess, answered
 
 # psycopg prepares a statement at its sixth execution, and PostgreSQL plans a general one after five
 # more.
@@ -40,8 +41,16 @@ GROWN: Final = 300
 # For each of many payments: its first event is published and delivered.
 DELIVERED_MAX: Final = 30
 # For one payment, from its acceptance to its last webhook: its own few rows, each several times.
-LIVED_MAX: Final = 100
-TABLES: Final = ("payments", "events", "provider_exchanges", "callbacks", "webhook_deliveries")
+LIVED_MAX: Final = {
+    "payments": 100,
+    "events": 60,
+    "webhook_deliveries": 100,
+    "idempotency_keys": 20,
+    # These have only rows of the PREPARED payments, one or two of each.
+    "provider_exchanges": 20,
+    "callbacks": 8,
+}
+TABLES: Final = tuple(LIVED_MAX)
 _READ: Final = """
 SELECT t.relname, t.seq_tup_read + coalesce(sum(i.idx_tup_read), 0)::bigint
 FROM pg_stat_user_tables t LEFT JOIN pg_stat_user_indexes i USING (relid)
@@ -80,8 +89,10 @@ class Life:
         self.deliver()
 
     def deliver(self) -> None:
-        """Publish the events and deliver them."""
-        self._deliveries.deliver_due()
+        """Publish the events, and record that the receiver has accepted each."""
+        publish_outbox()
+        while due := self._deliveries.claim(1):
+            self._deliveries.record(*[answered(claim) for claim in due])
 
 
 def rows_read(administrator_url: str) -> dict[str, int]:
@@ -123,4 +134,4 @@ def test_one_payment_reads_few_rows_among_many(installation_of_its_own: Installa
     for_each = {table: (delivered[table] - before[table]) / GROWN for table in TABLES}
     assert max(for_each.values()) <= DELIVERED_MAX, for_each
     for_one = {table: after[table] - before_one[table] for table in TABLES}
-    assert max(for_one.values()) <= LIVED_MAX, for_one
+    assert all(for_one[table] <= most for table, most in LIVED_MAX.items()), for_one
