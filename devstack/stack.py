@@ -22,7 +22,7 @@ from devstack.supervisor import Process, Supervisor
 # Log events that are an error of the gateway in every test and every chaos run.
 FORBIDDEN: Final = {
     "payments.recorded_one_by_one": "see docs/runbooks/recorded-one-by-one.md",
-    "database.deadlock": "see docs/decisions/0043-locks-and-plans.md",
+    "database.deadlock": "see docs/runbooks/deadlocks.md",
 }
 
 

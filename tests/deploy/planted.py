@@ -55,6 +55,7 @@ WEBHOOKS_ONE_BY_ONE = 'maramoja_webhooks_recorded_one_by_one_total{job="worker",
 DOORBELLS = 'maramoja_doorbells_lost_total{job="api",exported_job="payments.process_due"}'
 REDIS = 'maramoja_redis_errors_total{job="api",instance="a1"}'
 TIMEOUTS = 'maramoja_database_pool_timeouts_total{job="api",instance="a1"}'
+DEADLOCKS = 'maramoja_database_deadlocks_total{job="worker",instance="w1"}'
 SURVEY = 'maramoja_survey_up{instance="a1"}'
 SURVEY_2 = 'maramoja_survey_up{instance="a2"}'
 SIZE = "maramoja_database_size_bytes"
@@ -100,6 +101,7 @@ _STAYS = {
     DOORBELLS: 3,
     REDIS: 7,
     TIMEOUTS: 1,
+    DEADLOCKS: 1,
     SURVEY: 1,
     SURVEY_2: 1,
     **dict.fromkeys((API, API_2, WORKER, WORKER_2, BEAT), 1),
@@ -198,6 +200,7 @@ CAUSES = (
     ill("ErrorBudget", TICKET, {ERROR_500: "0+25x60", OK_201: "0+3000x60"}, minutes=60),
     ill("AcceptSlow", PAGE, {WITHIN_HALF: "0+40x40", WITHIN_1: "0+50x40"}),
     ill("PoolExhausted", PAGE, {TIMEOUTS: "1+0x35 2+2x5"}),
+    ill("Deadlocks", TICKET, {DEADLOCKS: "1+0x12 2+0x27"}),
     ill("RedisErrors", TICKET, {REDIS: "7+0x25 7+20x15"}),
     ill("SurveyDown", PAGE, {SURVEY: "1+0x30 0+0x10", SURVEY_2: "1+0x30 0+0x10"}),
     ill("DatabaseGrowth", TICKET, {SIZE: f"{20 * GIB}+{8 * 1024**2}x{DAY}"}, minutes=DAY),
@@ -250,6 +253,7 @@ NEAR_MISSES = (
     well("one machine paused once", {FENCED: "2+0x30 8+0x10"}),
     well("the broker was restarted", {DOORBELLS: "3+0x37 9+0x2", REDIS: "7+0x37 30+0x2"}),
     well("a single wait for a connection", {TIMEOUTS: "1+0x35 2+0x5"}),
+    well("a deadlock more than half an hour ago", {DEADLOCKS: "1+0x5 2+0x34"}),
     well("one API host of two has lost the database", {SURVEY: "0+0x40"}),
     well("one process of each kind is away", {API_2: "0+0x40", WORKER_2: "0+0x40"}),
     well("a rolling restart of beat", {BEAT: "1+0x33 0+0x6"}),
