@@ -98,7 +98,11 @@ def _attend(client: socket.socket) -> None:
         client.close()
         _become(files, **json.loads(request))
         return
-    client.send(str(pid).encode())
+    try:
+        client.send(str(pid).encode())
+    except OSError:
+        # The client waits no longer.
+        os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     with suppress(OSError):
         client.send(str(os.waitstatus_to_exitcode(status)).encode())

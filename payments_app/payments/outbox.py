@@ -23,7 +23,6 @@ from payments_app.payments.event_hashes import (
     COVERED,
     EVENT_FIELDS,
     EVENTS,
-    EVIDENCE,
     PAYMENT_FIELDS,
     PAYMENTS,
     covers,
@@ -42,12 +41,15 @@ TRIED_AGAIN_S: Final = 60.0
 # At most so many payments are remembered for this; above that all are retried at once.
 STUCK_MAX: Final = 1000
 # In id order, which is sequence order within a payment: adding an event locks the payment's row.
-# With LIMIT 1 each payment is looked up by its id. As a plain join, PostgreSQL would read all of
-# them for each event, if it prepared the statement on a nearly empty table.
+# With LIMIT 1 each payment is looked up by its id, and so are the answer that ended it and the event
+# before. As plain joins, PostgreSQL would read all of them for each event, if it prepared the
+# statement on nearly empty tables.
 _UNPUBLISHED: Final = text(
     f"""
     SELECT e.id, e.event_id, e.tenant_id, e.mode, e.type, e.payment_id, e.sequence, e.status, e.stage,
-           e.created_at, ARRAY[{EVENT_FIELDS}] AS fields, encode(b.hash, 'hex') AS hash_before,
+           e.created_at, ARRAY[{EVENT_FIELDS}] AS fields, encode((
+               SELECT hash FROM events WHERE payment_id = e.payment_id AND sequence = e.sequence - 1
+           ), 'hex') AS hash_before,
            CASE WHEN e.sequence = 1 THEN ARRAY[{PAYMENT_FIELDS}] END AS asked,
            p.amount_minor, p.currency, p.payer_masked, p.external_id, p.provider, p.reference,
            p.failure_code, p.failure_provider_code, p.provider_transaction_id, p.metadata,
@@ -55,8 +57,8 @@ _UNPUBLISHED: Final = text(
     FROM (SELECT * FROM events WHERE feed_data IS NULL AND payment_id <> ALL (CAST(:stuck AS uuid[]))
           ORDER BY id LIMIT {BATCH}) e
     CROSS JOIN LATERAL (SELECT * FROM payments WHERE id = e.payment_id LIMIT 1) p
-    LEFT JOIN events b ON b.payment_id = e.payment_id AND b.sequence = e.sequence - 1
-    {EVIDENCE}
+    LEFT JOIN LATERAL (SELECT * FROM provider_exchanges WHERE id = p.evidence_id LIMIT 1) x
+        ON e.status <> 'PENDING'
     ORDER BY e.id
     """  # noqa: S608  constants
 )

@@ -54,7 +54,8 @@ _LOCK_ENDPOINTS: Final = text(
     """
 )
 # A result changes nothing if its claim was lost, or if it is recorded already. A delivery that
-# ended meanwhile, because its endpoint was removed, keeps its status.
+# ended meanwhile, because its endpoint was removed, keeps its status. The ids and the lease are
+# compared so that PostgreSQL finds the rows by id, not among all that are leased.
 _RECORD: Final = text(
     """
     UPDATE webhook_deliveries d
@@ -68,7 +69,8 @@ _RECORD: Final = text(
     FROM unnest(CAST(:ids AS uuid[]), CAST(:generations AS integer[]), CAST(:statuses AS text[]),
                 CAST(:pauses_s AS double precision[]), CAST(:uncounted AS integer[]))
          AS r(id, generation, status, pause_s, uncounted)
-    WHERE d.id = r.id AND d.generation = r.generation AND d.lease_until IS NOT NULL
+    WHERE d.id = r.id AND d.id = ANY (CAST(:ids AS uuid[]))
+      AND d.generation = r.generation AND num_nonnulls(d.lease_until) = 1
     RETURNING d.id, d.generation, d.status
     """
 )

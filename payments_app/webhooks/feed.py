@@ -53,7 +53,9 @@ _PUBLISH: Final = (
 _LAST_POSITIONS: Final = text(
     """
     SELECT o.tenant_id, o.mode, coalesce((
-        SELECT max(e.position) FROM events e WHERE e.tenant_id = o.tenant_id AND e.mode = o.mode
+        SELECT e.position FROM events e
+        WHERE e.tenant_id = o.tenant_id AND e.mode = o.mode AND e.position IS NOT NULL
+        ORDER BY e.position DESC LIMIT 1
     ), 0) AS position
     FROM unnest(CAST(:tenant_ids AS uuid[]), CAST(:modes AS text[])) AS o(tenant_id, mode)
     """
