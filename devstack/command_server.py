@@ -19,14 +19,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 import flask.cli
 
+from devstack.errors import StackError
+
 # prometheus_client reads it when it is imported, so a fork would ignore it.
 _READ_AT_IMPORT = "PROMETHEUS_MULTIPROC_DIR"
-_REQUEST_MAX_BYTES = 100_000
-_NUMBER_MAX_BYTES = 32
 _BACKLOG = 64
 LISTENING = "command server listening"
 
@@ -45,26 +45,29 @@ def run(
 ) -> Finished:
     """Have the server run `flask …`, with no standard input.
 
-    After `limit_s` the command is killed: TimeoutError. ValueError if it was lost.
+    Raises TimeoutError if it takes longer than about `limit_s`. Then, or if the caller is
+    interrupted, the command is killed. StackError if the server has ended.
     """
     if _READ_AT_IMPORT in environment:
         raise ValueError(f"{_READ_AT_IMPORT} has no effect here")
-    request = json.dumps({"arguments": list(arguments), "environment": dict(environment)}).encode()
+    request = json.dumps({"arguments": list(arguments), "environment": dict(environment)})
     with (
         tempfile.TemporaryFile() as stdout,
         tempfile.TemporaryFile() as stderr,
-        socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server,
+        socket.socket(socket.AF_UNIX) as server,
+        server.makefile("r") as answers,
     ):
         server.settimeout(limit_s)
-        server.connect(str(path))
-        socket.send_fds(server, [request], [stdout.fileno(), stderr.fileno()])
-        pid = int(server.recv(_NUMBER_MAX_BYTES))
         try:
-            code = int(server.recv(_NUMBER_MAX_BYTES))
-        except TimeoutError:
-            with suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
-            raise
+            server.connect(str(path))
+            socket.send_fds(server, [b" "], [stdout.fileno(), stderr.fileno()])
+            server.sendall(request.encode())
+            server.shutdown(socket.SHUT_WR)
+            code = _exit_code(answers)
+        except (ConnectionError, FileNotFoundError) as error:
+            raise StackError(
+                f"the command server has ended: {error}", remedy="see command-server.log"
+            ) from error
         texts = []
         for file in (stdout, stderr):
             file.seek(0)
@@ -72,11 +75,27 @@ def run(
     return Finished(code, *texts)
 
 
+def _exit_code(answers: TextIO) -> int:
+    """Read the command's process id, and later its exit code."""
+    pid = answers.readline()
+    if not pid:
+        raise ConnectionError("it has closed the connection")
+    try:
+        code = answers.readline()
+    except BaseException:
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+        raise
+    if not code:
+        raise ConnectionError("it was killed with its commands")
+    return int(code)
+
+
 def serve(path: str) -> None:
     """Fork for each request. Returns in the fork that is to run a command."""
     # Forks that end are not waited for.
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+    with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(path)
         listener.listen(_BACKLOG)
         sys.stdout.write(f"{LISTENING}\n")
@@ -92,26 +111,30 @@ def serve(path: str) -> None:
 
 def _attend(client: socket.socket) -> None:
     """Fork the command, and tell the client its exit code. Returns in the command's process."""
-    request, files, _, _ = socket.recv_fds(client, _REQUEST_MAX_BYTES, 2)
+    _, files, _, _ = socket.recv_fds(client, 1, 2)
+    with client.makefile("r") as requests:
+        request = json.loads(requests.read())
     pid = os.fork()
     if pid == 0:
         client.close()
-        _become(files, **json.loads(request))
+        _become(files, **request)
         return
     try:
-        client.send(str(pid).encode())
+        client.sendall(f"{pid}\n".encode())
     except OSError:
         # The client waits no longer.
         os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
     with suppress(OSError):
-        client.send(str(os.waitstatus_to_exitcode(status)).encode())
+        client.sendall(f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 
 def _become(files: list[int], *, arguments: list[str], environment: dict[str, str]) -> None:
-    """Take on the command's session, output, environment and arguments."""
-    os.setsid()
+    """Take on the command's output, environment and arguments.
+
+    It stays in the server's process group, so that it ends with the server at the latest.
+    """
     nothing = os.open(os.devnull, os.O_RDONLY)
     for ours, given in zip((0, 1, 2), (nothing, *files), strict=True):
         os.dup2(given, ours)

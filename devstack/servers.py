@@ -11,7 +11,7 @@ from typing import Self
 
 from devstack.command_server import LISTENING
 from devstack.environment import Addresses, hermetic_environment, surroundings
-from devstack.places import remove, temporary_home
+from devstack.places import remove, socket_directory, temporary_home
 from devstack.postgres_server import PostgresServer
 from devstack.programs import READY_MAX_S, ROOT, Programs
 from devstack.redis_server import RedisServer
@@ -89,7 +89,9 @@ class Servers:
         """The socket of a running command server; with `copy_of`, theirs."""
         if self._copy_of is not None:
             return self._copy_of.command_server
-        path = self.home / "commands"
+        directory = socket_directory(self.home, None)
+        self.supervisor.discard_at_end(directory)
+        path = directory / "commands.sock"
         process = self.supervisor.start(
             Command(
                 name="command-server",
@@ -133,6 +135,8 @@ class Servers:
     def close(self) -> None:
         """End the servers and remove all that they wrote."""
         self.supervisor.close()
+        if self._copy_of is None and "command_server" in vars(self):
+            remove(self.command_server.parent)
         remove(self.home)
 
     def _migrate(self, server: PostgresServer) -> str:

@@ -133,7 +133,7 @@ def read_gauges() -> list[Reading]:
     if not _turn.acquire(timeout=TURN_MAX_S):
         return [_up(0)]
     try:
-        with transaction(EVERY_TENANT, by_index=True) as session:
+        with transaction(EVERY_TENANT) as session:
             session.execute(_BOUNDED)
             return [_up(1), *_read(session)]
     except (SQLAlchemyError, DatabaseRoleUnsafe) as error:

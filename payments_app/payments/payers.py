@@ -128,9 +128,9 @@ def erase_payer(tenant_id: UUID, msisdn: Msisdn, keyring: TenantKeyring, *, acto
             batch = _erase_batch(session, tenant_id, theirs)
             if batch:
                 _record(session, tenant_id, batch, actor=actor, payer=msisdn.masked)
-        erased += batch
-        if batch < BATCH:
+        if not batch:
             break
+        erased += batch
     with transaction(tenant_id) as session:
         left = session.execute(
             select(func.count()).select_from(Payment).where(Payment.tenant_id == tenant_id, theirs)
@@ -176,10 +176,14 @@ def _erase_batch(session: Session, tenant_id: UUID, whose: ColumnElement[bool]) 
         .where(Payment.status != Status.PENDING)
     )
     # Found first, then locked in id order, as all lock several payments: two erasures, or one and
-    # results that come late, do not wait for each other.
-    found = session.scalars(ended.limit(BATCH)).all()
-    locked = ended.where(Payment.id.in_(found)).order_by(Payment.id)
-    ids = list(session.scalars(locked.with_for_update(key_share=True)))
+    # results that come late, do not wait for each other. What another has erased meanwhile is not
+    # locked; then others are looked for.
+    ids: list[UUID] = []
+    while not ids and (found := session.scalars(ended.limit(BATCH)).all()):
+        locked = ended.where(Payment.id.in_(found)).order_by(Payment.id)
+        ids = list(session.scalars(locked.with_for_update(key_share=True)))
+    if not ids:
+        return 0
     session.execute(
         update(Payment)
         .where(Payment.id.in_(ids))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
 import psutil
+import psycopg
 import pytest
 
 from devstack import command_server
@@ -14,6 +17,9 @@ from devstack.errors import StackError
 from devstack.programs import COMMAND_MAX_S, Programs
 from devstack.servers import Servers
 from devstack.supervisor import wait_until
+
+# migrations/env.py's ADVISORY_LOCK.
+MIGRATION_LOCK: Final = 0x6D617261
 
 
 @pytest.fixture
@@ -56,11 +62,20 @@ def test_a_command_that_fails_says_why(servers: Servers, environment: dict[str, 
 def test_a_command_that_takes_too_long_is_killed(
     servers: Servers, environment: dict[str, str]
 ) -> None:
-    path = servers.command_server
-    before = commands_of(servers)
-    with pytest.raises(TimeoutError):
-        command_server.run(path, ["tenants", "list"], environment, limit_s=0.05)
-    wait_until(lambda: not commands_of(servers) - before, what="it runs on", limit_s=COMMAND_MAX_S)
+    path, before = servers.command_server, commands_of(servers)
+    with psycopg.connect(environment["MIGRATION_DATABASE_URL"]) as held:
+        # The migration waits for this lock as long as we hold it.
+        held.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+        with pytest.raises(TimeoutError):
+            command_server.run(path, ["db", "upgrade"], environment, limit_s=5.0)
+        wait_until(
+            lambda: not commands_of(servers) - before, what="it runs on", limit_s=COMMAND_MAX_S
+        )
+
+
+def test_a_server_that_has_ended_is_named(environment: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="the command server has ended"):
+        command_server.run(tmp_path / "none", ["tenants", "list"], environment, limit_s=5.0)
 
 
 def test_a_setting_that_is_read_at_import_is_refused(servers: Servers) -> None:

@@ -17,6 +17,7 @@ from payments_app.kernel.database import db
 from payments_app.payments.callbacks import ReceivedCallback, record_callback
 from payments_app.payments.gateway import PaymentGateway
 from payments_app.payments.outbox import publish_outbox
+from payments_app.payments.queries import find_events, find_payment
 from payments_app.webhooks.endpoints import Owner
 from tests.builders import (
     SCRIPTED,
@@ -85,7 +86,9 @@ class Life:
         reference = payment_row(payment_id).reference
         assert record_callback(ReceivedCallback(SCRIPTED, reference, "PUT", b"{}", None), keyring())
         advance(self._gateway)
-        assert payment_row(payment_id).status == "SUCCESSFUL"
+        caller = self._context.caller
+        assert find_payment(caller, payment_id).status == "SUCCESSFUL"
+        assert len(find_events(caller, payment_id, after=0, limit=10)) == 3
         self.deliver()
 
     def deliver(self) -> None:
