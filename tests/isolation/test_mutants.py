@@ -21,6 +21,12 @@ from tests.simulation.rewriting import Edit, rewritten
 # Filters by mode stay: row-level security knows tenants only.
 NO_FILTERS = (
     Edit(queries, "_own", "Payment.tenant_id == caller.tenant_id, ", ""),
+    Edit(
+        queries,
+        "find_payment",
+        "Payment.tenant_id.is_not_distinct_from(caller.tenant_id),",
+        "",
+    ),
     Edit(queries, "find_events", "PaymentEvent.tenant_id == caller.tenant_id,", ""),
     Edit(endpoints, "_own", "WebhookEndpoint.tenant_id == owner.tenant_id,", ""),
     Edit(deliveries, "_own", "WebhookDelivery.tenant_id == owner.tenant_id, ", ""),
