@@ -42,8 +42,8 @@ TRIED_AGAIN_S: Final = 60.0
 STUCK_MAX: Final = 1000
 # In id order, which is sequence order within a payment: adding an event locks the payment's row.
 # With LIMIT 1 each payment is looked up by its id, so is the answer that ended it, and the event
-# before by its sequence. As plain joins, PostgreSQL would read all of them for each event, if it prepared the
-# statement on nearly empty tables.
+# before by its sequence. As plain joins, PostgreSQL would read all of them for each event, if it
+# prepared the statement on nearly empty tables.
 _UNPUBLISHED: Final = text(
     f"""
     SELECT e.id, e.event_id, e.tenant_id, e.mode, e.type, e.payment_id, e.sequence, e.status, e.stage,

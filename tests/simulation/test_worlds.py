@@ -107,6 +107,9 @@ def test_what_is_found_shrinks_to_less_that_breaks_the_same(installation: Instal
         assert short.broken is found.broken is not None
         assert len(short.trace) < len(found.trace)
         assert run(installation, short.seed, short.choices).trace == short.trace
+        # An id begins with the real time, which would make the trace another one some minutes later.
+        assert [line for line in found.trace if '"externalId": "' in line]
+        assert not [line for line in found.trace if '"externalId": "0' in line]
     assert run(installation, short.seed, short.choices).broken is None
 
 
