@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import threading
 import time
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
@@ -44,12 +43,8 @@ class Job(StrEnum):
 
 # The least time between two notifications of one job by one process. A single one wakes a worker
 # that takes all due work, and a busy worker looks for more anyway; each costs a worker some
-# milliseconds of processor time. For webhooks it only shortens the first wait: each worker polls for
-# them every 0.2 s.
-NOTIFY_INTERVAL_S: Final[Mapping[Job, float]] = {
-    **dict.fromkeys(Job, 0.2),
-    Job.DISPATCH_WEBHOOKS: 1.0,
-}
+# milliseconds of processor time. For webhooks each worker polls every 0.2 s anyway.
+NOTIFY_INTERVAL_S: Final = dict.fromkeys(Job, 0.2) | {Job.DISPATCH_WEBHOOKS: 1.0}
 for _job in Job:
     metrics.doorbells_lost.labels(_job)
 

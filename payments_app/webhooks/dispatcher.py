@@ -53,9 +53,8 @@ _LOCK_ENDPOINTS: Final = text(
     FOR NO KEY UPDATE SKIP LOCKED
     """
 )
-# A result changes nothing if its claim was lost, or if it is recorded already. A delivery that
-# ended meanwhile, because its endpoint was removed, keeps its status. The ids and the lease are
-# compared so that PostgreSQL finds the rows by id, not among all that are leased.
+# A result changes nothing if its claim was lost or it is recorded already; a delivery that ended with
+# its endpoint keeps its status. Written so that rows are found by id, not among all that are leased.
 _RECORD: Final = text(
     """
     UPDATE webhook_deliveries d
@@ -341,8 +340,7 @@ def _note_lost_claims(
 ) -> None:
     for result in results:
         if result.claim.key not in recorded:
-            # The claim was taken over: the result is kept in the attempt's row, and changes nothing
-            # else.
+            # The claim was taken over: the result is kept in the attempt's row only.
             after_commit(session, metrics.fenced_writes.inc)
             log.warning("webhook.zombie_write", delivery_id=str(result.claim.delivery_id))
 
@@ -353,7 +351,7 @@ def _note_lost_claims(
 def _judge_endpoints(
     session: Session, results: Sequence[DeliveryResult], failing: set[UUID], now: datetime
 ) -> None:
-    """Update each endpoint's health. A healthy endpoint with a good result is not read."""
+    """Update each endpoint's health, in the order of tenants: an entry locks their audit trail."""
     noted = [
         result
         for result in results
@@ -365,7 +363,6 @@ def _judge_endpoints(
         WebhookEndpoint.id.in_({result.claim.endpoint_id for result in noted})
     )
     endpoints = {endpoint.id: endpoint for endpoint in session.scalars(query)}
-    # In the tenants' order: an entry locks its tenant's audit trail, and so does who writes several.
     for result in sorted(noted, key=lambda one: one.claim.tenant_id):
         endpoint = endpoints[result.claim.endpoint_id]
         # An endpoint that accepts its deliveries slowly still occupies slots.
